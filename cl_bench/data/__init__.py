@@ -1,0 +1,1 @@
+"""Images, and the tasks they are cut into."""

@@ -1,0 +1,131 @@
+"""Images as whole tensors, and the loader that slices them into chunks of mini-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+REPLAYED = -1  # the task of an image that a generator made: it is seen as it is, no view applies to it
+
+
+class Batch(NamedTuple):
+    """One mini-batch on the device.
+
+    x: float images in [0, 1], shape (B, C, H, W), as the learner sees them.
+    y: int64 outputs of the benchmark, shape (B,).
+    task: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
+    """
+
+    x: Tensor
+    y: Tensor
+    task: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images and labels, whole in memory.
+
+    images: uint8, shape (N, C, H, W).
+    labels: int64 outputs of the benchmark, shape (N,).
+    task: int16 index of the task of each image, shape (N,).
+    view: how a batch is seen, `view(x, task) -> x` on float images in [0, 1] (a permutation of the pixels per
+        task, say); None leaves them as they are.
+    augment: what is done to a training batch only (crop, flip), `augment(x) -> x`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    task: Tensor
+    view: Callable[[Tensor, Tensor], Tensor] | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Tensor) -> Data:
+        return replace(self, images=self.images[rows], labels=self.labels[rows], task=self.task[rows])
+
+    def __add__(self, other: Data) -> Data:
+        """Both sets of images, seen through this set's view (an image finds its own by its task)."""
+        return replace(
+            self,
+            images=torch.cat([self.images, other.images]),
+            labels=torch.cat([self.labels, other.labels]),
+            task=torch.cat([self.task, other.task]),
+        )
+
+    def to(self, device: torch.device | str) -> Data:
+        view = self.view.to(device) if hasattr(self.view, "to") else self.view  # type: ignore[union-attr]
+        return replace(
+            self,
+            images=self.images.to(device),
+            labels=self.labels.to(device),
+            task=self.task.to(device),
+            view=view,
+        )
+
+    def batch(self, rows: Tensor, *, training: bool = False) -> Batch:
+        """The mini-batch of these rows (int64 indices on the same device, shape (B,))."""
+        x, task = self.images[rows].float().div_(255), self.task[rows]
+        if training and self.augment is not None:
+            x = self.augment(x)
+        if self.view is not None:
+            x = self.view(x, task)
+        return Batch(x, self.labels[rows], task)
+
+    def batches(self, batch_size: int = 1024) -> Iterator[Batch]:
+        """Every image once, in order."""
+        for rows in torch.arange(len(self), device=self.labels.device).split(batch_size):
+            yield self.batch(rows)
+
+
+class Chunk:
+    """Some consecutive mini-batches of a phase, made one at a time while they are iterated over."""
+
+    def __init__(self, batches: Batches, steps: range) -> None:
+        self.batches, self.steps = batches, steps
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        return ((step, self.batches[step]) for step in self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+class Batches:
+    """The mini-batches of one training phase, `steps` of them, handed out in chunks.
+
+    Every epoch is a fresh permutation drawn from (seed, epoch) alone, so mini-batch number s is the same
+    whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
+
+    Raises ValueError for an empty data set.
+    """
+
+    def __init__(self, data: Data, *, batch_size: int, steps: int, seed: int, chunk: int = 32, start: int = 0):
+        if not len(data):
+            raise ValueError("no images to train on")
+        self.data, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed
+        self.chunk, self.start = chunk, start
+        self.per_epoch = math.ceil(len(data) / batch_size)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __len__(self) -> int:
+        return math.ceil((self.steps - self.start) / self.chunk)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        for first in range(self.start, self.steps, self.chunk):
+            yield Chunk(self, range(first, min(first + self.chunk, self.steps)))
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, i = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            order = torch.randperm(len(self.data), generator=generator)
+            self._epoch, self._order = epoch, order.to(self.data.labels.device)
+        rows = self._order[i * self.batch_size : (i + 1) * self.batch_size]
+        return self.data.batch(rows, training=True)
