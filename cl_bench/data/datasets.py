@@ -1,0 +1,408 @@
+"""Benchmark images, read whole into memory: one function per set.
+
+A function's keyword arguments are the keys of `conf/dataset/NAME.yaml`. Whatever is wrong with a file is one
+line that names it. Resizing isn't cached: 60,000 MNIST images to 32x32 take half a second.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_bench.config import InputError, Positive, Share, nearest
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one benchmark set, whole in memory.
+
+    x_train, x_test: uint8, shape (N, C, H, W).
+    y_train, y_test: int64, shape (N,), every class 0..n_classes-1 in both.
+    mean, std: per channel, on the [0, 1] scale; None leaves pixels in [0, 1].
+    augment: what is done to a training batch only, `augment(x) -> x`.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    n_classes: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+
+
+def load(name: str, data_dir: Path) -> Dataset:
+    """The set of that name with its default settings, or the arrays of an .npz file.
+
+    >>> len(load("digits", Path("data")).x_train)
+    1438
+    """
+    if name.endswith(".npz"):
+        return npz(path=name)
+    downloads = (mnist, fashion_mnist, svhn, cifar10, cifar100)
+    sets = {"digits": digits} | {f.__name__: partial(f, data_dir) for f in downloads}
+    if name not in sets:
+        raise InputError(f"there is no dataset {name!r}{nearest(name, [*sets, 'PATH.npz'])}")
+    return sets[name]()
+
+
+# ---------------------------------------------------------------------------------------------- the sets
+
+
+def digits(*, size: Positive | None = None) -> Dataset:
+    """1,797 handwritten 8x8 digits that come with the package (UCI, see NOTICE).
+
+    Their 17 grey levels 0..16 are stored as round(level * 255 / 16). A fifth of each digit, evenly spaced in
+    UCI's order, are the test images: 1,438 + 359.
+    """
+    file = Path(__file__).with_name("digits.npz")
+    return _dataset("digits", file, _read_npz("digits", file), size)
+
+
+def mnist(data_dir: Path, *, size: Positive | None = None) -> Dataset:
+    """70,000 handwritten 28x28 digits."""
+    return _mnist("mnist", data_dir, size)
+
+
+def fashion_mnist(data_dir: Path, *, size: Positive | None = None) -> Dataset:
+    """70,000 grey 28x28 pictures of clothes, ten kinds."""
+    return _mnist("fashion_mnist", data_dir, size)
+
+
+def svhn(data_dir: Path, *, size: Positive | None = None) -> Dataset:
+    """99,289 colour 32x32 house-number digits; the label 10 of the files is the digit 0."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise InputError("dataset=svhn needs scipy: pip install 'cl_bench[svhn]'") from None
+
+    arrays = []
+    for split in ("train", "test"):
+        file = data_dir / f"{split}_32x32.mat"
+        if not file.exists():
+            from torchvision.datasets import SVHN
+
+            _download(
+                "svhn",
+                {file: SVHN.split_list[split][2]},
+                partial(SVHN, data_dir, split, download=True),
+                "put SVHN's two *.mat files there",
+            )
+        try:
+            content = loadmat(file, variable_names=("X", "y"))
+            images, labels = np.moveaxis(content["X"], 3, 0), content["y"].reshape(-1)
+        except Exception as error:  # scipy raises half a dozen unrelated classes on a damaged file
+            raise InputError(_damaged("svhn", file, error)) from error
+        arrays += [images, np.where(labels == 10, 0, labels)]
+    return _dataset("svhn", data_dir, Arrays(*arrays), size)
+
+
+def cifar10(data_dir: Path, *, size: Positive | None = None, augment: bool = True) -> Dataset:
+    """60,000 colour 32x32 photographs of ten kinds of thing."""
+    return replace(
+        _cifar("cifar10", data_dir, size),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.2470, 0.2435, 0.2615),
+        augment=crop_and_flip if augment else None,
+    )
+
+
+def cifar100(data_dir: Path, *, size: Positive | None = None, augment: bool = True) -> Dataset:
+    """60,000 colour 32x32 photographs of a hundred kinds of thing (the fine labels)."""
+    return replace(
+        _cifar("cifar100", data_dir, size),
+        mean=(0.5071, 0.4867, 0.4408),
+        std=(0.2675, 0.2565, 0.2761),
+        augment=crop_and_flip if augment else None,
+    )
+
+
+def npz(*, path: str, name: str | None = None, size: Positive | None = None) -> Dataset:
+    """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`.
+
+    Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, the second form where both
+    fit. Labels are integers 0..n-1.
+    """
+    file = Path(path).expanduser()
+    read = _dataset("npz", file, _read_npz("npz", file), size)
+    return replace(read, name=file.stem if name is None else name)
+
+
+def image_folder(*, path: str, size: Positive, test_fraction: Share = 0.2) -> Dataset:
+    """Your own pictures, a folder per class: path/train/CLASS and path/test/CLASS, or path/CLASS alone.
+
+    Without train and test folders, `test_fraction` of each class, evenly spaced in the order of the file
+    names, are the test images. Every picture becomes RGB, its shorter side `size`, and its centre is cut out.
+    """
+    from torchvision.datasets import ImageFolder
+
+    where, root = f"dataset=image_folder: {path}", Path(path).expanduser()
+    parts = [part for part in ("train", "test") if (root / part).is_dir()]
+    if len(parts) == 1 and any(child.is_dir() for child in (root / parts[0]).iterdir()):
+        raise InputError(f"{where} has a folder {parts[0]} but not both train and test")
+    try:
+        folders = [ImageFolder(root / part) for part in parts] if len(parts) == 2 else [ImageFolder(root)]
+    except OSError as error:
+        raise InputError(f"{where}: {_reason(error)}") from error
+    if odd := sorted(set(folders[0].classes) ^ set(folders[-1].classes)):
+        raise InputError(f"{where}: the class '{odd[0]}' is in only one of the folders train and test")
+
+    files = [np.array([file for file, _ in folder.samples]) for folder in folders]
+    labels = [np.array(folder.targets) for folder in folders]
+    if len(folders) == 1:
+        if alone := [
+            name for name, n in zip(folders[0].classes, np.bincount(labels[0]), strict=True) if n == 1
+        ]:
+            raise InputError(
+                f"{where}: class '{alone[0]}' has one picture; it takes one to train and one to test"
+            )
+        test = _evenly(labels[0], test_fraction)
+        files, labels = [files[0][~test], files[0][test]], [labels[0][~test], labels[0][test]]
+    x_train, x_test = (_read_pictures(part, size) for part in files)
+    return _dataset("image_folder", root, Arrays(x_train, labels[0], x_test, labels[1]), None)
+
+
+# --------------------------------------------------------------------------------------------- on images
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 images, shape (N, C, H, W), as (N, C, size, size): bilinear, antialiased."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+
+
+def crop_and_flip(x: Tensor, pad: int = 4) -> Tensor:
+    """Each image of a batch shifted by up to `pad` pixels, black moving in, and mirrored half of the time.
+
+    torchvision's RandomCrop draws one crop for a whole batch; this draws one for each image, all at once,
+    from torch's global generator of the batch's device.
+    """
+    n, channels, height, width = x.shape
+    down, right = torch.randint(2 * pad + 1, (2, n, 1), device=x.device)
+    mirrored = torch.rand(n, 1, device=x.device) < 0.5
+    rows = torch.arange(height, device=x.device) + down
+    columns = torch.arange(width, device=x.device)
+    columns = torch.where(mirrored, columns.flip(0), columns) + right
+    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None]).view(n, 1, -1)
+    # A gather of whole planes takes a third of the time of indexing with four tensors.
+    moved = F.pad(x, (pad,) * 4).flatten(2).gather(2, pixels.expand(-1, channels, -1))
+    return moved.view_as(x)
+
+
+# --------------------------------------------------------------------------------------- files and checks
+
+
+class Arrays(NamedTuple):
+    """What a file holds, before it is checked."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:
+    """MNIST's four idx files, read without torchvision, whose import takes longer than the reading."""
+    folder = data_dir / ("MNIST" if name == "mnist" else "FashionMNIST") / "raw"
+    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    files = [folder / f"{part}-ubyte" for part in parts]
+    if not all(file.exists() for file in files):
+        from torchvision.datasets import MNIST, FashionMNIST
+
+        source = MNIST if name == "mnist" else FashionMNIST
+        _download(
+            name,
+            dict.fromkeys(files),
+            lambda: source(data_dir, download=True),
+            f"put the four *-ubyte files of {source.__name__} there",
+        )
+    return _dataset(name, folder, Arrays(*(_read_idx(name, file) for file in files)), size)
+
+
+def _cifar(name: str, data_dir: Path, size: int | None) -> Dataset:
+    """data_dir/NAME.npz where it exists, else torchvision's files."""
+    file = data_dir / f"{name}.npz"
+    if file.exists():
+        return _dataset(name, file, _read_npz(name, file), size)
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    source = CIFAR10 if name == "cifar10" else CIFAR100
+    # These files are pickles. torchvision opens them only if their checksums are those of the official ones.
+    checked = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
+    folder = data_dir / source.base_folder
+    train, test = _download(
+        name,
+        {folder / part: md5 for part, md5 in checked},
+        lambda: [source(data_dir, train, download=True) for train in (True, False)],
+        f"put the files of {source.filename} there, or {', '.join(Arrays._fields)} in {file}",
+    )
+    arrays = Arrays(train.data, np.array(train.targets), test.data, np.array(test.targets))
+    return _dataset(name, folder, arrays, size)
+
+
+def _download(name: str, files: Mapping[Path, str | None], fetch: Callable[[], T], remedy: str) -> T:
+    """`fetch()`; if it fails, one line that names the first of the files (path: checksum) to be amiss."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = next(iter(files)).parent
+    if not all(file.exists() for file in files):
+        log.info("dataset=%s: downloading to %s", name, folder)
+    try:
+        return fetch()
+    except (OSError, RuntimeError) as error:
+        wrong = next((file for file, md5 in files.items() if not check_integrity(file, md5)), folder)
+        state = "damaged" if wrong.exists() else "missing"
+        raise InputError(
+            f"dataset={name}: cannot download and {wrong} is {state}; {remedy} ({_reason(error)})"
+        ) from error
+
+
+def _read_idx(name: str, file: Path) -> np.ndarray:
+    """A file of MNIST's format: bytes 0 0 8, the number of axes, four bytes per length, the values."""
+    try:
+        raw = np.fromfile(file, dtype=np.uint8)
+        values = 4 + 4 * int(raw[3])
+        if raw[:3].tolist() != [0, 0, 8]:
+            raise ValueError("not an idx file of bytes")
+        return raw[values:].reshape(raw[4:values].view(">u4").tolist())
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(_damaged(name, file, error)) from error
+
+
+def _read_npz(name: str, file: Path) -> Arrays:
+    """The four arrays of a file of `numpy.savez`; pickled objects are refused."""
+    where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(Arrays._fields)}"
+    if not file.is_file():
+        raise InputError(f"{where} is missing; it must be {needed}")
+    try:
+        content = np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy raises half a dozen unrelated classes on a damaged file
+        raise InputError(f"{where} is damaged or no .npz file; it must be {needed}") from error
+    if isinstance(content, np.ndarray):
+        raise InputError(f"{where} is one bare array (.npy); it must be {needed}")
+    arrays = []
+    with content:
+        for key in Arrays._fields:
+            if key not in content:
+                found = ", ".join(content.files) or "nothing"
+                raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
+            try:
+                arrays.append(content[key])
+            except Exception as error:
+                allowed = "it must be a whole array of plain numbers"
+                raise InputError(f"{where}: {key} cannot be read; {allowed} ({_reason(error)})") from error
+    return Arrays(*arrays)
+
+
+def _read_pictures(files: np.ndarray, size: int) -> np.ndarray:
+    """RGB pictures as uint8, shape (N, 3, size, size); decoding lets go of the interpreter, hence threads."""
+    from torchvision.datasets.folder import default_loader
+    from torchvision.transforms import v2
+
+    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    square = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
+
+    def read(i: int, file: str) -> None:
+        try:
+            images[i] = square(default_loader(file))
+        except Exception as error:  # Pillow too raises many classes on a damaged file
+            raise InputError(_damaged("image_folder", file, error)) from error
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(read, range(len(files)), files):
+            pass
+    return images.numpy()
+
+
+def _dataset(name: str, source: Path, arrays: Arrays, size: int | None) -> Dataset:
+    """The checked set, or one line that names the file, the array and what is allowed."""
+    where = f"dataset={name}: {source}"
+    images = [_images(where, "x_train", arrays.x_train), _images(where, "x_test", arrays.x_test)]
+    labels = [
+        _labels(where, "train", arrays.y_train, len(images[0])),
+        _labels(where, "test", arrays.y_test, len(images[1])),
+    ]
+    shapes = ["x".join(map(str, x.shape[1:])) for x in images]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"{where}: images are {shapes[0]} in x_train but {shapes[1]} in x_test")
+
+    train, test = (set(y.unique().tolist()) for y in labels)
+    if len(train) < 2:
+        raise InputError(f"{where}: y_train has a single class; there must be at least 2")
+    if gaps := sorted(set(range(len(train))) - train):
+        raise InputError(
+            f"{where}: y_train has no image of class {gaps[0]}; labels must be 0..n-1 without a gap"
+        )
+    if unknown := sorted(test - train):
+        raise InputError(f"{where}: class {unknown[0]} is in y_test but never in y_train")
+    if unmeasured := sorted(train - test):
+        raise InputError(f"{where}: class {unmeasured[0]} is in y_train but never in y_test")
+    images = images if size is None else [resize(x, size) for x in images]
+    return Dataset(name, images[0], labels[0], images[1], labels[1], n_classes=len(train))
+
+
+def _images(where: str, key: str, x: np.ndarray) -> Tensor:
+    """uint8 images as a tensor of shape (N, C, H, W)."""
+    if x.dtype != np.uint8:
+        raise InputError(f"{where}: {key} is {x.dtype}; images must be uint8, 0 to 255")
+    shape = x.shape
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim == 4 and x.shape[1] not in (1, 3):
+        x = np.moveaxis(x, 3, 1)
+    if x.size == 0:
+        raise InputError(f"{where}: {key} is empty (shape {shape})")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(
+            f"{where}: {key} has shape {shape}; images must be (N, H, W), (N, C, H, W) or (N, H, W, C) "
+            "with 1 or 3 channels"
+        )
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> Tensor:
+    """Integer labels, one per image, as int64."""
+    if not np.issubdtype(y.dtype, np.integer):
+        raise InputError(f"{where}: y_{part} is {y.dtype}; labels must be integers")
+    if y.ndim != 1:
+        raise InputError(f"{where}: y_{part} has shape {y.shape}; labels must be (N,)")
+    if len(y) != n_images:
+        raise InputError(f"{where}: x_{part} has {n_images} images but y_{part} has {len(y)} labels")
+    if y.min() < 0:
+        raise InputError(f"{where}: y_{part} has the negative label {y.min()}; labels must be 0..n-1")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def _evenly(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """A mask of round(fraction) of each class, evenly spaced: one image at least, all but one at most."""
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        n = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        chosen[rows[np.arange(n) * len(rows) // n]] = True
+    return chosen
+
+
+def _damaged(name: str, file: str | Path, error: Exception) -> str:
+    return f"dataset={name}: {file} is damaged or not of its format; delete or replace it ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an error's message, where torchvision puts the cause, or its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

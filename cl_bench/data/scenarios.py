@@ -1,0 +1,365 @@
+"""Scenarios: how a data set is cut into tasks, and which outputs may answer for which image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Lt
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from cl_bench.config import InputError, Positive
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.datasets import Dataset, load, resize
+from cl_bench.seeding import derive
+
+Kind = Literal["class", "task", "domain"]
+Rule = Literal["seen", "all", "current", "own"]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a learner may know of a benchmark before its first task.
+
+    kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
+    image_shape: (C, H, W). outputs: the logits that stand for the classes of each task.
+    train_mask: which outputs take part in the training softmax of class-incremental learning.
+    mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
+    """
+
+    kind: Kind
+    image_shape: tuple[int, int, int]
+    outputs: tuple[tuple[int, ...], ...]
+    train_mask: Literal["seen", "all", "current"] = "seen"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.outputs)
+
+    @property
+    def n_outputs(self) -> int:
+        return 1 + max(max(outputs) for outputs in self.outputs)
+
+    @property
+    def task_of_output(self) -> Tensor:
+        """The first task that each output belongs to, int64 (n_outputs,)."""
+        first = torch.empty(self.n_outputs, dtype=torch.int64)
+        for task in reversed(range(self.n_tasks)):
+            first[list(self.outputs[task])] = task
+        return first
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """Which outputs compete in training, in evaluation and in the baseline before any training."""
+        if self.kind == "class":
+            return {"train": self.train_mask, "evaluation": "seen", "baseline": "all"}
+        rule: Rule = "own" if self.kind == "task" else "all"
+        return {"train": rule, "evaluation": rule, "baseline": rule}
+
+    def mask(self, rule: Rule, after: int) -> Tensor:
+        """Which outputs may answer for an image of each task, once tasks 0 to `after` have come; here alone the
+        three kinds of scenario differ.
+
+        all: every output. own: those of the image's task. seen: those of tasks 0 to `after`. current: those of
+        task `after`. Returns bool, shape (n_tasks, n_outputs).
+        """
+        if rule == "all":
+            return torch.ones(self.n_tasks, self.n_outputs, dtype=torch.bool)
+        has = torch.zeros(self.n_tasks, self.n_outputs, dtype=torch.bool)
+        for task, outputs in enumerate(self.outputs):
+            has[task, list(outputs)] = True
+        if rule == "own":
+            return has
+        seen = has[: after + 1].any(0) if rule == "seen" else has[after]
+        return seen.expand_as(has)
+
+
+def masked(logits: Tensor, allowed: Tensor) -> Tensor:
+    """The logits, with those that may not answer at the lowest finite value (their softmax is 0, never NaN)."""
+    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a learner is handed: the images of one task and nothing of the others.
+
+    index: 0 for the first. names: its classes as the data set calls them. train, val: its images; `val` (a
+    stratified slice, may be empty) is for selection.
+    """
+
+    index: int
+    names: tuple[str, ...]
+    train: Data
+    val: Data
+
+
+class Scenario(LightningDataModule):
+    """The tasks in their order; test images stay here, with the runner.
+
+    tasks: one `Task` each. tests: the test images of each task.
+    """
+
+    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
+        super().__init__()
+        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
+
+    def to(self, device: torch.device | str) -> Scenario:
+        """The same scenario with every image on the device."""
+        tasks = [Task(task.index, task.names, task.train.to(device), task.val.to(device)) for task in self.tasks]
+        return Scenario(self.problem, tasks, [test.to(device) for test in self.tests])
+
+    def train_dataloader(self) -> list[Iterator[Batch]]:
+        return [task.train.batches() for task in self.tasks]
+
+    def val_dataloader(self) -> list[Iterator[Batch]]:
+        return [task.val.batches() for task in self.tasks]
+
+    def test_dataloader(self) -> list[Iterator[Batch]]:
+        return [test.batches() for test in self.tests]
+
+
+def split(
+    dataset: Dataset,
+    seed: int,
+    *,
+    kind: Kind,
+    n_tasks: Positive | None = None,
+    classes_per_task: Positive | None = None,
+    class_order: Literal["fixed", "random"] | list[int] = "fixed",
+    uneven: bool = False,
+    val_fraction: Fraction = 0.0,
+    train_mask: Literal["seen", "all", "current"] = "seen",
+) -> Scenario:
+    """The classes of one data set, some of them in each task.
+
+    Outputs are numbered in the order in which classes appear. Domain-incremental tasks share the outputs: the
+    first class of each task is output 0, the second output 1.
+    Raises InputError when the classes can't be cut as asked.
+    """
+    groups = _groups(dataset.n_classes, _order(dataset.n_classes, class_order, seed), n_tasks, classes_per_task, uneven)
+    outputs, next_output = [], 0
+    for group in groups:
+        start = 0 if kind == "domain" else next_output
+        outputs.append(tuple(range(start, start + len(group))))
+        next_output += len(group)
+
+    problem = _problem(kind, dataset, tuple(outputs), train_mask)
+    tasks, tests = [], []
+    for index, group in enumerate(groups):
+        train = _select(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
+        tests.append(_select(dataset.x_test, dataset.y_test, group, outputs[index], index))
+        tasks.append(_task(index, [str(label) for label in group], train, val_fraction, seed))
+    return Scenario(problem, tasks, tests)
+
+
+def permuted(
+    dataset: Dataset,
+    seed: int,
+    *,
+    kind: Kind = "domain",
+    n_tasks: Positive = 10,
+    first_plain: bool = False,
+    val_fraction: Fraction = 0.0,
+    train_mask: Literal["seen", "all", "current"] = "seen",
+) -> Scenario:
+    """All classes in every task, the pixels in another order (Goodfellow et al., 2014); no copy per task.
+
+    first_plain: the first task keeps the pixels where they are.
+    """
+    pixels = dataset.x_train.shape[2] * dataset.x_train.shape[3]
+    generator = torch.Generator().manual_seed(derive(seed, "permutations"))
+    orders = [torch.randperm(pixels, generator=generator) for _ in range(n_tasks)]
+    if first_plain:
+        orders[0] = torch.arange(pixels)
+    view = Permute(torch.stack([*orders, torch.arange(pixels)]))
+    return _views(dataset, seed, kind, n_tasks, view, [f"permutation {i}" for i in range(n_tasks)], val_fraction, train_mask)
+
+
+def rotated(
+    dataset: Dataset,
+    seed: int,
+    *,
+    kind: Kind = "domain",
+    n_tasks: Positive = 10,
+    max_angle: Annotated[float, Ge(0)] = 180.0,
+    angles: Literal["even", "random"] = "even",
+    val_fraction: Fraction = 0.0,
+    train_mask: Literal["seen", "all", "current"] = "seen",
+) -> Scenario:
+    """All classes in every task, the images turned (Lopez-Paz and Ranzato, 2017); no copy per task.
+
+    max_angle: degrees. angles: evenly spaced from 0 to below `max_angle`, or drawn from the seed and sorted.
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "angles"))
+    degrees = torch.arange(n_tasks) / n_tasks if angles == "even" else torch.rand(n_tasks, generator=generator).sort()[0]
+    degrees = torch.cat([degrees * max_angle, torch.zeros(1)])
+    names = [f"{angle:.0f} degrees" for angle in degrees[:-1].tolist()]
+    return _views(dataset, seed, kind, n_tasks, Rotate(degrees), names, val_fraction, train_mask)
+
+
+def sequence(
+    data_dir: Path,
+    seed: int,
+    *,
+    datasets: Sequence[str],
+    kind: Kind = "domain",
+    size: Positive | None = None,
+    max_train: Positive | None = None,
+    max_test: Positive | None = None,
+    val_fraction: Fraction = 0.0,
+    train_mask: Literal["seen", "all", "current"] = "seen",
+) -> Scenario:
+    """One data set after another: MNIST, then SVHN, then digits.
+
+    Grey images become colour where any set has colour; all take one size (`size`, or the largest among them).
+    Domain-incremental sets must have the same number of classes: they share the outputs.
+    max_train, max_test: at most so many images of each set, drawn from the seed.
+    """
+    sets = [load(name, data_dir) for name in datasets]
+    if not sets:
+        raise InputError("scenario.datasets=[]: name at least one data set")
+    counts = [one.n_classes for one in sets]
+    if kind == "domain" and len(set(counts)) > 1:
+        found = ", ".join(f"{one.name} has {one.n_classes}" for one in sets)
+        raise InputError(f"scenario.kind=domain: the sets must share their classes, but {found}; try kind=task")
+    side = size or max(one.x_train.shape[-1] for one in sets)
+    channels = max(one.x_train.shape[1] for one in sets)
+
+    starts = [0 if kind == "domain" else sum(counts[:i]) for i in range(len(sets))]
+    outputs = tuple(tuple(range(start, start + n)) for start, n in zip(starts, counts, strict=True))
+    tasks, tests = [], []
+    for index, one in enumerate(sets):
+
+        def prepared(x: Tensor, y: Tensor, most: int | None, purpose: str, index: int = index) -> Data:
+            generator = torch.Generator().manual_seed(derive(seed, purpose, index))
+            rows = torch.randperm(len(y), generator=generator)[: most or len(y)]
+            x = resize(x[rows], side).expand(-1, channels, -1, -1)
+            return _data(x.contiguous(), y[rows] + starts[index], index)
+
+        train = prepared(one.x_train, one.y_train, max_train, "train images")
+        tests.append(prepared(one.x_test, one.y_test, max_test, "test images"))
+        tasks.append(_task(index, [one.name], train, val_fraction, seed))
+    return Scenario(Problem(kind, (channels, side, side), outputs, train_mask), tasks, tests)
+
+
+class Permute:
+    """Puts the pixels of an image of task t in the order `orders[t]`; the last row is for generated images."""
+
+    def __init__(self, orders: Tensor) -> None:
+        self.orders = orders
+
+    def to(self, device: torch.device | str) -> Permute:
+        return Permute(self.orders.to(device))
+
+    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
+        order = self.orders[task.long()].unsqueeze(1).expand(-1, x.shape[1], -1)
+        return x.flatten(2).gather(2, order).view_as(x)
+
+
+class Rotate:
+    """Turns an image of task t by `degrees[t]`, bilinearly; the last entry (0) is for generated images."""
+
+    def __init__(self, degrees: Tensor) -> None:
+        self.degrees = degrees
+
+    def to(self, device: torch.device | str) -> Rotate:
+        return Rotate(self.degrees.to(device))
+
+    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
+        angle = torch.deg2rad(self.degrees[task.long()])
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        turn = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+        return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
+
+
+def _order(n_classes: int, class_order: str | list[int], seed: int) -> list[int]:
+    if class_order == "fixed":
+        return list(range(n_classes))
+    if class_order == "random":
+        generator = torch.Generator().manual_seed(derive(seed, "class order"))
+        return torch.randperm(n_classes, generator=generator).tolist()
+    assert isinstance(class_order, list)
+    if sorted(class_order) != list(range(n_classes)):
+        raise InputError(f"scenario.class_order={class_order}: must hold each class from 0 to {n_classes - 1} once")
+    return class_order
+
+
+def _groups(
+    n_classes: int, order: list[int], n_tasks: int | None, classes_per_task: int | None, uneven: bool
+) -> list[list[int]]:
+    """The classes of each task; each of them appears once."""
+    key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
+    if not value or (n_tasks and classes_per_task):
+        raise InputError("scenario.n_tasks: give either n_tasks or classes_per_task, and leave the other null")
+    divisors = [n for n in range(1, n_classes + 1) if n_classes % n == 0]
+    if value > n_classes or (value not in divisors and not uneven):
+        fits = ", ".join(map(str, divisors))
+        way = "" if value > n_classes else " (or scenario.uneven=true)"
+        raise InputError(f"scenario.{key}={value}: {n_classes} classes can't be cut that way; choose {fits}{way}")
+    if classes_per_task:
+        return [order[i : i + classes_per_task] for i in range(0, n_classes, classes_per_task)]
+    assert n_tasks
+    return [part.tolist() for part in torch.tensor(order).tensor_split(n_tasks)]
+
+
+def _problem(kind: Kind, dataset: Dataset, outputs: tuple[tuple[int, ...], ...], train_mask: Rule) -> Problem:
+    c, h, w = dataset.x_train.shape[1:]
+    return Problem(kind, (c, h, w), outputs, train_mask, dataset.mean, dataset.std)  # type: ignore[arg-type]
+
+
+def _data(images: Tensor, labels: Tensor, task: int, **more: Callable | None) -> Data:
+    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), **more)  # type: ignore[arg-type]
+
+
+def _select(
+    x: Tensor, y: Tensor, group: Sequence[int], outputs: Sequence[int], task: int, **more: Callable | None
+) -> Data:
+    """The images whose class is in the group, labelled with the outputs that stand for it."""
+    rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
+    output_of = torch.full((int(y.max()) + 1,), -1)
+    output_of[list(group)] = torch.tensor(outputs)
+    return _data(x[rows], output_of[y[rows]], task, **more)
+
+
+def _task(index: int, names: Sequence[str], train: Data, val_fraction: float, seed: int) -> Task:
+    """A task with a stratified share of its images set apart for selection."""
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(derive(seed, "validation", index))
+    for label in train.labels.unique() if val_fraction else []:
+        rows = (train.labels == label).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        held_out[rows[: round(val_fraction * len(rows))]] = True
+    val = train[held_out.nonzero().squeeze(1)]
+    if val_fraction:
+        train = train[(~held_out).nonzero().squeeze(1)]
+    return Task(index, tuple(names), train, val)
+
+
+def _views(
+    dataset: Dataset,
+    seed: int,
+    kind: Kind,
+    n_tasks: int,
+    view: Permute | Rotate,
+    names: Sequence[str],
+    val_fraction: float,
+    train_mask: Rule,
+) -> Scenario:
+    """Every task has all images, each seen its own way; the tasks share the pixels in memory."""
+    n = dataset.n_classes
+    starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
+    problem = _problem(kind, dataset, tuple(tuple(range(start, start + n)) for start in starts), train_mask)
+    tasks, tests = [], []
+    for index, (name, start) in enumerate(zip(names, starts, strict=True)):
+        train = _data(dataset.x_train, dataset.y_train + start, index, view=view, augment=dataset.augment)
+        tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
+        tasks.append(_task(index, [name], train, val_fraction, seed))
+    return Scenario(problem, tasks, tests)

@@ -1,0 +1,268 @@
+"""Training phases: the only place where a Lightning Trainer is made, and where a killed phase goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Annotated, Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from annotated_types import Ge
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cl_bench.config import InputError, Positive
+from cl_bench.data.batches import Batches, Data
+from cl_bench.loggers import RunLogger
+from cl_bench.methods.base import Learner
+from cl_bench.results import RunFolder
+from cl_bench.seeding import derive, seeded
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; everything is saved."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+class Diverged(RuntimeError):
+    """A loss is no longer a finite number."""
+
+
+class Fit:
+    """Trains a module for one phase: `fit(module, data, phase="solver")`; see `methods.base.Fit`.
+
+    Inside `with fit.task(i):` it remembers finished phases, saves the running one every `checkpoint_every`
+    seconds and, when the story of a task is told again after a kill, returns from finished phases at once and
+    continues the one that was cut at its step.
+
+    epochs: passes over a phase's data. iterations: mini-batches per task instead. batch_size: images. chunk:
+    mini-batches handed to Lightning at once; changes no number. accelerator, precision: as Lightning's. threads:
+    of torch on the CPU, None for its own choice. progress: a live bar, when there is a terminal.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        logger: RunLogger,
+        seed: int,
+        n_tasks: int,
+        checkpoint_every: float,
+        *,
+        epochs: Positive = 1,
+        iterations: Positive | None = None,
+        batch_size: Annotated[int, Ge(2)] = 128,
+        chunk: Positive = 32,
+        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+        precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        threads: Positive | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
+        self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
+        self.device = device_of(accelerator)
+        self.precision: Literal["32-true", "bf16-mixed"] = precision
+        if threads:
+            torch.set_num_threads(threads)
+        self.signal: int | None = None
+        self.phases: list[dict[str, Any]] = []  # records of this task's finished phases
+        self.steps_before = 0  # mini-batches of the run so far
+        self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
+        self._saved: dict[str, Any] | None = None
+        self._task = -1
+        self._bar = Bar(n_tasks, shown=progress)
+
+    @contextmanager
+    def task(self, index: int) -> Iterator[None]:
+        """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
+        self._task, self.phases, self._ends = index, [], []
+        self._saved = self.folder.load_phase(index)
+        with seeded(self.seed, "task", index), self._bar:
+            yield
+
+    def __call__(
+        self,
+        module: Learner,
+        data: Data,
+        *,
+        phase: str,
+        epochs: int | None = None,
+        steps: int | None = None,
+        times: int = 1,
+    ) -> None:
+        number = len(self.phases)
+        saved, start = self._saved, 0
+        if saved and number < len(saved["ends"]):
+            module.load_state_dict(saved["ends"][number])
+            return self._end(saved["phases"][number], saved["ends"][number])
+        if steps is None:
+            steps = self._steps(len(data), epochs, times)
+
+        watch = Watch(self, number, phase, steps)
+        if saved and number == len(saved["ends"]) and saved["running"]:
+            start = watch.restore(module, saved["running"])
+        self.logger.phase(self._task, phase, self.steps_before)
+        seed = derive(self.seed, "batches", self._task, number)
+        batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
+        with seeded(self.seed, "phase", self._task, number):
+            module.train()
+            if len(batches):
+                self._trainer(watch).fit(module, batches)
+        module.to(self.device)
+        record = {"phase": phase, "steps": steps, "optimizer_steps": watch.optimizer_steps, "seconds": watch.seconds}
+        self._end(record, module.state_dict())
+
+    def resumed_at(self, task: int) -> int:
+        """Mini-batches of this task that were saved before a kill."""
+        saved = self.folder.load_phase(task)
+        if not saved:
+            return 0
+        return sum(record["steps"] for record in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+
+    def save(self, running: dict[str, Any] | None) -> None:
+        """Saves this task's finished phases and the running one."""
+        self.folder.save_phase(
+            {"task": self._task, "phases": self.phases, "ends": self._ends, "running": running}
+        )
+
+    def _steps(self, n: int, epochs: int | None, times: int) -> int:
+        if epochs is None and self.iterations:
+            return self.iterations * times
+        return (epochs or self.epochs) * math.ceil(n / self.batch_size)
+
+    def _end(self, record: dict[str, Any], state: dict[str, Any]) -> None:
+        self.phases.append(record)
+        self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+        self.steps_before += record["steps"]
+
+    def _trainer(self, watch: Watch) -> pl.Trainer:
+        return pl.Trainer(
+            max_epochs=1,
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            precision=self.precision,
+            logger=self.logger,
+            log_every_n_steps=1,
+            callbacks=[watch],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.folder.path,
+        )
+
+
+class Watch(pl.Callback):
+    """Looks after one phase, once per chunk: the bar, the checkpoint when it is due, signals, numbers gone bad."""
+
+    def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
+        self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
+        self.optimizer_steps, self.seconds, self._saved = 0, 0.0, None
+
+    def restore(self, module: Learner, running: dict[str, Any]) -> int:
+        """Puts the module where the phase was cut and returns the step to go on with."""
+        module.load_state_dict(running["module"])
+        self.optimizer_steps, self.seconds = running["optimizer_steps"], running["seconds"]
+        self._saved = running
+        return running["step"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self._count)
+        if self._saved:
+            for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            restore_rng(self._saved["rng"])
+        self._began = self._last = time.monotonic()
+        self._before, self._saved = self.seconds, None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        self.seconds = self._before + now - self._began
+        step = module.at + 1  # type: ignore[operator]
+        for name, value in trainer.callback_metrics.items():
+            if not math.isfinite(value):
+                raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
+        self.fit._bar.show(self.fit._task, self.phase, step, self.steps)
+        if self.fit.signal or now - self._last >= self.fit.checkpoint_every:
+            self.fit.save(
+                {
+                    "step": step,
+                    "module": module.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                    "rng": rng(),
+                    "optimizer_steps": self.optimizer_steps,
+                    "seconds": self.seconds,
+                }
+            )
+            self._last = time.monotonic()
+        if self.fit.signal:
+            raise Stopped(self.fit.signal)
+
+    def _count(self, *_: Any) -> None:
+        self.optimizer_steps += 1
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device to train on. Raises InputError when a GPU is asked for and there is none."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("trainer.accelerator=gpu: there is no GPU here; choose cpu or auto")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def rng() -> dict[str, Any]:
+    """The state of torch's random numbers."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class Bar:
+    """A live line over tasks and phases; silent where there is no terminal."""
+
+    def __init__(self, n_tasks: int, *, shown: bool) -> None:
+        self.n_tasks, self.console = n_tasks, Console()
+        self.shown = shown and self.console.is_terminal
+        self._line: TaskID | None = None
+
+    def __enter__(self) -> None:
+        if self.shown:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:>6.0f}/{task.total:.0f} steps"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
+            self._progress = Progress(*columns, console=self.console, transient=True, refresh_per_second=5)
+            self._progress.start()
+            self._line, self._name = None, ""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.shown:
+            self._progress.stop()
+
+    def show(self, task: int, phase: str, step: int, steps: int) -> None:
+        """`step` of `steps` in this phase are done."""
+        if not self.shown:
+            return
+        name = f"task {task + 1} of {self.n_tasks} · {phase}"
+        if self._line is None or self._name != name:
+            self._name, self._line = name, self._progress.add_task(name, total=steps)
+        self._progress.update(self._line, completed=step)

@@ -1,0 +1,302 @@
+"""Where a run's numbers go: always `log.csv` in the run's folder, and Weights & Biases if asked for.
+
+A run is many Lightning Trainers, each counting its steps from 0. The loggers add them up to one step that
+grows over the whole run, so that the curves of its phases, and of a run that was continued, fit together.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pytorch_lightning.loggers import Logger
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+MEASURED = "task"  # stands in the place of the phase for what is measured after a task
+MACHINE_KEYS = ("data_dir", "output_root")  # paths on one machine: no part of what was tried
+
+
+class Row(NamedTuple):
+    """One row of log.csv."""
+
+    step: int
+    task: int
+    phase: str
+    name: str
+    value: float
+
+
+class RunLogger(Logger):
+    """The logger of one run, handed to each of its Trainers in turn; a subclass says where values go.
+
+    Calls come in this order: `start`; for each task, `phase` before and `log_metrics` (by Lightning) during
+    each Trainer, then `task`; at the end `finish`. `close` comes last, whatever happened before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name, self._key = "", ""
+        self._task, self._phase, self._offset, self._step = 0, "", 0, 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        return self._key
+
+    def start(
+        self,
+        folder: Path,
+        key: str,
+        name: str,
+        config: dict[str, Any],
+        group: str,
+        tags: list[str],
+        step: int,
+    ) -> None:
+        """Begin a run (`step` is 0) or continue it: what was logged at or after `step` will come again."""
+        self._folder, self._key, self._name = folder, key, name
+        self.open(config, group, tags, step)
+
+    def phase(self, task: int, phase: str, step: int) -> None:
+        """The next Trainer is for this phase of this task, and its step 0 is step `step` of the run."""
+        self._task, self._phase, self._offset = task, phase, step
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        values = {name: value for name, value in metrics.items() if name != "epoch"}  # Lightning adds its own
+        if values:
+            self._step = self._offset + (step or 0)
+            self.write(self._step, self._task, self._phase, values)
+
+    def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
+        """Nothing: the configuration has been known since `start`."""
+
+    def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
+        """A task was learned and all were measured; the numbers of the record go to the last step logged."""
+        self.write(self._step, task, MEASURED, measured(record))
+
+    def finish(self, results: dict[str, Any], folder: Path) -> None:
+        """The run is complete; `results` is the content of results.json."""
+
+    def close(self, failed: bool) -> None:
+        """Let go of what is open. (Lightning's own `finalize` comes after every phase.)"""
+
+    @abstractmethod
+    def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
+        """Get ready to write; see `start`."""
+
+    @abstractmethod
+    def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
+        """Keep these values of one step of the run."""
+
+
+class CSVLog(RunLogger):
+    """`log.csv` in the run's folder: one value per row, with its step, task and phase."""
+
+    def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
+        self._path = self._folder / "log.csv"
+        kept = [row for row in read(self._path) if row.step < step]
+        self._step = max((row.step for row in kept), default=0)
+        rewrite(self._path, kept)
+
+    def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
+        rows = read(self._path)
+        others = [row for row in rows if (row.task, row.phase) != (task, MEASURED)]
+        if len(others) < len(rows):  # measured once before, just after the checkpoint
+            rewrite(self._path, others)
+        super().task(task, record, folder)
+
+    def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
+        with self._path.open("a", newline="") as file:
+            csv.writer(file).writerows(Row(step, task, phase, name, float(v)) for name, v in values.items())
+
+
+class WandbLog(CSVLog):
+    """`log.csv`, and the same values in Weights & Biases, which never fails a run.
+
+    Whatever W&B raises becomes one warning and W&B is off for the rest of the run; log.csv goes on.
+
+    project, entity: where the run appears; without an entity, the user's own default.
+    mode: None is what WANDB_MODE says, else online if there is a key (`wandb login`), else offline.
+    tags: besides those that the run has anyway.
+    """
+
+    def __init__(
+        self,
+        project: str = "cl_bench",
+        entity: str | None = None,
+        mode: Literal["online", "offline", "disabled"] | None = None,
+        tags: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.project, self.entity, self.mode, self.tags = project, entity, mode, tags
+        self._run: wandb.Run | None = None
+
+    def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
+        # W&B can't take back what came after the last checkpoint, so that isn't sent a second time.
+        sent = read(self._folder / "log.csv") if step else []
+        self._sent_step = max((row.step for row in sent), default=-1)
+        self._sent_tasks = {row.task for row in sent if row.phase == MEASURED}
+        self._axes: set[str] = set()
+        super().open(config, group, tags, step)
+        with self._guard():
+            self._run = self._init(config, group, tags)
+
+    def _init(self, config: dict[str, Any], group: str, tags: list[str]) -> wandb.Run:
+        import wandb  # 0.85 s that a run without W&B need not wait for
+
+        # Silence comes first: a W&B that may speak asks the server who is logged in.
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        mode = self.mode or settings.mode
+        if self.mode is None and mode == "online" and not wandb.login(prompt=False, verify=False):
+            mode = "offline"
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=self._key,
+            resume="allow",
+            name=self._name,
+            group=group,
+            tags=list(dict.fromkeys([*tags, *self.tags])),
+            config=without_paths({**config, "key": self._key}),
+            dir=self._folder,
+            mode=mode,  # type: ignore[arg-type]  # a str in W&B's own settings
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                reinit="create_new",  # a run that this process may have left open gets none of our values
+                finish_timeout=600,  # s; without a network it would wait for ever, and a sweep with it
+            ),
+        )
+        run.define_metric("step", hidden=True)
+        run.define_metric("task", hidden=True)
+        if run.offline:
+            log.info("W&B is offline; to upload the run: wandb sync %s", self._folder / "wandb")
+        elif run.url:
+            log.info("W&B: %s", run.url)
+        return run
+
+    def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
+        super().write(step, task, phase, values)
+        sent = task in self._sent_tasks if phase == MEASURED else step <= self._sent_step
+        if self._run is None or sent:
+            return
+        with self._guard():
+            if phase not in self._axes:
+                self._axes.add(phase)
+                self._run.define_metric(f"{phase}/*", step_metric="task" if phase == MEASURED else "step")
+            named = {f"{phase}/{name}": float(value) for name, value in values.items()}
+            self._run.log({"step": step, "task": task, **named})
+
+    def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
+        super().task(task, record, folder)
+        if self._run is None or task in self._sent_tasks or not record["samples"]:
+            return
+        with self._guard():
+            self._run.log({"step": self._step, "task": task, **images([folder / record["samples"]])})
+
+    def finish(self, results: dict[str, Any], folder: Path) -> None:
+        super().finish(results, folder)
+        if self._run is None:
+            return
+        with self._guard():
+            self._run.log({"accuracy_matrix": table(results["R"]), **images(folder.glob("figures/*.png"))})
+            totals = {
+                name: results[name] for name in ("parameters", "bytes_kept", "peak_memory_mb", "seconds")
+            }
+            final = {**results["metrics"], **totals}
+            self._run.summary.update({name: value for name, value in final.items() if is_number(value)})
+
+    def close(self, failed: bool) -> None:
+        super().close(failed)
+        run, self._run = self._run, None
+        if run is not None:
+            with self._guard():
+                run.finish(exit_code=int(failed))
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # hours of training outweigh their dashboard
+            run, self._run = self._run, None
+            if run is not None:
+                with suppress(Exception):
+                    run.finish(exit_code=1)  # else its id stays taken in this process
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            log.warning("W&B is off for the rest of this run, log.csv goes on (%s)", reason)
+
+
+def images(paths: Iterable[Path]) -> dict[str, wandb.Image]:
+    """PNG files for W&B, by folder and name: `samples/task1`."""
+    import wandb
+
+    return {f"{path.parent.name}/{path.stem}": wandb.Image(str(path)) for path in sorted(paths)}
+
+
+def table(R: list[list[float | None]]) -> wandb.Table:
+    """The accuracy matrix for W&B: a row after each task, a column on each task."""
+    import wandb
+
+    rows = [[i, *(value if is_number(value) else None for value in row)] for i, row in enumerate(R)]
+    return wandb.Table(columns=["after task", *(f"task {j}" for j in range(len(R)))], data=rows)
+
+
+def measured(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers in the record of a task, without those that aren't defined (yet).
+
+    >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2.5,
+    ...           "bytes_kept": 0, "facts": {"images": 7, "kind": "generated"}})
+    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2.5, 'bytes_kept': 0, 'facts/images': 7}
+    """
+    values = {
+        **{f"accuracy/{task}": value for task, value in record["accuracy"].items()},
+        **record["metrics"],
+        "seconds": record["seconds"],
+        "bytes_kept": record["bytes_kept"],
+        **{f"facts/{name}": value for name, value in record["facts"].items()},
+    }
+    return {name: value for name, value in values.items() if is_number(value)}
+
+
+def is_number(value: object) -> bool:
+    """Whether a value can be drawn as a point."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as it would be on any machine."""
+    return {
+        key: without_paths(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in MACHINE_KEYS
+    }
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a log.csv, none if there is no such file; a last line cut short by a crash is left out."""
+    text = path.read_text() if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
+    return [Row(int(i), int(task), phase, name, float(v)) for i, task, phase, name, v in csv.reader(lines)]
+
+
+def rewrite(path: Path, rows: Iterable[Row]) -> None:
+    """Replace a log.csv as a whole: a crash leaves the old one or the new one."""
+    draft = path.with_suffix(".tmp")
+    with draft.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+    draft.replace(path)

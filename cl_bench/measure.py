@@ -1,0 +1,69 @@
+"""Measuring a method on the test images of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.data.scenarios import Scenario, masked
+from cl_bench.methods.base import Method
+from cl_bench.metrics import AccuracyMatrix, continual_metrics
+
+
+class Score(nn.Module):
+    """The accuracy matrix of a run and every metric on it; its state is its counts.
+
+    With classes to be told apart across tasks it counts a second matrix, of the same run with the task given
+    (only the task's own outputs may answer): a different quantity, kept under a different name.
+
+    reference: accuracy on each task of jointly trained models, for intransigence.
+    """
+
+    def __init__(self, scenario: Scenario, reference: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.problem, self.tests = scenario.problem, scenario.tests
+        # A5 and A10, after 5 and 10 classes, mean something only where classes are told apart across tasks
+        classes = [len(outputs) if self.problem.kind == "class" else 0 for outputs in self.problem.outputs]
+        self.metrics = continual_metrics(self.problem.n_tasks, classes, reference)
+        self.own = AccuracyMatrix(self.problem.n_tasks)
+
+    @torch.no_grad()
+    def measure(self, method: Method, after: int) -> None:
+        """Counts right answers on every task, after learning task `after` (-1: before any training)."""
+        method.eval()
+        rule = self.problem.rules["baseline" if after < 0 else "evaluation"]
+        allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
+        given = self.problem.kind == "task"
+        for task, test in enumerate(self.tests):
+            for batch in test.batches():
+                logits = method(batch.x, task=task if given else None)
+                answer = masked(logits, allowed[task].to(logits.device)).argmax(1)
+                self.metrics.update(after, task, answer, batch.y)
+                if self.problem.kind == "class":
+                    answer = masked(logits, own[task].to(logits.device)).argmax(1)
+                    self.own.update(after, task, answer, batch.y)
+
+    def results(self) -> dict[str, Any]:
+        """Matrices and metrics as plain numbers, NaN where nothing was measured."""
+        values = self.metrics.compute()
+        return {
+            "R": self.metrics["ACC"].R.tolist(),
+            "b": self.metrics["ACC"].b.tolist(),
+            "R_task_masked": self.own.R.tolist() if self.problem.kind == "class" else None,
+            "n_test": [len(test) for test in self.tests],
+            "metrics": {name: float(values[name]) for name in sorted(values, key=self.order)},
+        }
+
+    @staticmethod
+    def order(name: str) -> tuple[int, str]:
+        """What people look at first comes first."""
+        first = ("ACC", "BWT", "FWT", "forgetting")
+        return (first.index(name) if name in first else len(first), name)
+
+
+def bytes_of(state: dict[str, Any]) -> int:
+    """Bytes of the tensors in a state dict."""
+    return sum(value.nbytes for value in state.values() if isinstance(value, Tensor))

@@ -1,0 +1,26 @@
+"""Cumulative training: every image seen so far is kept and trained on again; the upper bound task by task."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.memory import Memory
+from cl_bench.networks.optimizers import Optimizer
+
+
+class Cumulative(Classifier):
+    """Objective at task t: the cross-entropy on the union of tasks 1 to t, from the weights that t-1 left.
+
+    With epochs the cost grows with the square of the number of tasks; with iterations each task costs the same.
+    """
+
+    def __init__(self, problem: Problem, network: nn.Module, optimizer: Optimizer) -> None:
+        super().__init__(problem, network, optimizer)
+        self.memory = Memory()
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        data = self.memory.joined(task.train)
+        fit(self, data, phase="train")
+        self.memory.keep(task.train)

@@ -1,0 +1,185 @@
+"""Deep generative replay (Shin et al., 2017): a solver, and a generator that dreams of the past for it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import InputError, Positive, Rate, Share
+from cl_bench.data.batches import REPLAYED, Batch, Data
+from cl_bench.data.scenarios import Problem, Task, masked
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.wgan_gp import WGANGP
+from cl_bench.networks.optimizers import Optimizer
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class DGR(Classifier):
+    """Objective at task t, of the solver: r CE(x, y) + (1 - r) CE(x', y'), with images x' of the generator that
+    task t-1 left and their labels y' by the solver that task t-1 left; of the generator: the same mixture.
+
+    replay: `fixed` draws the images once per task, `n_gen` of them, and mixes them with the task's own (then
+    r is the task's share of the images); `fresh` draws new ones for every mini-batch.
+    n_gen: images replayed per past task, or in total (`n_gen_mode`). ratio: r for fresh replay, None for 1 / t.
+    labels: the old solver's choice (hard), or its softened prediction as a target (soft, temperature 2).
+    balance: draw more images than needed and keep equally many of each class, as far as they come.
+    generator: starts each task from random weights (reset) or from the last task's (continue).
+    generator_epochs: passes over the mixture, one number or one per task. generator_steps: mini-batches for the
+    generator per task instead, one number or one per task.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        gan: WGANGP,
+        n_gen: Positive = 12000,
+        n_gen_mode: Literal["per_task", "total"] = "per_task",
+        replay: Literal["fixed", "fresh"] = "fixed",
+        ratio: Share | None = None,
+        labels: Literal["hard", "soft"] = "hard",
+        temperature: Rate = 2.0,
+        balance: bool = False,
+        generator: Literal["reset", "continue"] = "reset",
+        generator_epochs: Positive | list[Positive] = 10,
+        generator_steps: Positive | list[Positive] | None = None,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        for name, value in (("generator_epochs", generator_epochs), ("generator_steps", generator_steps)):
+            if isinstance(value, list) and len(value) != problem.n_tasks:
+                raise InputError(f"method.{name}={value}: needs one number, or one for each of {problem.n_tasks} tasks")
+        self.gan = gan
+        self.n_gen, self.n_gen_mode = n_gen, n_gen_mode
+        self.replay, self.ratio = replay, ratio
+        self.labels, self.temperature = labels, temperature
+        self.balance, self.generator = balance, generator
+        self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
+        self._old: tuple[WGANGP, nn.Module] | None = None  # the scholar that task t-1 left; a tuple: not state
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self._old = (frozen(self.gan), frozen(self.network)) if task.index else None
+        data = task.train
+        if task.index and self.replay == "fixed":
+            data = data + self.dream(self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1))
+        fit(self, data, phase="solver")
+
+        if self.generator == "reset" and task.index:
+            self.gan.reset()
+        self.gan.extra = self.mixed if task.index and self.replay == "fresh" else None
+        epochs, steps = (
+            value[task.index] if isinstance(value, list) else value
+            for value in (self.generator_epochs, self.generator_steps)
+        )
+        fit(self.gan, data, phase="generator", epochs=epochs, steps=steps)
+        self.gan.extra = self._old = None
+
+    def loss(self, batch: Batch) -> Tensor:
+        if self._old is None or (self.replay == "fixed" and self.labels == "hard"):
+            return super().loss(batch)
+        if self.replay == "fresh":
+            r = self.share
+            return r * super().loss(batch) + (1 - r) * self.replay_loss(*self.replayed(len(batch.y))).mean()
+        new = F.cross_entropy(self.active(self(batch.x), batch.y), batch.y, reduction="none")
+        return torch.where(batch.task == REPLAYED, self.replay_loss(batch.x, batch.y), new).mean()
+
+    def replay_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """How far the solver is from the old solver's answer, hard or soft, for each replayed image (B,)."""
+        logits = self(x)
+        if self.labels == "hard":
+            return F.cross_entropy(self.active(logits, y), y, reduction="none")
+        old = self.old_allowed[self.task_of_output[y]]
+        target = (masked(self.old_logits(x), old) / self.temperature).softmax(1)
+        return F.cross_entropy(masked(logits, old) / self.temperature, target, reduction="none")
+
+    @property
+    def share(self) -> float:
+        """r, the weight of the current task in fresh replay."""
+        return 1 / (self.task + 1) if self.ratio is None else self.ratio
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """A mini-batch of real images with the share 1 - r of them replaced by the old generator's."""
+        assert self._old
+        kept = round(self.share * len(x))
+        return torch.cat([x[:kept], self._old[0].sample(len(x) - kept)]) if kept < len(x) else x
+
+    def replayed(self, n: int) -> tuple[Tensor, Tensor]:
+        """n images of the old generator and the labels the old solver gives them."""
+        assert self._old
+        x = self._old[0].sample(n)
+        return x, self.old_labels(x)
+
+    @torch.no_grad()
+    def old_logits(self, x: Tensor) -> Tensor:
+        assert self._old
+        return self._old[1](self.normalised(x))
+
+    def old_labels(self, x: Tensor) -> Tensor:
+        """The old solver's choice among the outputs it has learned, int64 (B,).
+
+        With a head per task the image may have come from any of them: each image asks one old head, drawn at
+        random, which in expectation is the mean over all old heads.
+        """
+        asked = torch.randint(self.task, (len(x),), device=x.device)
+        return masked(self.old_logits(x), self.old_allowed[asked]).argmax(1)
+
+    @property
+    def old_allowed(self) -> Tensor:
+        """The outputs that may answer for an image of each task, by the old solver, bool (n_tasks, n_outputs)."""
+        return self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1).to(self.device)
+
+    def dream(self, n: int) -> Data:
+        """n replayed images as data, with their class histogram among the task's facts.
+
+        Raises a warning when the generator has collapsed to a single class.
+        """
+        assert self._old
+        classes = sorted({output for outputs in self.problem.outputs[: self.task] for output in outputs})
+        images, labels = self._dreamt(n)
+        if self.balance:
+            images, labels = self._balanced(images, labels, n, classes)
+        counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
+        self.facts["replay_histogram"] = counts
+        if len(classes) > 1 and sum(count > 0 for count in counts) == 1:
+            warnings.warn(f"the generator has collapsed: class counts of its {n} images are {counts}", stacklevel=2)
+        return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
+
+    def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
+        parts = [self.replayed(len(part)) for part in torch.arange(n).split(10000)]
+        images = torch.cat([(x * 255).round().to(torch.uint8) for x, _ in parts])
+        return images, torch.cat([y for _, y in parts])
+
+    def _balanced(self, images: Tensor, labels: Tensor, n: int, classes: list[int]) -> tuple[Tensor, Tensor]:
+        """Up to four times as many draws; n / classes of each class, the rest filled with what there is."""
+        drawn = [(images, labels), *(self._dreamt(n) for _ in range(3))]
+        images, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        rank = torch.zeros_like(labels)
+        for label in classes:
+            rows = labels == label
+            rank[rows] = torch.arange(int(rows.sum()), device=rank.device)
+        surplus = (rank >= -(-n // len(classes))).long()
+        rows = torch.argsort(surplus, stable=True)[:n]  # every class's share first, then whatever came
+        return images[rows], labels[rows]
+
+    def samples(self) -> Tensor:
+        """Eight generated images for each class seen, sorted by the solver's choice (blank where it has none)."""
+        x = self.gan.sample(1000)
+        allowed = self.problem.mask(self.problem.rules["evaluation"], after=self.task)[self.task].to(x.device)
+        labels = masked(self(x), allowed).argmax(1)
+        grid = x.new_zeros(int(allowed.sum()), 8, *x.shape[1:])
+        for row, output in zip(grid, allowed.nonzero().squeeze(1), strict=True):
+            found = x[labels == output][:8]
+            row[: len(found)] = found
+        return grid
+
+
+def frozen(module: M) -> M:
+    """A copy in evaluation mode that learns no more."""
+    return copy.deepcopy(module).eval().requires_grad_(False)

@@ -1,0 +1,69 @@
+"""Elastic weight consolidation (Kirkpatrick et al., 2017; Schwarz et al., 2018; Huszár, 2018)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Positive, Share
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.importance import fisher
+from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.networks.optimizers import Optimizer
+
+
+class EWC(Classifier):
+    """Objective at task t: cross-entropy + (strength / 2) sum_k sum_j F_kj (theta_j - theta*_kj)^2, k < t.
+
+    F_k is the diagonal of the Fisher information at the end of task k, the mean over its images. The sum over k
+    is kept as one quadratic with the same gradient, so memory and time don't grow with the tasks.
+
+    strength: lambda; higher forgets less and learns less. online: instead of every task's own anchor, one anchor
+    (the latest weights) and F = decay F + F_k (Schwarz et al., 2018). fisher_labels: expectation over all labels
+    under the network's own prediction (exact), one label drawn from it (sampled), or the true one (empirical).
+    fisher_samples: images used for F, None for all.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        strength: NonNegative = 1000.0,
+        online: bool = False,
+        decay: Share = 1.0,
+        fisher_labels: Literal["exact", "sampled", "empirical"] = "exact",
+        fisher_samples: Positive | None = None,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.strength, self.online, self.decay = strength, online, decay
+        self.fisher_labels: Literal["exact", "sampled", "empirical"] = fisher_labels
+        self.fisher_samples = fisher_samples
+        self.pull = QuadraticPull(dict(network.named_parameters()))
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        super().learn(task, fit)
+        importance = self.fisher(task.train)
+        weights = dict(self.network.named_parameters())
+        if self.online:
+            self.pull.replace(weights, importance, decay=self.decay)
+        else:
+            self.pull.add(weights, importance)
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss = super().loss(batch)
+        if self.task > 0:
+            loss = loss + self.strength / 2 * self.pull(dict(self.network.named_parameters()))
+        return loss
+
+    def fisher(self, data: Data) -> dict[str, Tensor]:
+        """The diagonal Fisher information of every parameter of the network, with the mask of training."""
+        if self.fisher_samples and self.fisher_samples < len(data):
+            data = data[torch.randperm(len(data))[: self.fisher_samples].to(data.labels.device)]
+        batches = ((self.normalised(batch.x), batch.y) for batch in data.batches(512))
+        return fisher(self.network, batches, self.active, labels=self.fisher_labels)

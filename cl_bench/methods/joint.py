@@ -1,0 +1,21 @@
+"""Joint training: one training on all tasks at once, when the last has come; the upper bound."""
+
+from __future__ import annotations
+
+from cl_bench.data.scenarios import Task
+from cl_bench.methods.base import Fit
+from cl_bench.methods.cumulative import Cumulative
+
+
+class Joint(Cumulative):
+    """Objective: the cross-entropy on the union of all tasks, from random weights, for the steps of all of them.
+
+    Only the last row of the accuracy matrix exists: forgetting and transfer have no meaning here.
+    """
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self.measurable = task.index == self.problem.n_tasks - 1
+        if self.measurable:
+            fit(self, self.memory.joined(task.train), phase="train", times=self.problem.n_tasks)
+        else:
+            self.memory.keep(task.train)

@@ -1,0 +1,49 @@
+"""A quadratic pull towards old weights: the form that EWC and its relatives share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class QuadraticPull(nn.Module):
+    """sum_k sum_j W_kj (theta_j - theta*_kj)^2 over all anchors k, kept as one quadratic.
+
+    With S = sum_k W_k and m = sum_k W_k theta*_k / S it equals sum_j S_j (theta_j - m_j)^2 + constant, so its value
+    and gradient cost the same for one anchor as for a hundred. Everything is float32, whatever the network is.
+    """
+
+    constant: Tensor
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names = list(parameters)
+        self.weight = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in parameters.values())
+        self.anchor = nn.ParameterList(nn.Parameter(p.detach().clone(), False) for p in parameters.values())
+        self.register_buffer("constant", torch.zeros(()))
+
+    def forward(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The value at these parameters, a scalar; the caller multiplies it by its strength."""
+        distance = torch._foreach_sub([parameters[name] for name in self.names], list(self.anchor))
+        terms = torch._foreach_mul(torch._foreach_mul(distance, distance), list(self.weight))
+        return torch.stack([term.sum() for term in terms]).sum() + self.constant
+
+    @torch.no_grad()
+    def add(self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor]) -> None:
+        """One more anchor at these parameters."""
+        for name, total, anchor in zip(self.names, self.weight, self.anchor, strict=True):
+            old, new = total.clone(), weight[name]
+            total += new
+            share = torch.where(total > 0, new / total, 0.0)
+            gap = parameters[name] - anchor
+            self.constant += (old * share * gap.square()).sum()  # what two parabolas lose on becoming one
+            anchor += share * gap
+
+    @torch.no_grad()
+    def replace(self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor], decay: float = 1.0) -> None:
+        """A single anchor, at these parameters; the old weights decay and the new are added."""
+        for name, total, anchor in zip(self.names, self.weight, self.anchor, strict=True):
+            total.mul_(decay).add_(weight[name])
+            anchor.copy_(parameters[name])

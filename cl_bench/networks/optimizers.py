@@ -1,0 +1,42 @@
+"""Optimisers as values: their settings now, the parameters they step later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from cl_bench.config import NonNegative, Rate, Share
+
+
+class Optimizer(Protocol):
+    """Anything that makes a torch optimiser for given parameters."""
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, 2015). lr: step size; betas: decay of the two moments; weight_decay: L2 factor."""
+
+    lr: Rate = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.0
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent. lr: step size; momentum: share of the last step kept; weight_decay: L2 factor."""
+
+    lr: Rate = 0.1
+    momentum: Share = 0.0
+    weight_decay: NonNegative = 0.0
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)

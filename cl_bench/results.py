@@ -1,0 +1,183 @@
+"""The folder of a run: atomic checkpoints, results.json, accuracy.csv, and who may write there."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cl_bench.config import InputError
+
+KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
+
+
+class RunFolder:
+    """Everything one run leaves behind, under `path`.
+
+    path: see `config.folder_of`. key: names the configuration; a checkpoint of another one is not used.
+    say: where one-line messages go.
+    """
+
+    def __init__(self, path: Path, key: str, say: Callable[[str], None] = print) -> None:
+        self.path, self.key, self.say = path, key, say
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes the folder and keeps other processes out of it; the lock dies with its owner.
+
+        Raises InputError when it can't be written or when another process is at work there.
+        """
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"another process is at work in {self.path}; it will have the result") from None
+            yield
+
+    def results(self) -> dict[str, Any] | None:
+        """What results.json holds, None without a readable one."""
+        return read_results(self.path)
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        text = json.dumps(without_nan(results), indent=1)
+        self._replace("results.json", lambda file: file.write_bytes(text.encode()))
+        self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
+
+    def save_task(self, index: int, state: dict[str, Any]) -> None:
+        """Keeps the state at the end of a task; older ones than the one before are dropped."""
+        self._save(f"task{index}.pt", state)
+        (self.path / "checkpoints" / "phase.pt").unlink(missing_ok=True)
+        for old in self._tasks()[KEPT:]:
+            old.unlink()
+
+    def load_task(self) -> dict[str, Any] | None:
+        """The newest state at the end of a task that can be read, None when a run has to begin."""
+        for file in self._tasks():
+            state = self._load(file.name)
+            if state is not None:
+                return state
+        return None
+
+    def save_phase(self, state: dict[str, Any]) -> None:
+        """Keeps the state in the middle of a task."""
+        self._save("phase.pt", state)
+
+    def load_phase(self, task: int) -> dict[str, Any] | None:
+        """The state in the middle of this task, if there is one that can be read."""
+        state = self._load("phase.pt")
+        return state if state is not None and state["task"] == task else None
+
+    def set_aside(self) -> None:
+        """Moves an older result out of the way of a new one; nothing is deleted."""
+        number = 1
+        while (old := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+            number += 1
+        if self.path.exists():
+            self.path.rename(old)
+
+    def _tasks(self) -> list[Path]:
+        files = (self.path / "checkpoints").glob("task*.pt")
+        return sorted(files, key=lambda file: int(file.stem[4:]), reverse=True)
+
+    def _save(self, name: str, state: dict[str, Any]) -> None:
+        import torch
+
+        self._replace(f"checkpoints/{name}", lambda file: torch.save(state | {"key": self.key}, file))
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        import torch
+
+        file = self.path / "checkpoints" / name
+        if not file.exists():
+            return None
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+            self.say(f"{file} is damaged; going on from what was saved before it")
+            return None
+        if not isinstance(state, dict) or state.get("key") != self.key:
+            self.say(f"{file} belongs to another configuration; it is not used")
+            return None
+        return state
+
+    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Writes a file so that a kill at any moment leaves the old one or the new one, whole."""
+        file = self.path / name
+        fresh = file.with_name(file.name + ".new")
+        write(fresh)
+        with fresh.open("rb") as handle:
+            os.fsync(handle.fileno())
+        fresh.replace(file)
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """A folder's results.json, with None where there is none or it is half written."""
+    try:
+        return json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with None for every NaN: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_accuracy(file: Path, results: Mapping[str, Any]) -> None:
+    """One row per measurement: after learning which task (-1: before any), on which task."""
+    with file.open("w", newline="") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["after", "on", "mask", "accuracy", "n_test"])
+        tables = {results["masks"]["evaluation"]: results["R"]}
+        if results.get("R_task_masked"):
+            tables["own"] = results["R_task_masked"]
+        for on, accuracy in enumerate(results["b"]):
+            if accuracy is not None and not math.isnan(accuracy):
+                rows.writerow([-1, on, results["masks"]["baseline"], accuracy, results["n_test"][on]])
+        for mask, table in tables.items():
+            for after, row in enumerate(table):
+                for on, accuracy in enumerate(row):
+                    if accuracy is not None and not math.isnan(accuracy):
+                        rows.writerow([after, on, mask, accuracy, results["n_test"][on]])
+
+
+def show(results: Mapping[str, Any], folder: Path) -> None:
+    """Prints the accuracy matrix and the metrics."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def cell(value: float | None) -> str:
+        return "·" if value is None or math.isnan(value) else f"{value:.3f}"
+
+    console = Console()
+    matrix = Table(title=f"{results['name']}: accuracy", title_justify="left")
+    matrix.add_column("after", justify="right")
+    for names in results["classes"]:
+        matrix.add_column(" ".join(names), justify="right")
+    matrix.add_row("start", *(cell(value) for value in results["b"]), style="dim")
+    for i, row in enumerate(results["R"]):
+        cells = [cell(value) if j <= i else f"[dim]{cell(value)}[/dim]" for j, value in enumerate(row)]
+        matrix.add_row(f"task {i + 1}", *cells)
+    console.print(matrix)
+    metrics = Table(show_header=False, box=None)
+    for name, value in results["metrics"].items():
+        metrics.add_row(name, cell(value))
+    console.print(metrics)
+    console.print(f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}", highlight=False)

@@ -1,0 +1,234 @@
+"""The life of one run: for each task, learn it, then be measured on every task."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning
+import torch
+
+import cl_bench
+from cl_bench.config import InputError, build, folder_of, key_of, name_of, target
+from cl_bench.data.scenarios import Scenario
+from cl_bench._tmp import draw_results, sample_grid
+from cl_bench.fit import Fit
+from cl_bench.loggers import RunLogger
+from cl_bench.measure import Score, bytes_of
+from cl_bench.methods.base import Method
+from cl_bench.results import RunFolder, read_results
+from cl_bench.seeding import seeded
+
+
+def run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs what the settings (`config.compose`) describe, or goes on with it, and returns its results.
+
+    Raises InputError for anything that can't be done, before training where that can be known.
+    """
+    folder = RunFolder(folder_of(settings), key_of(settings))
+    scenario, method = prepare(settings)
+    score = Score(scenario, reference_of(settings["reference"], scenario.problem.n_tasks))
+    logger: RunLogger = build(settings["logger"], "logger")
+    fit: Fit = build(
+        settings["trainer"],
+        "trainer",
+        folder=folder,
+        logger=logger,
+        seed=settings["seed"],
+        n_tasks=scenario.problem.n_tasks,
+        checkpoint_every=settings["checkpoint_every"],
+    )
+    if not settings["resume"]:
+        folder.set_aside()
+    with folder.opened(), saved_on_signals(fit):
+        return Story(settings, scenario.to(fit.device), method, score.to(fit.device), fit, folder, logger).tell()
+
+
+def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
+    """The scenario and the untrained method, each random weight drawn from the seed."""
+    seed, context = settings["seed"], {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": settings["seed"]}
+    kinds = target(settings["method"], "method").kinds
+    kind = settings["scenario"].get("kind")
+    if kind not in kinds:
+        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
+        method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
+        ways = ", ".join(f"scenario={names[one]}" for one in kinds)
+        raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
+    if "datasets" not in settings["scenario"]:
+        context["dataset"] = build(settings["dataset"], "dataset", **context)
+    scenario: Scenario = build(settings["scenario"], "scenario", **context)
+    problem = scenario.problem
+    shapes = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
+    optimizer = build(settings["optimizer"], "optimizer")
+    with seeded(seed, "network"):
+        network = build(settings["network"], "network", **shapes)
+    with seeded(seed, "method"):
+        method = build(settings["method"], "method", **shapes, network=network, optimizer=optimizer)
+    return scenario, method
+
+
+class Story:
+    """One run: for each task, learn it, then be measured on every task. Told again after a kill, it goes on."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        scenario: Scenario,
+        method: Method,
+        score: Score,
+        fit: Fit,
+        folder: RunFolder,
+        logger: RunLogger,
+    ) -> None:
+        self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
+        self.fit, self.folder, self.logger = fit, folder, logger
+        self.records: list[dict[str, Any]] = []
+        self.name = f"{name_of(settings)}-seed{settings['seed']}"
+
+    def tell(self) -> dict[str, Any]:
+        self.begin()
+        failed = True
+        try:
+            for task in self.scenario.tasks[len(self.records) :]:
+                clock = time.monotonic()
+                self.method.task, self.method.facts = task.index, {}
+                with self.fit.task(task.index):
+                    self.method.learn(task, self.fit)
+                if self.method.measurable:
+                    self.score.measure(self.method, after=task.index)
+                self.keep(task.index, time.monotonic() - clock)
+            failed = False
+            return self.end()
+        except Exception as error:
+            self.folder.write_results(self.results() | {"status": "failed", "reason": str(error)})
+            raise
+        finally:
+            self.logger.close(failed)
+
+    def begin(self) -> None:
+        """Puts everything where the last saved task left it; the first time, measures the untrained method."""
+        self.method.to(self.fit.device)
+        state = self.folder.load_task()
+        if state:
+            self.method.load_state_dict(state["method"])
+            self.score.load_state_dict(state["score"])
+            self.records = state["records"]
+            self.method.to(self.fit.device)
+        else:
+            self.score.measure(self.method, after=-1)
+        self.fit.steps_before = sum(phase["steps"] for record in self.records for phase in record["phases"])
+        step = self.fit.steps_before + self.fit.resumed_at(len(self.records))
+        tags = [str(choice) for choice in self.settings["choices"].values() if choice]
+        self.logger.start(
+            self.folder.path, self.folder.key, self.name, dict(self.settings), name_of(self.settings), tags, step
+        )
+
+    def keep(self, task: int, seconds: float) -> None:
+        """Writes down what is known after a task; only then is the task done."""
+        samples = self.method.samples() if self.method.measurable else None
+        picture = f"samples/task{task + 1}.png" if samples is not None else None
+        if samples is not None and picture:
+            sample_grid(samples, self.folder.path / picture)
+        record = {
+            "task": task,
+            "phases": self.fit.phases,
+            "seconds": seconds,
+            "bytes_kept": bytes_of(self.method.state_dict()),
+            "facts": self.method.facts,
+        }
+        self.records.append(record)
+        results = self.results()
+        self.folder.write_results(results)
+        accuracy = {str(on): value for on, value in enumerate(results["R"][task])}
+        self.logger.task(
+            task,
+            record | {"accuracy": accuracy, "metrics": results["metrics"], "samples": picture},
+            self.folder.path,
+        )
+        self.folder.save_task(
+            task,
+            {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.records},
+        )
+
+    def end(self) -> dict[str, Any]:
+        results = self.results() | {"status": "finished"}
+        draw_results(results, self.folder.path / "figures")
+        self.folder.write_results(results)
+        self.logger.finish(results, self.folder.path)
+        return results
+
+    def results(self) -> dict[str, Any]:
+        """Everything that is known so far, as results.json holds it."""
+        problem = self.scenario.problem
+        return {
+            "key": self.folder.key,
+            "name": self.name,
+            "status": "running",
+            "seed": self.settings["seed"],
+            "config": dict(self.settings),
+            "versions": versions(),
+            "kind": problem.kind,
+            "masks": problem.rules,
+            "classes": [list(task.names) for task in self.scenario.tasks],
+            **self.score.results(),
+            "tasks": self.records,
+            "parameters": sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+            "bytes_kept": bytes_of(self.method.state_dict()),
+            "seconds": sum(record["seconds"] for record in self.records),
+            "peak_memory_mb": peak_memory_mb(),
+            "device": str(self.fit.device),
+        }
+
+
+def reference_of(reference: str | None, n_tasks: int) -> list[float] | None:
+    """Accuracy on each task of jointly trained models: the diagonal of a cumulative run, the last row of a joint
+    run, read from that run's folder."""
+    if reference is None:
+        return None
+    results = read_results(Path(reference))
+    if not results or results["status"] != "finished" or len(results["R"]) != n_tasks:
+        raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there")
+    last = results["R"][-1]
+    diagonal = [results["R"][task][task] for task in range(n_tasks)]
+    return last if None in diagonal else diagonal
+
+
+@contextmanager
+def saved_on_signals(fit: Fit) -> Iterator[None]:
+    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> None:
+        fit.signal = number
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MB (2^20 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def versions() -> dict[str, str]:
+    return {
+        "cl_bench": cl_bench.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pytorch_lightning": pytorch_lightning.__version__,
+    }

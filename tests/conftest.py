@@ -1,0 +1,41 @@
+"""Small, quick configurations for the tests: bundled digits, narrow networks, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cl_bench.config import CONF, compose
+
+SMALL = ["network.hidden=[32]", "trainer.epochs=2", "trainer.chunk=3", "trainer.threads=1", "trainer.accelerator=cpu"]
+SMALL_OF = {
+    "dgr": [
+        "method.n_gen=100",
+        "method.generator_epochs=2",
+        "method.gan.generator.hidden=[16]",
+        "method.gan.critic.hidden=[16]",
+    ]
+}
+METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+
+Compose = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Compose:
+    """`small("method=ewc", ...)`: the settings of a run of a few seconds, kept under the test's folder."""
+
+    def settings(*overrides: str, root: str = "outputs") -> dict[str, Any]:
+        method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgr")
+        return compose(*SMALL, *SMALL_OF.get(method, []), f"output_root={tmp_path / root}", *overrides)
+
+    return settings

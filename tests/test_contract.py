@@ -1,0 +1,114 @@
+"""What every method in conf/method promises, with no code of its own for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import METHODS, Compose
+
+from cl_bench.config import compose, folder_of, target
+from cl_bench.fit import Fit
+from cl_bench.loggers import CSVLog
+from cl_bench.methods.base import Method
+from cl_bench.results import RunFolder
+from cl_bench.run import prepare, run
+
+KINDS = {method: target(compose(f"method={method}")["method"], "method").kinds for method in METHODS}
+EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
+
+
+class Killed(BaseException):
+    """Nothing catches it: like kill -9, but inside the test's process."""
+
+
+def state_of(settings: dict[str, Any]) -> dict[str, Any]:
+    state = RunFolder(folder_of(settings), "").path / "checkpoints" / "task4.pt"
+    return torch.load(state, weights_only=True)
+
+
+def equal(a: Any, b: Any) -> bool:
+    if torch.is_tensor(a):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    return a == b
+
+
+@pytest.mark.parametrize(("method", "kind"), EVERY)
+def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compose) -> None:
+    settings = small(f"method={method}", f"scenario={kind}_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
+    results = run(settings)
+    assert results["status"] == "finished"
+    assert results["R"][4][4] > 0.75  # the task just learned
+    assert results["masks"]["evaluation"] == {"class": "seen", "task": "own", "domain": "all"}[kind]
+    assert run(settings)["R"] == results["R"]  # the same command, the same numbers
+    kept = json.loads((folder_of(settings) / "results.json").read_text())
+    assert kept["metrics"]["ACC"] == results["metrics"]["ACC"]
+    assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("method", "kind"), EVERY)
+@pytest.mark.parametrize("after", [1, 4, 7, 12])
+def test_killed_and_resumed_equals_uninterrupted(
+    method: str, kind: str, after: int, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after its `after`-th checkpoint, whatever that falls on, and told to go on."""
+    if kind != KINDS[method][0] and after != 7:
+        pytest.skip("one kill is enough for the further kinds")
+    base = [f"method={method}", f"scenario={kind}_incremental"]
+    whole = run(small(*base, root="whole"))
+    settings = small(*base, "checkpoint_every=0", root="killed")
+    count = 0
+
+    def dying(save: Any) -> Any:
+        def wrapped(*args: Any) -> None:
+            nonlocal count
+            save(*args)
+            count += 1
+            if count == after:
+                raise Killed
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_phase", dying(RunFolder.save_phase))
+        patch.setattr(RunFolder, "save_task", dying(RunFolder.save_task))
+        with pytest.raises(Killed):
+            run(settings)
+    resumed = run(settings)
+    assert resumed["R"] == whole["R"] or str(resumed["R"]) == str(whole["R"])  # NaN is not equal to itself
+    assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])
+    steps = [[phase["optimizer_steps"] for phase in task["phases"]] for task in resumed["tasks"]]
+    assert steps == [[phase["optimizer_steps"] for phase in task["phases"]] for task in whole["tasks"]]
+
+
+def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=2)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    fit.logger.start(folder, "test", "test", {}, "", [], 0)
+    for index in tasks:
+        method.task = index
+        with fit.task(index):
+            method.learn(scenario.tasks[index], fit)
+    return method.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_state_is_all_it_remembers(method: str, small: Compose, tmp_path: Path) -> None:
+    """A fresh method that loads the state of a trained one answers the same and goes on the same."""
+    settings = small(f"method={method}", f"scenario={KINDS[method][0]}_incremental")
+    scenario, one = prepare(settings)
+    learned(settings, one, scenario, range(3), tmp_path)
+    _, other = prepare(settings | {"seed": 99})
+    torch.save(one.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    other.eval()
+    x = next(scenario.tests[0].batches()).x
+    assert torch.equal(one(x, task=0), other(x, task=0))
+    learned(settings, one, scenario, range(3, 5), tmp_path)
+    learned(settings, other, scenario, range(3, 5), tmp_path)
+    assert equal(dict(one.state_dict()), dict(other.state_dict()))

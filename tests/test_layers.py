@@ -1,0 +1,56 @@
+"""Imports go down only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cl_bench
+
+ROOT = Path(cl_bench.__file__).parent
+LAYERS = [
+    {"config", "seeding"},
+    {"networks", "metrics", "figures"},
+    {"data"},
+    {"methods"},
+    {"results", "loggers", "measure"},
+    {"fit"},
+    {"run"},
+    {"report", "__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+FILES = sorted(file for file in ROOT.rglob("*.py") if file != ROOT / "__init__.py")
+
+
+def layer_of(file: Path) -> str:
+    return file.relative_to(ROOT).with_suffix("").parts[0]
+
+
+def imports(file: Path) -> set[str]:
+    """The parts of this package that a file imports, anywhere in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = {module.split(".")[1] for module in modules if module.startswith("cl_bench.")}
+    return {part for part in parts if not part.startswith("__")}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_down_only(file: Path) -> None:
+    own = layer_of(file)
+    assert own in LEVEL, f"{own} has no layer yet: add it to the list"
+    for other in imports(file) - {own}:
+        assert LEVEL[other] < LEVEL[own], f"{own} must not import {other}"
+
+
+def test_what_must_answer_at_once_imports_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, cl_bench, cl_bench.__main__, cl_bench.results; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

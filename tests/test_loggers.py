@@ -1,0 +1,311 @@
+"""The step that grows over phases, what survives an interruption, and what a W&B dashboard would show."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import math
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+from omegaconf import OmegaConf
+from pytorch_lightning import LightningModule, Trainer
+from wandb.proto import wandb_internal_pb2 as protobuf
+
+from cl_bench.config import CONF, build
+from cl_bench.figures import accuracy_matrix
+from cl_bench.loggers import CSVLog, RunLogger, WandbLog, read, without_paths
+
+CONFIG = {
+    "seed": 0,
+    "data_dir": "somewhere",
+    "dataset": {"data_dir": "else", "name": "digits"},
+    "output_root": "o",
+}
+R = [[0.9, 0.1], [0.6, 0.8]]
+STEPS = 40  # of each phase, logged every 10
+PHASES = ("generator", "solver")
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever runs the tests: no key, no mode, no file outside the test's folder."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder of a run, with the pictures that the runner draws."""
+    for picture in ("figures/accuracy_matrix.png", "samples/task1.png"):
+        accuracy_matrix(R, ["0", "1"], tmp_path / "run" / picture)
+    return tmp_path / "run"
+
+
+def record(task: int) -> dict[str, Any]:
+    return {
+        "task": task,
+        "accuracy": {str(j): R[task][j] for j in range(2)},
+        "metrics": {"ACC": sum(R[task]) / 2, "BWT": math.nan if task == 0 else -0.3},
+        "seconds": 1.5,
+        "bytes_kept": 100 * task,
+        "facts": {"replayed": 32 * task, "by": "generator"},
+        "samples": "samples/task1.png" if task else None,
+    }
+
+
+RESULTS = {
+    "R": R,
+    "metrics": {"ACC": 0.7, "BWT": -0.3, "FWT": None},
+    "parameters": 1000,
+    "bytes_kept": 100,
+    "peak_memory_mb": None,
+    "seconds": 3.0,
+}
+
+
+def learn(logger: RunLogger, folder: Path, start: int = 0, stop: int = 4 * STEPS) -> None:
+    """What the runner and Lightning call in a run of two tasks, from step `start` until it breaks off."""
+    folder.mkdir(exist_ok=True)
+    logger.start(folder, "0123abcd", "digits-class-dgr-seed0", CONFIG, "digits-class-dgr", ["dgr"], start)
+    step = 0
+    for task in range(2):
+        for phase in PHASES:
+            first, step = max(start, step), step + STEPS
+            if first >= step:
+                continue
+            logger.phase(task, phase, first)
+            for i in range(first, step):
+                if i >= stop:
+                    return
+                if i % 10 == 9:
+                    logger.log_metrics({"loss": 1 / (1 + i), "epoch": 0}, i - first)
+        if start <= step:
+            logger.task(task, record(task), folder)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.name.startswith("cl_bench")]
+
+
+def complete(logger: RunLogger, folder: Path) -> None:
+    logger.finish(RESULTS, folder)
+    logger.close(failed=False)
+
+
+def records(path: Path) -> Iterator[protobuf.Record]:
+    """What W&B wrote to a `.wandb` file: protocol buffers in the framing of a LevelDB log."""
+    data, i, parts = path.read_bytes(), 7, []
+    while i + 7 <= len(data):
+        if 32768 - i % 32768 < 7:
+            i += 32768 - i % 32768
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, i)
+        if kind == 0:
+            break
+        parts.append(data[i + 7 : i + 7 + size])
+        i += 7 + size
+        if kind in (1, 4):  # a whole record, or the end of one
+            one = protobuf.Record()
+            one.ParseFromString(b"".join(parts))
+            yield one
+            parts = []
+
+
+def offline(folder: Path) -> list[list[protobuf.Record]]:
+    """The records of each session of an offline run."""
+    return [list(records(path)) for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+
+
+def items(entries: Any) -> dict[str, Any]:
+    return {entry.key or "/".join(entry.nested_key): json.loads(entry.value_json) for entry in entries}
+
+
+def history(session: list[protobuf.Record]) -> list[dict[str, Any]]:
+    return [items(one.history.item) for one in session if one.WhichOneof("record_type") == "history"]
+
+
+def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
+    logger = CSVLog()
+    learn(logger, tmp_path)
+    complete(logger, tmp_path)
+    assert (logger.name, logger.version) == ("digits-class-dgr-seed0", "0123abcd")
+    rows = read(tmp_path / "log.csv")
+    losses = [row for row in rows if row.name == "loss"]
+    assert [row.step for row in losses] == list(range(9, 4 * STEPS, 10))
+    assert [(row.task, row.phase) for row in losses[::4]] == [(t, p) for t in range(2) for p in PHASES]
+    assert all(row.value == 1 / (1 + row.step) for row in losses)
+    first = {row.name: row.value for row in rows if row.task == 0 and row.phase == "task"}
+    assert first == {
+        "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "facts/replayed": 0,
+    }  # fmt: skip
+    assert (tmp_path / "log.csv").read_text().startswith("step,task,phase,name,value\n")
+
+
+@pytest.mark.parametrize("checkpoint", [5, 35, 40, 75, 79, 80, 119, 155, 160])
+@pytest.mark.parametrize("broke_off", [95, 160])
+def test_a_continued_run_logs_everything_once(tmp_path: Path, checkpoint: int, broke_off: int) -> None:
+    learn(CSVLog(), tmp_path / "whole")
+    learn(CSVLog(), tmp_path / "broken", stop=broke_off)
+    with (tmp_path / "broken" / "log.csv").open("a") as file:
+        file.write("99,1,solver,lo")  # killed while it wrote
+    if checkpoint <= broke_off:
+        learn(CSVLog(), tmp_path / "broken", start=checkpoint)
+        assert read(tmp_path / "broken" / "log.csv") == read(tmp_path / "whole" / "log.csv")
+
+
+def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
+    learn(CSVLog(), tmp_path)
+    CSVLog().start(tmp_path, "0123abcd", "name", {}, "group", [], 0)
+    assert read(tmp_path / "log.csv") == []
+
+
+def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = WandbLog(tags=("ours", "dgr"))
+    with caplog.at_level(logging.INFO, "cl_bench"):
+        learn(logger, folder)
+        complete(logger, folder)
+    assert said(caplog) == [f"W&B is offline; to upload the run: wandb sync {folder / 'wandb'}"]
+    assert len(read(folder / "log.csv")) == 16 + 6 + 7
+
+    [session] = offline(folder)
+    run = next(one.run for one in session if one.WhichOneof("record_type") == "run")
+    assert (run.run_id, run.run_group, run.project) == ("0123abcd", "digits-class-dgr", "cl_bench")
+    assert (run.display_name, sorted(run.tags)) == ("digits-class-dgr-seed0", ["dgr", "ours"])
+    config = items(run.config.update)
+    assert config["dataset"] == {"name": "digits"}
+    assert (config["seed"], config["key"]) == (0, "0123abcd")
+    assert not {"data_dir", "output_root"} & set(config)
+
+    points = history(session)
+    assert [point["step"] for point in points if "solver/loss" in point] == [
+        *range(49, 80, 10),
+        *range(129, 160, 10),
+    ]
+    assert [(point["task"], point["task/ACC"]) for point in points if "task/ACC" in point] == [
+        (0, 0.5),
+        (1, 0.7),
+    ]
+    assert [point["task/accuracy/0"] for point in points if "task/accuracy/0" in point] == [0.9, 0.6]
+    assert [point["task"] for point in points if "samples/task1/_type" in point] == [1]
+    [last] = [point for point in points if "accuracy_matrix/_type" in point]
+    assert (last["accuracy_matrix/nrows"], last["accuracy_matrix/ncols"]) == (2, 3)
+    assert last["figures/accuracy_matrix/_type"] == "image-file"
+
+    axes = [one.metric for one in session if one.WhichOneof("record_type") == "metric"]
+    assert {one.glob_name: one.step_metric for one in axes if one.glob_name} == {
+        "task/*": "task", "generator/*": "step", "solver/*": "step",
+    }  # fmt: skip
+    summary: dict[str, Any] = {}
+    for one in session:
+        summary |= items(one.summary.update)
+    assert summary["ACC"] == 0.7
+    assert (summary["BWT"], summary["parameters"]) == (-0.3, 1000)
+    assert not {"FWT", "peak_memory_mb"} & set(summary)  # undefined here
+    assert next(one.exit.exit_code for one in session if one.WhichOneof("record_type") == "exit") == 0
+
+
+def test_a_continued_wandb_run_sends_nothing_twice(folder: Path) -> None:
+    first = WandbLog(mode="offline")
+    learn(first, folder, stop=95)
+    first.close(failed=True)
+    time.sleep(1)  # W&B names the folder of a session by the second
+    second = WandbLog(mode="offline")
+    learn(second, folder, start=75)
+    second.close(failed=False)
+
+    before, after = offline(folder)
+    assert next(one.exit.exit_code for one in before if one.WhichOneof("record_type") == "exit") == 1
+    losses = [
+        point["step"] for point in history(before) + history(after)
+        if "solver/loss" in point or "generator/loss" in point
+    ]  # fmt: skip
+    assert losses == list(range(9, 160, 10))
+    assert [point["task"] for point in history(before) + history(after) if "task/ACC" in point] == [0, 1]
+    assert len(read(folder / "log.csv")) == 16 + 6 + 7
+
+
+@pytest.mark.parametrize(("owner", "broken"), [(wandb, "init"), (wandb.Run, "log"), (wandb.Run, "finish")])
+def test_a_broken_wandb_costs_one_warning(
+    folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: object,
+    broken: str,
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the server\nis gone")
+
+    monkeypatch.setattr(owner, broken, fail)
+    logger = WandbLog(mode="offline")
+    learn(logger, folder)
+    complete(logger, folder)
+    assert said(caplog) == [
+        "W&B is off for the rest of this run, log.csv goes on (RuntimeError: the server is gone)"
+    ]
+    plain = CSVLog()
+    learn(plain, tmp_path / "plain")
+    assert read(folder / "log.csv") == read(tmp_path / "plain" / "log.csv")
+
+
+def test_disabled_leaves_nothing_behind(folder: Path) -> None:
+    logger = WandbLog(mode="disabled")
+    learn(logger, folder)
+    complete(logger, folder)
+    assert {path.name for path in folder.iterdir()} == {"log.csv", "figures", "samples"}
+
+
+def test_paths_of_the_machine_stay_on_it() -> None:
+    assert without_paths(CONFIG) == {"seed": 0, "dataset": {"name": "digits"}}
+
+
+@pytest.mark.parametrize("name", ["csv", "wandb"])
+def test_every_yaml_builds(name: str) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(CONF / "logger" / f"{name}.yaml"))
+    assert isinstance(node, dict)
+    logger = build({str(key): value for key, value in node.items()}, "logger")
+    assert type(logger) is {"csv": CSVLog, "wandb": WandbLog}[name]
+    assert set(node) == {"_target_", *inspect.signature(type(logger)).parameters}  # a person sees every key
+
+
+def test_lightning_drives_it(tmp_path: Path) -> None:
+    """Two Trainers of 20 steps each, logging every 10."""
+
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
+            loss = self.layer(batch[0]).square().mean()
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    logger = CSVLog()
+    logger.start(tmp_path, "0123abcd", "name", {}, "group", [], 0)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(4, 2)))
+    for i, phase in enumerate(PHASES):
+        logger.phase(0, phase, 20 * i)
+        trainer = Trainer(
+            max_steps=20, logger=logger, log_every_n_steps=10, accelerator="cpu", enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        trainer.fit(Module(), loader)
+    rows = read(tmp_path / "log.csv")
+    assert [(row.step, row.phase, row.name) for row in rows] == [
+        (9, "generator", "loss"), (19, "generator", "loss"), (29, "solver", "loss"), (39, "solver", "loss"),
+    ]  # fmt: skip
