@@ -212,12 +212,13 @@ class WandbLog(CSVLog):
         if self._run is None:
             return
         with self._guard():
-            self._run.log({"accuracy_matrix": table(results["R"]), **images(folder.glob("figures/*.png"))})
             totals = {
                 name: results[name] for name in ("parameters", "bytes_kept", "peak_memory_mb", "seconds")
             }
             final = {**results["metrics"], **totals}
             self._run.summary.update({name: value for name, value in final.items() if is_number(value)})
+            self._run.log(images(folder.glob("figures/*.png")))
+            self._run.log({"accuracy_matrix": table(results["R"])})  # last: online, a table asks the server
 
     def close(self, failed: bool) -> None:
         super().close(failed)

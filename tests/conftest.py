@@ -13,6 +13,7 @@ from cl_bench.config import CONF, compose
 
 SMALL = ["network.hidden=[32]", "trainer.epochs=2", "trainer.chunk=3", "trainer.threads=1", "trainer.accelerator=cpu"]
 SMALL_OF = {
+    "ewc": ["method.strength=10"],
     "dgr": [
         "method.n_gen=100",
         "method.generator_epochs=2",

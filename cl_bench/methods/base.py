@@ -59,7 +59,9 @@ class Learner(LightningModule):
         for self.at, batch in chunk:
             for name, value in self.step(batch, optimizers).items():
                 logs[name].append(value)
-        self.log_dict({name: torch.stack(values).mean() for name, values in logs.items()}, batch_size=1)
+        means = {name: torch.stack(values).mean() for name, values in logs.items()}
+        # Lightning takes "step" for the x-axis; its own count stays at 0 under manual optimisation
+        self.log_dict({**means, "step": float(self.at + 1)}, batch_size=1)
 
 
 class Method(Learner):

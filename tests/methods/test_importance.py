@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import pytest
 import torch
@@ -98,9 +99,9 @@ def grouped() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 2, groups=2), nn.Flatten(), nn.LazyLinear(4))
 
 
-def padded(padding: str | int, mode: str) -> nn.Module:
+def padded(padding: Literal["same", 1], mode: Literal["zeros", "circular"]) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 4, 2, padding=padding, padding_mode=mode), nn.Flatten(), nn.LazyLinear(4)
+        nn.Conv2d(1, 4, 3, padding=padding, padding_mode=mode), nn.Flatten(), nn.LazyLinear(4)
     )
 
 
