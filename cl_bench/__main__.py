@@ -42,7 +42,9 @@ def main() -> None:
         if signal is not None:
             print("stopped; everything is saved, and the same command goes on from here", file=sys.stderr)
             sys.exit(128 + signal)
-        known = isinstance(error, InputError) or type(error).__name__ == "Diverged" or isinstance(error, OSError)
+        known = (
+            isinstance(error, InputError) or type(error).__name__ == "Diverged" or isinstance(error, OSError)
+        )
         line = explain(error, overrides) or (str(error) if known else None)
         if line is None:
             raise

@@ -20,7 +20,9 @@ from typing import Annotated, Any, get_type_hints
 from annotated_types import Ge, Gt, Le
 
 CONF = next(
-    folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
+    folder
+    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
+    if folder.is_dir()
 )
 """The YAML files: inside an installed wheel, else beside the package in a checkout."""
 
@@ -82,12 +84,16 @@ def build(node: Mapping[str, Any], where: str, constructor: Any = None, **contex
             known = [name for name in parameters if name not in context]
             raise InputError(f"{prefix}{key}: no such key{nearest(key, known)}")
 
-    given: dict[str, Any] = {name: context[name] for name in parameters if name in context and name not in values}
+    given: dict[str, Any] = {
+        name: context[name] for name in parameters if name in context and name not in values
+    }
     for key, value in values.items():
         if isinstance(value, Mapping) and "_target_" in value:
             given[key] = build(value, f"{prefix}{key}", **context)
 
-    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
+    hints = get_type_hints(
+        constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True
+    )
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
         for name, parameter in parameters.items()
@@ -107,7 +113,9 @@ def _first(error: Any, prefix: str) -> str:
     problem = error.errors()[0]
     # the location also holds the branches of a union ("int", "list[int]"); only keys and indices help a person
     key = ".".join(str(part) for part in problem["loc"][:1])
-    reason = "; ".join(dict.fromkeys(one["msg"] for one in error.errors() if one["loc"][:1] == problem["loc"][:1]))
+    reason = "; ".join(
+        dict.fromkeys(one["msg"] for one in error.errors() if one["loc"][:1] == problem["loc"][:1])
+    )
     if problem["type"] == "missing":
         return f"{prefix}{key}: needs a value"
     return f"{prefix}{key}={problem['input']}: {reason[0].lower()}{reason[1:]}"
@@ -188,7 +196,9 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)
-    options = re.search(r"Could not find '([^']+)/([^'/]+)'.*Available options in '[^']+':\s*(.*)", text, re.DOTALL)
+    options = re.search(
+        r"Could not find '([^']+)/([^'/]+)'.*Available options in '[^']+':\s*(.*)", text, re.DOTALL
+    )
     if options:
         group, choice, known = options.groups()
         return f"{group}={choice}: no such {group}{nearest(choice, known.split()[:200])}"

@@ -112,13 +112,20 @@ class Fit:
             start = watch.restore(module, saved["running"])
         self.logger.phase(self._task, phase, self.steps_before)
         seed = derive(self.seed, "batches", self._task, number)
-        batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
+        batches = Batches(
+            data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start
+        )
         with seeded(self.seed, "phase", self._task, number):
             module.train()
             if len(batches):
                 self._trainer(watch).fit(module, batches)
         module.to(self.device)
-        record = {"phase": phase, "steps": steps, "optimizer_steps": watch.optimizer_steps, "seconds": watch.seconds}
+        record = {
+            "phase": phase,
+            "steps": steps,
+            "optimizer_steps": watch.optimizer_steps,
+            "seconds": watch.seconds,
+        }
         self._end(record, module.state_dict())
 
     def resumed_at(self, task: int) -> int:
@@ -141,7 +148,9 @@ class Fit:
 
     def _end(self, record: dict[str, Any], state: dict[str, Any]) -> None:
         self.phases.append(record)
-        self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+        self._ends.append(
+            {name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()}
+        )
         self.steps_before += record["steps"]
 
     def _trainer(self, watch: Watch) -> pl.Trainer:
@@ -192,7 +201,9 @@ class Watch(pl.Callback):
         step = module.at + 1  # type: ignore[operator]
         for name, value in trainer.callback_metrics.items():
             if not math.isfinite(value):
-                raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
+                raise Diverged(
+                    f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}"
+                )
         self.fit._bar.show(self.fit._task, self.phase, step, self.steps)
         if self.fit.signal or now - self._last >= self.fit.checkpoint_every:
             self.fit.save(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MEASURED = "task"  # stands in the place of the phase for what is measured after a task
-MACHINE_KEYS = ("data_dir", "output_root")  # paths on one machine: no part of what was tried
+MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
 
 
 class Row(NamedTuple):

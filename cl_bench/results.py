@@ -44,7 +44,9 @@ class RunFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise InputError(f"another process is at work in {self.path}; it will have the result") from None
+                raise InputError(
+                    f"another process is at work in {self.path}; it will have the result"
+                ) from None
             yield
 
     def results(self) -> dict[str, Any] | None:
@@ -105,7 +107,15 @@ class RunFolder:
             return None
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            KeyError,
+            ValueError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ):
             self.say(f"{file} is damaged; going on from what was saved before it")
             return None
         if not isinstance(state, dict) or state.get("key") != self.key:
@@ -180,4 +190,6 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     for name, value in results["metrics"].items():
         metrics.add_row(name, cell(value))
     console.print(metrics)
-    console.print(f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}", highlight=False)
+    console.print(
+        f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}", highlight=False
+    )

@@ -17,9 +17,9 @@ import pytorch_lightning
 import torch
 
 import cl_bench
+from cl_bench._tmp import draw_results, sample_grid
 from cl_bench.config import InputError, build, folder_of, key_of, name_of, target
 from cl_bench.data.scenarios import Scenario
-from cl_bench._tmp import draw_results, sample_grid
 from cl_bench.fit import Fit
 from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
@@ -49,19 +49,26 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     if not settings["resume"]:
         folder.set_aside()
     with folder.opened(), saved_on_signals(fit):
-        return Story(settings, scenario.to(fit.device), method, score.to(fit.device), fit, folder, logger).tell()
+        return Story(
+            settings, scenario.to(fit.device), method, score.to(fit.device), fit, folder, logger
+        ).tell()
 
 
 def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     """The scenario and the untrained method, each random weight drawn from the seed."""
-    seed, context = settings["seed"], {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": settings["seed"]}
+    seed, context = (
+        settings["seed"],
+        {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": settings["seed"]},
+    )
     kinds = target(settings["method"], "method").kinds
     kind = settings["scenario"].get("kind")
     if kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
         method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
         ways = ", ".join(f"scenario={names[one]}" for one in kinds)
-        raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
+        raise InputError(
+            f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}"
+        )
     if "datasets" not in settings["scenario"]:
         context["dataset"] = build(settings["dataset"], "dataset", **context)
     scenario: Scenario = build(settings["scenario"], "scenario", **context)
@@ -128,7 +135,13 @@ class Story:
         step = self.fit.steps_before + self.fit.resumed_at(len(self.records))
         tags = [str(choice) for choice in self.settings["choices"].values() if choice]
         self.logger.start(
-            self.folder.path, self.folder.key, self.name, dict(self.settings), name_of(self.settings), tags, step
+            self.folder.path,
+            self.folder.key,
+            self.name,
+            dict(self.settings),
+            name_of(self.settings),
+            tags,
+            step,
         )
 
     def keep(self, task: int, seconds: float) -> None:

@@ -11,7 +11,13 @@ import torch
 
 from cl_bench.config import CONF, compose
 
-SMALL = ["network.hidden=[32]", "trainer.epochs=2", "trainer.chunk=3", "trainer.threads=1", "trainer.accelerator=cpu"]
+SMALL = [
+    "network.hidden=[32]",
+    "trainer.epochs=2",
+    "trainer.chunk=3",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+]
 SMALL_OF = {
     "ewc": ["method.strength=10"],
     "dgr": [
@@ -19,7 +25,7 @@ SMALL_OF = {
         "method.generator_epochs=2",
         "method.gan.generator.hidden=[16]",
         "method.gan.critic.hidden=[16]",
-    ]
+    ],
 }
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 

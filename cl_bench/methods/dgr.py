@@ -55,14 +55,18 @@ class DGR(Classifier):
         super().__init__(problem, network, optimizer)
         for name, value in (("generator_epochs", generator_epochs), ("generator_steps", generator_steps)):
             if isinstance(value, list) and len(value) != problem.n_tasks:
-                raise InputError(f"method.{name}={value}: needs one number, or one for each of {problem.n_tasks} tasks")
+                raise InputError(
+                    f"method.{name}={value}: needs one number, or one for each of {problem.n_tasks} tasks"
+                )
         self.gan = gan
         self.n_gen, self.n_gen_mode = n_gen, n_gen_mode
         self.replay, self.ratio = replay, ratio
         self.labels, self.temperature = labels, temperature
         self.balance, self.generator = balance, generator
         self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
-        self._old: tuple[WGANGP, nn.Module] | None = None  # the scholar that task t-1 left; a tuple: not state
+        self._old: tuple[WGANGP, nn.Module] | None = (
+            None  # the scholar that task t-1 left; a tuple: not state
+        )
 
     def learn(self, task: Task, fit: Fit) -> None:
         self._old = (frozen(self.gan), frozen(self.network)) if task.index else None
@@ -148,7 +152,9 @@ class DGR(Classifier):
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
         if len(classes) > 1 and sum(count > 0 for count in counts) == 1:
-            warnings.warn(f"the generator has collapsed: class counts of its {n} images are {counts}", stacklevel=2)
+            warnings.warn(
+                f"the generator has collapsed: class counts of its {n} images are {counts}", stacklevel=2
+            )
         return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
 
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,11 @@ class MLPGenerator(nn.Sequential):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], *, z_dim: Positive = 64, hidden: Sequence[Positive] = (256, 256)
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        z_dim: Positive = 64,
+        hidden: Sequence[Positive] = (256, 256),
     ) -> None:
         widths = [z_dim, *hidden]
         layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]
@@ -61,7 +65,9 @@ class DCGenerator(nn.Sequential):
     image_shape: (C, H, W), H = W a multiple of 4. width: channels of the last hidden layer; more draws better.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], *, z_dim: Positive = 100, width: Positive = 32) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, z_dim: Positive = 100, width: Positive = 32
+    ) -> None:
         quarter = _quarter(image_shape)
         super().__init__(
             nn.Linear(z_dim, 2 * width * quarter * quarter),

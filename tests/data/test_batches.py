@@ -1,0 +1,69 @@
+"""Images as tensors, and mini-batches that don't depend on where a phase was cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cl_bench.data.batches import REPLAYED, Batches, Data
+
+
+def numbered(n: int) -> Data:
+    """Images that can be told apart: image i has label i."""
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 1, 2, 2)
+    return Data(images, torch.arange(n), torch.zeros(n, dtype=torch.int16))
+
+
+def labels(batches: Batches) -> list[list[int]]:
+    return [batch.y.tolist() for chunk in batches for _, batch in chunk]
+
+
+def test_an_epoch_holds_every_image_once_and_the_next_is_in_another_order() -> None:
+    steps = labels(Batches(numbered(10), batch_size=4, steps=6, seed=0, chunk=2))
+    first, second = sum(steps[:3], []), sum(steps[3:], [])
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert [len(step) for step in steps] == [4, 4, 2] * 2
+
+
+@pytest.mark.parametrize("start", range(7))
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_phase_continued_anywhere_sees_the_rest_of_the_batches(start: int, chunk: int) -> None:
+    whole = labels(Batches(numbered(10), batch_size=4, steps=7, seed=3))
+    rest = Batches(numbered(10), batch_size=4, steps=7, seed=3, chunk=chunk, start=start)
+    assert labels(rest) == whole[start:]
+    assert len(list(rest)) == len(rest)
+    assert [step for part in rest for step, _ in part] == list(range(start, 7))
+
+
+def test_pixels_become_floats_in_0_1_and_stay_bytes_in_memory() -> None:
+    data = Data(
+        torch.tensor([[[[0, 51], [255, 102]]]], dtype=torch.uint8), torch.tensor([1]), torch.tensor([0])
+    )
+    batch = data.batch(torch.tensor([0]))
+    assert torch.equal(batch.x, torch.tensor([[[[0.0, 0.2], [1.0, 0.4]]]]))
+    assert data.images.dtype == torch.uint8
+
+
+def test_sets_are_joined_and_each_image_keeps_its_view() -> None:
+    def turned(x: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        return torch.where(task.view(-1, 1, 1, 1) == REPLAYED, x, 1 - x)
+
+    ours = Data(**{**vars(numbered(2)), "view": turned})
+    dreams = Data(**{**vars(numbered(2)), "task": torch.full((2,), REPLAYED, dtype=torch.int16)})
+    both = ours + dreams
+    x = both.batch(torch.arange(4)).x[:, 0, 0, 0]
+    assert len(both) == 4
+    assert torch.allclose(x, torch.tensor([1.0, 1 - 1 / 255, 0.0, 1 / 255]))
+
+
+def test_augmentation_is_for_training_only() -> None:
+    data = Data(**{**vars(numbered(4)), "augment": torch.zeros_like})
+    assert data.batch(torch.arange(4)).x.any()
+    assert not data.batch(torch.arange(4), training=True).x.any()
+    assert not any(batch.x.any() for _, batch in next(iter(Batches(data, batch_size=2, steps=2, seed=0))))
+
+
+def test_no_images_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        Batches(numbered(0), batch_size=4, steps=1, seed=0)

@@ -1,0 +1,154 @@
+"""How data sets are cut into tasks, and which outputs may answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cl_bench.config import InputError
+from cl_bench.data.datasets import digits
+from cl_bench.data.scenarios import Problem, Scenario, masked, permuted, rotated, sequence, split
+
+SPLIT = ((0, 1), (2, 3), (4, 5))
+
+
+def mask(kind: str, rule: str, after: int, task: int) -> list[int]:
+    outputs = ((0, 1),) * 3 if kind == "domain" else SPLIT
+    problem = Problem(kind, (1, 8, 8), outputs)  # type: ignore[arg-type]
+    return problem.mask(rule, after)[task].nonzero().squeeze(1).tolist()  # type: ignore[arg-type]
+
+
+def test_which_outputs_may_answer() -> None:
+    assert mask("class", "seen", after=1, task=0) == [0, 1, 2, 3]
+    assert mask("class", "seen", after=1, task=2) == [0, 1, 2, 3]  # its own are not among them yet
+    assert mask("class", "current", after=1, task=0) == [2, 3]
+    assert mask("class", "all", after=0, task=0) == [0, 1, 2, 3, 4, 5]
+    assert mask("task", "own", after=0, task=2) == [4, 5]
+    assert mask("domain", "all", after=0, task=2) == [0, 1]
+
+
+def test_each_kind_has_its_rules() -> None:
+    rules = {kind: Problem(kind, (1, 8, 8), SPLIT).rules for kind in ("class", "task", "domain")}  # type: ignore[arg-type]
+    assert rules["class"] == {"train": "seen", "evaluation": "seen", "baseline": "all"}
+    assert set(rules["task"].values()) == {"own"}
+    assert set(rules["domain"].values()) == {"all"}
+
+
+def test_masked_logits_never_make_a_nan() -> None:
+    logits = torch.randn(2, 4, requires_grad=True)
+    out = masked(logits, torch.tensor([[True, False, True, False]]))
+    assert torch.equal(out.softmax(1)[:, 1::2], torch.zeros(2, 2))
+    out.log_softmax(1)[:, 0].sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[:, 1::2].any()
+
+
+@pytest.mark.parametrize("kind", ["class", "task", "domain"])
+@pytest.mark.parametrize(
+    ("key", "n"), [("n_tasks", 5), ("n_tasks", 10), ("classes_per_task", 5), ("n_tasks", 1)]
+)
+def test_split_hands_every_image_to_one_task(kind: str, key: str, n: int) -> None:
+    scenario = split(digits(), 0, kind=kind, **{key: n})  # type: ignore[arg-type]
+    assert len(scenario.tasks) == (n if key == "n_tasks" else 10 // n)
+    assert sum(len(task.train) for task in scenario.tasks) == len(digits().y_train)
+    assert sum(len(test) for test in scenario.tests) == len(digits().y_test)
+    for task, test, outputs in zip(scenario.tasks, scenario.tests, scenario.problem.outputs, strict=True):
+        assert set(task.train.labels.tolist()) == set(test.labels.tolist()) == set(outputs)
+        assert set(task.train.task.tolist()) == {task.index}
+    per_task = 10 // len(scenario.tasks)
+    assert scenario.problem.n_outputs == (per_task if kind == "domain" else 10)
+
+
+def test_outputs_are_numbered_in_order_of_appearance() -> None:
+    order = [7, 3, 9, 0, 1, 2, 4, 5, 6, 8]
+    scenario = split(digits(), 0, kind="class", n_tasks=5, class_order=order)
+    assert scenario.problem.outputs[1] == (2, 3)
+    assert scenario.tasks[1].names == ("9", "0")
+    nines = digits().x_train[digits().y_train == 9]
+    assert torch.equal(scenario.tasks[1].train.images[scenario.tasks[1].train.labels == 2], nines)
+
+
+def test_a_random_class_order_follows_the_seed() -> None:
+    names = [
+        [t.names for t in split(digits(), seed, kind="class", n_tasks=5, class_order="random").tasks]
+        for seed in (0, 0, 1)
+    ]
+    assert names[0] == names[1] != names[2]
+
+
+def test_uneven_splits_only_when_asked_for() -> None:
+    with pytest.raises(InputError, match=r"scenario.n_tasks=3: 10 classes .* choose 1, 2, 5, 10"):
+        split(digits(), 0, kind="class", n_tasks=3)
+    sizes = [len(t.names) for t in split(digits(), 0, kind="class", n_tasks=3, uneven=True).tasks]
+    assert sizes == [4, 3, 3]
+    assert split(digits(), 0, kind="domain", n_tasks=3, uneven=True).problem.n_outputs == 4
+
+
+def test_the_validation_slice_is_stratified_and_apart() -> None:
+    whole = split(digits(), 0, kind="class", n_tasks=5)
+    scenario = split(digits(), 0, kind="class", n_tasks=5, val_fraction=0.2)
+    for task, before in zip(scenario.tasks, whole.tasks, strict=True):
+        counts = torch.bincount(before.train.labels)
+        assert torch.equal(torch.bincount(task.val.labels), (0.2 * counts).round().long())
+        assert len(task.train) + len(task.val) == len(before.train)
+        rows = {image.numpy().tobytes() for image in before.train.images}
+        assert {image.numpy().tobytes() for image in (task.train + task.val).images} == rows
+
+
+def first(scenario: Scenario, task: int) -> torch.Tensor:
+    return scenario.tasks[task].train.batch(torch.arange(5)).x
+
+
+def test_permutations_are_views_of_the_same_pixels() -> None:
+    scenario = permuted(digits(), 0, n_tasks=3, first_plain=True)
+    plain = digits().x_train[:5].float() / 255
+    assert torch.equal(first(scenario, 0), plain)
+    assert not torch.equal(first(scenario, 1), first(scenario, 2))
+    assert torch.equal(first(scenario, 1).flatten().sort()[0], plain.flatten().sort()[0])
+    assert scenario.tasks[0].train.images.data_ptr() == scenario.tasks[2].train.images.data_ptr()
+    train, test = scenario.tasks[1].train, scenario.tests[1]
+    assert train.view is test.view
+    assert permuted(digits(), 0, kind="class", n_tasks=3).problem.n_outputs == 30
+
+
+def test_joined_permuted_tasks_keep_each_its_own_permutation() -> None:
+    scenario = permuted(digits(), 0, n_tasks=3)
+    both = scenario.tasks[2].train + scenario.tasks[1].train
+    n = len(scenario.tasks[2].train)
+    assert torch.equal(both.batch(torch.arange(n, n + 5)).x, first(scenario, 1))
+
+
+def test_rotation_by_quarter_turns_is_exact() -> None:
+    scenario = rotated(digits(), 0, n_tasks=4, max_angle=360)
+    for task in range(4):
+        turned = torch.rot90(first(scenario, 0), task, dims=(3, 2) if task % 2 else (2, 3))
+        mirrored = torch.rot90(first(scenario, 0), task, dims=(2, 3))
+        close = [torch.allclose(first(scenario, task), x, atol=1e-4) for x in (turned, mirrored)]
+        assert any(close)
+
+
+def test_a_sequence_reconciles_size_and_colour(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 10
+    colour = rng.integers(0, 255, (40, 12, 12, 3), dtype=np.uint8)
+    np.savez(tmp_path / "colour.npz", x_train=colour, y_train=labels, x_test=colour, y_test=labels)
+    path = str(tmp_path / "colour.npz")
+    scenario = sequence(tmp_path, 0, datasets=["digits", path])
+    assert scenario.problem.image_shape == (3, 12, 12)
+    assert scenario.problem.outputs == (tuple(range(10)),) * 2
+    assert first(scenario, 0).shape == first(scenario, 1).shape == (5, 3, 12, 12)
+    assert [task.names for task in scenario.tasks] == [("digits",), ("colour",)]
+    few = sequence(tmp_path, 0, datasets=["digits", path], kind="class", max_train=20, size=8)
+    assert few.problem.n_outputs == 20
+    assert [len(task.train) for task in few.tasks] == [20, 20]
+
+
+def test_a_shared_head_needs_shared_classes(tmp_path: Path) -> None:
+    x = np.zeros((4, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
+    with pytest.raises(InputError, match=r"scenario.kind=domain.*digits has 10, two has 2"):
+        sequence(tmp_path, 0, datasets=["digits", str(tmp_path / "two.npz")])

@@ -1,0 +1,109 @@
+"""EWC's own promises: one merged quadratic, the Fisher of the training softmax."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cl_bench.data.datasets import digits
+from cl_bench.data.scenarios import split
+from cl_bench.methods.ewc import EWC
+from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.networks.mlp import MLP
+from cl_bench.networks.optimizers import SGD
+
+
+def random_weights(seed: int, *, zeros: bool = False) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {"a": torch.rand(3, 4, generator=generator), "b": torch.rand(5, generator=generator)}
+    if zeros:
+        weights["a"][0] = 0  # weights that matter to no task
+    return weights
+
+
+def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
+    """In value and gradient, after every further anchor."""
+    pull, anchors = QuadraticPull(random_weights(0)), []
+    for k in range(4):
+        anchors.append((random_weights(10 + k), random_weights(20 + k, zeros=True)))
+        pull.add(*anchors[-1])
+        theta = {name: value.requires_grad_() for name, value in random_weights(30 + k).items()}
+        separate = sum(
+            (weight[n] * (theta[n] - anchor[n]).square()).sum() for anchor, weight in anchors for n in theta
+        )
+        expected = torch.autograd.grad(separate, list(theta.values()))  # type: ignore[arg-type]
+        merged = pull(theta)
+        got = torch.autograd.grad(merged, list(theta.values()))
+        assert merged.item() == pytest.approx(separate.item(), rel=1e-5)  # type: ignore[union-attr]
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(got, expected, strict=True))
+
+
+def test_the_online_form_keeps_the_latest_anchor_and_decays_the_weights() -> None:
+    pull = QuadraticPull(random_weights(0))
+    for k in range(3):
+        pull.replace(random_weights(10 + k), random_weights(20 + k), decay=0.5)
+    theta = random_weights(40)
+    weight = {
+        n: 0.25 * random_weights(20)[n] + 0.5 * random_weights(21)[n] + random_weights(22)[n] for n in theta
+    }
+    expected = sum((weight[n] * (theta[n] - random_weights(12)[n]).square()).sum() for n in theta)
+    assert pull(theta).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
+
+
+def ewc(kind: str, **settings: object) -> tuple[EWC, nn.Module]:
+    torch.manual_seed(0)
+    problem = split(digits(), 0, kind=kind, n_tasks=5).problem  # type: ignore[arg-type]
+    network = MLP(problem.image_shape, problem.n_outputs, hidden=(16,))
+    return EWC(problem, network, SGD(), **settings), network  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["class", "task", "domain"])
+def test_fisher_uses_the_softmax_of_training(kind: str) -> None:
+    """Against a loop over images and labels in float64; outputs that take no part have no importance."""
+    method, network = ewc(kind)
+    method.task = 1
+    data = split(digits(), 0, kind=kind, n_tasks=5).tasks[1].train[torch.arange(12)]  # type: ignore[arg-type]
+    exact = copy.deepcopy(network).double()
+    allowed = {"class": [0, 1, 2, 3], "task": [2, 3], "domain": [0, 1]}[kind]
+    expected = {name: torch.zeros_like(p) for name, p in exact.named_parameters()}
+    for image in data.images:
+        x = image.double()[None] / 255
+        p = exact(x)[0, allowed].softmax(0).detach()
+        for c in range(len(allowed)):
+            log_p = exact(x)[0, allowed].log_softmax(0)[c]
+            for name, g in zip(expected, torch.autograd.grad(log_p, list(exact.parameters())), strict=True):
+                expected[name] += p[c] * g.square() / len(data)
+    found = method.fisher(data)
+    for name, value in expected.items():
+        assert torch.allclose(found[name].double(), value, rtol=1e-3, atol=1e-4 * float(value.max()))
+    silent = [o for o in range(method.problem.n_outputs) if o not in allowed]
+    assert not found["head.bias"][silent].any()
+
+
+def test_a_strong_pull_holds_the_weights_and_none_leaves_them() -> None:
+    scenario = split(digits(), 0, kind="task", n_tasks=5)
+    moved = []
+    for strength in (0.0, 1e3):
+        method, network = ewc("task", strength=strength)
+        start = copy.deepcopy(network.state_dict())
+        method.pull.add(
+            dict(network.named_parameters()), {n: torch.ones_like(p) for n, p in network.named_parameters()}
+        )
+        method.task, optimizer = 1, torch.optim.SGD(network.parameters(), lr=1e-4)
+        for _ in range(50):
+            method.step(scenario.tasks[1].train.batch(torch.arange(64)), optimizer)
+        moved.append(sum((p - start[n]).square().sum().item() for n, p in network.named_parameters()))
+    assert moved[1] < 0.5 * moved[0]
+
+
+def test_fisher_samples_bounds_the_images_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, _ = ewc("class", fisher_samples=10)
+    method.task, seen = 0, []
+    monkeypatch.setattr(
+        "cl_bench.methods.ewc.fisher", lambda _, batches, *a, **k: seen.extend(len(y) for _, y in batches)
+    )
+    method.fisher(split(digits(), 0, kind="class", n_tasks=5).tasks[0].train)
+    assert sum(seen) == 10
