@@ -3,25 +3,65 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
-from cl_bench.config import CONF, InputError, check_top, explain, folder_of, plain
+from cl_bench.config import CONF, InputError, KnownError, Stopped, check_top, explain, folder_of, plain
 
 
-def job(config: Any) -> float | None:
-    """One run of a command line: its average accuracy, at once when it is already there."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Does what a command line asks for and returns the exit code; what goes wrong is one line on stderr."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come here as they are
+    process, failed, debug = os.getpid(), False, False
+    overrides: list[str] = []
+
+    def job(config: Any) -> float:
+        """One run of the command line; when it fails it says so, and Hydra goes on with the next one."""
+        nonlocal failed
+        try:
+            return accuracy(config)
+        except Exception as error:
+            if os.getpid() != process:  # a launcher's worker; its failure reaches `main` as an exception
+                raise
+            failed = True
+            job = HydraConfig.get()
+            complain(error, debug, f" (in {' '.join(job.overrides.task)})" if job.mode == RunMode.MULTIRUN else "")
+            return float("nan")
+
+    try:
+        flags, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
+        debug = "debug=true" in [override.lower() for override in overrides]
+        sys.argv[1:] = [*flags, *overrides]
+        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+    except (Stopped, KeyboardInterrupt) as stop:
+        print("stopped; what was done is saved, and the same command goes on from there", file=sys.stderr)
+        return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
+    except Exception as error:
+        line = explain(error, overrides)
+        complain(InputError(line) if line else error, debug)
+        failed = True
+    return int(failed)
+
+
+def accuracy(config: Any) -> float:
+    """The average accuracy of one run, at once when it is already there."""
     from cl_bench.results import read_results, show
 
     settings = plain(config, HydraConfig.get().runtime.choices)
     check_top(settings)
     folder = folder_of(settings)
     results = read_results(folder) if settings["resume"] else None
-    if not results or results["status"] != "finished":
+    # the reference is no part of the folder's name: with another one the metrics are worked out again
+    finished = results and results["status"] == "finished" and results["config"]["reference"] == settings["reference"]
+    if not results or not finished:
         from cl_bench.run import run
 
         results = run(settings)
@@ -29,28 +69,35 @@ def job(config: Any) -> float | None:
     return results["metrics"]["ACC"]
 
 
-def main() -> None:
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here as they are
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    debug = "debug=true" in [argument.lower() for argument in overrides]
-    try:
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        signal = getattr(error, "signal", None)
-        if signal is not None:
-            print("stopped; everything is saved, and the same command goes on from here", file=sys.stderr)
-            sys.exit(128 + signal)
-        known = (
-            isinstance(error, InputError) or type(error).__name__ == "Diverged" or isinstance(error, OSError)
-        )
-        line = explain(error, overrides) or (str(error) if known else None)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)
+def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flags of a command line and its overrides; `+key=value` is read as `key=value`: all that is legal is there.
+
+    Raises InputError for an unknown flag.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+    parser = get_args_parser()
+    parser.error = refuse
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    flags = [argument for argument in arguments if argument not in overrides]
+    return flags, [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
+
+
+def complain(error: Exception, debug: bool, which: str = "") -> None:
+    """Says on stderr what went wrong: in one line, after a traceback if that is asked for or nobody expected it."""
+    line = " ".join(str(error).split())
+    memory = isinstance(error, MemoryError) or "allocate memory" in line or "out of memory" in line
+    if memory:
+        line = f"out of memory; a smaller network or trainer.batch_size needs less ({line})"
+    elif not isinstance(error, KnownError | OSError):
+        line = f"{type(error).__name__}: {line}"
+        debug = True
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {line}{which}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,14 @@ from typing import Annotated, Any, get_type_hints
 from annotated_types import Ge, Gt, Le
 
 CONF = next(
-    folder
-    for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf")
-    if folder.is_dir()
+    folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
 )
 """The YAML files: inside an installed wheel, else beside the package in a checkout."""
 
-Positive = Annotated[int, Gt(0)]
+GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "trainer", "logger")
+"""The nouns of a command line; each is a folder of YAML files."""
+
+Positive = Annotated[int, Gt(0), Le(10**9)]
 Rate = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -38,15 +38,32 @@ WITHOUT_EFFECT = {
 """Keys that change no number, by group: they are left out of a run's key."""
 
 
-class InputError(ValueError):
+class KnownError(Exception):
+    """Something went wrong and one line, the message, says all about it."""
+
+
+class InputError(KnownError, ValueError):
     """What a person asked for can't be done; the message is one line that names the key and the way out."""
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """'; did you mean X?' with the choice most like `name`, or the list of choices when none is near."""
+class Stopped(BaseException):
+    """A signal asked the run to stop; everything is saved. No Exception: a whole sweep stops, not one run of it."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal
+
+
+def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
+    """'; did you mean X?' with the choice most like `name`, or the list of choices when none is near.
+
+    prefix: what stands before each choice when it is typed, such as 'method.'.
+    """
     choices = sorted(map(str, choices))
     near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(choices)}"
+    if near:
+        return f"; did you mean '{prefix}{near[0]}'?"
+    return f"; choose from {', '.join(prefix + choice for choice in choices)}" if choices else ""
 
 
 def target(node: Mapping[str, Any], where: str) -> Any:
@@ -59,16 +76,18 @@ def target(node: Mapping[str, Any], where: str) -> Any:
         raise InputError(f"{where}._target_={path}: not a part of cl_bench")
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         raise InputError(f"{where}._target_={path}: there is no such thing") from None
+    if not callable(found) or not getattr(found, "__module__", "").startswith("cl_bench."):
+        raise InputError(f"{where}._target_={path}: not a part of cl_bench")
+    return found
 
 
-def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
-    """The object that `node` describes: `_target_` called with the node's keys, each checked first.
+def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[str, Any]:
+    """The values of `node`, and of the nodes in it, each checked against the signature of its `_target_`.
 
-    A parameter that the node doesn't name is taken from `context` when it is there (the data folder, the shape
-    of the images), nested nodes are built with the same context.
+    Nothing is built yet, so a node can be checked before what else its constructor needs is known.
 
     where: the key under which a person finds the node, for messages. constructor: instead of `_target_`.
     Raises InputError for an unknown key, a wrong type or a value out of range.
@@ -78,54 +97,70 @@ def build(node: Mapping[str, Any], where: str, constructor: Any = None, **contex
     constructor = constructor or target(node, where)
     prefix = where and f"{where}."
     parameters = inspect.signature(constructor).parameters
-    values = {key: value for key, value in node.items() if key != "_target_"}
-    for key in values:
+    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
+    nodes, values = {}, {}
+    for key, value in node.items():
+        if key == "_target_":
+            continue
         if key not in parameters:
-            known = [name for name in parameters if name not in context]
-            raise InputError(f"{prefix}{key}: no such key{nearest(key, known)}")
+            raise InputError(f"{prefix}{key}: no such key{nearest(key, parameters, prefix)}")
+        if isinstance(value, Mapping) and "_target_" in value:
+            nodes[key] = value
+            check(value, f"{prefix}{key}")
+        else:
+            values[key] = value
 
-    given: dict[str, Any] = {
-        name: context[name] for name in parameters if name in context and name not in values
-    }
+    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
+    model = create_model("Checked", __config__=config, **{key: (hints.get(key, Any), ...) for key in values})  # type: ignore[call-overload]
+    try:
+        # as JSON, because there a list is what a tuple is written as, and strictly: true is no number, 1.0 no integer
+        checked = model.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise InputError(_first(error, prefix, values)) from None
+    return nodes | {key: getattr(checked, key) for key in values}
+
+
+def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
+    """The object that `node` describes: `_target_` called with the node's keys, each checked first.
+
+    A parameter that the node doesn't name is taken from `context` when it is there (the data folder, the shape
+    of the images), nested nodes are built with the same context.
+
+    Otherwise as `check`.
+    """
+    constructor = constructor or target(node, where)
+    values = check(node, where, constructor)
+    prefix = where and f"{where}."
     for key, value in values.items():
         if isinstance(value, Mapping) and "_target_" in value:
-            given[key] = build(value, f"{prefix}{key}", **context)
-
-    hints = get_type_hints(
-        constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True
-    )
-    fields: dict[str, Any] = {
-        name: (hints.get(name, Any), ... if parameter.default is parameter.empty else parameter.default)
-        for name, parameter in parameters.items()
-        if name not in given
-    }
-    config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
-    model = create_model("Checked", __config__=config, **fields)
-    try:
-        checked = model(**{key: value for key, value in values.items() if key not in given})
-    except ValidationError as error:
-        raise InputError(_first(error, prefix)) from None
-    return constructor(**given, **{name: getattr(checked, name) for name in fields})
+            values[key] = build(value, f"{prefix}{key}", **context)
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if name in context and name not in values:
+            values[name] = context[name]
+        if name not in values and parameter.default is parameter.empty:
+            raise InputError(f"{prefix}{name}: needs a value")
+    return constructor(**values)
 
 
-def _first(error: Any, prefix: str) -> str:
+def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     """The first complaint of a pydantic ValidationError as one line."""
-    problem = error.errors()[0]
-    # the location also holds the branches of a union ("int", "list[int]"); only keys and indices help a person
-    key = ".".join(str(part) for part in problem["loc"][:1])
-    reason = "; ".join(
-        dict.fromkeys(one["msg"] for one in error.errors() if one["loc"][:1] == problem["loc"][:1])
-    )
-    if problem["type"] == "missing":
-        return f"{prefix}{key}: needs a value"
-    return f"{prefix}{key}={problem['input']}: {reason[0].lower()}{reason[1:]}"
+    # a location also holds the branches of a union ("int", "list[int]"); only the key helps a person
+    key = error.errors()[0]["loc"][0]
+    reasons = dict.fromkeys(one["msg"] for one in error.errors() if one["loc"][0] == key)
+    reason = " or ".join(f"{one[0].lower()}{one[1:]}" for one in reasons)
+    return f"{prefix}{key}={_typed(values[key])}: {reason}"
+
+
+def _typed(value: Any) -> str:
+    """A value as a person types it on the command line."""
+    return str(value) if isinstance(value, str | float) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True)
 class Top:
     """The keys outside the groups; `conf/config.yaml` explains them."""
 
-    seed: Annotated[int, Ge(0)]
+    seed: Annotated[int, Ge(0), Le(10**12)]
     output_root: str
     data_dir: str
     resume: bool
@@ -135,8 +170,20 @@ class Top:
 
 
 def check_top(settings: Mapping[str, Any]) -> None:
-    """Checks the keys outside the groups. Raises InputError for an unknown one or a wrong type."""
-    build({key: value for key, value in settings.items() if not isinstance(value, Mapping)}, "", Top)
+    """Checks the keys outside the groups, and that each group has a choice.
+
+    Raises InputError for an unknown key, a wrong type or a missing value.
+    """
+    for group in GROUPS:
+        node = settings.get(group)
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
+    build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices")}, "", Top)
+
+
+def options_of(group: str) -> list[str]:
+    """What can be chosen for a group: the names of its YAML files."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def key_of(config: Mapping[str, Any]) -> str:
@@ -151,8 +198,9 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 def name_of(config: Mapping[str, Any]) -> str:
     """DATASET-SCENARIO-METHOD, as chosen on the command line."""
-    choices = config["choices"]
-    return "-".join(str(choices[group]) for group in ("dataset", "scenario", "method"))
+    choices, several = config["choices"], config["scenario"].get("datasets")
+    dataset = "+".join(Path(str(name)).stem for name in several) if several else choices["dataset"]
+    return f"{dataset}-{choices['scenario']}-{choices['method']}"
 
 
 def folder_of(config: Mapping[str, Any]) -> Path:
@@ -171,7 +219,7 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     except MissingMandatoryValue as error:
         raise InputError(f"{error.full_key}: needs a value") from None
     except OmegaConfBaseException as error:
-        raise InputError(str(error).splitlines()[0]) from None
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, dict)
     groups = ("method", "dataset", "scenario", "experiment")
     return {str(key): value for key, value in settings.items()} | {
@@ -189,34 +237,44 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 
 def explain(error: Exception, overrides: Iterable[str]) -> str | None:
-    """Hydra's complaint about a command line as one line, or None when it isn't one of its complaints."""
-    from hydra.errors import HydraException
+    """What is wrong with a command line, by the error that Hydra had with it; None when Hydra can't have meant it."""
+    from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
-    text = str(error)
-    options = re.search(
-        r"Could not find '([^']+)/([^'/]+)'.*Available options in '[^']+':\s*(.*)", text, re.DOTALL
-    )
-    if options:
-        group, choice, known = options.groups()
-        return f"{group}={choice}: no such {group}{nearest(choice, known.split()[:200])}"
-    group = re.search(r"Could not override '([^']+)'. No match in the defaults list", text)
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if group or unknown:
-        key = (group or unknown).group(1)  # type: ignore[union-attr]
-        return f"{key}: no such key{nearest(key, _keys())}"
-    return text.splitlines()[0]
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: no such {group}{nearest(choice, error.options or [])}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        return _unknown(str(cause.full_key), cause.parent_node)
+    text = " ".join(str(error).split())
+    if text.startswith("Ambiguous value"):
+        override = text.split("'")[1]
+        return f"{override}: several values are a sweep and need -m; a list is written [1,2], a text with commas '1,2'"
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in GROUPS and not set(value.split(",")) <= set(options_of(key)):
+            return f"{override}: no such {key}{nearest(value, options_of(key))}"
+    return text if isinstance(error, HydraException | ValueError) else None
 
 
-def _keys() -> list[str]:
-    """Every key that the default configuration has, with the groups' files added, dotted."""
+def _unknown(full_key: str, parent: Any) -> str:
+    """There is no such key in `parent`, the part of a configuration where it was looked for."""
     from omegaconf import OmegaConf
 
-    keys = {str(key) for key in OmegaConf.load(CONF / "config.yaml") if key not in ("defaults", "hydra")}  # type: ignore[union-attr]
-    for file in CONF.glob("*/*.yaml"):
-        group = file.parent.name
-        if group not in ("tuned", "experiment", "hparams_search"):
-            keys |= {group} | {f"{group}.{key}" for key in OmegaConf.load(file)}  # type: ignore[union-attr]
-    return sorted(keys)
+    above, _, key = full_key.rpartition(".")
+    known = [path for path in _paths(OmegaConf.to_container(parent)) if not path.startswith("hydra")]
+    deeper = [path for path in known if path.endswith(f".{key}")]  # where it is, had they typed all of it
+    choices = [min(deeper, key=len)] if deeper else [path for path in known if "." not in path]
+    return f"{full_key}: no such key{nearest(key, choices, above and f'{above}.')}"
+
+
+def _paths(node: Any) -> list[str]:
+    """The dotted path of every key below a node."""
+    if not isinstance(node, Mapping):
+        return []
+    keys = [str(key) for key in node if key != "_target_"]
+    return keys + [f"{key}.{path}" for key in keys for path in _paths(node[key])]

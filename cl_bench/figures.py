@@ -91,9 +91,9 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
     after = np.arange(1, T + 1)
     figure = Figure(figsize=(6.4 + 0.12 * T, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    # Broad, pale and behind the others: it must not hide a task that develops like the mean.
     mean = [accuracy[i, : i + 1].mean() for i in range(T)]
-    axes.plot(after, mean, color="0.65", marker="o", linewidth=6, markersize=10, label="mean of tasks seen")
+    # On top of all, but a task that develops like the mean has to show through.
+    axes.plot(after, mean, color="black", linewidth=5, alpha=0.5, zorder=3, label="mean of tasks seen")
     for j in range(T):
         axes.plot(
             after[j:],
@@ -106,9 +106,7 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
             label=f"task {labels[j]}",
         )
     axes.set_xticks(after, labels, rotation=90 if max(map(len, labels)) > 3 and T > 8 else 0)
-    axes.set(
-        xlabel="after learning task", ylabel="accuracy", title="Accuracy on each task", ylim=(-0.02, 1.02)
-    )
+    axes.set(xlabel="after learning task", ylabel="accuracy", title="Accuracy on each task", ylim=(-0.02, 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
@@ -126,26 +124,20 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
     share = table / np.maximum(total, 1)[:, None]
     present = [c for c in range(table.shape[1]) if table[:, c].any()]
     names = names or [str(c) for c in range(table.shape[1])]
-    scale = ScalarMappable(Normalize(min(present, default=0), max(present, default=1)), ORDERED)
+    norm = Normalize(min(present, default=0), max(present, default=1))
+    colours = {c: ORDERED(float(norm(c))) for c in present}
     bars = max(len(counts), 4)
     figure = Figure(figsize=(2.6 + 0.55 * bars, 4.4), layout="constrained")
     axes = figure.add_subplot()
     where, bottom = np.arange(len(counts)), np.zeros(len(counts))
     for c in present:
-        colour = scale.to_rgba(c)
-        ink = "black" if sum(colour[:3]) > 1.4 else "white"
-        axes.bar(
-            where, share[:, c], bottom=bottom, color=colour, edgecolor="white", linewidth=0.6, width=0.85
-        )
-        for i in np.flatnonzero(share[:, c] > 0.055):  # there is room for a name
-            axes.text(
-                i, bottom[i] + share[i, c] / 2, names[c], ha="center", va="center", fontsize=8, color=ink
-            )
+        ink = "black" if sum(colours[c][:3]) > 1.4 else "white"
+        axes.bar(where, share[:, c], bottom=bottom, color=colours[c], edgecolor="white", linewidth=0.6, width=0.85)
+        for i in np.flatnonzero(share[:, c] > 0.055).tolist():  # there is room for a name
+            axes.text(i, bottom[i] + share[i, c] / 2, names[c], ha="center", va="center", fontsize=8, color=ink)
         bottom += share[:, c]
     for i, n in enumerate(total):
-        axes.text(
-            i, 1.01, f"{n:.0f}", ha="center", va="bottom", fontsize=8, rotation=90 if len(counts) > 6 else 0
-        )
+        axes.text(i, 1.01, f"{n:.0f}", ha="center", va="bottom", fontsize=8, rotation=90 if len(counts) > 6 else 0)
     axes.set_xticks(where, list(counts), rotation=90 if max(map(len, counts)) > 3 else 0)
     axes.set(xlabel="while learning task", ylabel="share of the replayed images")
     axes.set_title("Classes replayed, total on top", loc="left", pad=34 if len(counts) > 6 else 20)
@@ -153,10 +145,10 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.spines[["top", "right"]].set_visible(False)
     if len(present) <= 2 * LEGEND_ROWS:
-        handles = [Patch(color=scale.to_rgba(c), label=f"class {names[c]}") for c in reversed(present)]
+        handles = [Patch(color=colours[c], label=f"class {names[c]}") for c in reversed(present)]
         figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     else:
-        figure.colorbar(scale, ax=axes, label="class", aspect=30)
+        figure.colorbar(ScalarMappable(norm, ORDERED), ax=axes, label="class", aspect=30)
     save(figure, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -12,29 +13,22 @@ from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cl_bench.config import InputError, Positive
+from cl_bench.config import InputError, KnownError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data
 from cl_bench.loggers import RunLogger
 from cl_bench.methods.base import Learner
 from cl_bench.results import RunFolder
 from cl_bench.seeding import derive, seeded
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
+warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
 
 
-class Stopped(Exception):
-    """A signal asked the run to stop; everything is saved."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"stopped by signal {signal}")
-        self.signal = signal
-
-
-class Diverged(RuntimeError):
+class Diverged(KnownError):
     """A loss is no longer a finite number."""
 
 
@@ -64,7 +58,7 @@ class Fit:
         chunk: Positive = 32,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
-        threads: Positive | None = None,
+        threads: Annotated[int, Gt(0), Le(1024)] | None = None,
         progress: bool = True,
     ) -> None:
         self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
@@ -101,6 +95,10 @@ class Fit:
     ) -> None:
         number = len(self.phases)
         saved, start = self._saved, 0
+        if self.signal:
+            if not saved or number > len(saved["ends"]):  # else what is there already is farther
+                self.save(None)
+            raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
             module.load_state_dict(saved["ends"][number])
             return self._end(saved["phases"][number], saved["ends"][number])
@@ -112,9 +110,7 @@ class Fit:
             start = watch.restore(module, saved["running"])
         self.logger.phase(self._task, phase, self.steps_before)
         seed = derive(self.seed, "batches", self._task, number)
-        batches = Batches(
-            data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start
-        )
+        batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
         with seeded(self.seed, "phase", self._task, number):
             module.train()
             if len(batches):
@@ -137,9 +133,7 @@ class Fit:
 
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
-        self.folder.save_phase(
-            {"task": self._task, "phases": self.phases, "ends": self._ends, "running": running}
-        )
+        self.folder.save_phase({"task": self._task, "phases": self.phases, "ends": self._ends, "running": running})
 
     def _steps(self, n: int, epochs: int | None, times: int) -> int:
         if epochs is None and self.iterations:
@@ -148,13 +142,11 @@ class Fit:
 
     def _end(self, record: dict[str, Any], state: dict[str, Any]) -> None:
         self.phases.append(record)
-        self._ends.append(
-            {name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()}
-        )
+        self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
         self.steps_before += record["steps"]
 
-    def _trainer(self, watch: Watch) -> pl.Trainer:
-        return pl.Trainer(
+    def _trainer(self, watch: Watch) -> Trainer:
+        return Trainer(
             max_epochs=1,
             accelerator="gpu" if self.device.type == "cuda" else "cpu",
             devices=1,
@@ -167,6 +159,10 @@ class Fit:
             enable_model_summary=False,
             default_root_dir=self.folder.path,
         )
+
+
+class Trainer(pl.Trainer):
+    received_sigterm = False  # signals are for `Watch`; Lightning would stop without saving
 
 
 class Watch(pl.Callback):
@@ -201,9 +197,7 @@ class Watch(pl.Callback):
         step = module.at + 1  # type: ignore[operator]
         for name, value in trainer.callback_metrics.items():
             if not math.isfinite(value):
-                raise Diverged(
-                    f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}"
-                )
+                raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
         self.fit._bar.show(self.fit._task, self.phase, step, self.steps)
         if self.fit.signal or now - self._last >= self.fit.checkpoint_every:
             self.fit.save(

@@ -66,12 +66,12 @@ class RunLogger(Logger):
         tags: list[str],
         step: int,
     ) -> None:
-        """Begin a run (`step` is 0) or continue it: what was logged at or after `step` will come again."""
+        """Begin a run (`step` is 0) or continue it: what was logged after `step` steps will come again."""
         self._folder, self._key, self._name = folder, key, name
         self.open(config, group, tags, step)
 
     def phase(self, task: int, phase: str, step: int) -> None:
-        """The next Trainer is for this phase of this task, and its step 0 is step `step` of the run."""
+        """The next Trainer is for this phase of this task; `step` is the number of steps before it."""
         self._task, self._phase, self._offset = task, phase, step
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -107,7 +107,7 @@ class CSVLog(RunLogger):
 
     def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
         self._path = self._folder / "log.csv"
-        kept = [row for row in read(self._path) if row.step < step]
+        kept = [row for row in read(self._path) if row.step <= step] if step else []
         self._step = max((row.step for row in kept), default=0)
         rewrite(self._path, kept)
 
@@ -177,7 +177,8 @@ class WandbLog(CSVLog):
                 silent=True,
                 console="off",
                 reinit="create_new",  # a run that this process may have left open gets none of our values
-                finish_timeout=600,  # s; without a network it would wait for ever, and a sweep with it
+                init_timeout=30,  # s
+                finish_timeout=600,  # s; when the network fails it would wait for ever, and a sweep with it
             ),
         )
         run.define_metric("step", hidden=True)
@@ -212,9 +213,7 @@ class WandbLog(CSVLog):
         if self._run is None:
             return
         with self._guard():
-            totals = {
-                name: results[name] for name in ("parameters", "bytes_kept", "peak_memory_mb", "seconds")
-            }
+            totals = {name: results[name] for name in ("parameters", "bytes_kept", "peak_memory_mb", "seconds")}
             final = {**results["metrics"], **totals}
             self._run.summary.update({name: value for name, value in final.items() if is_number(value)})
             self._run.log(images(folder.glob("figures/*.png")))

@@ -7,12 +7,10 @@ import fcntl
 import json
 import math
 import os
-import pickle
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cl_bench.config import InputError
 
@@ -30,24 +28,31 @@ class RunFolder:
         self.path, self.key, self.say = path, key, say
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
+    def opened(self, anew: bool = False) -> Iterator[None]:
         """Makes the folder and keeps other processes out of it; the lock dies with its owner.
 
+        anew: an older result is moved out of the way first; nothing is deleted.
         Raises InputError when it can't be written or when another process is at work there.
         """
+        if anew and self.path.exists():
+            with self._lock():
+                self._set_aside()
+        with self._lock():
+            yield
+
+    def _lock(self) -> IO[str]:
+        """The folder's lock, held until the file is closed."""
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
             raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(
-                    f"another process is at work in {self.path}; it will have the result"
-                ) from None
-            yield
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise InputError(f"another process is at work in {self.path}; it will have the result") from None
+        return lock
 
     def results(self) -> dict[str, Any] | None:
         """What results.json holds, None without a readable one."""
@@ -82,13 +87,12 @@ class RunFolder:
         state = self._load("phase.pt")
         return state if state is not None and state["task"] == task else None
 
-    def set_aside(self) -> None:
-        """Moves an older result out of the way of a new one; nothing is deleted."""
+    def _set_aside(self) -> None:
         number = 1
         while (old := self.path.with_name(f"{self.path.name}.old{number}")).exists():
             number += 1
-        if self.path.exists():
-            self.path.rename(old)
+        self.path.rename(old)
+        self.say(f"the older result is now in {old}")
 
     def _tasks(self) -> list[Path]:
         files = (self.path / "checkpoints").glob("task*.pt")
@@ -107,15 +111,7 @@ class RunFolder:
             return None
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except (
-            RuntimeError,
-            EOFError,
-            OSError,
-            KeyError,
-            ValueError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ):
+        except Exception:  # torch and pickle raise anything on a damaged file
             self.say(f"{file} is damaged; going on from what was saved before it")
             return None
         if not isinstance(state, dict) or state.get("key") != self.key:
@@ -136,9 +132,10 @@ class RunFolder:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """A folder's results.json, with None where there is none or it is half written."""
     try:
-        return json.loads((folder / "results.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError):
         return None
+    return results if isinstance(results, dict) and {"status", "config"} <= results.keys() else None
 
 
 def without_nan(value: Any) -> Any:
@@ -190,6 +187,5 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     for name, value in results["metrics"].items():
         metrics.add_row(name, cell(value))
     console.print(metrics)
-    console.print(
-        f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}", highlight=False
-    )
+    line = f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -17,8 +17,8 @@ import pytorch_lightning
 import torch
 
 import cl_bench
-from cl_bench._tmp import draw_results, sample_grid
-from cl_bench.config import InputError, build, folder_of, key_of, name_of, target
+from cl_bench.figures import draw_results, sample_grid
+from cl_bench.config import GROUPS, InputError, Stopped, build, check, folder_of, key_of, name_of, target
 from cl_bench.data.scenarios import Scenario
 from cl_bench.fit import Fit
 from cl_bench.loggers import RunLogger
@@ -46,12 +46,8 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
         n_tasks=scenario.problem.n_tasks,
         checkpoint_every=settings["checkpoint_every"],
     )
-    if not settings["resume"]:
-        folder.set_aside()
-    with folder.opened(), saved_on_signals(fit):
-        return Story(
-            settings, scenario.to(fit.device), method, score.to(fit.device), fit, folder, logger
-        ).tell()
+    with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
+        return Story(settings, scenario.to(fit.device), method, score.to(fit.device), fit, folder, logger).tell()
 
 
 def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
@@ -60,16 +56,18 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
         settings["seed"],
         {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": settings["seed"]},
     )
+    for group in GROUPS:  # everything is checked before any image is read
+        check(settings[group], group)
     kinds = target(settings["method"], "method").kinds
     kind = settings["scenario"].get("kind")
     if kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
         method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
         ways = ", ".join(f"scenario={names[one]}" for one in kinds)
-        raise InputError(
-            f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}"
-        )
+        raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
     if "datasets" not in settings["scenario"]:
+        if settings["choices"]["dataset"] == "none":
+            raise InputError("dataset=none: only scenario=sequence goes without a data set; choose one, e.g. digits")
         context["dataset"] = build(settings["dataset"], "dataset", **context)
     scenario: Scenario = build(settings["scenario"], "scenario", **context)
     problem = scenario.problem
@@ -112,6 +110,8 @@ class Story:
                 if self.method.measurable:
                     self.score.measure(self.method, after=task.index)
                 self.keep(task.index, time.monotonic() - clock)
+                if self.fit.signal:
+                    raise Stopped(self.fit.signal)
             failed = False
             return self.end()
         except Exception as error:
@@ -216,13 +216,14 @@ def reference_of(reference: str | None, n_tasks: int) -> list[float] | None:
 
 @contextmanager
 def saved_on_signals(fit: Fit) -> Iterator[None]:
-    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved."""
+    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved; a second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: Any) -> None:
         fit.signal = number
+        signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -40,9 +40,7 @@ def equal(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize(("method", "kind"), EVERY)
 def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compose) -> None:
-    settings = small(
-        f"method={method}", f"scenario={kind}_incremental", "trainer.epochs=10", "optimizer.lr=0.01"
-    )
+    settings = small(f"method={method}", f"scenario={kind}_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
     results = run(settings)
     assert results["status"] == "finished"
     assert results["R"][4][4] > 0.75  # the task just learned

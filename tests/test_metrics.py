@@ -33,9 +33,7 @@ B3 = torch.tensor([0.10, 0.12, 0.08], dtype=torch.float64)
 N3 = torch.tensor([2000, 1000, 1000])
 REFERENCE3 = torch.tensor([0.91, 0.90, 0.95], dtype=torch.float64)
 
-R4 = matrix(
-    [0.90, 0.12, 0.10, 0.08], [0.92, 0.95, 0.20, 0.11], [0.94, 0.80, 0.96, 0.30], [0.96, 0.70, 0.85, 0.97]
-)
+R4 = matrix([0.90, 0.12, 0.10, 0.08], [0.92, 0.95, 0.20, 0.11], [0.94, 0.80, 0.96, 0.30], [0.96, 0.70, 0.85, 0.97])
 B4 = torch.full((4,), 0.10, dtype=torch.float64)
 
 METRICS = {  # every number of a matrix, with the baseline, sizes and reference it may need
@@ -67,9 +65,7 @@ def values(R: Tensor, b: Tensor, n: Tensor, reference: Tensor) -> dict[str, floa
     return {name: float(metric(R, b, n, reference)) for name, metric in METRICS.items()}
 
 
-def count(
-    metric: Metric | MetricCollection, R: Tensor, b: Tensor, n: Tensor, rows: range | None = None
-) -> None:
+def count(metric: Metric | MetricCollection, R: Tensor, b: Tensor, n: Tensor, rows: range | None = None) -> None:
     """Feed predictions that realise the accuracies of these rows (-1: b); NaN is not measured."""
     for i in range(-1, len(R)) if rows is None else rows:
         for j, accuracy in enumerate((b if i < 0 else R[i]).tolist()):
@@ -101,9 +97,7 @@ def test_worked_example(name):
 
 
 def test_worked_example_after_each_task():
-    assert [float(M.accuracy_after(R3, t)) for t in (1, 2, 3)] == pytest.approx(
-        [0.90, 0.91, 0.813333], abs=1e-6
-    )
+    assert [float(M.accuracy_after(R3, t)) for t in (1, 2, 3)] == pytest.approx([0.90, 0.91, 0.813333], abs=1e-6)
     unfinished = R3.clone()
     unfinished[2] = NAN
     assert float(M.forgetting(unfinished)) == pytest.approx(0.90 - 0.94)
@@ -364,9 +358,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(killed):
     checkpoint = saved(first)
     second.load_state_dict(checkpoint)
     if killed > -1:
-        assert computed(second) == pytest.approx(
-            computed(first), nan_ok=True
-        )  # before any update, no warning
+        assert computed(second) == pytest.approx(computed(first), nan_ok=True)  # before any update, no warning
     count(second, R3, B3, N3, rows=range(killed, 3))
     assert computed(second) == pytest.approx(computed(uninterrupted))
     assert all(torch.equal(value, checkpoint[key]) for key, value in saved(first).items()), "not its memory"

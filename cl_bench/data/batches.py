@@ -106,9 +106,7 @@ class Batches:
     Raises ValueError for an empty data set.
     """
 
-    def __init__(
-        self, data: Data, *, batch_size: int, steps: int, seed: int, chunk: int = 32, start: int = 0
-    ):
+    def __init__(self, data: Data, *, batch_size: int, steps: int, seed: int, chunk: int = 32, start: int = 0):
         if not len(data):
             raise ValueError("no images to train on")
         self.data, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed

@@ -165,12 +165,8 @@ def image_folder(*, path: str, size: Positive, test_fraction: Share = 0.2) -> Da
     files = [np.array([file for file, _ in folder.samples]) for folder in folders]
     labels = [np.array(folder.targets) for folder in folders]
     if len(folders) == 1:
-        if alone := [
-            name for name, n in zip(folders[0].classes, np.bincount(labels[0]), strict=True) if n == 1
-        ]:
-            raise InputError(
-                f"{where}: class '{alone[0]}' has one picture; it takes one to train and one to test"
-            )
+        if alone := [name for name, n in zip(folders[0].classes, np.bincount(labels[0]), strict=True) if n == 1]:
+            raise InputError(f"{where}: class '{alone[0]}' has one picture; it takes one to train and one to test")
         test = _evenly(labels[0], test_fraction)
         files, labels = [files[0][~test], files[0][test]], [labels[0][~test], labels[0][test]]
     x_train, x_test = (_read_pictures(part, size) for part in files)
@@ -346,9 +342,7 @@ def _dataset(name: str, source: Path, arrays: Arrays, size: int | None) -> Datas
     if len(train) < 2:
         raise InputError(f"{where}: y_train has a single class; there must be at least 2")
     if gaps := sorted(set(range(len(train))) - train):
-        raise InputError(
-            f"{where}: y_train has no image of class {gaps[0]}; labels must be 0..n-1 without a gap"
-        )
+        raise InputError(f"{where}: y_train has no image of class {gaps[0]}; labels must be 0..n-1 without a gap")
     if unknown := sorted(test - train):
         raise InputError(f"{where}: class {unknown[0]} is in y_test but never in y_train")
     if unmeasured := sorted(train - test):

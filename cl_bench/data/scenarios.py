@@ -113,9 +113,7 @@ class Scenario(LightningDataModule):
 
     def to(self, device: torch.device | str) -> Scenario:
         """The same scenario with every image on the device."""
-        tasks = [
-            Task(task.index, task.names, task.train.to(device), task.val.to(device)) for task in self.tasks
-        ]
+        tasks = [Task(task.index, task.names, task.train.to(device), task.val.to(device)) for task in self.tasks]
         return Scenario(self.problem, tasks, [test.to(device) for test in self.tests])
 
     def train_dataloader(self) -> list[Iterator[Batch]]:
@@ -158,9 +156,7 @@ def split(
     problem = _problem(kind, dataset, tuple(outputs), train_mask)
     tasks, tests = [], []
     for index, group in enumerate(groups):
-        train = _select(
-            dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment
-        )
+        train = _select(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
         tests.append(_select(dataset.x_test, dataset.y_test, group, outputs[index], index))
         tasks.append(_task(index, [str(label) for label in group], train, val_fraction, seed))
     return Scenario(problem, tasks, tests)
@@ -215,9 +211,7 @@ def rotated(
     """
     generator = torch.Generator().manual_seed(derive(seed, "angles"))
     degrees = (
-        torch.arange(n_tasks) / n_tasks
-        if angles == "even"
-        else torch.rand(n_tasks, generator=generator).sort()[0]
+        torch.arange(n_tasks) / n_tasks if angles == "even" else torch.rand(n_tasks, generator=generator).sort()[0]
     )
     degrees = torch.cat([degrees * max_angle, torch.zeros(1)])
     names = [f"{angle:.0f} degrees" for angle in degrees[:-1].tolist()]
@@ -248,9 +242,7 @@ def sequence(
     counts = [one.n_classes for one in sets]
     if kind == "domain" and len(set(counts)) > 1:
         found = ", ".join(f"{one.name} has {one.n_classes}" for one in sets)
-        raise InputError(
-            f"scenario.kind=domain: the sets must share their classes, but {found}; try kind=task"
-        )
+        raise InputError(f"scenario.kind=domain: the sets must share their classes, but {found}; try kind=task")
     side = size or max(one.x_train.shape[-1] for one in sets)
     channels = max(one.x_train.shape[1] for one in sets)
 
@@ -309,9 +301,7 @@ def _order(n_classes: int, class_order: str | list[int], seed: int) -> list[int]
         return torch.randperm(n_classes, generator=generator).tolist()
     assert isinstance(class_order, list)
     if sorted(class_order) != list(range(n_classes)):
-        raise InputError(
-            f"scenario.class_order={class_order}: must hold each class from 0 to {n_classes - 1} once"
-        )
+        raise InputError(f"scenario.class_order={class_order}: must hold each class from 0 to {n_classes - 1} once")
     return class_order
 
 
@@ -321,16 +311,12 @@ def _groups(
     """The classes of each task; each of them appears once."""
     key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
     if not value or (n_tasks and classes_per_task):
-        raise InputError(
-            "scenario.n_tasks: give either n_tasks or classes_per_task, and leave the other null"
-        )
+        raise InputError("scenario.n_tasks: give either n_tasks or classes_per_task, and leave the other null")
     divisors = [n for n in range(1, n_classes + 1) if n_classes % n == 0]
     if value > n_classes or (value not in divisors and not uneven):
         fits = ", ".join(map(str, divisors))
         way = "" if value > n_classes else " (or scenario.uneven=true)"
-        raise InputError(
-            f"scenario.{key}={value}: {n_classes} classes can't be cut that way; choose {fits}{way}"
-        )
+        raise InputError(f"scenario.{key}={value}: {n_classes} classes can't be cut that way; choose {fits}{way}")
     if classes_per_task:
         return [order[i : i + classes_per_task] for i in range(0, n_classes, classes_per_task)]
     assert n_tasks

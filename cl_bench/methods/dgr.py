@@ -64,9 +64,7 @@ class DGR(Classifier):
         self.labels, self.temperature = labels, temperature
         self.balance, self.generator = balance, generator
         self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
-        self._old: tuple[WGANGP, nn.Module] | None = (
-            None  # the scholar that task t-1 left; a tuple: not state
-        )
+        self._old: tuple[WGANGP, nn.Module] | None = None  # the scholar that task t-1 left; a tuple: not state
 
     def learn(self, task: Task, fit: Fit) -> None:
         self._old = (frozen(self.gan), frozen(self.network)) if task.index else None
@@ -152,9 +150,7 @@ class DGR(Classifier):
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
         if len(classes) > 1 and sum(count > 0 for count in counts) == 1:
-            warnings.warn(
-                f"the generator has collapsed: class counts of its {n} images are {counts}", stacklevel=2
-            )
+            warnings.warn(f"the generator has collapsed: class counts of its {n} images are {counts}", stacklevel=2)
         return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
 
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:

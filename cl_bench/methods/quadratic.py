@@ -42,9 +42,7 @@ class QuadraticPull(nn.Module):
             anchor += share * gap
 
     @torch.no_grad()
-    def replace(
-        self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor], decay: float = 1.0
-    ) -> None:
+    def replace(self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor], decay: float = 1.0) -> None:
         """A single anchor, at these parameters; the old weights decay and the new are added."""
         for name, total, anchor in zip(self.names, self.weight, self.anchor, strict=True):
             total.mul_(decay).add_(weight[name])

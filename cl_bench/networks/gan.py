@@ -65,9 +65,7 @@ class DCGenerator(nn.Sequential):
     image_shape: (C, H, W), H = W a multiple of 4. width: channels of the last hidden layer; more draws better.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], *, z_dim: Positive = 100, width: Positive = 32
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], *, z_dim: Positive = 100, width: Positive = 32) -> None:
         quarter = _quarter(image_shape)
         super().__init__(
             nn.Linear(z_dim, 2 * width * quarter * quarter),

@@ -20,7 +20,7 @@ def labels(batches: Batches) -> list[list[int]]:
 
 def test_an_epoch_holds_every_image_once_and_the_next_is_in_another_order() -> None:
     steps = labels(Batches(numbered(10), batch_size=4, steps=6, seed=0, chunk=2))
-    first, second = sum(steps[:3], []), sum(steps[3:], [])
+    first, second = [y for step in steps[:3] for y in step], [y for step in steps[3:] for y in step]
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
     assert [len(step) for step in steps] == [4, 4, 2] * 2
@@ -37,9 +37,7 @@ def test_a_phase_continued_anywhere_sees_the_rest_of_the_batches(start: int, chu
 
 
 def test_pixels_become_floats_in_0_1_and_stay_bytes_in_memory() -> None:
-    data = Data(
-        torch.tensor([[[[0, 51], [255, 102]]]], dtype=torch.uint8), torch.tensor([1]), torch.tensor([0])
-    )
+    data = Data(torch.tensor([[[[0, 51], [255, 102]]]], dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
     batch = data.batch(torch.tensor([0]))
     assert torch.equal(batch.x, torch.tensor([[[[0.0, 0.2], [1.0, 0.4]]]]))
     assert data.images.dtype == torch.uint8

@@ -48,9 +48,7 @@ def test_masked_logits_never_make_a_nan() -> None:
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
-@pytest.mark.parametrize(
-    ("key", "n"), [("n_tasks", 5), ("n_tasks", 10), ("classes_per_task", 5), ("n_tasks", 1)]
-)
+@pytest.mark.parametrize(("key", "n"), [("n_tasks", 5), ("n_tasks", 10), ("classes_per_task", 5), ("n_tasks", 1)])
 def test_split_hands_every_image_to_one_task(kind: str, key: str, n: int) -> None:
     scenario = split(digits(), 0, kind=kind, **{key: n})  # type: ignore[arg-type]
     assert len(scenario.tasks) == (n if key == "n_tasks" else 10 // n)

@@ -34,9 +34,7 @@ class Recorder:
         self.calls.append((phase, data, more))
 
 
-@pytest.mark.parametrize(
-    ("mode", "expected"), [("per_task", [0, 50, 100, 150, 200]), ("total", [0, 50, 50, 50, 50])]
-)
+@pytest.mark.parametrize(("mode", "expected"), [("per_task", [0, 50, 100, 150, 200]), ("total", [0, 50, 50, 50, 50])])
 def test_n_gen_counts_per_past_task_or_in_total(mode: str, expected: list[int], small: Compose) -> None:
     scenario, method = prepare(small("method=dgr", "method.n_gen=50", f"method.n_gen_mode={mode}"))
     replayed = []

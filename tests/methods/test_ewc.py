@@ -46,9 +46,7 @@ def test_the_online_form_keeps_the_latest_anchor_and_decays_the_weights() -> Non
     for k in range(3):
         pull.replace(random_weights(10 + k), random_weights(20 + k), decay=0.5)
     theta = random_weights(40)
-    weight = {
-        n: 0.25 * random_weights(20)[n] + 0.5 * random_weights(21)[n] + random_weights(22)[n] for n in theta
-    }
+    weight = {n: 0.25 * random_weights(20)[n] + 0.5 * random_weights(21)[n] + random_weights(22)[n] for n in theta}
     expected = sum((weight[n] * (theta[n] - random_weights(12)[n]).square()).sum() for n in theta)
     assert pull(theta).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
 

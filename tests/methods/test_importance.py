@@ -100,9 +100,7 @@ def grouped() -> nn.Module:
 
 
 def padded(padding: Literal["same", 1], mode: Literal["zeros", "circular"]) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=padding, padding_mode=mode), nn.Flatten(), nn.LazyLinear(4)
-    )
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=padding, padding_mode=mode), nn.Flatten(), nn.LazyLinear(4))
 
 
 def normalised() -> nn.Module:
@@ -143,9 +141,7 @@ def make(build: Callable[[], nn.Module], size: tuple[int, ...]) -> tuple[nn.Modu
 
 
 def images(name: str) -> tuple[int, ...]:
-    return (
-        (1, 6, 7) if name in ("cnn", "residual", "grouped", "same", "circular", "batch norm") else (1, 2, 3)
-    )
+    return (1, 6, 7) if name in ("cnn", "residual", "grouped", "same", "circular", "batch norm") else (1, 2, 3)
 
 
 def one_by_one(network: nn.Module, x: Tensor, scores: Scores, power: Power) -> dict[str, Tensor]:
@@ -167,9 +163,7 @@ def one_by_one(network: nn.Module, x: Tensor, scores: Scores, power: Power) -> d
 def expect_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert list(found) == list(expected)
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def output_norm(logits: Tensor) -> list[Tensor]:
@@ -210,9 +204,7 @@ def no_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("scores", [output_norm, some_scores])
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("name", CLOSED_FORM)
-def test_closed_form_is_a_loop_over_samples(
-    name: str, power: Power, scores: Scores, no_fallback: None
-) -> None:
+def test_closed_form_is_a_loop_over_samples(name: str, power: Power, scores: Scores, no_fallback: None) -> None:
     network, x, _ = make(CLOSED_FORM[name], images(name))
     expect_equal(sum_of_powers(network, x, scores, power), one_by_one(network, x, scores, power))
 
@@ -276,9 +268,7 @@ def test_mode_and_hooks_are_put_back_after_an_error() -> None:
 
 
 def test_dropout_is_off() -> None:
-    network, x, _ = make(
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Dropout(), nn.Linear(5, 4)), (6,)
-    )
+    network, x, _ = make(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Dropout(), nn.Linear(5, 4)), (6,))
     expect_equal(sum_of_powers(network, x, output_norm, 1), one_by_one(network, x, output_norm, 1))
 
 
@@ -353,18 +343,14 @@ def test_the_cut_into_batches_changes_nothing() -> None:
     network, x, y = make(cnn, (1, 6, 7))
     for labels in ("exact", "empirical"):
         whole = fisher(network, [(x, y)], own_pair, labels=labels)
-        parts = fisher(
-            network, zip(x.split([4, 4, 1]), y.split([4, 4, 1]), strict=True), own_pair, labels=labels
-        )
+        parts = fisher(network, zip(x.split([4, 4, 1]), y.split([4, 4, 1]), strict=True), own_pair, labels=labels)
         expect_equal(parts, whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("labels", ["exact", "sampled", "empirical"])
 @pytest.mark.parametrize("lowest", ["finite", "infinite"])
-def test_masked_outputs_have_no_importance(
-    labels: importance.Labels, dtype: torch.dtype, lowest: str
-) -> None:
+def test_masked_outputs_have_no_importance(labels: importance.Labels, dtype: torch.dtype, lowest: str) -> None:
     network, x, _ = make(mlp, (1, 2, 3))
     network.to(dtype)
     low = torch.finfo(dtype).min if lowest == "finite" else -torch.inf

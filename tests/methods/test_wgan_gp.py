@@ -60,8 +60,7 @@ def step(gan: WGANGP, at: int) -> tuple[bool, bool]:
     gan.step(Batch(torch.rand(6, *SHAPE), torch.zeros(6), torch.zeros(6)), optimizers)
     after = [list(module.parameters()) for module in (gan.critic, gan.generator)]
     critic, generator = (
-        any(not torch.equal(p, q) for p, q in zip(a, b, strict=True))
-        for a, b in zip(before, after, strict=True)
+        any(not torch.equal(p, q) for p, q in zip(a, b, strict=True)) for a, b in zip(before, after, strict=True)
     )
     return critic, generator
 

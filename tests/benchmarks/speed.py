@@ -1,0 +1,316 @@
+"""Training time of ours over that of a loop written by hand, on one thread; not a test: the clock decides nothing.
+
+    python tests/benchmarks/speed.py --data-dir data
+
+Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch per
+task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this one
+experiment: images as floats in memory, no logging, no checkpoints, nothing configurable. They take turns with
+ours, from the same weights, on the same mini-batches and noise, and must end at the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from cl_bench.config import build, compose
+from cl_bench.data.scenarios import Task
+from cl_bench.fit import Fit
+from cl_bench.loggers import CSVLog
+from cl_bench.methods.base import Method
+from cl_bench.methods.dgr import DGR
+from cl_bench.results import RunFolder
+from cl_bench.run import prepare
+from cl_bench.seeding import derive
+
+SETTINGS = (
+    "dataset=mnist",
+    "scenario=class_incremental",
+    "network.hidden=[256,256]",
+    "optimizer=sgd",
+    "optimizer.lr=0.01",
+    "optimizer.momentum=0.9",
+    "trainer.epochs=1",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+    "trainer.progress=false",
+)
+STRENGTH = 100.0  # of EWC
+N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
+LOWEST = torch.finfo(torch.float32).min
+
+Images = list[tuple[Tensor, Tensor]]  # of each task: floats (N, 1, 28, 28), labels (N,)
+
+
+@dataclass
+class Timing:
+    """Seconds of the training steps, and of all that learning takes; what the weights became."""
+
+    steps: int
+    training: float
+    whole: float
+    weights: list[Tensor]
+
+
+# ------------------------------------------------------------------------------------------------- by hand
+
+
+def mlp(weights: Iterable[Tensor]) -> nn.Sequential:
+    layers = (nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+    return with_weights(nn.Sequential(nn.Flatten(), *layers), weights)
+
+
+def with_weights(network: nn.Sequential, weights: Iterable[Tensor]) -> nn.Sequential:
+    with torch.no_grad():
+        for p, weight in zip(network.parameters(), weights, strict=True):
+            p.copy_(weight)
+    return network
+
+
+def rows_of(n: int, task: int) -> Iterator[Tensor]:
+    """The rows of each mini-batch: the permutation that ours draws."""
+    generator = torch.Generator().manual_seed(derive(0, "batches", task, 0))
+    yield from torch.randperm(n, generator=generator).split(128)
+
+
+def finetune_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
+    network = mlp(weights)
+    steps, training = 0, 0.0
+    for task, (images, labels) in enumerate(tasks):
+        began = time.perf_counter()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        unseen = torch.arange(10) >= 2 * (task + 1)
+        for rows in rows_of(len(labels), task):
+            loss = F.cross_entropy(network(images[rows]).masked_fill(unseen, LOWEST), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps += 1
+        training += time.perf_counter() - began
+    return Timing(steps, training, training, list(network.parameters()))
+
+
+def ewc_by_hand(tasks: Images, weights: Iterable[Tensor], *, anchors: Literal["merged", "separate"]) -> Timing:
+    """anchors: one quadratic that all old tasks share, or a term for each of them."""
+    network = mlp(weights)
+    steps, training, whole = 0, 0.0, 0.0
+    past: list[tuple[list[Tensor], list[Tensor]]] = []  # Fisher information and weights
+    for task, (images, labels) in enumerate(tasks):
+        began = time.perf_counter()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        unseen = torch.arange(10) >= 2 * (task + 1)
+        for rows in rows_of(len(labels), task):
+            loss = F.cross_entropy(network(images[rows]).masked_fill(unseen, LOWEST), labels[rows])
+            for fisher, old in past:
+                for f, p, p_old in zip(fisher, network.parameters(), old, strict=True):
+                    loss = loss + STRENGTH / 2 * (f * (p - p_old) ** 2).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            steps += 1
+        training += time.perf_counter() - began
+        past.append((fisher_by_hand(network, images, unseen), [p.detach().clone() for p in network.parameters()]))
+        if anchors == "merged":
+            past = [merged(past)]
+        whole += time.perf_counter() - began
+    return Timing(steps, training, whole, list(network.parameters()))
+
+
+def fisher_by_hand(network: nn.Sequential, images: Tensor, unseen: Tensor) -> list[Tensor]:
+    """The exact diagonal for this one network: a linear layer's is made of its inputs and output gradients."""
+    fisher = [torch.zeros_like(p) for p in network.parameters()]
+    for x in images.split(512):
+        inputs, outputs = [], []
+        for layer in network:
+            if isinstance(layer, nn.Linear):
+                inputs.append(x.detach())
+            x = layer(x)
+            if isinstance(layer, nn.Linear):
+                outputs.append(x)
+        log_p = x.masked_fill(unseen, LOWEST).log_softmax(1)
+        squares = [torch.zeros_like(z) for z in outputs]
+        for c in range(int((~unseen).sum())):
+            score = (log_p[:, c].detach().exp().sqrt() * log_p[:, c]).sum()
+            for square, g in zip(squares, torch.autograd.grad(score, outputs, retain_graph=True), strict=True):
+                square += g.square()
+        for i, (a, square) in enumerate(zip(inputs, squares, strict=True)):
+            fisher[2 * i] += square.T @ a.square()
+            fisher[2 * i + 1] += square.sum(0)
+    return [f / len(images) for f in fisher]
+
+
+def merged(past: list[tuple[list[Tensor], list[Tensor]]]) -> tuple[list[Tensor], list[Tensor]]:
+    """The quadratic with the gradient of the sum of these."""
+    fisher = [torch.stack(fs).sum(0) for fs in zip(*(fisher for fisher, _ in past), strict=True)]
+    pulls = [[f * old for f, old in zip(*one, strict=True)] for one in past]
+    pull = [torch.stack(one).sum(0) for one in zip(*pulls, strict=True)]
+    return fisher, [torch.where(f > 0, p / f, 0.0) for f, p in zip(fisher, pull, strict=True)]
+
+
+def wgan_gp_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
+    weights = list(weights)
+    layers = (nn.Linear(Z_DIM, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 784), nn.Sigmoid())
+    G = with_weights(nn.Sequential(*layers), weights[:6])
+    layers = (nn.Linear(784, 256), nn.LeakyReLU(0.2), nn.Linear(256, 256), nn.LeakyReLU(0.2), nn.Linear(256, 1))
+    D = with_weights(nn.Sequential(*layers), weights[6:])
+    steps, training = 0, 0.0
+    for task, (images, labels) in enumerate(tasks):
+        torch.manual_seed(derive(0, "phase", task, 0))
+        began = time.perf_counter()
+        of_G = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        of_D = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        for i, rows in enumerate(rows_of(len(labels), task)):
+            real = images[rows].flatten(1)
+            with torch.no_grad():
+                fake = G(torch.randn(len(real), Z_DIM))
+            mix = torch.rand(len(real), 1)
+            between = (mix * real + (1 - mix) * fake).requires_grad_()
+            (slope,) = torch.autograd.grad(D(between).sum(), between, create_graph=True)
+            penalty = ((slope.norm(dim=1) - 1) ** 2).mean()
+            loss = D(fake).mean() - D(real).mean() + LAMBDA_GP * penalty
+            of_D.zero_grad()
+            loss.backward()
+            of_D.step()
+            if (i + 1) % N_CRITIC == 0:
+                D.requires_grad_(False)
+                loss = -D(G(torch.randn(len(real), Z_DIM))).mean()
+                of_G.zero_grad()
+                loss.backward()
+                of_G.step()
+                D.requires_grad_(True)
+            steps += 1
+        training += time.perf_counter() - began
+    return Timing(steps, training, training, [*G.parameters(), *D.parameters()])
+
+
+# ---------------------------------------------------------------------------------------------------- ours
+
+
+def ours(
+    settings: dict[str, Any], tasks: list[Task], method: Method, learn: Callable[[Method, Task, Fit], None]
+) -> Timing:
+    """`learn` on each task, as the runner does it; without measuring in between."""
+    steps, training, whole = 0, 0.0, 0.0
+    with TemporaryDirectory() as path:
+        folder, logger = RunFolder(Path(path), "speed"), CSVLog()
+        logger.start(folder.path, "speed", "speed", {}, "", [], 0)
+        context = {"folder": folder, "logger": logger, "seed": 0, "n_tasks": len(tasks)}
+        fit = build(settings["trainer"], "trainer", checkpoint_every=settings["checkpoint_every"], **context)
+        for task in tasks:
+            method.task = task.index
+            with fit.task(task.index):
+                began = time.perf_counter()
+                learn(method, task, fit)
+                whole += time.perf_counter() - began
+            steps += sum(phase["steps"] for phase in fit.phases)
+            training += sum(phase["seconds"] for phase in fit.phases)
+    return Timing(steps, training, whole, weights_of(method))
+
+
+def weights_of(method: Method) -> list[Tensor]:
+    if isinstance(method, DGR):  # timed for its generative memory
+        return [*method.gan.generator.parameters(), *method.gan.critic.parameters()]
+    return [p for p in method.parameters() if p.requires_grad]
+
+
+def learn_task(method: Method, task: Task, fit: Fit) -> None:
+    method.learn(task, fit)
+
+
+def learn_images(method: Method, task: Task, fit: Fit) -> None:
+    assert isinstance(method, DGR)
+    fit(method.gan, task.train, phase="generator", epochs=1)
+
+
+# ------------------------------------------------------------------------------------------------- compared
+
+BY_HAND = {
+    "finetune": {"plain": finetune_by_hand},
+    "ewc": {
+        "merged penalty": partial(ewc_by_hand, anchors="merged"),
+        "a penalty per old task": partial(ewc_by_hand, anchors="separate"),
+    },
+    "wgan_gp": {"plain": wgan_gp_by_hand},
+}
+LEARN = {
+    "finetune": ("finetune", learn_task),
+    "ewc": ("ewc", learn_task),
+    "wgan_gp": ("dgr", learn_images),
+}
+EXTRA = {"ewc": [f"method.strength={STRENGTH}"]}
+
+
+def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[str, list[Timing]]]:
+    """Ours, and each loop by hand; they take turns, after a short one that isn't counted and warms all up.
+
+    Raises RuntimeError where they didn't learn the same in that one (later rounding makes GANs part ways).
+    """
+    method_name, learn = LEARN[name]
+    settings = compose(*SETTINGS, f"data_dir={data_dir}", f"method={method_name}", *EXTRA.get(name, []))
+    scenario, method = prepare(settings)
+    weights = [p.detach().clone() for p in weights_of(method)]
+
+    def turn(tasks: list[Task]) -> tuple[Timing, dict[str, Timing]]:
+        images = [(task.train.images.float() / 255, task.train.labels) for task in tasks]
+        mine = ours(settings, tasks, copy.deepcopy(method), learn)
+        return mine, {what: loop(images, weights) for what, loop in BY_HAND[name].items()}
+
+    mine, by_hand = turn([replace(task, train=task.train[torch.arange(5 * 128)]) for task in scenario.tasks[:2]])
+    for what, timing in by_hand.items():
+        gap = distance(mine.weights, timing.weights) / distance(mine.weights, weights)
+        if mine.steps != timing.steps or gap > 0.03:
+            raise RuntimeError(f"{name}, {what}: something else was learned by hand (by {gap:.0%})")
+    mine, by_hand = zip(*(turn(scenario.tasks) for _ in range(repeats)), strict=True)
+    return list(mine), {what: [one[what] for one in by_hand] for what in BY_HAND[name]}
+
+
+def distance(a: list[Tensor], b: list[Tensor]) -> float:
+    return float(torch.stack([(p - q).detach().norm() for p, q in zip(a, b, strict=True)]).norm())
+
+
+def report(table: Table, what: str, ours: list[float], by_hand: list[float]) -> None:
+    """One row, from milliseconds per step."""
+    ratios = [mine / theirs for mine, theirs in zip(ours, by_hand, strict=True)]
+    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+    numbers = (f"{statistics.median(by_hand):.3f}", f"{statistics.median(ours):.3f}")
+    table.add_row(what, *numbers, f"{statistics.median(ratios):.2f}", spread)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="training time of ours over that of a loop written by hand")
+    parser.add_argument("--data-dir", default="data", help="folder that holds MNIST/raw, or will (default: data)")
+    parser.add_argument("--methods", default=",".join(BY_HAND), help="comma-separated (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns that are counted (default: %(default)s)")
+    args = parser.parse_args()
+    unknown = set(args.methods.split(",")) - set(BY_HAND)
+    if unknown or args.repeats < 1:
+        parser.error(f"no such method: {', '.join(sorted(unknown))}" if unknown else "--repeats: at least 1")
+
+    torch.set_num_threads(1)
+    table = Table("what", "by hand\nms/step", "ours\nms/step", "ratio\nmedian", "min-max")
+    for name in args.methods.split(","):
+        our_timings, by_hand = compare(name, args.data_dir, args.repeats)
+        for what, timings in by_hand.items():
+            for part in ("training", "whole"):
+                title = f"{name}, {what}: {'training steps' if part == 'training' else 'all of learn'}"
+                ms = [[1000 * getattr(one, part) / one.steps for one in each] for each in (our_timings, timings)]
+                report(table, title, *ms)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

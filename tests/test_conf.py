@@ -1,0 +1,62 @@
+"""Every file under conf/ and sweeps/ works with the real configuration."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+
+from cl_bench.config import CONF, build, compose, target
+
+GROUPS = ("method", "scenario", "network", "optimizer", "trainer", "logger")
+SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
+
+
+def names(group: str) -> list[str]:
+    return sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in (CONF / group).rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in names(group)])
+def test_every_choice_composes_and_names_its_constructor(group: str, name: str) -> None:
+    settings = compose(f"{group}={name}")
+    assert callable(target(settings[group], group))
+    assert settings["choices"].get(group, name) == name
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_composes(name: str) -> None:
+    assert compose(f"experiment={name}")["choices"]["experiment"] == name
+
+
+@pytest.mark.parametrize("name", names("tuned"))
+def test_tuned_values_are_picked_up_by_themselves_and_lose_to_the_command_line(name: str) -> None:
+    method, dataset, *scenario = Path(name).name.split("-")
+    chosen = [f"method={method}", f"dataset={dataset}", *(f"scenario={one}" for one in scenario)]
+    tuned = yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text())
+    group, key = next((group, key) for group, values in tuned.items() for key in values)
+    assert compose(*chosen)[group][key] == tuned[group][key]
+    assert compose(*chosen, f"{group}.{key}=7")[group][key] == 7
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_sweep_drives_the_real_command_line(file: Path) -> None:
+    parameters = yaml.safe_load(file.read_text())["parameters"]
+    choices = {key: [one["value"]] if "value" in one else one["values"] for key, one in parameters.items()}
+    for values in product(*choices.values()):
+        settings = compose(*(f"{key}={value}" for key, value in zip(choices, values, strict=True)))
+        build(settings["optimizer"], "optimizer")
+    with pytest.raises(HydraException):
+        compose("method.no_such_key=1")
+
+
+def test_every_key_is_explained() -> None:
+    """YAML is the manual: each plain key of a group's file has a comment behind it."""
+    for group in GROUPS:
+        for name in names(group):
+            lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
+            keys = [line for line in lines if line[:1].isalpha() and not line.startswith(("_target_", "defaults"))]
+            assert lines[0].startswith("#"), f"{group}/{name}.yaml says nothing of itself"
+            assert all("#" in line for line in keys if not line.endswith(":")), f"{group}/{name}.yaml"
