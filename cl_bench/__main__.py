@@ -90,7 +90,7 @@ def complain(error: Exception, debug: bool, which: str = "") -> None:
     line = " ".join(str(error).split())
     memory = isinstance(error, MemoryError) or "allocate memory" in line or "out of memory" in line
     if memory:
-        line = f"out of memory; a smaller network or trainer.batch_size needs less ({line})"
+        line = f"out of memory; a smaller network or trainer.batch_size needs less ({line.rpartition(': ')[2]})"
     elif not isinstance(error, KnownError | OSError):
         line = f"{type(error).__name__}: {line}"
         debug = True

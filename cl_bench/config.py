@@ -72,6 +72,8 @@ def target(node: Mapping[str, Any], where: str) -> Any:
     Raises InputError for anything outside the package: a configuration must not run other code.
     """
     path = node.get("_target_")
+    if path is None:
+        raise InputError(f"{where}: needs a choice{nearest('', options_of(where))}")
     if not isinstance(path, str) or not path.startswith("cl_bench."):
         raise InputError(f"{where}._target_={path}: not a part of cl_bench")
     module, _, name = path.rpartition(".")
@@ -146,8 +148,11 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     """The first complaint of a pydantic ValidationError as one line."""
     # a location also holds the branches of a union ("int", "list[int]"); only the key helps a person
     key = error.errors()[0]["loc"][0]
-    reasons = dict.fromkeys(one["msg"] for one in error.errors() if one["loc"][0] == key)
-    reason = " or ".join(f"{one[0].lower()}{one[1:]}" for one in reasons)
+    problems = [one for one in error.errors() if one["loc"][0] == key]
+    reasons = dict.fromkeys(f"{one['msg'][0].lower()}{one['msg'][1:]}".replace("array", "list") for one in problems)
+    reason = " or ".join(reasons)
+    if problems[0]["type"] == "needs_python_object":
+        reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"
     return f"{prefix}{key}={_typed(values[key])}: {reason}"
 
 
@@ -175,8 +180,7 @@ def check_top(settings: Mapping[str, Any]) -> None:
     Raises InputError for an unknown key, a wrong type or a missing value.
     """
     for group in GROUPS:
-        node = settings.get(group)
-        if not isinstance(node, Mapping) or "_target_" not in node:
+        if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
     build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices")}, "", Top)
 
@@ -199,7 +203,7 @@ def key_of(config: Mapping[str, Any]) -> str:
 def name_of(config: Mapping[str, Any]) -> str:
     """DATASET-SCENARIO-METHOD, as chosen on the command line."""
     choices, several = config["choices"], config["scenario"].get("datasets")
-    dataset = "+".join(Path(str(name)).stem for name in several) if several else choices["dataset"]
+    dataset = "+".join(Path(str(name)).stem for name in several) if isinstance(several, list) else choices["dataset"]
     return f"{dataset}-{choices['scenario']}-{choices['method']}"
 
 
@@ -242,6 +246,8 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
     from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
+    if isinstance(error, OSError) and error.filename:
+        return f"output_root: can't write {error.filename} ({error.strerror})"
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -251,12 +257,17 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         return _unknown(str(cause.full_key), cause.parent_node)
     text = " ".join(str(error).split())
+    named = text.split("'")[1] if "'" in text else ""
     if text.startswith("Ambiguous value"):
-        override = text.split("'")[1]
-        return f"{override}: several values are a sweep and need -m; a list is written [1,2], a text with commas '1,2'"
+        return f"{named}: several values are a sweep and need -m; a list is written [1,2], a text with commas '1,2'"
+    if "No match in the defaults list" in text:
+        return f"{named}: there is no such group in this configuration"
     for override in overrides:
         key, _, value = override.partition("=")
-        if key in GROUPS and not set(value.split(",")) <= set(options_of(key)):
+        sweep = "(" in value  # glob(*)
+        if not key:
+            return f"{override}: no key; type KEY=VALUE"
+        if (CONF / key).is_dir() and not sweep and not set(value.split(",")) <= set(options_of(key)):
             return f"{override}: no such {key}{nearest(value, options_of(key))}"
     return text if isinstance(error, HydraException | ValueError) else None
 
@@ -268,8 +279,11 @@ def _unknown(full_key: str, parent: Any) -> str:
     above, _, key = full_key.rpartition(".")
     known = [path for path in _paths(OmegaConf.to_container(parent)) if not path.startswith("hydra")]
     deeper = [path for path in known if path.endswith(f".{key}")]  # where it is, had they typed all of it
-    choices = [min(deeper, key=len)] if deeper else [path for path in known if "." not in path]
-    return f"{full_key}: no such key{nearest(key, choices, above and f'{above}.')}"
+    choices = [path for path in known if "." not in path]
+    prefix = above and f"{above}."
+    if deeper:
+        return f"{full_key}: no such key; did you mean '{prefix}{min(deeper, key=len)}'?"
+    return f"{full_key}: no such key{nearest(key, choices, prefix) or f'; {above} has none'}"
 
 
 def _paths(node: Any) -> list[str]:

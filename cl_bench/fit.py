@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
@@ -80,7 +79,7 @@ class Fit:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
         self._task, self.phases, self._ends = index, [], []
         self._saved = self.folder.load_phase(index)
-        with seeded(self.seed, "task", index), self._bar:
+        with seeded(self.seed, "task", index), self._bar.task(index):
             yield
 
     def __call__(
@@ -189,6 +188,12 @@ class Watch(pl.Callback):
         self._began = self._last = time.monotonic()
         self._before, self._saved = self.seconds, None
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.fit.signal:  # not sooner: Lightning logs a chunk after its `on_train_batch_end`
+            raise Stopped(self.fit.signal)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -198,7 +203,7 @@ class Watch(pl.Callback):
         for name, value in trainer.callback_metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
-        self.fit._bar.show(self.fit._task, self.phase, step, self.steps)
+        self.fit._bar.show(self.phase, step, self.steps)
         if self.fit.signal or now - self._last >= self.fit.checkpoint_every:
             self.fit.save(
                 {
@@ -211,8 +216,6 @@ class Watch(pl.Callback):
                 }
             )
             self._last = time.monotonic()
-        if self.fit.signal:
-            raise Stopped(self.fit.signal)
 
     def _count(self, *_: Any) -> None:
         self.optimizer_steps += 1
@@ -237,37 +240,33 @@ def restore_rng(state: dict[str, Any]) -> None:
 
 
 class Bar:
-    """A live line over tasks and phases; silent where there is no terminal."""
+    """Live lines for the tasks and for the phases of the current one; silent where there is no terminal."""
 
     def __init__(self, n_tasks: int, *, shown: bool) -> None:
         self.n_tasks, self.console = n_tasks, Console()
         self.shown = shown and self.console.is_terminal
-        self._line: TaskID | None = None
+        self.lines: dict[str, TaskID] = {}
 
-    def __enter__(self) -> None:
-        if self.shown:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:>6.0f}/{task.total:.0f} steps"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._progress = Progress(*columns, console=self.console, transient=True, refresh_per_second=5)
-            self._progress.start()
-            self._line, self._name = None, ""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.shown:
-            self._progress.stop()
-
-    def show(self, task: int, phase: str, step: int, steps: int) -> None:
-        """`step` of `steps` in this phase are done."""
+    @contextmanager
+    def task(self, index: int) -> Iterator[None]:
+        """Shown while the task with this index is learned."""
         if not self.shown:
+            yield
             return
-        name = f"task {task + 1} of {self.n_tasks} · {phase}"
-        if self._line is None or self._name != name:
-            self._name, self._line = name, self._progress.add_task(name, total=steps)
-        self._progress.update(self._line, completed=step)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f} of {task.total:.0f}", justify="right"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as self.progress:
+            self.lines = {"": self.progress.add_task("tasks", total=self.n_tasks, completed=index)}
+            yield
+
+    def show(self, phase: str, step: int, steps: int) -> None:
+        """`step` of `steps` in this phase are done."""
+        if self.shown:
+            if phase not in self.lines:
+                self.lines[phase] = self.progress.add_task(f"  {phase}", total=steps)
+            self.progress.update(self.lines[phase], completed=step)

@@ -120,7 +120,8 @@ class CSVLog(RunLogger):
 
     def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
         with self._path.open("a", newline="") as file:
-            csv.writer(file).writerows(Row(step, task, phase, name, float(v)) for name, v in values.items())
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows(Row(step, task, phase, name, float(v)) for name, v in values.items())
 
 
 class WandbLog(CSVLog):
@@ -296,7 +297,7 @@ def rewrite(path: Path, rows: Iterable[Row]) -> None:
     """Replace a log.csv as a whole: a crash leaves the old one or the new one."""
     draft = path.with_suffix(".tmp")
     with draft.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
         writer.writerows(rows)
     draft.replace(path)

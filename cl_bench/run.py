@@ -52,13 +52,14 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     """The scenario and the untrained method, each random weight drawn from the seed."""
-    seed, context = (
-        settings["seed"],
-        {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": settings["seed"]},
-    )
+    seed = settings["seed"]
+    context: dict[str, Any] = {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": seed}
     for group in GROUPS:  # everything is checked before any image is read
-        check(settings[group], group)
-    kinds = target(settings["method"], "method").kinds
+        if settings[group]:  # dataset=none
+            check(settings[group], group)
+    kinds = getattr(target(settings["method"], "method"), "kinds", ())
+    if not kinds:
+        raise InputError(f"method._target_={settings['method']['_target_']}: not a method")
     kind = settings["scenario"].get("kind")
     if kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
@@ -70,6 +71,8 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
             raise InputError("dataset=none: only scenario=sequence goes without a data set; choose one, e.g. digits")
         context["dataset"] = build(settings["dataset"], "dataset", **context)
     scenario: Scenario = build(settings["scenario"], "scenario", **context)
+    if not all(len(task.train) for task in scenario.tasks):
+        raise InputError(f"scenario.val_fraction={settings['scenario']['val_fraction']}: leaves nothing to train on")
     problem = scenario.problem
     shapes = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     optimizer = build(settings["optimizer"], "optimizer")

@@ -112,6 +112,11 @@ class Classifier(Method):
             self.register_buffer(name, constant, persistent=False)
         self._allowed: dict[int, Tensor] = {}
 
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The parameters of the network by name."""
+        return dict(self.network.named_parameters())
+
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """Logits over every output, for images in [0, 1]."""
         return self.network(self.normalised(x))

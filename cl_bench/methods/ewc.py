@@ -44,21 +44,19 @@ class EWC(Classifier):
         self.strength, self.online, self.decay = strength, online, decay
         self.fisher_labels: Literal["exact", "sampled", "empirical"] = fisher_labels
         self.fisher_samples = fisher_samples
-        self.pull = QuadraticPull(dict(network.named_parameters()))
+        self.pull = QuadraticPull(self.weights)
 
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
-        importance = self.fisher(task.train)
-        weights = dict(self.network.named_parameters())
         if self.online:
-            self.pull.replace(weights, importance, decay=self.decay)
+            self.pull.replace(self.weights, self.fisher(task.train), decay=self.decay)
         else:
-            self.pull.add(weights, importance)
+            self.pull.add(self.weights, self.fisher(task.train))
 
     def loss(self, batch: Batch) -> Tensor:
         loss = super().loss(batch)
         if self.task > 0:
-            loss = loss + self.strength / 2 * self.pull(dict(self.network.named_parameters()))
+            loss = loss + self.strength / 2 * self.pull(self.weights)
         return loss
 
     def fisher(self, data: Data) -> dict[str, Tensor]:

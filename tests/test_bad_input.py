@@ -1,0 +1,260 @@
+"""Whatever is wrong with a command is one line that names the key, the value and the way out; nothing is run."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cl_bench.__main__ import main
+from cl_bench.config import compose
+
+# the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
+BAD = [
+    # names of the groups' choices
+    ("method=nosuch", "method=nosuch", "choose from cumulative, dgr"),
+    ("method=fintune", "did you mean 'finetune'?"),
+    ("dataset=mnst", "dataset=mnst", "did you mean 'mnist'?"),
+    ("scenario=clas_incremental", "scenario=clas_incremental", "did you mean 'class_incremental'?"),
+    ("network=mpl", "network=mpl", "did you mean 'mlp'?"),
+    ("trainer=defalt", "trainer=defalt", "did you mean 'default'?"),
+    ("logger=wndb", "logger=wndb", "did you mean 'wandb'?"),
+    ("optimizer=adm", "optimizer=adm", "did you mean 'adam'?"),
+    ("experiment=foo", "experiment=foo", "split_mnist"),
+    ("hydra/launcher=nosuch", "hydra/launcher=nosuch", "basic"),
+    ("method=null", "method=null", "choose from"),
+    ("method=[ewc,dgr]", "method=[ewc,dgr]", "no such method"),
+    ("method=5", "method=5", "choose from"),
+    ("dataset=none", "dataset=none", "scenario=sequence"),
+    # keys
+    ("sed=1", "sed: no such key", "did you mean 'seed'?"),
+    ("methd=ewc", "methd", "did you mean 'method'?"),
+    ("lr=0.1", "lr: no such key", "did you mean 'optimizer.lr'?"),
+    ("method=ewc method.strenght=1", "method.strenght", "did you mean 'method.strength'?"),
+    ("method=finetune method.strength=1", "method.strength: no such key", "method has none"),
+    ("method=dgr method.gan.n_critc=1", "method.gan.n_critc", "did you mean 'method.gan.n_critic'?"),
+    ("method=dgr method.n_critic=1", "did you mean 'method.gan.n_critic'?"),
+    ("dataset.sise=8", "dataset.sise", "did you mean 'dataset.size'?"),
+    ("scenario.n_task=5", "scenario.n_task", "did you mean 'scenario.n_tasks'?"),
+    ("network.hiden=[3]", "network.hiden", "did you mean 'network.hidden'?"),
+    ("optimizer.rl=1", "optimizer.rl", "did you mean 'optimizer.lr'?"),
+    ("trainer.epoch=1", "trainer.epoch", "did you mean 'trainer.epochs'?"),
+    ("logger=wandb logger.projet=x", "logger.projet", "did you mean 'logger.project'?"),
+    ("seed.x=1", "seed.x"),
+    ("+foo=1", "foo: no such key", "choose from", "seed"),
+    ("++method.foo=1", "method.foo: no such key"),
+    ("method={_target_:os.system,command:ls}", "method"),
+    ("~seed", "seed: needs a value"),
+    ("~foo", "foo"),
+    # how an override is written
+    ("method", "method: can't be read", "KEY=VALUE"),
+    ("a=b=c", "a=b=c: can't be read"),
+    ("method=[", "method=[: can't be read"),
+    ("=3", "=3", "KEY=VALUE"),
+    ("seed=0,1", "seed=0,1", "-m"),
+    ("'seed=range(3)'", "seed=range(3)", "--multirun"),
+    ("'seed=${nope}'", "seed", "nope"),
+    ("-cfg job", "--cfg", "'fg'", "'job'"),
+    ("--method=ewc", "--method=ewc", "--help"),
+    # types
+    ("seed=abc", "seed=abc", "integer"),
+    ("seed=", "seed=", "integer"),
+    ("seed=1.0", "seed=1.0", "integer"),
+    ("seed=true", "seed=true", "integer"),
+    ("seed=null", "seed=null", "integer"),
+    ("resume=maybe", "resume=maybe", "boolean"),
+    ("output_root=5", "output_root=5", "string"),
+    ("data_dir=null", "data_dir=null", "string"),
+    ("reference=5", "reference=5", "string"),
+    ("trainer.epochs=1.5", "trainer.epochs=1.5", "integer"),
+    ("trainer.epochs=ten", "trainer.epochs=ten", "integer"),
+    ("method=ewc method.strength=abc", "method.strength=abc", "number"),
+    ("method=dgr method.gan=5", "method.gan=5", "method.gan.KEY=VALUE"),
+    ("method=dgr method.gan.optimizer.betas=[0.1]", "method.gan.optimizer.betas=[0.1]"),
+    ("scenario.kind=clas", "scenario.kind=clas", "'class', 'task' or 'domain'"),
+    ("scenario.kind=null", "scenario.kind=null", "'class', 'task' or 'domain'"),
+    ("scenario.class_order=abc", "scenario.class_order=abc", "'fixed' or 'random'"),
+    ("scenario=sequence scenario.datasets=digits", "scenario.datasets=digits", "list"),
+    ("network.hidden=12", "network.hidden=12", "list"),
+    ("network.hidden=null", "network.hidden=null", "list"),
+    ("network.hidden={a:1}", "network.hidden"),
+    ("trainer.accelerator=tpu", "trainer.accelerator=tpu", "'cpu'"),
+    # ranges
+    ("seed=-1", "seed=-1", "0"),
+    (f"seed={10**30}", "seed=1000", "less than"),
+    ("checkpoint_every=inf", "checkpoint_every=inf", "finite"),
+    ("trainer.epochs=0", "trainer.epochs=0", "greater than 0"),
+    ("trainer.batch_size=1", "trainer.batch_size=1", "greater than or equal to 2"),
+    ("trainer.threads=1000000", "trainer.threads=1000000", "less than"),
+    ("optimizer.lr=-1", "optimizer.lr=-1", "greater than 0"),
+    ("method=ewc method.strength=nan", "method.strength=nan", "finite"),
+    ("method=dgr method.ratio=2", "method.ratio=2", "less than or equal to 1"),
+    ("method=dgr method.generator_epochs=[1,2]", "method.generator_epochs=[1, 2]", "5 tasks"),
+    ("network.hidden=[0]", "network.hidden=[0]", "greater than 0"),
+    (f"network.hidden=[{10**30}]", "network.hidden", "less than"),
+    ("network.hidden=[1000000000,2]", "out of memory"),
+    ("dataset.size=0", "dataset.size=0", "greater than 0"),
+    # what only makes sense together
+    ("scenario.n_tasks=3", "scenario.n_tasks=3", "1, 2, 5, 10", "uneven"),
+    ("scenario.n_tasks=11", "scenario.n_tasks=11", "1, 2, 5, 10"),
+    ("scenario.n_tasks=null", "scenario.n_tasks", "classes_per_task"),
+    ("scenario.classes_per_task=2", "scenario.n_tasks", "classes_per_task"),
+    ("scenario.class_order=[0,1]", "scenario.class_order=[0, 1]", "0 to 9"),
+    ("scenario.val_fraction=0.999", "scenario.val_fraction=0.999"),
+    # files and machines
+    ("dataset=npz", "dataset.path", "needs a value"),
+    ("dataset=npz dataset.path=none.npz", "none.npz is missing", "x_train"),
+    ("dataset=npz dataset.path=FILES/cut.npz", "cut.npz", "damaged"),
+    ("dataset=npz dataset.path=FILES/wrong.npz", "wrong.npz", "x_train", "(4, 3)"),
+    ("scenario=sequence scenario.datasets=[mnst]", "mnst", "did you mean 'mnist'?"),
+    ("dataset=mnist data_dir=FILES", "dataset=mnist", "missing"),
+    ("trainer.accelerator=gpu", "trainer.accelerator=gpu", "cpu or auto"),
+    ("output_root=FILES/cut.npz/x", "output_root", "cut.npz/x", "Not a directory"),
+    ("output_root=/proc/x", "output_root", "/proc/x"),
+    ("-m seed=0,1 output_root=FILES/cut.npz/x", "output_root", "cut.npz/x", "Not a directory"),
+    ("reference=nonsense", "reference=nonsense", "no finished run of 5 tasks"),
+    ("reference=FILES/cut.npz", "reference=", "no finished run of 5 tasks"),
+    # code from elsewhere
+    ("method._target_=os.system", "method._target_=os.system", "not a part of cl_bench"),
+    ("method._target_=cl_bench.results.os", "not a part of cl_bench"),
+    ("method._target_=cl_bench.nosuch.X", "there is no such thing"),
+    ("method._target_=cl_bench.networks.mlp.MLP", "not a method"),
+    ("method=dgr method.gan._target_=os.system", "method.gan._target_=os.system"),
+    # one wrong name in a sweep: nothing of it begins
+    ("-m method=finetune,nosuch", "method=nosuch", "choose from"),
+    ("-m method=dgr,ewc method.strength=1", "method.strength: no such key"),
+]
+SMALL = ["trainer.epochs=1", "trainer.threads=1", "network.hidden=[8]", "method=finetune"]
+
+Told = Callable[[str], tuple[int, list[str]]]
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
+    """`told(COMMAND)`: its exit code and the lines on stderr, from an empty folder."""
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "cut.npz").write_bytes(b"PK\x03\x04")
+    flat, labels = np.zeros((4, 3), np.uint8), np.zeros(4, int)
+    np.savez(files / "wrong.npz", x_train=flat, y_train=labels, x_test=flat, y_test=labels)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "argv", ["cl_bench"])
+    handlers, level = logging.root.handlers[:], logging.root.level  # Hydra puts its own
+
+    def run(command: str) -> tuple[int, list[str]]:
+        given = shlex.split(command.replace("FILES", str(files)))
+        keys = {one.partition("=")[0] for one in given}
+        code = main([*(one for one in SMALL if one.partition("=")[0] not in keys), *given])
+        return code, capsys.readouterr().err.splitlines()
+
+    yield run
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.mark.parametrize(("command", "parts"), [pytest.param(one, parts, id=one) for one, *parts in BAD])
+def test_one_line_says_what_is_wrong(command: str, parts: list[str], told: Told) -> None:
+    code, lines = told(command)
+    assert code == 1
+    assert len(lines) == 1, "\n".join(lines)
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+    assert not list(Path("outputs").glob("*/*/*"))  # no run was begun
+
+
+def test_a_sweep_goes_on_after_a_bad_job(told: Told) -> None:
+    code, lines = told("-m trainer.epochs=-1,1 seed=0")
+    assert code == 1
+    assert len(lines) == 1
+    assert "trainer.epochs=-1: input should be greater than 0" in lines[0]
+    assert "seed=0" in lines[0]  # which of the jobs it was
+    assert len(list(Path("outputs").glob("*/*/results.json"))) == 1
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_a_failed_run(told: Told) -> None:
+    code, lines = told("optimizer.lr=1e30")
+    assert code == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("error: task 1, ")
+    (results,) = Path("outputs").glob("*/*/results.json")
+    assert '"status": "failed"' in results.read_text()
+
+
+def test_debug_shows_the_traceback_before_the_line(told: Told) -> None:
+    code, lines = told("debug=true scenario.n_tasks=3")
+    assert code == 1
+    assert lines[0].startswith("Traceback")
+    assert lines[-1].startswith("error: scenario.n_tasks=3")
+
+
+def test_what_nobody_expected_comes_with_its_traceback(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cl_bench.methods.finetune import Finetune
+
+    monkeypatch.setattr(Finetune, "learn", lambda *_: 1 // 0)
+    code, lines = told("seed=0")
+    assert code == 1
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "error: ZeroDivisionError: integer division or modulo by zero"
+
+
+def test_a_method_where_it_has_no_meaning(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cl_bench.methods.finetune import Finetune
+
+    monkeypatch.setattr(Finetune, "kinds", ("task",))
+    code, lines = told("scenario=class_incremental")
+    assert code == 1
+    assert len(lines) == 1
+    assert "method=finetune" in lines[0]
+    assert lines[0].endswith("try scenario=task_incremental")
+
+
+def test_a_foreign_target_is_never_called(told: Told) -> None:
+    for group in ("method", "network", "scenario"):
+        told(f"++{group}._target_=os.system ++{group}.command='touch executed'")
+        told(f"{group}._target_=os.system")
+    assert not Path("executed").exists()
+
+
+def test_another_reference_is_looked_at_even_when_the_run_is_finished(told: Told) -> None:
+    assert told("seed=0") == (0, [])
+    code, lines = told("seed=0 reference=nonsense")
+    assert code == 1
+    assert lines == ["error: reference=nonsense: no finished run of 5 tasks there"]
+
+
+def test_a_wrong_command_leaves_an_earlier_result_alone(told: Told) -> None:
+    assert told("seed=0") == (0, [])
+    (results,) = Path("outputs").glob("*/*/results.json")
+    before = results.read_bytes()
+    for bad in ("resume=false trainer.accelerator=gpu", "resume=false reference=nonsense", "resume=false logger.x=1"):
+        assert told(f"seed=0 {bad}")[0] == 1
+    assert [*Path("outputs").glob("*/*/results.json")] == [results]
+    assert results.read_bytes() == before
+
+
+def test_really_one_line_from_a_real_process(tmp_path: Path) -> None:
+    """The two ways out of Hydra: before there is a job, and from inside one."""
+    for bad in ("method=nosuch", "seed=abc"):
+        command = [sys.executable, "-m", "cl_bench", bad]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        assert ended.stdout == ""
+        assert len(ended.stderr.splitlines()) == 1
+        assert ended.stderr.startswith(f"error: {bad}")
+
+
+def test_compose_refuses_the_same(tmp_path: Path) -> None:
+    from cl_bench.config import InputError
+    from cl_bench.run import run
+
+    settings = compose("method=finetune", f"output_root={tmp_path}") | {"network": {"_target_": "os.system"}}
+    with pytest.raises(InputError, match=r"network\._target_=os\.system"):
+        run(settings)
