@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; what was done is saved, and the same command goes on from there", file=sys.stderr)
         return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
     except Exception as error:
-        line = explain(error, overrides)
+        line = None if isinstance(error, KnownError) else explain(error, overrides)
         complain(InputError(line) if line else error, debug)
         failed = True
     return int(failed)

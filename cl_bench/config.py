@@ -151,7 +151,7 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     problems = [one for one in error.errors() if one["loc"][0] == key]
     reasons = dict.fromkeys(f"{one['msg'][0].lower()}{one['msg'][1:]}".replace("array", "list") for one in problems)
     reason = " or ".join(reasons)
-    if problems[0]["type"] == "needs_python_object":
+    if problems[0]["type"] in ("needs_python_object", "dataclass_type"):
         reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"
     return f"{prefix}{key}={_typed(values[key])}: {reason}"
 
@@ -209,7 +209,7 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 def folder_of(config: Mapping[str, Any]) -> Path:
     """Where the run of this configuration lives: the same command finds its own folder again."""
-    return Path(config["output_root"]) / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
+    return Path(config["output_root"]).expanduser() / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:

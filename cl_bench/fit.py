@@ -170,6 +170,7 @@ class Watch(pl.Callback):
     def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
         self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
         self.optimizer_steps, self.seconds, self._saved = 0, 0.0, None
+        self._stop: int | None = None
 
     def restore(self, module: Learner, running: dict[str, Any]) -> int:
         """Puts the module where the phase was cut and returns the step to go on with."""
@@ -191,8 +192,8 @@ class Watch(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.fit.signal:  # not sooner: Lightning logs a chunk after its `on_train_batch_end`
-            raise Stopped(self.fit.signal)
+        if self._stop:  # not sooner: Lightning logs a chunk after its `on_train_batch_end`
+            raise Stopped(self._stop)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -204,7 +205,8 @@ class Watch(pl.Callback):
             if not math.isfinite(value):
                 raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
         self.fit._bar.show(self.phase, step, self.steps)
-        if self.fit.signal or now - self._last >= self.fit.checkpoint_every:
+        self._stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
+        if self._stop or now - self._last >= self.fit.checkpoint_every:
             self.fit.save(
                 {
                     "step": step,

@@ -167,17 +167,22 @@ def _write_accuracy(file: Path, results: Mapping[str, Any]) -> None:
 
 def show(results: Mapping[str, Any], folder: Path) -> None:
     """Prints the accuracy matrix and the metrics."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     def cell(value: float | None) -> str:
         return "·" if value is None or math.isnan(value) else f"{value:.3f}"
 
+    heads = [" ".join(names) for names in results["classes"]]
+    if max(map(len, heads)) > len("0.123"):
+        heads = [str(task + 1) for task in range(len(heads))]
     console = Console()
-    matrix = Table(title=f"{results['name']}: accuracy", title_justify="left")
+    console.width = max(console.width, 7 * len(heads) + 10)  # a number is never cut, in a narrow log neither
+    matrix = Table(title=f"{results['name']}: accuracy", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     matrix.add_column("after", justify="right")
-    for names in results["classes"]:
-        matrix.add_column(" ".join(names), justify="right")
+    for head in heads:
+        matrix.add_column(head, justify="right")
     matrix.add_row("start", *(cell(value) for value in results["b"]), style="dim")
     for i, row in enumerate(results["R"]):
         cells = [cell(value) if j <= i else f"[dim]{cell(value)}[/dim]" for j, value in enumerate(row)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
+import logging
 from typing import Literal, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from cl_bench.methods.wgan_gp import WGANGP
 from cl_bench.networks.optimizers import Optimizer
 
 M = TypeVar("M", bound=nn.Module)
+log = logging.getLogger(__name__)
 
 
 class DGR(Classifier):
@@ -140,7 +141,7 @@ class DGR(Classifier):
     def dream(self, n: int) -> Data:
         """n replayed images as data, with their class histogram among the task's facts.
 
-        Raises a warning when the generator has collapsed to a single class.
+        Warns when the generator has collapsed to a single class.
         """
         assert self._old
         classes = sorted({output for outputs in self.problem.outputs[: self.task] for output in outputs})
@@ -150,7 +151,7 @@ class DGR(Classifier):
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
         if len(classes) > 1 and sum(count > 0 for count in counts) == 1:
-            warnings.warn(f"the generator has collapsed: class counts of its {n} images are {counts}", stacklevel=2)
+            log.warning("task %d: the generator has collapsed; class counts of its %d images: %s", self.task, n, counts)
         return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
 
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:

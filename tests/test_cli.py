@@ -1,0 +1,228 @@
+"""The command line as a person has it: real processes, from an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cl_bench
+from cl_bench.config import InputError, compose, folder_of
+from cl_bench.run import run
+
+QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "network.hidden=[16]"]
+# some seconds of training, so that there is a middle to be killed in
+LONG = [
+    "method=dgr",
+    *QUICK,
+    "trainer.epochs=20",
+    "trainer.chunk=3",
+    "checkpoint_every=0",
+    "method.n_gen=100",
+    "method.generator_epochs=20",
+    "method.gan.generator.hidden=[16]",
+    "method.gan.critic.hidden=[16]",
+]
+ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "ignore::UserWarning"}  # a generator this small may collapse
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def cl(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m cl_bench ARGUMENTS` to its end."""
+    command = [sys.executable, "-m", "cl_bench", *arguments]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+def without_torch(*commands: list[str], cwd: Path) -> str:
+    """What these command lines print, one after another in one process that must not import torch."""
+    code = f"""
+import sys
+import cl_bench
+from cl_bench.__main__ import main
+for arguments in {list(commands)!r}:
+    try:
+        main(arguments)
+    except SystemExit as end:  # Hydra's way to end --help
+        assert not end.code, arguments
+    assert "torch" not in sys.modules, arguments
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout + ended.stderr
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start("seed=1", until="*/*/checkpoints/task1.pt")`: a long run, in the middle of its work."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def started(*arguments: str, until: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "cl_bench", *LONG, *arguments]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=pipe, stderr=pipe, text=True)
+        processes.append(process)
+        while process.poll() is None and not list((tmp_path / "outputs").glob(until)):
+            time.sleep(0.01)
+        assert process.poll() is None, process.communicate()
+        return process
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of the long run when nothing disturbs it."""
+    return run(compose(*LONG, "checkpoint_every=60", f"output_root={tmp_path_factory.mktemp('whole')}"))
+
+
+def numbers(results: dict[str, Any]) -> str:
+    """Every number that a run found out, as text (NaN is not equal to itself, and null in the file)."""
+    found = {name: results[name] for name in ("R", "b", "R_task_masked", "metrics", "bytes_kept")}
+    found["steps"] = [[phase["optimizer_steps"] for phase in task["phases"]] for task in results["tasks"]]
+    return json.dumps(found).replace("NaN", "null")
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
+    said = without_torch(
+        ["--help"],
+        ["--cfg", "job", "-p", "method", "method=ewc"],
+        ["--cfg", "job"],
+        ["--info", "config", "seed=1"],
+        ["method=nosuch"],
+        ["method.strenght=1"],
+        ["dataset=npz"],
+        ["seed=abc"],
+        cwd=tmp_path,
+    )
+    assert "python -m cl_bench method=ewc dataset=mnist" in said
+    assert "method: cumulative, dgr, ewc" in said  # the choices of each group
+    assert "_target_: cl_bench.methods.ewc.EWC" in said
+    assert "checkpoint_every: 60" in said
+    assert "error: method=nosuch" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_and_the_same_sweep_again(tmp_path: Path) -> None:
+    """Two methods by two seeds, from another folder than the repository's; again, it answers at once."""
+    sweep = ["method=finetune,ewc", *QUICK, "-m", "seed=0,1"]
+    first = cl(*sweep, cwd=tmp_path)
+    assert (first.returncode, first.stderr) == (0, "")
+    folders = [path.parent for path in tmp_path.glob("outputs/*/*/results.json")]
+    assert len(folders) == 4
+    lines = first.stdout.splitlines()
+    for number, job in enumerate(("finetune seed=0", "finetune seed=1", "ewc seed=0", "ewc seed=1")):
+        method, seed = job.split()
+        (header,) = (line for line in lines if f"#{number} : " in line)
+        assert f"method={method}" in header
+        assert seed in header
+    for folder in folders:
+        assert any(line.endswith(f"kept in {folder.relative_to(tmp_path)}") for line in lines)
+        assert kept(folder)["status"] == "finished"
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # no log, no link, no copy of the settings
+
+    before = {folder: (folder / "results.json").stat().st_mtime_ns for folder in folders}
+    again = without_torch(sweep, ["method=ewc", *QUICK], cwd=tmp_path)
+    assert all(again.count(f"kept in {folder.relative_to(tmp_path)}") >= 1 for folder in folders)
+    assert before == {folder: (folder / "results.json").stat().st_mtime_ns for folder in folders}
+
+    anew = run(compose("method=ewc", *QUICK, "resume=false", f"output_root={tmp_path / 'outputs'}"))
+    (old,) = tmp_path.glob("outputs/*/*.old1")
+    assert numbers(kept(old)) == numbers(anew)
+    assert old.with_suffix("") in folders
+
+
+def test_killed_and_run_again(start: Start, whole: dict[str, Any], tmp_path: Path) -> None:
+    """kill -9 in the middle of a task; meanwhile nobody else gets into the folder."""
+    process = start(until="*/*/checkpoints/task1.pt")
+    settings = compose(*LONG, f"output_root={tmp_path / 'outputs'}")
+    with pytest.raises(InputError, match="another process is at work in"):
+        run(settings)
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    results = run(settings)
+    assert numbers(results) == numbers(whole)
+    assert numbers(kept(folder_of(settings))) == numbers(whole)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_stopped_and_run_again(
+    number: signal.Signals, code: int, start: Start, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """A signal ends a whole sweep, says how to go on, and the run goes on where it was."""
+    process = start("-m", "checkpoint_every=1000", "seed=0,1", until="*/*/checkpoints/task1.pt")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said == "stopped; what was done is saved, and the same command goes on from there\n"
+    settings = compose(*LONG, f"output_root={tmp_path / 'outputs'}")
+    assert [path.name for path in folder_of(settings).parent.iterdir()] == [folder_of(settings).name]  # not seed 1
+    assert (folder_of(settings) / "checkpoints" / "phase.pt").exists()
+    assert kept(folder_of(settings))["status"] == "running"
+    assert numbers(run(settings)) == numbers(whole)
+
+
+@pytest.mark.slow
+def test_killed_twice_from_the_command_line_alone(start: Start, whole: dict[str, Any], tmp_path: Path) -> None:
+    for until in ("*/*/checkpoints/task0.pt", "*/*/checkpoints/task2.pt"):
+        process = start(until=until)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    ended = cl(*LONG, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    (results,) = tmp_path.glob("outputs/*/*/results.json")
+    assert numbers(kept(results.parent)) == numbers(whole)
+
+
+@pytest.mark.slow
+def test_what_should_be_quick_is(tmp_path: Path) -> None:
+    """In seconds, the best of three: other work may be going on."""
+    cl("method=finetune", *QUICK, cwd=tmp_path)
+    for limit, arguments in [
+        (1.5, ["--help"]),
+        (1.5, ["--cfg", "job"]),
+        (2.0, ["method=nosuch"]),
+        (2.0, ["seed=abc"]),
+        (2.0, ["method=finetune", *QUICK]),  # finished
+    ]:
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            cl(*arguments, cwd=tmp_path)
+            times.append(time.perf_counter() - began)
+        assert min(times) < limit, arguments
+
+
+@pytest.mark.slow
+def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    source = Path(cl_bench.__file__).parents[1]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    assert (tmp_path / "site" / "cl_bench" / "conf" / "config.yaml").exists()
+    ended = cl("method=finetune", *QUICK, cwd=tmp_path / "site")  # the folder one stands in comes first
+    assert (ended.returncode, ended.stderr) == (0, "")
+    listed = cl("--info", "searchpath", cwd=tmp_path / "site")
+    assert str(tmp_path / "site" / "cl_bench" / "conf") in listed.stdout
