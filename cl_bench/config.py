@@ -158,7 +158,7 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
 
 def _typed(value: Any) -> str:
     """A value as a person types it on the command line."""
-    return str(value) if isinstance(value, str | float) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return str(value) if isinstance(value, str | float) else json.dumps(value, separators=(",", ":"))
 
 
 @dataclass(frozen=True)

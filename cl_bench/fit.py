@@ -161,7 +161,10 @@ class Fit:
 
 
 class Trainer(pl.Trainer):
-    received_sigterm = False  # signals are for `Watch`; Lightning would stop without saving
+    @property
+    def received_sigterm(self) -> bool:
+        """Never: signals are for `Watch`; Lightning would stop without saving."""
+        return False
 
 
 class Watch(pl.Callback):
@@ -200,7 +203,7 @@ class Watch(pl.Callback):
     ) -> None:
         now = time.monotonic()
         self.seconds = self._before + now - self._began
-        step = module.at + 1  # type: ignore[operator]
+        step: int = module.at + 1  # type: ignore[operator]
         for name, value in trainer.callback_metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")

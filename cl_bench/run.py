@@ -17,9 +17,9 @@ import pytorch_lightning
 import torch
 
 import cl_bench
-from cl_bench.figures import draw_results, sample_grid
 from cl_bench.config import GROUPS, InputError, Stopped, build, check, folder_of, key_of, name_of, target
 from cl_bench.data.scenarios import Scenario
+from cl_bench.figures import draw_results, sample_grid
 from cl_bench.fit import Fit
 from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of

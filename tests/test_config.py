@@ -19,17 +19,14 @@ from cl_bench.config import (
     Positive,
     build,
     check,
-    check_top,
     compose,
     folder_of,
     key_of,
     name_of,
     nearest,
-    options_of,
     target,
 )
 
-OPTIONS = [(group, option) for group in GROUPS for option in options_of(group)]
 NODES = [
     file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"
 ]
@@ -153,7 +150,7 @@ def test_the_nearest_choice() -> None:
 
 @pytest.mark.parametrize("file", NODES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
-    """Everything legal is in the YAML, so nobody needs a +; the first line says what it is."""
+    """Everything legal is in the YAML, so nobody needs a +, its values are legal, and its first line says what it is."""
     text = file.read_text()
     assert text.startswith("# ")
 
@@ -169,18 +166,9 @@ def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
         for key in nodes:
             compare(node[key], f"{where}.{key}")
 
-    compare(yaml.safe_load(text), file.stem)
-
-
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_choice_composes_and_passes_the_check(group: str, option: str) -> None:
-    path = ["dataset.path=x"] if option in ("npz", "image_folder") else []
-    settings = compose(f"{group}={option}", *path)
-    check_top(settings)
-    for name in GROUPS:
-        if settings[name]:
-            check(settings[name], name)
-    assert re.fullmatch(r"[\w+]+-\w+-\w+", name_of(settings))
+    node = yaml.safe_load(text)
+    compare(node, file.stem)
+    check({key: value for key, value in node.items() if key != "defaults" and value != "???"}, file.stem)
 
 
 def test_every_top_key_has_a_comment() -> None:
@@ -214,14 +202,13 @@ WITH_EFFECT = [
 ]
 
 
-@pytest.mark.parametrize("override", WITHOUT_EFFECT)
-def test_what_changes_no_number_keeps_the_key(override: str) -> None:
-    assert key_of(compose(override)) == key_of(compose())
+def test_what_changes_no_number_keeps_the_key() -> None:
+    assert key_of(compose(*WITHOUT_EFFECT)) == key_of(compose())
 
 
-@pytest.mark.parametrize("override", WITH_EFFECT)
-def test_what_changes_a_number_changes_the_key(override: str) -> None:
-    assert key_of(compose(override)) != key_of(compose())
+def test_what_changes_a_number_changes_the_key() -> None:
+    keys = {key_of(compose(override)) for override in WITH_EFFECT}
+    assert len(keys | {key_of(compose())}) == len(WITH_EFFECT) + 1
 
 
 def test_where_a_run_lives() -> None:

@@ -66,11 +66,11 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-def write(name: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(content) and None
+def write(name: str, content: bytes) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_bytes(content)
 
 
-def malicious(name: str) -> Callable[[Path], None]:
+def malicious(name: str) -> Callable[[Path], Any]:
     return lambda folder: torch.save({"key": Malicious(), "task": 3}, folder / name)
 
 
