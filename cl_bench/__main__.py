@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import hydra
+from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -32,15 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if os.getpid() != process:  # a launcher's worker; its failure reaches `main` as an exception
                 raise
             failed = True
-            job = HydraConfig.get()
-            complain(error, debug, f" (in {' '.join(job.overrides.task)})" if job.mode == RunMode.MULTIRUN else "")
+            hydra = HydraConfig.get()
+            sweep = hydra.mode == RunMode.MULTIRUN
+            complain(error, debug, f" (in {' '.join(hydra.overrides.task)})" if sweep else "")
             return float("nan")
 
     try:
         flags, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
         debug = "debug=true" in [override.lower() for override in overrides]
         sys.argv[1:] = [*flags, *overrides]
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
+        hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     except (Stopped, KeyboardInterrupt) as stop:
         print("stopped; what was done is saved, and the same command goes on from there", file=sys.stderr)
         return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
@@ -60,8 +61,8 @@ def accuracy(config: Any) -> float:
     folder = folder_of(settings)
     results = read_results(folder) if settings["resume"] else None
     # the reference is no part of the folder's name: with another one the metrics are worked out again
-    finished = results and results["status"] == "finished" and results["config"]["reference"] == settings["reference"]
-    if not results or not finished:
+    same = results and results["config"].get("reference") == settings["reference"]
+    if not results or not same or results["status"] != "finished":
         from cl_bench.run import run
 
         results = run(settings)

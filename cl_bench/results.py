@@ -135,7 +135,8 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         results = json.loads((folder / "results.json").read_text())
     except (OSError, ValueError):
         return None
-    return results if isinstance(results, dict) and {"status", "config"} <= results.keys() else None
+    whole = isinstance(results, dict) and "status" in results and isinstance(results.get("config"), dict)
+    return results if whole else None
 
 
 def without_nan(value: Any) -> Any:

@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning
 import torch
 
 import cl_bench
@@ -247,5 +247,5 @@ def versions() -> dict[str, str]:
         "cl_bench": cl_bench.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "pytorch_lightning": pytorch_lightning.__version__,
+        "pytorch_lightning": version("pytorch-lightning"),
     }

@@ -228,6 +228,14 @@ def test_another_reference_is_looked_at_even_when_the_run_is_finished(told: Told
     code, lines = told("seed=0 reference=nonsense")
     assert code == 1
     assert lines == ["error: reference=nonsense: no finished run of 5 tasks there"]
+    (results,) = Path("outputs").glob("*/*/results.json")
+    assert "intransigence" not in results.read_text()
+    assert told("method=joint")[0] == 0
+    (joint,) = Path("outputs").glob("*joint/*")
+    before = (results.parent / "checkpoints" / "task4.pt").stat().st_mtime_ns
+    assert told(f"seed=0 reference={joint}") == (0, [])
+    assert "intransigence" in results.read_text()
+    assert (results.parent / "checkpoints" / "task4.pt").stat().st_mtime_ns == before  # nothing was trained again
 
 
 def test_a_wrong_command_leaves_an_earlier_result_alone(told: Told) -> None:

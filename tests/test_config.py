@@ -150,7 +150,7 @@ def test_the_nearest_choice() -> None:
 
 @pytest.mark.parametrize("file", NODES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
-    """Everything legal is in the YAML, so nobody needs a +, its values are legal, and its first line says what it is."""
+    """Everything legal is in the YAML, so nobody needs a +; its values are legal; it begins with what it is."""
     text = file.read_text()
     assert text.startswith("# ")
 

@@ -236,9 +236,9 @@ def sequence(
     Domain-incremental sets must have the same number of classes: they share the outputs.
     max_train, max_test: at most so many images of each set, drawn from the seed.
     """
-    sets = [load(name, data_dir) for name in datasets]
-    if not sets:
+    if not datasets:
         raise InputError("scenario.datasets=[]: name at least one data set")
+    sets = [load(name, data_dir) for name in datasets]
     counts = [one.n_classes for one in sets]
     if kind == "domain" and len(set(counts)) > 1:
         found = ", ".join(f"{one.name} has {one.n_classes}" for one in sets)

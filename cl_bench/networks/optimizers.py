@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from cl_bench.config import NonNegative, Rate, Share
+from cl_bench.config import Decay, NonNegative, Rate, Share
 
 
 class Optimizer(Protocol):
@@ -23,7 +23,7 @@ class Adam:
     """Adam (Kingma and Ba, 2015). lr: step size; betas: decay of the two moments; weight_decay: L2 factor."""
 
     lr: Rate = 1e-3
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegative = 0.0
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

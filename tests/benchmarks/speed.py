@@ -104,7 +104,9 @@ def finetune_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     return Timing(steps, training, training, list(network.parameters()))
 
 
-def ewc_by_hand(tasks: Images, weights: Iterable[Tensor], *, anchors: Literal["merged", "separate"]) -> Timing:
+def ewc_by_hand(
+    tasks: Images, weights: Iterable[Tensor], *, anchors: Literal["merged", "separate"]
+) -> Timing:
     """anchors: one quadratic that all old tasks share, or a term for each of them."""
     network = mlp(weights)
     steps, training, whole = 0, 0.0, 0.0
@@ -123,7 +125,9 @@ def ewc_by_hand(tasks: Images, weights: Iterable[Tensor], *, anchors: Literal["m
             optimizer.step()
             steps += 1
         training += time.perf_counter() - began
-        past.append((fisher_by_hand(network, images, unseen), [p.detach().clone() for p in network.parameters()]))
+        past.append(
+            (fisher_by_hand(network, images, unseen), [p.detach().clone() for p in network.parameters()])
+        )
         if anchors == "merged":
             past = [merged(past)]
         whole += time.perf_counter() - began
@@ -145,7 +149,9 @@ def fisher_by_hand(network: nn.Sequential, images: Tensor, unseen: Tensor) -> li
         squares = [torch.zeros_like(z) for z in outputs]
         for c in range(int((~unseen).sum())):
             score = (log_p[:, c].detach().exp().sqrt() * log_p[:, c]).sum()
-            for square, g in zip(squares, torch.autograd.grad(score, outputs, retain_graph=True), strict=True):
+            for square, g in zip(
+                squares, torch.autograd.grad(score, outputs, retain_graph=True), strict=True
+            ):
                 square += g.square()
         for i, (a, square) in enumerate(zip(inputs, squares, strict=True)):
             fisher[2 * i] += square.T @ a.square()
@@ -163,9 +169,22 @@ def merged(past: list[tuple[list[Tensor], list[Tensor]]]) -> tuple[list[Tensor],
 
 def wgan_gp_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     weights = list(weights)
-    layers = (nn.Linear(Z_DIM, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 784), nn.Sigmoid())
+    layers = (
+        nn.Linear(Z_DIM, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, 784),
+        nn.Sigmoid(),
+    )
     G = with_weights(nn.Sequential(*layers), weights[:6])
-    layers = (nn.Linear(784, 256), nn.LeakyReLU(0.2), nn.Linear(256, 256), nn.LeakyReLU(0.2), nn.Linear(256, 1))
+    layers = (
+        nn.Linear(784, 256),
+        nn.LeakyReLU(0.2),
+        nn.Linear(256, 256),
+        nn.LeakyReLU(0.2),
+        nn.Linear(256, 1),
+    )
     D = with_weights(nn.Sequential(*layers), weights[6:])
     steps, training = 0, 0.0
     for task, (images, labels) in enumerate(tasks):
@@ -177,11 +196,11 @@ def wgan_gp_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
             real = images[rows].flatten(1)
             with torch.no_grad():
                 fake = G(torch.randn(len(real), Z_DIM))
-            mix = torch.rand(len(real), 1)
-            between = (mix * real + (1 - mix) * fake).requires_grad_()
+            between = torch.lerp(fake, real, torch.rand(len(real), 1)).requires_grad_()
             (slope,) = torch.autograd.grad(D(between).sum(), between, create_graph=True)
             penalty = ((slope.norm(dim=1) - 1) ** 2).mean()
-            loss = D(fake).mean() - D(real).mean() + LAMBDA_GP * penalty
+            of_fake, of_real = D(torch.cat([fake, real])).chunk(2)
+            loss = of_fake.mean() - of_real.mean() + LAMBDA_GP * penalty
             of_D.zero_grad()
             loss.backward()
             of_D.step()
@@ -269,7 +288,9 @@ def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[
         mine = ours(settings, tasks, copy.deepcopy(method), learn)
         return mine, {what: loop(images, weights) for what, loop in BY_HAND[name].items()}
 
-    mine, by_hand = turn([replace(task, train=task.train[torch.arange(5 * 128)]) for task in scenario.tasks[:2]])
+    mine, by_hand = turn(
+        [replace(task, train=task.train[torch.arange(5 * 128)]) for task in scenario.tasks[:2]]
+    )
     for what, timing in by_hand.items():
         gap = distance(mine.weights, timing.weights) / distance(mine.weights, weights)
         if mine.steps != timing.steps or gap > 0.03:
@@ -292,9 +313,13 @@ def report(table: Table, what: str, ours: list[float], by_hand: list[float]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="training time of ours over that of a loop written by hand")
-    parser.add_argument("--data-dir", default="data", help="folder that holds MNIST/raw, or will (default: data)")
+    parser.add_argument(
+        "--data-dir", default="data", help="folder that holds MNIST/raw, or will (default: data)"
+    )
     parser.add_argument("--methods", default=",".join(BY_HAND), help="comma-separated (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="turns that are counted (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="turns that are counted (default: %(default)s)"
+    )
     args = parser.parse_args()
     unknown = set(args.methods.split(",")) - set(BY_HAND)
     if unknown or args.repeats < 1:
@@ -307,7 +332,9 @@ def main() -> None:
         for what, timings in by_hand.items():
             for part in ("training", "whole"):
                 title = f"{name}, {what}: {'training steps' if part == 'training' else 'all of learn'}"
-                ms = [[1000 * getattr(one, part) / one.steps for one in each] for each in (our_timings, timings)]
+                ms = [
+                    [1000 * getattr(one, part) / one.steps for one in each] for each in (our_timings, timings)
+                ]
                 report(table, title, *ms)
     Console().print(table)
 
