@@ -192,9 +192,7 @@ class Watch(pl.Callback):
         self._began = self._last = time.monotonic()
         self._before, self._saved = self.seconds, None
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if self._stop:  # not sooner: Lightning logs a chunk after its `on_train_batch_end`
             raise Stopped(self._stop)
 

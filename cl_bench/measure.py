@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from cl_bench.data.scenarios import Scenario, masked
 from cl_bench.methods.base import Method
@@ -21,6 +22,9 @@ class Score(nn.Module):
 
     reference: accuracy on each task of jointly trained models, for intransigence.
     """
+
+    metrics: MetricCollection
+    own: AccuracyMatrix
 
     def __init__(self, scenario: Scenario, reference: Sequence[float] | None = None) -> None:
         super().__init__()

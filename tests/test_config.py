@@ -27,9 +27,7 @@ from cl_bench.config import (
     target,
 )
 
-NODES = [
-    file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"
-]
+NODES = [file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"]
 
 
 @dataclass
@@ -73,9 +71,7 @@ def outer(**values: Any) -> Outer:
 
 
 def test_values_reach_the_constructor_with_their_types() -> None:
-    built = outer(
-        n=3, inner=INNER | {"x": 2}, pair=[1, 2.5], way="b", steps=[1, 2], share=1, flag=True, free={"k": 1}
-    )
+    built = outer(n=3, inner=INNER | {"x": 2}, pair=[1, 2.5], way="b", steps=[1, 2], share=1, flag=True, free={"k": 1})
     assert built.given == "from the context"
     assert (built.n, built.way, built.steps, built.flag, built.free) == (3, "b", [1, 2], True, {"k": 1})
     assert built.inner == Inner(2.0)

@@ -52,9 +52,7 @@ def test_what_a_generative_run_leaves_behind(small: Compose) -> None:
 @pytest.mark.parametrize(
     "override", ["trainer.chunk=1", "checkpoint_every=0", "logger=wandb", "data_dir=elsewhere", "debug=true"]
 )
-def test_what_changes_no_number_changes_no_name(
-    override: str, small: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_changes_no_number_changes_no_name(override: str, small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     plain, other = small("method=dgr"), small("method=dgr", override, root="other")
     assert key_of(plain) == key_of(other)

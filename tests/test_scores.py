@@ -10,7 +10,6 @@ import pytest
 from cl_bench.config import compose
 from cl_bench.run import run
 
-
 Accuracy = Callable[..., dict[str, float]]
 
 

@@ -144,9 +144,7 @@ def split(
     first class of each task is output 0, the second output 1.
     Raises InputError when the classes can't be cut as asked.
     """
-    groups = _groups(
-        dataset.n_classes, _order(dataset.n_classes, class_order, seed), n_tasks, classes_per_task, uneven
-    )
+    groups = _groups(dataset.n_classes, _order(dataset.n_classes, class_order, seed), n_tasks, classes_per_task, uneven)
     outputs, next_output = [], 0
     for group in groups:
         start = 0 if kind == "domain" else next_output

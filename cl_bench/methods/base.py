@@ -123,7 +123,7 @@ class Classifier(Method):
 
     def normalised(self, x: Tensor) -> Tensor:
         """The images as the network takes them: by the data set's mean and deviation, where it has them."""
-        return x if self.mean is None else (x - self.mean) / self.std
+        return x if self.mean is None or self.std is None else (x - self.mean) / self.std
 
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
         """The logits with the outputs that take no part in training for labels `y` masked."""

@@ -56,9 +56,7 @@ class DGR(Classifier):
         super().__init__(problem, network, optimizer)
         for name, value in (("generator_epochs", generator_epochs), ("generator_steps", generator_steps)):
             if isinstance(value, list) and len(value) != problem.n_tasks:
-                raise InputError(
-                    f"method.{name}={value}: needs one number, or one for each of {problem.n_tasks} tasks"
-                )
+                raise InputError(f"method.{name}={value}: needs one number, or one for each of {problem.n_tasks} tasks")
         self.gan = gan
         self.n_gen, self.n_gen_mode = n_gen, n_gen_mode
         self.replay, self.ratio = replay, ratio

@@ -1,11 +1,11 @@
-"""Training time of ours over that of a loop written by hand, on one thread; not a test: the clock decides nothing.
+"""Training time of ours over that of loops written by hand, on one thread. No test: no clock decides anything.
 
     python tests/benchmarks/speed.py --data-dir data
 
-Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch per
-task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this one
+Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch
+per task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this one
 experiment: images as floats in memory, no logging, no checkpoints, nothing configurable. They take turns with
-ours, from the same weights, on the same mini-batches and noise, and must end at the same weights.
+ours, from the same weights, on the same mini-batches and noise, and are checked to learn the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ SETTINGS = (
     "optimizer.lr=0.01",
     "optimizer.momentum=0.9",
     "trainer.epochs=1",
+    "trainer.iterations=null",
     "trainer.threads=1",
     "trainer.accelerator=cpu",
     "trainer.progress=false",
@@ -54,6 +55,7 @@ N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
 LOWEST = torch.finfo(torch.float32).min
 
 Images = list[tuple[Tensor, Tensor]]  # of each task: floats (N, 1, 28, 28), labels (N,)
+Quadratic = tuple[list[Tensor], list[Tensor]]  # of a penalty: Fisher information, old weights
 
 
 @dataclass
@@ -70,11 +72,13 @@ class Timing:
 
 
 def mlp(weights: Iterable[Tensor]) -> nn.Sequential:
+    """The classifier."""
     layers = (nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
     return with_weights(nn.Sequential(nn.Flatten(), *layers), weights)
 
 
 def with_weights(network: nn.Sequential, weights: Iterable[Tensor]) -> nn.Sequential:
+    """The network, with these weights."""
     with torch.no_grad():
         for p, weight in zip(network.parameters(), weights, strict=True):
             p.copy_(weight)
@@ -88,6 +92,7 @@ def rows_of(n: int, task: int) -> Iterator[Tensor]:
 
 
 def finetune_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
+    """Cross-entropy over the classes seen so far."""
     network = mlp(weights)
     steps, training = 0, 0.0
     for task, (images, labels) in enumerate(tasks):
@@ -104,13 +109,11 @@ def finetune_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     return Timing(steps, training, training, list(network.parameters()))
 
 
-def ewc_by_hand(
-    tasks: Images, weights: Iterable[Tensor], *, anchors: Literal["merged", "separate"]
-) -> Timing:
-    """anchors: one quadratic that all old tasks share, or a term for each of them."""
+def ewc_by_hand(tasks: Images, weights: Iterable[Tensor], *, merge: bool) -> Timing:
+    """merge: one quadratic that all old tasks share, instead of a term for each of them."""
     network = mlp(weights)
     steps, training, whole = 0, 0.0, 0.0
-    past: list[tuple[list[Tensor], list[Tensor]]] = []  # Fisher information and weights
+    past: list[Quadratic] = []
     for task, (images, labels) in enumerate(tasks):
         began = time.perf_counter()
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
@@ -125,17 +128,16 @@ def ewc_by_hand(
             optimizer.step()
             steps += 1
         training += time.perf_counter() - began
-        past.append(
-            (fisher_by_hand(network, images, unseen), [p.detach().clone() for p in network.parameters()])
-        )
-        if anchors == "merged":
+        fisher = fisher_by_hand(network, images, unseen)
+        past.append((fisher, [p.detach().clone() for p in network.parameters()]))
+        if merge:
             past = [merged(past)]
         whole += time.perf_counter() - began
     return Timing(steps, training, whole, list(network.parameters()))
 
 
 def fisher_by_hand(network: nn.Sequential, images: Tensor, unseen: Tensor) -> list[Tensor]:
-    """The exact diagonal for this one network: a linear layer's is made of its inputs and output gradients."""
+    """The exact diagonal for this one network: a linear layer's is made of inputs and output gradients."""
     fisher = [torch.zeros_like(p) for p in network.parameters()]
     for x in images.split(512):
         inputs, outputs = [], []
@@ -149,9 +151,8 @@ def fisher_by_hand(network: nn.Sequential, images: Tensor, unseen: Tensor) -> li
         squares = [torch.zeros_like(z) for z in outputs]
         for c in range(int((~unseen).sum())):
             score = (log_p[:, c].detach().exp().sqrt() * log_p[:, c]).sum()
-            for square, g in zip(
-                squares, torch.autograd.grad(score, outputs, retain_graph=True), strict=True
-            ):
+            gradients = torch.autograd.grad(score, outputs, retain_graph=True)
+            for square, g in zip(squares, gradients, strict=True):
                 square += g.square()
         for i, (a, square) in enumerate(zip(inputs, squares, strict=True)):
             fisher[2 * i] += square.T @ a.square()
@@ -159,7 +160,7 @@ def fisher_by_hand(network: nn.Sequential, images: Tensor, unseen: Tensor) -> li
     return [f / len(images) for f in fisher]
 
 
-def merged(past: list[tuple[list[Tensor], list[Tensor]]]) -> tuple[list[Tensor], list[Tensor]]:
+def merged(past: list[Quadratic]) -> Quadratic:
     """The quadratic with the gradient of the sum of these."""
     fisher = [torch.stack(fs).sum(0) for fs in zip(*(fisher for fisher, _ in past), strict=True)]
     pulls = [[f * old for f, old in zip(*one, strict=True)] for one in past]
@@ -168,6 +169,7 @@ def merged(past: list[tuple[list[Tensor], list[Tensor]]]) -> tuple[list[Tensor],
 
 
 def wgan_gp_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
+    """A generator and a critic, carried on from task to task."""
     weights = list(weights)
     layers = (
         nn.Linear(Z_DIM, 256),
@@ -241,16 +243,19 @@ def ours(
 
 
 def weights_of(method: Method) -> list[Tensor]:
-    if isinstance(method, DGR):  # timed for its generative memory
+    """What is trained here: of DGR only the generative memory."""
+    if isinstance(method, DGR):
         return [*method.gan.generator.parameters(), *method.gan.critic.parameters()]
     return [p for p in method.parameters() if p.requires_grad]
 
 
 def learn_task(method: Method, task: Task, fit: Fit) -> None:
+    """All that the method does with a task."""
     method.learn(task, fit)
 
 
 def learn_images(method: Method, task: Task, fit: Fit) -> None:
+    """DGR's generator alone, on the task's own images."""
     assert isinstance(method, DGR)
     fit(method.gan, task.train, phase="generator", epochs=1)
 
@@ -258,19 +263,30 @@ def learn_images(method: Method, task: Task, fit: Fit) -> None:
 # ------------------------------------------------------------------------------------------------- compared
 
 BY_HAND = {
-    "finetune": {"plain": finetune_by_hand},
+    "finetune": {"": finetune_by_hand},
     "ewc": {
-        "merged penalty": partial(ewc_by_hand, anchors="merged"),
-        "a penalty per old task": partial(ewc_by_hand, anchors="separate"),
+        "one penalty": partial(ewc_by_hand, merge=True),
+        "one per old task": partial(ewc_by_hand, merge=False),
     },
-    "wgan_gp": {"plain": wgan_gp_by_hand},
+    "wgan_gp": {"": wgan_gp_by_hand},
 }
-LEARN = {
-    "finetune": ("finetune", learn_task),
-    "ewc": ("ewc", learn_task),
-    "wgan_gp": ("dgr", learn_images),
+OURS = {
+    "finetune": (learn_task, ["method=finetune"]),
+    "ewc": (learn_task, ["method=ewc", f"method.strength={STRENGTH}", "method.fisher_labels=exact"]),
+    "wgan_gp": (
+        learn_images,
+        [
+            "method=dgr",
+            f"method.gan.n_critic={N_CRITIC}",
+            f"method.gan.lambda_gp={LAMBDA_GP}",
+            f"method.gan.generator.z_dim={Z_DIM}",
+            "method.gan.generator.hidden=[256,256]",
+            "method.gan.critic.hidden=[256,256]",
+            "method.gan.optimizer.lr=0.001",
+            "method.gan.optimizer.betas=[0.5,0.9]",
+        ],
+    ),
 }
-EXTRA = {"ewc": [f"method.strength={STRENGTH}"]}
 
 
 def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[str, list[Timing]]]:
@@ -278,8 +294,8 @@ def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[
 
     Raises RuntimeError where they didn't learn the same in that one (later rounding makes GANs part ways).
     """
-    method_name, learn = LEARN[name]
-    settings = compose(*SETTINGS, f"data_dir={data_dir}", f"method={method_name}", *EXTRA.get(name, []))
+    learn, choices = OURS[name]
+    settings = compose(*SETTINGS, f"data_dir={data_dir}", *choices)
     scenario, method = prepare(settings)
     weights = [p.detach().clone() for p in weights_of(method)]
 
@@ -288,9 +304,8 @@ def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[
         mine = ours(settings, tasks, copy.deepcopy(method), learn)
         return mine, {what: loop(images, weights) for what, loop in BY_HAND[name].items()}
 
-    mine, by_hand = turn(
-        [replace(task, train=task.train[torch.arange(5 * 128)]) for task in scenario.tasks[:2]]
-    )
+    some = torch.arange(5 * 128)
+    mine, by_hand = turn([replace(task, train=task.train[some]) for task in scenario.tasks[:2]])
     for what, timing in by_hand.items():
         gap = distance(mine.weights, timing.weights) / distance(mine.weights, weights)
         if mine.steps != timing.steps or gap > 0.03:
@@ -300,42 +315,39 @@ def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[
 
 
 def distance(a: list[Tensor], b: list[Tensor]) -> float:
+    """Euclidean, over all weights at once."""
     return float(torch.stack([(p - q).detach().norm() for p, q in zip(a, b, strict=True)]).norm())
 
 
-def report(table: Table, what: str, ours: list[float], by_hand: list[float]) -> None:
-    """One row, from milliseconds per step."""
-    ratios = [mine / theirs for mine, theirs in zip(ours, by_hand, strict=True)]
+def row(what: str, part: str, mine: list[Timing], theirs: list[Timing]) -> list[str]:
+    """One row of the table; a ratio is of two neighbours in time."""
+    a, b = ([1000 * getattr(one, part) / one.steps for one in timings] for timings in (mine, theirs))
+    ratios = [x / y for x, y in zip(a, b, strict=True)]
     spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-    numbers = (f"{statistics.median(by_hand):.3f}", f"{statistics.median(ours):.3f}")
-    table.add_row(what, *numbers, f"{statistics.median(ratios):.2f}", spread)
+    median = statistics.median
+    return [what, part, f"{median(b):.3f}", f"{median(a):.3f}", f"{median(ratios):.2f}", spread]
 
 
 def main() -> None:
+    """Prints the table."""
     parser = argparse.ArgumentParser(description="training time of ours over that of a loop written by hand")
-    parser.add_argument(
-        "--data-dir", default="data", help="folder that holds MNIST/raw, or will (default: data)"
-    )
+    parser.add_argument("--data-dir", default="data", help="folder of MNIST/raw (default: %(default)s)")
     parser.add_argument("--methods", default=",".join(BY_HAND), help="comma-separated (default: %(default)s)")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="turns that are counted (default: %(default)s)"
-    )
+    parser.add_argument("--repeats", type=int, default=5, help="turns counted (default: %(default)s)")
     args = parser.parse_args()
     unknown = set(args.methods.split(",")) - set(BY_HAND)
     if unknown or args.repeats < 1:
         parser.error(f"no such method: {', '.join(sorted(unknown))}" if unknown else "--repeats: at least 1")
 
     torch.set_num_threads(1)
-    table = Table("what", "by hand\nms/step", "ours\nms/step", "ratio\nmedian", "min-max")
+    caption = "training: the steps. whole: with the Trainers, their ends and EWC's Fisher information"
+    columns = ("what", "part", "by hand\nms/step", "ours\nms/step", "ratio\nmedian", "\nmin-max")
+    table = Table(*columns, caption=caption)
     for name in args.methods.split(","):
-        our_timings, by_hand = compare(name, args.data_dir, args.repeats)
-        for what, timings in by_hand.items():
+        mine, by_hand = compare(name, args.data_dir, args.repeats)
+        for what, theirs in by_hand.items():
             for part in ("training", "whole"):
-                title = f"{name}, {what}: {'training steps' if part == 'training' else 'all of learn'}"
-                ms = [
-                    [1000 * getattr(one, part) / one.steps for one in each] for each in (our_timings, timings)
-                ]
-                report(table, title, *ms)
+                table.add_row(*row(f"{name}, {what}" if what else name, part, mine, theirs))
     Console().print(table)
 
 

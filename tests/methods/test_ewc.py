@@ -31,9 +31,7 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
         anchors.append((random_weights(10 + k), random_weights(20 + k, zeros=True)))
         pull.add(*anchors[-1])
         theta = {name: value.requires_grad_() for name, value in random_weights(30 + k).items()}
-        separate = sum(
-            (weight[n] * (theta[n] - anchor[n]).square()).sum() for anchor, weight in anchors for n in theta
-        )
+        separate = sum((weight[n] * (theta[n] - anchor[n]).square()).sum() for anchor, weight in anchors for n in theta)
         expected = torch.autograd.grad(separate, list(theta.values()))  # type: ignore[arg-type]
         merged = pull(theta)
         got = torch.autograd.grad(merged, list(theta.values()))
