@@ -176,11 +176,14 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
         return "·" if value is None or math.isnan(value) else f"{value:.3f}"
 
     heads = [" ".join(names) for names in results["classes"]]
+    legend = ""
     if max(map(len, heads)) > len("0.123"):
+        legend = "tasks: " + ", ".join(f"{task} {head}" for task, head in enumerate(heads, 1))
         heads = [str(task + 1) for task in range(len(heads))]
     console = Console()
     console.width = max(console.width, 7 * len(heads) + 10)  # a number is never cut, in a narrow log neither
-    matrix = Table(title=f"{results['name']}: accuracy", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    console.print(f"{results['name']}: accuracy on each task", style="bold", highlight=False, markup=False)
+    matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     matrix.add_column("after", justify="right")
     for head in heads:
         matrix.add_column(head, justify="right")
@@ -189,6 +192,8 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
         cells = [cell(value) if j <= i else f"[dim]{cell(value)}[/dim]" for j, value in enumerate(row)]
         matrix.add_row(f"task {i + 1}", *cells)
     console.print(matrix)
+    if legend:
+        console.print(legend, highlight=False, markup=False)
     metrics = Table(show_header=False, box=None)
     for name, value in results["metrics"].items():
         metrics.add_row(name, cell(value))
