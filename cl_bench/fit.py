@@ -67,6 +67,7 @@ class Fit:
         if threads:
             torch.set_num_threads(threads)
         self.signal: int | None = None
+        self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[dict[str, Any]] = []  # records of this task's finished phases
         self.steps_before = 0  # mini-batches of the run so far
         self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
@@ -78,7 +79,7 @@ class Fit:
     def task(self, index: int) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
         self._task, self.phases, self._ends = index, [], []
-        self._saved = self.folder.load_phase(index)
+        self._saved, self.saved_at = self.folder.load_phase(index), time.monotonic()
         with seeded(self.seed, "task", index), self._bar.task(index):
             yield
 
@@ -115,12 +116,7 @@ class Fit:
             if len(batches):
                 self._trainer(watch).fit(module, batches)
         module.to(self.device)
-        record = {
-            "phase": phase,
-            "steps": steps,
-            "optimizer_steps": watch.optimizer_steps,
-            "seconds": watch.seconds,
-        }
+        record = {"phase": phase, "steps": steps, "optimizer_steps": watch.optimizer_steps, "seconds": watch.seconds}
         self._end(record, module.state_dict())
 
     def resumed_at(self, task: int) -> int:
@@ -133,6 +129,7 @@ class Fit:
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
         self.folder.save_phase({"task": self._task, "phases": self.phases, "ends": self._ends, "running": running})
+        self.saved_at = time.monotonic()
 
     def _steps(self, n: int, epochs: int | None, times: int) -> int:
         if epochs is None and self.iterations:
@@ -161,6 +158,8 @@ class Fit:
 
 
 class Trainer(pl.Trainer):
+    """Lightning's, but for what it does on SIGTERM."""
+
     @property
     def received_sigterm(self) -> bool:
         """Never: signals are for `Watch`; Lightning would stop without saving."""
@@ -189,7 +188,7 @@ class Watch(pl.Callback):
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             restore_rng(self._saved["rng"])
-        self._began = self._last = time.monotonic()
+        self._began = time.monotonic()
         self._before, self._saved = self.seconds, None
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -207,7 +206,7 @@ class Watch(pl.Callback):
                 raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
         self.fit._bar.show(self.phase, step, self.steps)
         self._stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
-        if self._stop or now - self._last >= self.fit.checkpoint_every:
+        if self._stop or now - self.fit.saved_at >= self.fit.checkpoint_every:
             self.fit.save(
                 {
                     "step": step,
@@ -218,7 +217,6 @@ class Watch(pl.Callback):
                     "seconds": self.seconds,
                 }
             )
-            self._last = time.monotonic()
 
     def _count(self, *_: Any) -> None:
         self.optimizer_steps += 1

@@ -35,7 +35,8 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     folder = RunFolder(folder_of(settings), key_of(settings))
     scenario, method = prepare(settings)
-    score = Score(scenario, reference_of(settings["reference"], scenario.problem.n_tasks))
+    n_tasks = scenario.problem.n_tasks
+    reference = reference_of(settings["reference"], n_tasks)
     logger: RunLogger = build(settings["logger"], "logger")
     fit: Fit = build(
         settings["trainer"],
@@ -43,11 +44,13 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
         folder=folder,
         logger=logger,
         seed=settings["seed"],
-        n_tasks=scenario.problem.n_tasks,
+        n_tasks=n_tasks,
         checkpoint_every=settings["checkpoint_every"],
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
-        return Story(settings, scenario.to(fit.device), method, score.to(fit.device), fit, folder, logger).tell()
+        scenario = scenario.to(fit.device)
+        score = Score(scenario, reference).to(fit.device)
+        return Story(settings, scenario, method, score, fit, folder, logger).tell()
 
 
 def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:

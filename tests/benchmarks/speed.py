@@ -1,9 +1,9 @@
-"""Training time of ours over that of loops written by hand, on one thread. No test: no clock decides anything.
+"""Training time of ours over that of loops written by hand, on one thread. No test: the clock decides nothing.
 
     python tests/benchmarks/speed.py --data-dir data
 
-Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch
-per task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this one
+Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch per
+task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this one
 experiment: images as floats in memory, no logging, no checkpoints, nothing configurable. They take turns with
 ours, from the same weights, on the same mini-batches and noise, and are checked to learn the same.
 """
