@@ -71,7 +71,8 @@ class Data:
 
     def batch(self, rows: Tensor, *, training: bool = False) -> Batch:
         """The mini-batch of these rows (int64 indices on the same device, shape (B,))."""
-        x, task = self.images[rows].float().div_(255), self.task[rows]
+        # index_select: plain indexing of bytes takes five times as long on a CPU
+        x, task = self.images.index_select(0, rows).float().div_(255), self.task[rows]
         if training and self.augment is not None:
             x = self.augment(x)
         if self.view is not None:

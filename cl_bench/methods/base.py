@@ -110,7 +110,7 @@ class Classifier(Method):
             value = getattr(problem, name)
             constant = None if value is None else torch.tensor(value).view(1, -1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
-        self._allowed: dict[int, Tensor] = {}
+        self._allowed: dict[int, Tensor] = {}  # for the current task: what may answer, by label
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -131,8 +131,9 @@ class Classifier(Method):
         if rule == "all":
             return logits
         if self.task not in self._allowed:
-            self._allowed = {self.task: self.problem.mask(rule, after=self.task).to(logits.device)}
-        return masked(logits, self._allowed[self.task][self.task_of_output[y]])
+            allowed = self.problem.mask(rule, after=self.task).to(logits.device)
+            self._allowed = {self.task: allowed[self.task_of_output]}
+        return masked(logits, self._allowed[self.task][y])
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the outputs that take part."""

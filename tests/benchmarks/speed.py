@@ -1,11 +1,11 @@
-"""Training time of ours over that of loops written by hand, on one thread. No test: the clock decides nothing.
+"""Training time of ours over that of loops written by hand, on one thread. No test: a clock proves nothing.
 
     python tests/benchmarks/speed.py --data-dir data
 
-Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch per
-task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this one
-experiment: images as floats in memory, no logging, no checkpoints, nothing configurable. They take turns with
-ours, from the same weights, on the same mini-batches and noise, and are checked to learn the same.
+Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch
+per task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this
+one experiment: images as floats in memory, no logging, no checkpoints, nothing configurable. They take turns
+with ours, from the same weights, on the same mini-batches and noise, and are checked to learn the same.
 """
 
 from __future__ import annotations
@@ -340,7 +340,7 @@ def main() -> None:
         parser.error(f"no such method: {', '.join(sorted(unknown))}" if unknown else "--repeats: at least 1")
 
     torch.set_num_threads(1)
-    caption = "training: the steps. whole: with the Trainers, their ends and EWC's Fisher information"
+    caption = "training: the steps; whole: with all that learning a task takes"
     columns = ("what", "part", "by hand\nms/step", "ours\nms/step", "ratio\nmedian", "\nmin-max")
     table = Table(*columns, caption=caption)
     for name in args.methods.split(","):
