@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 from cl_bench.data.scenarios import Scenario, masked
 from cl_bench.methods.base import Method
-from cl_bench.metrics import AccuracyMatrix, continual_metrics
+from cl_bench.metrics import AccuracyMatrix, ContinualMetric, continual_metrics
 
 
 class Score(nn.Module):
@@ -52,10 +52,10 @@ class Score(nn.Module):
 
     def results(self) -> dict[str, Any]:
         """Matrices and metrics as plain numbers, NaN where nothing was measured."""
-        values = self.metrics.compute()
+        values, counts = self.metrics.compute(), cast(ContinualMetric, self.metrics["ACC"])
         return {
-            "R": self.metrics["ACC"].R.tolist(),
-            "b": self.metrics["ACC"].b.tolist(),
+            "R": counts.R.tolist(),
+            "b": counts.b.tolist(),
             "R_task_masked": self.own.R.tolist() if self.problem.kind == "class" else None,
             "n_test": [len(test) for test in self.tests],
             "metrics": {name: float(values[name]) for name in sorted(values, key=self.order)},
