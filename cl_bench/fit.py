@@ -64,6 +64,7 @@ class Fit:
         self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
         self.device = device_of(accelerator)
         self.precision: Literal["32-true", "bf16-mixed"] = precision
+        torch.backends.cudnn.deterministic = True  # else the same command may give other numbers on a GPU
         if threads:
             torch.set_num_threads(threads)
         self.signal: int | None = None
@@ -72,16 +73,18 @@ class Fit:
         self.steps_before = 0  # mini-batches of the run so far
         self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
         self._saved: dict[str, Any] | None = None
-        self._task = -1
+        self._task, self._began = -1, 0.0
         self._bar = Bar(n_tasks, shown=progress)
 
     @contextmanager
     def task(self, index: int) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
         self._task, self.phases, self._ends = index, [], []
-        self._saved, self.saved_at = self.folder.load_phase(index), time.monotonic()
+        self.saved_at = time.monotonic()
+        self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
         with seeded(self.seed, "task", index), self._bar.task(index):
             yield
+        self._saved = None
 
     def __call__(
         self,
@@ -119,16 +122,22 @@ class Fit:
         record = {"phase": phase, "steps": steps, "optimizer_steps": watch.optimizer_steps, "seconds": watch.seconds}
         self._end(record, module.state_dict())
 
-    def resumed_at(self, task: int) -> int:
-        """Mini-batches of this task that were saved before a kill."""
-        saved = self.folder.load_phase(task)
+    @property
+    def seconds(self) -> float:
+        """Spent on this task so far, before a kill too."""
+        return time.monotonic() - self._began
+
+    def resume(self, task: int) -> int:
+        """Looks for what was saved in the middle of this task, and returns how many of its mini-batches that were."""
+        self._saved = saved = self.folder.load_phase(task)
         if not saved:
             return 0
         return sum(record["steps"] for record in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
 
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
-        self.folder.save_phase({"task": self._task, "phases": self.phases, "ends": self._ends, "running": running})
+        state = {"task": self._task, "seconds": self.seconds, "phases": self.phases, "ends": self._ends}
+        self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
 
     def _steps(self, n: int, epochs: int | None, times: int) -> int:

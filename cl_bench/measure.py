@@ -28,7 +28,7 @@ class Score(nn.Module):
 
     def __init__(self, scenario: Scenario, reference: Sequence[float] | None = None) -> None:
         super().__init__()
-        self.problem, self.tests = scenario.problem, scenario.tests
+        self.scenario, self.problem = scenario, scenario.problem
         # A5 and A10, after 5 and 10 classes, mean something only where classes are told apart across tasks
         classes = [len(outputs) if self.problem.kind == "class" else 0 for outputs in self.problem.outputs]
         self.metrics = continual_metrics(self.problem.n_tasks, classes, reference)
@@ -41,8 +41,8 @@ class Score(nn.Module):
         rule = self.problem.rules["baseline" if after < 0 else "evaluation"]
         allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
         given = self.problem.kind == "task"
-        for task, test in enumerate(self.tests):
-            for batch in test.batches():
+        for task, batches in enumerate(self.scenario.test_dataloader()):
+            for batch in batches:
                 logits = method(batch.x, task=task if given else None)
                 answer = masked(logits, allowed[task].to(logits.device)).argmax(1)
                 self.metrics.update(after, task, answer, batch.y)
@@ -57,7 +57,7 @@ class Score(nn.Module):
             "R": counts.R.tolist(),
             "b": counts.b.tolist(),
             "R_task_masked": self.own.R.tolist() if self.problem.kind == "class" else None,
-            "n_test": [len(test) for test in self.tests],
+            "n_test": [len(test) for test in self.scenario.tests],
             "metrics": {name: float(values[name]) for name in sorted(values, key=self.order)},
         }
 

@@ -54,10 +54,6 @@ class RunFolder:
             raise InputError(f"another process is at work in {self.path}; it will have the result") from None
         return lock
 
-    def results(self) -> dict[str, Any] | None:
-        """What results.json holds, None without a readable one."""
-        return read_results(self.path)
-
     def write_results(self, results: Mapping[str, Any]) -> None:
         text = json.dumps(without_nan(results), indent=1)
         self._replace("results.json", lambda file: file.write_bytes(text.encode()))

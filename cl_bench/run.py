@@ -7,7 +7,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -109,13 +108,12 @@ class Story:
         failed = True
         try:
             for task in self.scenario.tasks[len(self.records) :]:
-                clock = time.monotonic()
                 self.method.task, self.method.facts = task.index, {}
                 with self.fit.task(task.index):
                     self.method.learn(task, self.fit)
                 if self.method.measurable:
                     self.score.measure(self.method, after=task.index)
-                self.keep(task.index, time.monotonic() - clock)
+                self.keep(task.index)
                 if self.fit.signal:
                     raise Stopped(self.fit.signal)
             failed = False
@@ -138,7 +136,7 @@ class Story:
         else:
             self.score.measure(self.method, after=-1)
         self.fit.steps_before = sum(phase["steps"] for record in self.records for phase in record["phases"])
-        step = self.fit.steps_before + self.fit.resumed_at(len(self.records))
+        step = self.fit.steps_before + self.fit.resume(len(self.records))
         tags = [str(choice) for choice in self.settings["choices"].values() if choice]
         self.logger.start(
             self.folder.path,
@@ -150,16 +148,17 @@ class Story:
             step,
         )
 
-    def keep(self, task: int, seconds: float) -> None:
+    def keep(self, task: int) -> None:
         """Writes down what is known after a task; only then is the task done."""
-        samples = self.method.samples() if self.method.measurable else None
+        with seeded(self.settings["seed"], "samples", task), torch.no_grad():
+            samples = self.method.samples() if self.method.measurable else None
         picture = f"samples/task{task + 1}.png" if samples is not None else None
         if samples is not None and picture:
             sample_grid(samples, self.folder.path / picture)
         record = {
             "task": task,
             "phases": self.fit.phases,
-            "seconds": seconds,
+            "seconds": self.fit.seconds,
             "bytes_kept": bytes_of(self.method.state_dict()),
             "facts": self.method.facts,
         }
@@ -203,6 +202,7 @@ class Story:
             "bytes_kept": bytes_of(self.method.state_dict()),
             "seconds": sum(record["seconds"] for record in self.records),
             "peak_memory_mb": peak_memory_mb(),
+            "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
             "device": str(self.fit.device),
         }
 

@@ -43,6 +43,12 @@ def small(tmp_path: Path) -> Compose:
 
     def settings(*overrides: str, root: str = "outputs") -> dict[str, Any]:
         method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgr")
-        return compose(*SMALL, *SMALL_OF.get(method, []), f"output_root={tmp_path / root}", *overrides)
+        chosen = [override.split("=")[0] for override in overrides]
+        settings = [*SMALL, *SMALL_OF.get(method, [])]
+        if "gan@method.gan" in chosen:  # another GAN has other keys
+            settings = [one for one in settings if "gan." not in one]
+        if "network" in chosen:
+            settings = [one for one in settings if "network." not in one]
+        return compose(*settings, f"output_root={tmp_path / root}", *overrides)
 
     return settings

@@ -19,7 +19,11 @@ from cl_bench.run import prepare, run
 
 KINDS = {method: target(compose(f"method={method}")["method"], "method").kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
-KILLS = [(*one, after) for one in EVERY for after in (1, 4, 7, 12) if one[1] == KINDS[one[0]][0] or after == 7]
+KILLS = [(*one, after, ()) for one in EVERY for after in (1, 4, 7, 12) if one[1] == KINDS[one[0]][0] or after == 7]
+KILLS += [
+    ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
+    ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
+]
 
 
 class Killed(BaseException):
@@ -52,12 +56,12 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("method", "kind", "after"), KILLS)
+@pytest.mark.parametrize(("method", "kind", "after", "more"), KILLS)
 def test_killed_and_resumed_equals_uninterrupted(
-    method: str, kind: str, after: int, small: Compose, monkeypatch: pytest.MonkeyPatch
+    method: str, kind: str, after: int, more: tuple[str, ...], small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed right after its `after`-th checkpoint, whatever that falls on, and told to go on."""
-    base = [f"method={method}", f"scenario={kind}_incremental"]
+    base = [f"method={method}", f"scenario={kind}_incremental", *more]
     whole = run(small(*base, root="whole"))
     settings = small(*base, "checkpoint_every=0", root="killed")
     count = 0
@@ -93,6 +97,15 @@ def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: rang
         with fit.task(index):
             method.learn(scenario.tasks[index], fit)
     return method.eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mask", ["all", "current"])
+def test_it_learns_under_every_training_mask(method: str, mask: str, small: Compose) -> None:
+    # wide: a narrow network that pushes the classes to come down from the start ends with dead units
+    wide = ["network.hidden=[200]", "trainer.epochs=20", "optimizer.lr=0.003"]
+    settings = small(f"method={method}", f"scenario.train_mask={mask}", *wide)
+    assert run(settings)["R_task_masked"][4][4] > 0.75  # "current" doesn't tell the new classes from the old
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -48,6 +48,12 @@ def test_class_incremental_order(accuracy: Accuracy) -> None:
     assert replay["forgetting"] < 0.3
 
 
+def test_soft_labels_remember_too(accuracy: Accuracy) -> None:
+    soft = accuracy("method=dgr", "method.generator_epochs=60", "method.labels=soft")
+    assert soft["ACC"] > 0.5
+    assert soft["forgetting"] < 0.5
+
+
 def test_ewc_forgets_less_than_nothing_when_the_task_is_given(accuracy: Accuracy) -> None:
     permuted = ["scenario=permuted", "scenario.kind=task", "scenario.n_tasks=5", "trainer.epochs=20"]
     naive = accuracy("method=finetune", *permuted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -113,8 +113,11 @@ class Scenario(LightningDataModule):
 
     def to(self, device: torch.device | str) -> Scenario:
         """The same scenario with every image on the device."""
-        tasks = [Task(task.index, task.names, task.train.to(device), task.val.to(device)) for task in self.tasks]
-        return Scenario(self.problem, tasks, [test.to(device) for test in self.tests])
+        moved: dict[Tensor, Tensor] = {}
+        tasks = [
+            replace(task, train=task.train.to(device, moved), val=task.val.to(device, moved)) for task in self.tasks
+        ]
+        return Scenario(self.problem, tasks, [test.to(device, moved) for test in self.tests])
 
     def train_dataloader(self) -> list[Iterator[Batch]]:
         return [task.train.batches() for task in self.tasks]

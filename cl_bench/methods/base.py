@@ -130,6 +130,8 @@ class Classifier(Method):
         rule = self.problem.rules["train"]
         if rule == "all":
             return logits
+        if rule == "current":  # of an image that is replayed, the classes that were current with it
+            rule = "own"
         if self.task not in self._allowed:
             allowed = self.problem.mask(rule, after=self.task).to(logits.device)
             self._allowed = {self.task: allowed[self.task_of_output]}

@@ -21,6 +21,4 @@ class Cumulative(Classifier):
         self.memory = Memory()
 
     def learn(self, task: Task, fit: Fit) -> None:
-        data = self.memory.joined(task.train)
-        fit(self, data, phase="train")
-        self.memory.keep(task.train)
+        fit(self, self.memory.keep(task.train), phase="train")

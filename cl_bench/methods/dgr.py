@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,14 @@ M = TypeVar("M", bound=nn.Module)
 log = logging.getLogger(__name__)
 
 
+class Scholar(NamedTuple):
+    """A generator and a solver that learn no more; `allowed`: what the solver may answer, bool (n_tasks, n_outputs)."""
+
+    gan: WGANGP
+    solver: nn.Module
+    allowed: Tensor
+
+
 class DGR(Classifier):
     """Objective at task t, of the solver: r CE(x, y) + (1 - r) CE(x', y'), with images x' of the generator that
     task t-1 left and their labels y' by the solver that task t-1 left; of the generator: the same mixture.
@@ -29,7 +37,7 @@ class DGR(Classifier):
     r is the task's share of the images); `fresh` draws new ones for every mini-batch.
     n_gen: images replayed per past task, or in total (`n_gen_mode`). ratio: r for fresh replay, None for 1 / t.
     labels: the old solver's choice (hard), or its softened prediction as a target (soft, temperature 2).
-    balance: draw more images than needed and keep equally many of each class, as far as they come.
+    balance (of a fixed set): draw more images than needed and keep equally many of each class, as far as they come.
     generator: starts each task from random weights (reset) or from the last task's (continue).
     generator_epochs: passes over the mixture, one number or one per task. generator_steps: mini-batches for the
     generator per task instead, one number or one per task.
@@ -57,19 +65,25 @@ class DGR(Classifier):
         for name, value in (("generator_epochs", generator_epochs), ("generator_steps", generator_steps)):
             if isinstance(value, list) and len(value) != problem.n_tasks:
                 raise InputError(f"method.{name}={value}: needs one number, or one for each of {problem.n_tasks} tasks")
+        if balance and replay == "fresh":
+            raise InputError(
+                "method.balance=true: fresh replay is drawn a mini-batch at a time; use method.replay=fixed"
+            )
         self.gan = gan
         self.n_gen, self.n_gen_mode = n_gen, n_gen_mode
         self.replay, self.ratio = replay, ratio
         self.labels, self.temperature = labels, temperature
         self.balance, self.generator = balance, generator
         self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
-        self._old: tuple[WGANGP, nn.Module] | None = None  # the scholar that task t-1 left; a tuple: not state
+        self._old: Scholar | None = None  # what task t-1 left; rebuilt from the state, so no part of it
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._old = (frozen(self.gan), frozen(self.network)) if task.index else None
+        self._old = self.scholar() if task.index else None
         data = task.train
         if task.index and self.replay == "fixed":
             data = data + self.dream(self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1))
+        elif task.index:
+            self.note(self.replayed(1000)[1])
         fit(self, data, phase="solver")
 
         if self.generator == "reset" and task.index:
@@ -96,9 +110,11 @@ class DGR(Classifier):
         logits = self(x)
         if self.labels == "hard":
             return F.cross_entropy(self.active(logits, y), y, reduction="none")
-        old = self.old_allowed[self.task_of_output[y]]
-        target = (masked(self.old_logits(x), old) / self.temperature).softmax(1)
-        return F.cross_entropy(masked(logits, old) / self.temperature, target, reduction="none")
+        # the old solver gives classes it never saw no probability, and the softmax of training includes them:
+        # without that nothing would hold the new classes down on old images
+        old = self.old.allowed[self.task_of_output[y]]
+        target = masked(self.old_logits(x) / self.temperature, old).softmax(1)
+        return F.cross_entropy(self.active(logits / self.temperature, y), target, reduction="none")
 
     @property
     def share(self) -> float:
@@ -107,20 +123,17 @@ class DGR(Classifier):
 
     def mixed(self, x: Tensor) -> Tensor:
         """A mini-batch of real images with the share 1 - r of them replaced by the old generator's."""
-        assert self._old
         kept = round(self.share * len(x))
-        return torch.cat([x[:kept], self._old[0].sample(len(x) - kept)]) if kept < len(x) else x
+        return torch.cat([x[:kept], self.old.gan.sample(len(x) - kept)]) if kept < len(x) else x
 
     def replayed(self, n: int) -> tuple[Tensor, Tensor]:
         """n images of the old generator and the labels the old solver gives them."""
-        assert self._old
-        x = self._old[0].sample(n)
+        x = self.old.gan.sample(n)
         return x, self.old_labels(x)
 
     @torch.no_grad()
     def old_logits(self, x: Tensor) -> Tensor:
-        assert self._old
-        return self._old[1](self.normalised(x))
+        return self.old.solver(self.normalised(x))
 
     def old_labels(self, x: Tensor) -> Tensor:
         """The old solver's choice among the outputs it has learned, int64 (B,).
@@ -129,33 +142,42 @@ class DGR(Classifier):
         random, which in expectation is the mean over all old heads.
         """
         asked = torch.randint(self.task, (len(x),), device=x.device)
-        return masked(self.old_logits(x), self.old_allowed[asked]).argmax(1)
+        return masked(self.old_logits(x), self.old.allowed[asked]).argmax(1)
 
     @property
-    def old_allowed(self) -> Tensor:
-        """The outputs that may answer for an image of each task, by the old solver, bool (n_tasks, n_outputs)."""
-        return self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1).to(self.device)
+    def old(self) -> Scholar:
+        assert self._old, "there is no old scholar in the first task"
+        return self._old
+
+    def scholar(self) -> Scholar:
+        """A frozen copy of generator and solver as they are when a task begins."""
+        allowed = self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1).to(self.device)
+        return Scholar(frozen(self.gan), frozen(self.network), allowed)
 
     def dream(self, n: int) -> Data:
-        """n replayed images as data, with their class histogram among the task's facts.
-
-        Warns when the generator has collapsed to a single class.
-        """
-        assert self._old
+        """n replayed images as data."""
         classes = sorted({output for outputs in self.problem.outputs[: self.task] for output in outputs})
         images, labels = self._dreamt(n)
         if self.balance:
             images, labels = self._balanced(images, labels, n, classes)
-        counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
-        self.facts["replay_histogram"] = counts
-        if len(classes) > 1 and sum(count > 0 for count in counts) == 1:
-            log.warning("task %d: the generator has collapsed; class counts of its %d images: %s", self.task, n, counts)
+        self.note(labels)
         return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
 
+    def note(self, labels: Tensor) -> None:
+        """Puts the class histogram of replayed images among the task's facts, and warns of a collapse to one class."""
+        counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
+        self.facts["replay_histogram"] = counts
+        if sum(count > 0 for count in counts) == 1:
+            n, task = len(labels), self.task + 1
+            log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)
+
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
-        parts = [self.replayed(len(part)) for part in torch.arange(n).split(10000)]
-        images = torch.cat([(x * 255).round().to(torch.uint8) for x, _ in parts])
-        return images, torch.cat([y for _, y in parts])
+        images, labels = [], []
+        for part in torch.arange(n).split(10000):  # bytes at once: as floats a large set would fill the memory
+            x, y = self.replayed(len(part))
+            images.append((x * 255).round().to(torch.uint8))
+            labels.append(y)
+        return torch.cat(images), torch.cat(labels)
 
     def _balanced(self, images: Tensor, labels: Tensor, n: int, classes: list[int]) -> tuple[Tensor, Tensor]:
         """Up to four times as many draws; n / classes of each class, the rest filled with what there is."""
@@ -172,7 +194,7 @@ class DGR(Classifier):
     def samples(self) -> Tensor:
         """Eight generated images for each class seen, sorted by the solver's choice (blank where it has none)."""
         x = self.gan.sample(1000)
-        allowed = self.problem.mask(self.problem.rules["evaluation"], after=self.task)[self.task].to(x.device)
+        allowed = self.problem.mask("seen", after=self.task)[0].to(x.device)
         labels = masked(self(x), allowed).argmax(1)
         grid = x.new_zeros(int(allowed.sum()), 8, *x.shape[1:])
         for row, output in zip(grid, allowed.nonzero().squeeze(1), strict=True):

@@ -15,7 +15,6 @@ class Joint(Cumulative):
 
     def learn(self, task: Task, fit: Fit) -> None:
         self.measurable = task.index == self.problem.n_tasks - 1
+        data = self.memory.keep(task.train)
         if self.measurable:
-            fit(self, self.memory.joined(task.train), phase="train", times=self.problem.n_tasks)
-        else:
-            self.memory.keep(task.train)
+            fit(self, data, phase="train", times=self.problem.n_tasks)

@@ -31,15 +31,12 @@ class Memory(nn.Module):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def joined(self, data: Data) -> Data:
-        """The data, followed by everything kept."""
-        return data + Data(self.images, self.labels, self.task) if len(self) else data
-
-    def keep(self, data: Data) -> None:
-        """Adds images; they are stored as they lie in the data set, not as a batch sees them."""
-        kept = self.joined(data)
+    def keep(self, data: Data) -> Data:
+        """Adds images, as they lie in the data set and not as a batch sees them; returns all that are kept."""
+        kept = data + Data(self.images, self.labels, self.task) if len(self) else data
         for part in PARTS:
             setattr(self, part, getattr(kept, part))
+        return kept
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for part in PARTS:  # it takes its size from the state it loads

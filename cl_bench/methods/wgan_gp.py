@@ -56,7 +56,7 @@ class WGANGP(Learner):
         critic_optimizer, generator_optimizer = optimizers
         real = batch.x if self.extra is None else self.extra(batch.x)
         with torch.no_grad():
-            fake = self.generator(self.noise(len(real)))
+            fake = self.generator(self.noise(len(real))).to(real.dtype)
         penalty = gradient_penalty(self.critic, real, fake, torch.rand(len(real), device=real.device))
         scores = self.critic(torch.cat([real, fake]))
         distance = scores[: len(real)].mean() - scores[len(real) :].mean()

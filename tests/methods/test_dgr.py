@@ -11,7 +11,7 @@ from conftest import Compose
 from cl_bench.config import InputError
 from cl_bench.data.batches import REPLAYED, Batch, Data
 from cl_bench.methods.base import Learner
-from cl_bench.methods.dgr import DGR, frozen
+from cl_bench.methods.dgr import DGR
 from cl_bench.run import prepare, run
 
 
@@ -20,7 +20,7 @@ def scholar(small: Compose, *overrides: str, task: int = 2) -> tuple[DGR, Any]:
     scenario, method = prepare(small("method=dgr", *overrides))
     assert isinstance(method, DGR)
     method.task = task
-    method._old = (frozen(method.gan), frozen(method.network))
+    method._old = method.scholar()
     return method, scenario
 
 
@@ -63,10 +63,9 @@ def test_dreams_bear_labels_that_the_old_solver_knows(kind: str, small: Compose)
 
 def test_hard_labels_are_the_old_solvers_choice(small: Compose) -> None:
     method, _ = scholar(small)
-    assert method._old
     x = torch.rand(50, 1, 8, 8)
     with torch.no_grad():
-        expected = method._old[1](x)[:, :4].argmax(1)
+        expected = method.old.solver(x)[:, :4].argmax(1)
         for p in method.network.parameters():
             p.add_(torch.randn_like(p))  # the new solver has moved on; the labels must not
     assert torch.equal(method.old_labels(x), expected)
@@ -102,20 +101,28 @@ def test_fresh_replay_weighs_new_and_old_by_r(small: Compose, monkeypatch: pytes
     assert method.loss(batch).item() == pytest.approx((0.3 * new + 0.7 * old).item(), rel=1e-5)
     method.ratio = None
     assert method.share == pytest.approx(1 / 3)
-    monkeypatch.setattr(method._old[0], "sample", lambda n: torch.full((n, 1, 8, 8), 2.0))  # type: ignore[index]
+    monkeypatch.setattr(method.old.gan, "sample", lambda n: torch.full((n, 1, 8, 8), 2.0))
     mixed = method.mixed(batch.x)
     assert torch.equal(mixed[:11], batch.x[:11])
     assert (mixed[11:] == 2).all()
 
 
-def test_soft_labels_of_an_unchanged_solver_pull_nowhere(small: Compose) -> None:
-    """On replayed images the gradient is 0 while old and new solver agree; on new images it is not."""
-    method, scenario = scholar(small, "method.labels=soft")
-    dreams, new = method.dream(32), scenario.tasks[2].train
-    method.loss(dreams.batch(torch.arange(32))).backward()
-    assert all(p.grad is None or p.grad.abs().max() < 1e-6 for p in method.network.parameters())
-    method.loss(new.batch(torch.arange(32))).backward()
-    assert any(p.grad is not None and p.grad.abs().max() > 1e-4 for p in method.network.parameters())
+@pytest.mark.parametrize("kind", ["class", "task", "domain"])
+def test_soft_labels_ask_for_the_old_answer_and_nothing_of_new_classes(kind: str, small: Compose) -> None:
+    """While old and new solver agree, replayed images pull nowhere but away from classes the old one never saw."""
+    method, _ = scholar(small, f"scenario={kind}_incremental", "method.labels=soft", "method.temperature=0.5")
+    dreams = method.dream(64).batch(torch.arange(64))
+    logits = method(dreams.x).detach().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DGR, "forward", lambda self, x, task=None: logits)
+        (gradient,) = torch.autograd.grad(method.replay_loss(dreams.x, dreams.y).sum(), logits)
+    assert gradient.isfinite().all()
+    if kind == "class":
+        assert (gradient[:, 4:6] > 0).all()  # the classes of the task being learned are pushed down
+        assert (gradient[:, :4].sum(1) < 0).all()
+        assert not gradient[:, 6:].any()
+    else:
+        assert gradient.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft"])
@@ -141,3 +148,14 @@ def test_one_number_of_epochs_per_task(small: Compose) -> None:
     assert fit.calls[1][2] == {"epochs": 4, "steps": None}
     with pytest.raises(InputError, match=r"method.generator_epochs=\[1, 2\].*each of 5 tasks"):
         prepare(small("method=dgr", "method.generator_epochs=[1,2]"))
+
+
+def test_fresh_replay_keeps_a_histogram_and_has_nothing_to_balance(small: Compose) -> None:
+    results = run(small("method=dgr", "method.replay=fresh"))
+    assert [sum(task["facts"].get("replay_histogram", [])) for task in results["tasks"]] == [0, 1000, 1000, 1000, 1000]
+    with pytest.raises(InputError, match=r"method.balance=true.*method.replay=fixed"):
+        prepare(small("method=dgr", "method.replay=fresh", "method.balance=true"))
+
+
+def test_it_runs_in_half_precision(small: Compose) -> None:
+    assert run(small("method=dgr", "trainer.precision=bf16-mixed"))["status"] == "finished"
