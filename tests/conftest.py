@@ -33,8 +33,9 @@ Compose = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture
