@@ -35,7 +35,7 @@ def test_naive_class_incremental_remembers_the_last_task_only(accuracy: Accuracy
 def test_training_on_current_classes_only_is_another_protocol(accuracy: Accuracy) -> None:
     """The "labels trick" lifts naive learning well above 1/5, and its task-masked accuracy further."""
     trick = accuracy("method=finetune", "scenario.train_mask=current")
-    assert 0.28 < trick["ACC"] < 0.75
+    assert trick["ACC"] == pytest.approx(0.55, abs=0.1)  # on digits; about .4 on MNIST
     assert trick["task_masked"] > 0.85
 
 
