@@ -154,12 +154,16 @@ class DGR(Classifier):
         allowed = self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1).to(self.device)
         return Scholar(frozen(self.gan), frozen(self.network), allowed)
 
+    @property
+    def old_classes(self) -> list[int]:
+        """The outputs of past tasks."""
+        return sorted({output for outputs in self.problem.outputs[: self.task] for output in outputs})
+
     def dream(self, n: int) -> Data:
         """n replayed images as data."""
-        classes = sorted({output for outputs in self.problem.outputs[: self.task] for output in outputs})
         images, labels = self._dreamt(n)
         if self.balance:
-            images, labels = self._balanced(images, labels, n, classes)
+            images, labels = self._balanced(images, labels, n)
         self.note(labels)
         return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
 
@@ -167,7 +171,7 @@ class DGR(Classifier):
         """Puts the class histogram of replayed images among the task's facts, and warns of a collapse to one class."""
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
-        if sum(count > 0 for count in counts) == 1:
+        if len(self.old_classes) > 1 and sum(count > 0 for count in counts) == 1:
             n, task = len(labels), self.task + 1
             log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)
 
@@ -179,15 +183,15 @@ class DGR(Classifier):
             labels.append(y)
         return torch.cat(images), torch.cat(labels)
 
-    def _balanced(self, images: Tensor, labels: Tensor, n: int, classes: list[int]) -> tuple[Tensor, Tensor]:
+    def _balanced(self, images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """Up to four times as many draws; n / classes of each class, the rest filled with what there is."""
         drawn = [(images, labels), *(self._dreamt(n) for _ in range(3))]
         images, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         rank = torch.zeros_like(labels)
-        for label in classes:
+        for label in self.old_classes:
             rows = labels == label
             rank[rows] = torch.arange(int(rows.sum()), device=rank.device)
-        surplus = (rank >= -(-n // len(classes))).long()
+        surplus = (rank >= -(-n // len(self.old_classes))).long()
         rows = torch.argsort(surplus, stable=True)[:n]  # every class's share first, then whatever came
         return images[rows], labels[rows]
 

@@ -91,6 +91,13 @@ def test_collapse_is_a_warning_with_the_histogram(
     assert "[0, 0, 0, 30, 0" in caplog.text
 
 
+def test_one_past_class_is_no_collapse(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+    method, _ = scholar(small, "scenario.n_tasks=10", task=1)
+    assert method.dream(30).labels.unique().tolist() == [0]
+    assert method.facts["replay_histogram"][0] == 30
+    assert not caplog.text
+
+
 def test_fresh_replay_weighs_new_and_old_by_r(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     method, scenario = scholar(small, "method.replay=fresh", "method.ratio=0.3")
     batch: Batch = scenario.tasks[2].train.batch(torch.arange(32))
