@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
@@ -180,19 +181,21 @@ class Watch(pl.Callback):
 
     def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
         self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
-        self.optimizer_steps, self.seconds, self._saved = 0, 0.0, None
+        self.optimizer_steps: list[int] = []  # of each optimiser
+        self.seconds, self._saved = 0.0, None
         self._stop: int | None = None
 
     def restore(self, module: Learner, running: dict[str, Any]) -> int:
         """Puts the module where the phase was cut and returns the step to go on with."""
         module.load_state_dict(running["module"])
-        self.optimizer_steps, self.seconds = running["optimizer_steps"], running["seconds"]
+        self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self._saved = running
         return running["step"]
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        for optimizer in trainer.optimizers:
-            optimizer.register_step_post_hook(self._count)
+        self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
+        for number, optimizer in enumerate(trainer.optimizers):
+            optimizer.register_step_post_hook(partial(self._count, number))
         if self._saved:
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
@@ -222,13 +225,13 @@ class Watch(pl.Callback):
                     "module": module.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
                     "rng": rng(),
-                    "optimizer_steps": self.optimizer_steps,
+                    "optimizer_steps": list(self.optimizer_steps),
                     "seconds": self.seconds,
                 }
             )
 
-    def _count(self, *_: Any) -> None:
-        self.optimizer_steps += 1
+    def _count(self, number: int, *_: Any) -> None:
+        self.optimizer_steps[number] += 1
 
 
 def device_of(accelerator: str) -> torch.device:

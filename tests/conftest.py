@@ -18,8 +18,22 @@ SMALL = [
     "trainer.threads=1",
     "trainer.accelerator=cpu",
 ]
+ACGAN = [
+    "method.gan.optimizer.lr=0.01",
+    "method.gan.generator.hidden=[16]",
+    "method.gan.discriminator.network.hidden=[16]",
+]
 SMALL_OF = {
     "ewc": ["method.strength=10"],
+    "dgm": [
+        "method.n_gen=100",
+        "method.n_critic=2",
+        "method.optimizer.lr=0.01",
+        "method.generator.hidden=[16,16]",
+    ],
+    "mergan": [*ACGAN, "method.n_gen=100", "method.generator_epochs=2"],
+    "ewc_gan": [*ACGAN, "method.n_gen=100", "method.generator_epochs=2", "method.fisher_samples=20"],
+    "joint_gan": ACGAN,
     "dgr": [
         "method.n_gen=100",
         "method.generator_epochs=2",
@@ -36,6 +50,7 @@ Compose = Callable[..., dict[str, Any]]
 def _same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("cl_bench.judge.STEPS", 3)  # one that has learned costs 2 s
 
 
 @pytest.fixture
@@ -48,6 +63,8 @@ def small(tmp_path: Path) -> Compose:
         settings = [*SMALL, *SMALL_OF.get(method, [])]
         if "gan@method.gan" in chosen:  # another GAN has other keys
             settings = [one for one in settings if "gan." not in one]
+        if "generator@method.generator" in chosen:
+            settings = [one for one in settings if "generator.hidden" not in one]
         if "network" in chosen:
             settings = [one for one in settings if "network." not in one]
         return compose(*settings, f"output_root={tmp_path / root}", *overrides)

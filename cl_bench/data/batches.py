@@ -117,6 +117,7 @@ class Batches:
         self.data, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed
         self.chunk, self.start = chunk, start
         self.per_epoch = math.ceil(len(data) / batch_size)
+        self.epochs = math.ceil(steps / self.per_epoch)
         self._epoch, self._order = -1, torch.empty(0)
 
     def __len__(self) -> int:

@@ -48,6 +48,10 @@ class Problem:
     def n_outputs(self) -> int:
         return 1 + max(max(outputs) for outputs in self.outputs)
 
+    def seen(self, task: int) -> Tensor:
+        """The outputs of tasks 0 to `task`, int64, ascending."""
+        return self.mask("seen", after=task)[0].nonzero().squeeze(1)
+
     @property
     def task_of_output(self) -> Tensor:
         """The first task that each output belongs to, int64 (n_outputs,)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, Chunk, Data
 from cl_bench.data.scenarios import Kind, Problem, Task, masked
 from cl_bench.networks.optimizers import Optimizer
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Fit(Protocol):
@@ -37,13 +40,13 @@ class Fit(Protocol):
 class Learner(LightningModule):
     """A module that `fit` can train: it says what one step on one mini-batch is.
 
-    `at` is the number of the step inside its phase, from 0; it survives a kill.
+    It is at step `at` of `steps` of its phase, in pass `epoch` of `epochs` over the data, from 0, after a kill too.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.at = 0
+        self.at, self.steps, self.epoch, self.epochs = 0, 1, 0, 1
 
     def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
         """One optimisation step; returns detached scalars to log.
@@ -56,7 +59,9 @@ class Learner(LightningModule):
         """Steps over the mini-batches of a chunk; logs each scalar's mean once."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         logs: dict[str, list[Tensor]] = defaultdict(list)
+        self.steps, self.epochs = chunk.batches.steps, chunk.batches.epochs
         for self.at, batch in chunk:
+            self.epoch = self.at // chunk.batches.per_epoch
             for name, value in self.step(batch, optimizers).items():
                 logs[name].append(value)
         means = {name: torch.stack(values).mean() for name, values in logs.items()}
@@ -87,8 +92,11 @@ class Method(Learner):
         """Learns one task, from its images alone and from what was kept."""
         fit(self, task.train, phase="train")
 
-    def samples(self) -> Tensor | None:
-        """A grid of generated images in [0, 1], shape (rows, columns, C, H, W), for methods that generate."""
+    def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
+        """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,); for methods that generate.
+
+        A generator without conditions gives fewer of a class that it seldom draws.
+        """
         return None
 
 
@@ -150,3 +158,20 @@ class Classifier(Method):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimizer(self.network.parameters())
+
+
+def frozen(module: M) -> M:
+    """A copy in evaluation mode that learns no more."""
+    return copy.deepcopy(module).eval().requires_grad_(False)
+
+
+def forget(module: nn.Module) -> None:
+    """Fresh random weights for every part of a module."""
+    for part in module.modules():
+        if part is not module and hasattr(part, "reset_parameters"):
+            part.reset_parameters()  # type: ignore[operator]
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Bytes of everything that a module keeps."""
+    return sum(value.nbytes for value in module.state_dict().values())

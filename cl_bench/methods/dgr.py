@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +12,18 @@ from torch import Tensor, nn
 from cl_bench.config import InputError, Positive, Rate, Share
 from cl_bench.data.batches import REPLAYED, Batch, Data
 from cl_bench.data.scenarios import Problem, Task, masked
-from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.acgan import ACGAN, evenly
+from cl_bench.methods.base import Classifier, Fit, bytes_of, frozen
 from cl_bench.methods.wgan_gp import WGANGP
 from cl_bench.networks.optimizers import Optimizer
 
-M = TypeVar("M", bound=nn.Module)
 log = logging.getLogger(__name__)
 
 
 class Scholar(NamedTuple):
     """A generator and a solver that learn no more; `allowed`: what the solver may answer, bool (n_tasks, n_outputs)."""
 
-    gan: WGANGP
+    gan: WGANGP | ACGAN
     solver: nn.Module
     allowed: Tensor
 
@@ -49,7 +48,7 @@ class DGR(Classifier):
         network: nn.Module,
         optimizer: Optimizer,
         *,
-        gan: WGANGP,
+        gan: WGANGP | ACGAN,
         n_gen: Positive = 12000,
         n_gen_mode: Literal["per_task", "total"] = "per_task",
         replay: Literal["fixed", "fresh"] = "fixed",
@@ -83,18 +82,29 @@ class DGR(Classifier):
         if task.index and self.replay == "fixed":
             data = data + self.dream(self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1))
         elif task.index:
-            self.note(self.replayed(1000)[1])
+            self.note(*self.replayed(1000))
         fit(self, data, phase="solver")
+        self.learn_to_generate(task, data, fit)
+        self._old = None
+        self.facts["generator_bytes"] = bytes_of(self.gan.generator)
 
+    def learn_to_generate(self, task: Task, mixture: Data, fit: Fit) -> None:
+        """Trains the generator on the mixture of real and replayed images."""
         if self.generator == "reset" and task.index:
             self.gan.reset()
-        self.gan.extra = self.mixed if task.index and self.replay == "fresh" else None
+        self.gan.mix = self.mixed if task.index and self.replay == "fresh" else None
+        self.fit_gan(task, mixture, fit)
+        self.gan.mix = None
+
+    def fit_gan(self, task: Task, data: Data, fit: Fit) -> None:
+        """Trains the GAN on the data for as long as the settings say for this task."""
         epochs, steps = (
             value[task.index] if isinstance(value, list) else value
             for value in (self.generator_epochs, self.generator_steps)
         )
+        if isinstance(self.gan, ACGAN):
+            self.gan.allowed = self.problem.mask("seen", after=task.index)[0].to(self.device)
         fit(self.gan, data, phase="generator", epochs=epochs, steps=steps)
-        self.gan.extra = self._old = None
 
     def loss(self, batch: Batch) -> Tensor:
         if self._old is None or (self.replay == "fixed" and self.labels == "hard"):
@@ -121,13 +131,20 @@ class DGR(Classifier):
         """r, the weight of the current task in fresh replay."""
         return 1 / (self.task + 1) if self.ratio is None else self.ratio
 
-    def mixed(self, x: Tensor) -> Tensor:
-        """A mini-batch of real images with the share 1 - r of them replaced by the old generator's."""
-        kept = round(self.share * len(x))
-        return torch.cat([x[:kept], self.old.gan.sample(len(x) - kept)]) if kept < len(x) else x
+    def mixed(self, batch: Batch) -> Batch:
+        """A mini-batch with the share 1 - r of its images replaced by the old generator's."""
+        kept = round(self.share * len(batch.y))
+        if kept == len(batch.y):
+            return batch
+        x, y = self.replayed(len(batch.y) - kept)
+        replayed = Batch(x, y, torch.full_like(batch.task[kept:], REPLAYED))
+        return Batch(*(torch.cat([new[:kept], old]) for new, old in zip(batch, replayed, strict=True)))
 
     def replayed(self, n: int) -> tuple[Tensor, Tensor]:
-        """n images of the old generator and the labels the old solver gives them."""
+        """n images of the old generator, and the classes it was asked for or else those the old solver sees in them."""
+        if isinstance(self.old.gan, ACGAN):
+            y = evenly(self.old_classes, n)
+            return self.old.gan.sample(y), y
         x = self.old.gan.sample(n)
         return x, self.old_labels(x)
 
@@ -155,23 +172,29 @@ class DGR(Classifier):
         return Scholar(frozen(self.gan), frozen(self.network), allowed)
 
     @property
-    def old_classes(self) -> list[int]:
+    def old_classes(self) -> Tensor:
         """The outputs of past tasks."""
-        return sorted({output for outputs in self.problem.outputs[: self.task] for output in outputs})
+        return self.problem.seen(self.task - 1).to(self.device)
 
     def dream(self, n: int) -> Data:
         """n replayed images as data."""
         images, labels = self._dreamt(n)
         if self.balance:
             images, labels = self._balanced(images, labels, n)
-        self.note(labels)
+        self.note(images[:1000].float() / 255, labels)
         return Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
 
-    def note(self, labels: Tensor) -> None:
-        """Puts the class histogram of replayed images among the task's facts, and warns of a collapse to one class."""
+    def note(self, images: Tensor, labels: Tensor) -> None:
+        """Puts the classes of replayed images among the task's facts, and warns of a collapse to one class.
+
+        images: those of the first labels; where the classes were asked for, the old solver is asked what it sees.
+        """
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
-        if len(self.old_classes) > 1 and sum(count > 0 for count in counts) == 1:
+        if isinstance(self.gan, ACGAN):
+            seen = self.old_labels(images)
+            self.facts["disagreement"] = float((seen != labels[: len(seen)]).float().mean())
+        elif len(self.old_classes) > 1 and sum(count > 0 for count in counts) == 1:
             n, task = len(labels), self.task + 1
             log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)
 
@@ -195,18 +218,14 @@ class DGR(Classifier):
         rows = torch.argsort(surplus, stable=True)[:n]  # every class's share first, then whatever came
         return images[rows], labels[rows]
 
-    def samples(self) -> Tensor:
-        """Eight generated images for each class seen, sorted by the solver's choice (blank where it has none)."""
-        x = self.gan.sample(1000)
-        allowed = self.problem.mask("seen", after=self.task)[0].to(x.device)
-        labels = masked(self(x), allowed).argmax(1)
-        grid = x.new_zeros(int(allowed.sum()), 8, *x.shape[1:])
-        for row, output in zip(grid, allowed.nonzero().squeeze(1), strict=True):
-            found = x[labels == output][:8]
-            row[: len(found)] = found
-        return grid
-
-
-def frozen(module: M) -> M:
-    """A copy in evaluation mode that learns no more."""
-    return copy.deepcopy(module).eval().requires_grad_(False)
+    def generate(self, n: int) -> tuple[Tensor, Tensor]:
+        """Images of the generator as it is, of the classes asked for or else by the solver's choice."""
+        classes = self.problem.seen(self.task).to(self.device)
+        if isinstance(self.gan, ACGAN):
+            labels = classes.repeat_interleave(n)
+            return self.gan.sample(labels), labels
+        allowed = self.problem.mask("seen", after=self.task)[0].to(self.device)
+        x = self.gan.sample(2 * n * len(classes))
+        labels = torch.cat([masked(self(part), allowed).argmax(1) for part in x.split(1000)])
+        rows = torch.cat([(labels == output).nonzero().squeeze(1)[:n] for output in classes])
+        return x[rows], labels[rows]

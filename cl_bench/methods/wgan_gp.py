@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Batch
-from cl_bench.methods.base import Learner
+from cl_bench.methods.base import Learner, forget
 from cl_bench.networks.optimizers import Adam
 
 
@@ -47,14 +47,14 @@ class WGANGP(Learner):
         super().__init__()
         self.generator, self.critic, self.optimizer = generator, critic, optimizer
         self.n_critic, self.lambda_gp = n_critic, lambda_gp
-        self.extra: Callable[[Tensor], Tensor] | None = None  # real images -> what the critic takes for real
+        self.mix: Callable[[Batch], Batch] | None = None  # puts replayed images among the real ones of a mini-batch
 
     def noise(self, n: int) -> Tensor:
         return torch.randn(n, self.generator.z_dim, device=self.device)  # type: ignore[arg-type]
 
     def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
         critic_optimizer, generator_optimizer = optimizers
-        real = batch.x if self.extra is None else self.extra(batch.x)
+        real = batch.x if self.mix is None else self.mix(batch).x
         with torch.no_grad():
             fake = self.generator(self.noise(len(real))).to(real.dtype)
         penalty = gradient_penalty(self.critic, real, fake, torch.rand(len(real), device=real.device))
@@ -89,6 +89,4 @@ class WGANGP(Learner):
 
     def reset(self) -> None:
         """Forgets everything: fresh random weights for the generator and the critic."""
-        for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()  # type: ignore[operator]
+        forget(self)

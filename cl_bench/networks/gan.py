@@ -1,12 +1,16 @@
-"""Generators and critics. Images lie in [0, 1]; critics have no batch normalisation (it couples the samples)."""
+"""Generators, critics and discriminators. Images lie in [0, 1].
+
+Critics have no batch normalisation by default: it couples the samples, and the gradient penalty is per sample.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive
@@ -95,3 +99,120 @@ class DCCritic(nn.Sequential):
             nn.Linear(2 * width * quarter * quarter, 1),
             nn.Flatten(0),
         )
+
+
+def halvings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """The side of 4 to 7 that doubling leads to the image's, and how often: 32 is 4 doubled 3 times, 28 is 7 twice.
+
+    Raises InputError where there is none.
+    """
+    size, times = image_shape[1], 0
+    while size > 7 and size % 2 == 0:
+        size, times = size // 2, times + 1
+    if image_shape[1] != image_shape[2] or not times or not 4 <= size <= 7:
+        raise InputError(
+            f"dataset.size={image_shape[1]}: a convolutional generator needs square images of a side of 4 to 7 "
+            "doubled some times; try 32"
+        )
+    return size, times
+
+
+def with_class(z: Tensor, y: Tensor, n_outputs: int) -> Tensor:
+    """Noise (B, z_dim) and classes (B,) as one condition, (B, z_dim + n_outputs)."""
+    return torch.cat([z, (y[:, None] == torch.arange(n_outputs, device=y.device)).to(z.dtype)], dim=1)
+
+
+class ConditionalGenerator(nn.Module):
+    """A network from noise and a class to an image: (B, z_dim), (B,) -> (B, C, H, W) in [0, 1].
+
+    layers: take both as `with_class` joins them. No image depends on the others of its batch, in training neither.
+    """
+
+    def __init__(self, n_outputs: int, z_dim: int, layers: nn.Module) -> None:
+        super().__init__()
+        self.n_outputs, self.z_dim, self.layers = n_outputs, z_dim, layers
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.layers(with_class(z, y, self.n_outputs))
+
+
+class ConditionalMLP(ConditionalGenerator):
+    """`MLPGenerator` with a class. n_outputs: how many there are."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        *,
+        z_dim: Positive = 64,
+        hidden: Sequence[Positive] = (256, 256),
+    ) -> None:
+        super().__init__(n_outputs, z_dim, MLPGenerator(image_shape, z_dim=z_dim + n_outputs, hidden=hidden))
+
+
+class ConditionalDCGenerator(ConditionalGenerator):
+    """A linear layer to 4x4 to 7x7, then transposed convolutions that double the side, with layer normalisation.
+
+    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. width: channels of the last hidden layer, twice as
+    many in each below it; more draws better.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], n_outputs: int, *, z_dim: Positive = 100, width: Positive = 32
+    ) -> None:
+        size, times = halvings(image_shape)
+        widths = [width * 2**n for n in reversed(range(times))]
+        layers: list[nn.Module] = [
+            nn.Linear(z_dim + n_outputs, widths[0] * size * size),
+            nn.Unflatten(1, (widths[0], size, size)),
+        ]
+        for n, m in pairwise([*widths, image_shape[0]]):
+            layers += [nn.GroupNorm(1, n), nn.ReLU(), nn.ConvTranspose2d(n, m, 4, stride=2, padding=1)]
+        super().__init__(n_outputs, z_dim, nn.Sequential(*layers, nn.Sigmoid()))
+
+
+class DCNetwork(nn.Module):
+    """Strided convolutions with leaky ReLU and a linear head: a DCGAN's discriminator as a classifier.
+
+    image_shape: (C, H, W). n_outputs: logits. width: channels of the first convolution, twice as many in each
+    further one. depth: convolutions, each halves the side. norm: batch normalisation after all but the first.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        *,
+        width: Positive = 32,
+        depth: Positive = 3,
+        norm: Literal["none", "batch"] = "none",
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n, m in pairwise([image_shape[0], *(width * 2**i for i in range(depth))]):
+            layers.append(nn.Conv2d(n, m, 5, stride=2, padding=2))
+            if norm == "batch" and m > width:
+                layers.append(nn.BatchNorm2d(m))
+            layers.append(nn.LeakyReLU(0.2))
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        height, width_ = (math.ceil(side / 2**depth) for side in image_shape[1:])
+        self.head = nn.Linear(m * height * width_, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+class Discriminator(nn.Module):
+    """Two answers from the same features: a critic's score (B,) and a classifier's logits (B, n_outputs).
+
+    network: a classifier with `features` and a linear `head`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.critic = nn.Linear(network.head.in_features, 1)  # type: ignore[union-attr, arg-type]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.features(x)  # type: ignore[operator]
+        return self.critic(features).squeeze(1), self.network.head(features)  # type: ignore[operator]

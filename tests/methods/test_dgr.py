@@ -108,10 +108,13 @@ def test_fresh_replay_weighs_new_and_old_by_r(small: Compose, monkeypatch: pytes
     assert method.loss(batch).item() == pytest.approx((0.3 * new + 0.7 * old).item(), rel=1e-5)
     method.ratio = None
     assert method.share == pytest.approx(1 / 3)
-    monkeypatch.setattr(method.old.gan, "sample", lambda n: torch.full((n, 1, 8, 8), 2.0))
-    mixed = method.mixed(batch.x)
-    assert torch.equal(mixed[:11], batch.x[:11])
-    assert (mixed[11:] == 2).all()
+    monkeypatch.setattr(method, "replayed", lambda n: (torch.full((n, 1, 8, 8), 2.0), torch.full((n,), 3)))
+    mixed = method.mixed(batch)
+    for part, own in zip(mixed, batch, strict=True):
+        assert torch.equal(part[:11], own[:11])
+    assert (mixed.x[11:] == 2).all()
+    assert (mixed.y[11:] == 3).all()
+    assert (mixed.task[11:] == REPLAYED).all()
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])

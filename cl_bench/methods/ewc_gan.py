@@ -1,0 +1,101 @@
+"""EWC on a generator (Seff et al., 2017): the conditional generator is pulled to the weights that drew past classes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Positive
+from cl_bench.data.batches import Data
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.acgan import ACGAN, evenly
+from cl_bench.methods.base import Fit, frozen
+from cl_bench.methods.dgr import DGR
+from cl_bench.methods.importance import sum_of_powers
+from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.networks.gan import with_class
+from cl_bench.networks.optimizers import Optimizer
+
+
+class EWCGAN(DGR):
+    """Objective of the GAN at task t: that of `ACGAN` on the task's images alone, and for the generator besides
+    (strength / 2) sum_k sum_j F_kj (theta_j - theta*_kj)^2, k < t; the discriminator is free.
+
+    There is no likelihood to take the Fisher information from. F_kj = E[(d L / d theta_j)^2] over noise and the classes
+    learned by the end of task k, with L what the discriminator of that moment says of a generated image: the
+    `critic`'s score, or the cross-entropy of its `classifier`. Its scale is arbitrary, so each F_k is divided by its
+    mean: strength is then in units of the average weight's importance.
+
+    The learner is a solver of the task's images and of generated ones, as in `DGR`.
+
+    strength: lambda. fisher: what L is. fisher_samples: generated images for F. Others as for `DGR`.
+    """
+
+    kinds = ("class", "task")  # the condition is the class, and domains share their classes
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        gan: ACGAN,
+        strength: NonNegative = 1000.0,
+        fisher: Literal["critic", "classifier"] = "critic",
+        fisher_samples: Positive = 1000,
+        n_gen: Positive = 12000,
+        n_gen_mode: Literal["per_task", "total"] = "per_task",
+        generator_epochs: Positive | list[Positive] = 10,
+        generator_steps: Positive | list[Positive] | None = None,
+    ) -> None:
+        how_long = {"generator_epochs": generator_epochs, "generator_steps": generator_steps}
+        super().__init__(problem, network, optimizer, gan=gan, n_gen=n_gen, n_gen_mode=n_gen_mode, **how_long)  # type: ignore[arg-type]
+        self.gan: ACGAN = gan
+        self.strength, self.fisher, self.fisher_samples = strength, fisher, fisher_samples
+        self.pull = QuadraticPull(self.drawing)
+
+    @property
+    def drawing(self) -> dict[str, nn.Parameter]:
+        """The weights of the generator by name."""
+        return dict(self.gan.generator.named_parameters())
+
+    def learn_to_generate(self, task: Task, mixture: Data, fit: Fit) -> None:
+        if task.index:
+            self.gan.penalty = lambda n: self.strength / 2 * self.pull(self.drawing)
+        self.fit_gan(task, task.train, fit)
+        self.gan.penalty = None
+        self.pull.add(self.drawing, self.importance())
+
+    def importance(self) -> dict[str, Tensor]:
+        """F of every weight of the generator, scaled to a mean of 1."""
+        y = evenly(self.problem.seen(self.task).to(self.device), self.fisher_samples)
+        conditions = with_class(self.gan.noise(len(y)), y, self.problem.n_outputs)
+        answers = Answers(self.gan)
+        total = {name: torch.zeros_like(weight) for name, weight in self.drawing.items()}
+        for some, labels in zip(conditions.split(250), y.split(250), strict=True):
+            for name, value in sum_of_powers(answers, some, partial(self.loss_of, labels), power=2).items():
+                total[name.removeprefix("generator.")] += value
+        mean = sum(value.sum() for value in total.values()) / sum(value.numel() for value in total.values())
+        return {name: value / mean for name, value in total.items()}
+
+    def loss_of(self, y: Tensor, answers: Tensor) -> list[Tensor]:
+        """L for each image, from what the discriminator answers for it."""
+        if self.fisher == "critic":
+            return [-answers[:, 0]]
+        return [F.cross_entropy(self.gan.classes(answers[:, 1:]), y, reduction="none")]
+
+
+class Answers(nn.Module):
+    """Conditions -> what the discriminator says of the images drawn for them: score and logits, (B, 1 + n_outputs)."""
+
+    def __init__(self, gan: ACGAN) -> None:
+        super().__init__()
+        self.generator, self.discriminator = gan.generator, frozen(gan.discriminator)
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        score, logits = self.discriminator(self.generator.layers(conditions))
+        return torch.cat([score[:, None], logits], dim=1)

@@ -1,0 +1,342 @@
+"""Generators of which every task reserves a part, and that grow by what was reserved (Ostapenko et al., 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import Positive
+from cl_bench.networks.gan import halvings, with_class
+
+Mask = Literal["activations", "weights"]
+Position = Literal["after", "before"]
+
+
+class Gate(torch.autograd.Function):
+    """m = sigmoid(s e), a mask between soft and binary, with the slope s sigmoid'(e).
+
+    The true slope s sigmoid'(s e) is 0 almost everywhere once s is large, and no mask would change any more;
+    hard attention puts sigmoid'(e) in its place (Serra et al., 2018, section 2.5).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, embedding: Tensor, s: float) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(embedding)
+        ctx.s = s
+        return torch.sigmoid(s * embedding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (embedding,) = ctx.saved_tensors
+        sigmoid = torch.sigmoid(embedding)
+        return gradient * ctx.s * sigmoid * (1 - sigmoid), None
+
+
+class Capacity(NamedTuple):
+    """How many units (or weights) of a layer are what, when a task ends and before the layer grows.
+
+    new: reserved by this task. reused: of past tasks, open to this one too. reserved: by any task.
+    """
+
+    total: int
+    new: int
+    reused: int
+    reserved: int
+
+
+class MaskedLayer(nn.Module):
+    """A hidden layer of which each task t opens a part: h = m_t * relu(norm_t(W x)), or relu(norm_t((m_t * W) x)).
+
+    Every task has its own mask m_t and batch normalisation, and sees the layer as wide as it was then. W, shape
+    (inputs, units) or (inputs, units, kernel, kernel) for a transposed convolution, has no bias: norm_t has one.
+
+    mask: of the `activations` or of the `weights`. position: of a mask of activations, `after` normalisation and
+    ReLU, or `before` them; then a closed unit gives relu(bias of norm_t), not 0, and later tasks can leak through.
+    kernel, stride, padding: of the transposed convolution; kernel 0 makes a linear layer.
+    """
+
+    reserved: Tensor
+
+    def __init__(self, inputs: int, units: int, kernel: int = 0, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.mask: Mask = "activations"
+        self.position: Position = "after"
+        self.s = 1.0
+        self.weight = nn.Parameter(self._fresh(inputs, units))
+        self.embedding = nn.Parameter(torch.zeros(0))  # of the task being learned
+        self.norms = nn.ModuleList()
+        self.masks = nn.ParameterList()  # bool, of the tasks learned
+        self.register_buffer("reserved", torch.zeros(0, dtype=torch.bool))
+
+    @property
+    def units(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def size(self) -> int:
+        """What the mask chooses among."""
+        return self.weight.numel() if self.mask == "weights" else self.units
+
+    @property
+    def free(self) -> int:
+        """What no task has reserved."""
+        return self.size - int(self.reserved.sum())
+
+    def begin(self) -> None:
+        """A mask and a normalisation for a new task. Embeddings start at 0: every mask half open."""
+        masked = self.weight.detach() if self.mask == "weights" else self.weight.detach().new_empty(self.units)
+        self.embedding = nn.Parameter(torch.zeros_like(masked))
+        if not self.norms:
+            self.reserved = torch.zeros_like(masked, dtype=torch.bool)
+        norm = nn.BatchNorm2d(self.units) if self.kernel else nn.BatchNorm1d(self.units)
+        self.norms.append(norm.to(masked.device))
+
+    def forward(self, x: Tensor, task: int) -> Tensor:
+        """x: what the layer below gives for the same task, shape (B, inputs, ...)."""
+        norm = cast(nn.BatchNorm2d, self.norms[task])
+        mask = self.masks[task].to(x.dtype) if task < len(self.masks) else self.gate()
+        # as large as it was then, and contiguous, so that the same kernels give the same bits
+        weight = self.weight[: x.shape[1], : norm.num_features].contiguous()
+        if self.mask == "weights":
+            return self._normalised(self._sum(x, weight * mask), task).relu()
+        mask = mask.view(-1, 1, 1) if self.kernel else mask
+        if self.position == "before":
+            return self._normalised(self._sum(x, weight) * mask, task).relu()
+        return self._normalised(self._sum(x, weight), task).relu() * mask
+
+    def gate(self) -> Tensor:
+        """The mask of the task being learned, in [0, 1]."""
+        return cast(Tensor, Gate.apply(self.embedding, self.s))
+
+    def used(self, below: Tensor | None) -> Tensor:
+        """Which weights past tasks stand on, bool of W's shape: those between a reserved input and a reserved unit.
+
+        below: the inputs reserved by any task, bool (inputs,); None where every task uses all of them.
+        """
+        if self.mask == "weights":
+            return self.reserved
+        used = self.reserved if below is None else below[:, None] & self.reserved
+        return used.view(*used.shape, *[1] * (self.weight.dim() - 2)).expand_as(self.weight)
+
+    @torch.no_grad()
+    def end(self) -> Capacity:
+        """Makes the task's mask binary (1 where sigmoid(s e) >= 1/2) and reserves what it opens."""
+        mask = self.embedding >= 0
+        new, reused = mask & ~self.reserved, mask & self.reserved
+        self.reserved = self.reserved | mask
+        self.masks.append(nn.Parameter(mask, requires_grad=False))
+        self.norms[-1].requires_grad_(False)
+        self.embedding = nn.Parameter(self.embedding.new_zeros(0))
+        return Capacity(mask.numel(), *(int(part.sum()) for part in (new, reused, self.reserved)))
+
+    @torch.no_grad()
+    def grow(self, inputs: int, units: int) -> None:
+        """To this size: what is there keeps its place, the rest is drawn anew and free."""
+        old, reserved = self.weight, self.reserved
+        self.weight = nn.Parameter(self._fresh(inputs, units).to(old.device))
+        self.weight[: old.shape[0], : old.shape[1]] = old
+        like = self.weight if self.mask == "weights" else self.weight.new_empty(units)
+        self.reserved = torch.zeros_like(like, dtype=torch.bool)
+        self.reserved[tuple(slice(n) for n in reserved.shape)] = reserved
+
+    def _normalised(self, x: Tensor, task: int) -> Tensor:
+        norm = cast(nn.BatchNorm2d, self.norms[task])
+        # `train()` must not move the statistics of a past task, and a single image has none
+        if task < len(self.masks) or len(x) == 1:
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(x)
+
+    def _sum(self, x: Tensor, weight: Tensor) -> Tensor:
+        if not self.kernel:
+            return x @ weight
+        return F.conv_transpose2d(x, weight, stride=self.stride, padding=self.padding)
+
+    def _fresh(self, inputs: int, units: int) -> Tensor:
+        """Xavier-uniform weights with the gain of a ReLU (Glorot and Bengio, 2010)."""
+        shape = (inputs, units, self.kernel, self.kernel) if self.kernel else (inputs, units)
+        return nn.init.xavier_uniform_(torch.empty(shape), gain=math.sqrt(2))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """It takes its sizes and its number of tasks from the state it loads."""
+        device = self.weight.device
+        own = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
+        if "weight" in own:
+            self.weight = nn.Parameter(torch.empty_like(own["weight"], device=device))
+            self.embedding = nn.Parameter(torch.empty_like(own["embedding"], device=device))
+            self.reserved = torch.empty_like(own["reserved"], device=device)
+            norm = nn.BatchNorm2d if self.kernel else nn.BatchNorm1d
+            widths = [len(value) for name, value in own.items() if name.startswith("norms") and name.endswith("weight")]
+            masks = [value for name, value in own.items() if name.startswith("masks")]
+            self.norms = nn.ModuleList(
+                norm(width).requires_grad_(task >= len(masks)) for task, width in enumerate(widths)
+            )
+            self.norms.to(device)
+            self.masks = nn.ParameterList(nn.Parameter(torch.empty_like(m, device=device), False) for m in masks)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class MaskedGenerator(nn.Module):
+    """Hidden masked layers and, for each task, an output layer of its own: (z, y, task) -> images in [0, 1].
+
+    A task begins (`begin`), is learned, and ends (`end`): from then on its images for given noise never change.
+    """
+
+    def __init__(self, n_outputs: int, z_dim: int, layers: Sequence[MaskedLayer]) -> None:
+        super().__init__()
+        self.n_outputs, self.z_dim = n_outputs, z_dim
+        self.layers, self.outputs = nn.ModuleList(layers), nn.ModuleList()
+        self._frozen: list[tuple[Tensor, Tensor]] = []  # of each layer: what past tasks use, and the weights themselves
+        self.n_weights_at_start = self.n_weights
+
+    def new_output(self, units: int) -> nn.Module:
+        """From the last hidden layer to images; not masked."""
+        raise NotImplementedError
+
+    @property
+    def hidden(self) -> list[MaskedLayer]:
+        return [cast(MaskedLayer, layer) for layer in self.layers]
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of the layers that tasks share."""
+        return sum(layer.weight.numel() for layer in self.hidden)
+
+    def forward(self, z: Tensor, y: Tensor, task: int) -> Tensor:
+        x = with_class(z, y, self.n_outputs)
+        if self.hidden[0].kernel:
+            x = x[:, :, None, None]
+        for layer in self.hidden:
+            x = layer(x, task)
+        return self.outputs[task](x)
+
+    @property
+    def size(self) -> int:
+        """What masks choose among: units or weights."""
+        return sum(layer.size for layer in self.hidden)
+
+    def mask_by(self, mask: Mask, position: Position) -> None:
+        """What the masks are of; before the first task begins."""
+        for layer in self.hidden:
+            layer.mask, layer.position = mask, position
+        self.size_at_start = self.size
+
+    def anneal(self, s: float) -> None:
+        """Sets the scale of the masks of the task being learned; the larger, the closer they are to 0 and 1."""
+        for layer in self.hidden:
+            layer.s = s
+
+    def begin(self) -> None:
+        """Everything that a new task has of its own; what past tasks use is frozen as it is."""
+        below: Tensor | None = None
+        self._frozen = []
+        for layer in self.hidden:
+            layer.begin()
+            self._frozen.append((layer.used(below), layer.weight.detach().clone()))
+            below = layer.reserved
+        self.outputs.requires_grad_(False)
+        self.outputs.append(self.new_output(self.hidden[-1].units).to(self.hidden[0].weight.device))
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Undoes what an optimiser's step did to weights of past tasks.
+
+        A zero gradient is not enough: momentum and weight decay move a weight without one.
+        """
+        for layer, (used, weight) in zip(self.hidden, self._frozen, strict=True):
+            torch.where(used, weight, layer.weight, out=layer.weight.detach())
+
+    def sparsity(self) -> Tensor:
+        """sum m (1 - M) / sum (1 - M) over all layers, with M what past tasks reserved (equation 6): in [0, 1]."""
+        free = [~layer.reserved for layer in self.hidden]
+        opened = sum((layer.gate() * part).sum() for layer, part in zip(self.hidden, free, strict=True))
+        return opened / sum(part.sum() for part in free)  # type: ignore[return-value]
+
+    def masks(self) -> Tensor:
+        """Every mask value of the task being learned, flat."""
+        return torch.cat([layer.gate().flatten() for layer in self.hidden])
+
+    def end(self) -> list[Capacity]:
+        """Reserves what the task opened, and grows by as much: the free capacity of each layer stays constant."""
+        counts = [layer.end() for layer in self.hidden]
+        inputs = self.hidden[0].weight.shape[0]
+        for layer, count in zip(self.hidden, counts, strict=True):
+            units = layer.units + count.new
+            if layer.mask == "weights":  # wider inputs have brought some of it already
+                area = layer.weight[0, 0].numel()
+                missing = count.new - (inputs - layer.weight.shape[0]) * layer.units * area
+                units = layer.units + max(0, math.ceil(missing / (inputs * area)))
+            layer.grow(inputs, units)
+            inputs = units
+        return counts
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """As many output layers as the state has, each as wide."""
+        weights = [
+            value
+            for name, value in state_dict.items()
+            if name.startswith(f"{prefix}outputs.") and name.endswith(".weight")
+        ]
+        learned = sum(name.startswith(f"{prefix}layers.0.masks.") for name in state_dict)
+        with torch.device("meta"):  # weights that are about to be overwritten must not draw random numbers
+            outputs = [self.new_output(self.width_of(w)).requires_grad_(i >= learned) for i, w in enumerate(weights)]
+        self.outputs = nn.ModuleList(outputs).to_empty(device=self.hidden[0].weight.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def width_of(self, weight: Tensor) -> int:
+        """The inputs of the output layer that has this weight."""
+        return weight.shape[0] if self.hidden[0].kernel else weight.shape[1]
+
+
+class MaskedMLP(MaskedGenerator):
+    """Linear layers with masks, sigmoid at the end; quick, and good enough for digits.
+
+    image_shape: (C, H, W). n_outputs: classes to generate. z_dim: noise dimensions. hidden: units of each hidden
+    layer for the first task, and free for every later one.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        *,
+        z_dim: Positive = 64,
+        hidden: Sequence[Positive] = (64, 64),
+    ) -> None:
+        self.image_shape = image_shape
+        super().__init__(n_outputs, z_dim, [MaskedLayer(n, m) for n, m in pairwise([z_dim + n_outputs, *hidden])])
+
+    def new_output(self, units: int) -> nn.Module:
+        pixels = math.prod(self.image_shape)
+        return nn.Sequential(nn.Linear(units, pixels), nn.Sigmoid(), nn.Unflatten(1, self.image_shape))
+
+
+class MaskedDCGenerator(MaskedGenerator):
+    """Transposed convolutions with masks, the first of them a projection to 4x4 to 7x7 (Radford et al., 2016).
+
+    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. n_outputs: classes to generate. z_dim: noise
+    dimensions. width: channels of the last hidden layer for the first task, twice as many in each below it.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        *,
+        z_dim: Positive = 100,
+        width: Positive = 16,
+    ) -> None:
+        self.image_shape = image_shape
+        size, times = halvings(image_shape)
+        layers = [MaskedLayer(z_dim + n_outputs, width * 2 ** (times - 1), kernel=size)]
+        layers += [MaskedLayer(width * 2 ** (n + 1), width * 2**n, 4, 2, 1) for n in reversed(range(times - 1))]
+        super().__init__(n_outputs, z_dim, layers)
+
+    def new_output(self, units: int) -> nn.Module:
+        return nn.Sequential(nn.ConvTranspose2d(units, self.image_shape[0], 4, stride=2, padding=1), nn.Sigmoid())
