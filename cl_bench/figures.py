@@ -1,21 +1,24 @@
-"""The pictures of a run, as PNG files: its accuracies, the classes it replays, images it generates.
+"""The pictures of a run, as PNG files: its accuracies, the images it generates and their quality, what becomes of a
+generator that grows.
 
 The object-oriented API of matplotlib throughout: pyplot costs a second and keeps figures in global state.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +36,28 @@ def draw_results(results: Mapping[str, Any], folder: Path) -> None:
     labels = task_labels(results["classes"])
     accuracy_matrix(results["R"], labels, folder / "accuracy_matrix.png")
     accuracy_over_tasks(results["R"], labels, folder / "accuracy_over_tasks.png")
-    replayed = {
-        labels[task["task"]]: task["facts"]["replay_histogram"]
-        for task in results["tasks"]
-        if task["facts"].get("replay_histogram")
-    }
-    if replayed:
-        class_histogram(replayed, folder / "replay_histogram.png")
+
+    def facts(name: str) -> dict[str, Any]:
+        """What the tasks that know something by this name know, by their labels."""
+        return {labels[task["task"]]: task["facts"][name] for task in results["tasks"] if task["facts"].get(name)}
+
+    for name, draw, file in (
+        ("replay_histogram", class_histogram, "replay_histogram.png"),
+        ("capacity", capacity_over_tasks, "capacity.png"),
+        ("plasticity", plasticity_in_tasks, "plasticity.png"),
+    ):
+        if found := facts(name):
+            draw(found, folder / file)
+
+    generated = {task["task"]: task["generated"] for task in results["tasks"] if task.get("generated")}
+    if generated:
+        n_outputs = len(next(iter(generated.values()))["FID"])
+        lacking = dict.fromkeys(("FID", "MeRGAN_score"), [math.nan] * n_outputs)
+        table = [generated.get(task, lacking) for task in range(len(labels))]
+        fid, score = ([row[name] for row in table] for name in ("FID", "MeRGAN_score"))
+        fid_mean, score_mean = ([row.get(f"{name}_mean") for row in table] for name in ("FID", "MeRGAN_score"))
+        fid_over_tasks(fid, fid_mean, labels, folder / "fid_over_tasks.png")
+        mergan_score_over_tasks(results["R"], score, score_mean, labels, folder / "mergan_score_over_tasks.png")
 
 
 def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
@@ -86,30 +104,184 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
 
     R, labels: as for `accuracy_matrix`.
     """
-    accuracy = np.array(R, dtype=float)
-    T = len(accuracy)
-    after = np.arange(1, T + 1)
+    T = len(R)
     figure = Figure(figsize=(6.4 + 0.12 * T, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    mean = [accuracy[i, : i + 1].mean() for i in range(T)]
-    # On top of all, but a task that develops like the mean has to show through.
-    axes.plot(after, mean, color="black", linewidth=5, alpha=0.5, zorder=3, label="mean of tasks seen")
-    for j in range(T):
+    curves(axes, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
+    as_shares(axes)
+    axes.set(ylabel="accuracy", title="Accuracy on each task")
+    figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def once_learned(R: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """The accuracies on each task since it was learned, NaN before, and their means, shapes (T, T) and (T,)."""
+    accuracy = np.array(R, dtype=float)
+    mean = np.array([row[: i + 1].mean() for i, row in enumerate(accuracy)])
+    return np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan), mean
+
+
+def curves(
+    axes: Axes, table: np.ndarray, mean: np.ndarray, labels: Sequence[str], names: Sequence[str], mean_name: str
+) -> None:
+    """A curve for each column of a table, by what was learned before, and their mean.
+
+    table: shape (T, K), NaN where there is nothing. mean: shape (T,). labels: of the tasks. names: of the columns.
+    """
+    after, K = np.arange(1, len(table) + 1), table.shape[1]
+    # On top of all, but a curve that develops like the mean has to show through.
+    axes.plot(after, mean, color="black", linewidth=5, alpha=0.5, zorder=3, label=mean_name)
+    for j in range(K):
         axes.plot(
-            after[j:],
-            accuracy[j:, j],
-            color=ORDERED(0.88 * j / max(T - 1, 1)),
+            after,
+            table[:, j],
+            color=ORDERED(0.88 * j / max(K - 1, 1)),
             marker=MARKERS[j % len(MARKERS)],
             linestyle=DASHES[j // len(MARKERS) % len(DASHES)],
             markersize=5,
             linewidth=1.2,
-            label=f"task {labels[j]}",
+            label=names[j],
         )
-    axes.set_xticks(after, labels, rotation=90 if max(map(len, labels)) > 3 and T > 8 else 0)
-    axes.set(xlabel="after learning task", ylabel="accuracy", title="Accuracy on each task", ylim=(-0.02, 1.02))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    ticks(axes, labels)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
+
+
+def ticks(axes: Axes, labels: Sequence[str]) -> None:
+    """The tasks along the x axis, from 1."""
+    upright = max(map(len, labels)) > 3 and len(labels) > 8
+    axes.set_xticks(range(1, len(labels) + 1), labels, rotation=90 if upright else 0)
+    axes.set_xlabel("after learning task")
+
+
+def as_shares(axes: Axes) -> None:
+    """A y axis from 0 to 100 %."""
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def fid_over_tasks(fid: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path) -> None:
+    """FID of the generated images of each class, since its task was learned, and the mean.
+
+    fid: shape (T, n_outputs), None for what was not measured. mean: shape (T,). labels: one per task.
+    """
+    table = np.array(fid, dtype=float)
+    T, K = table.shape
+    figure = Figure(figsize=(6.4 + 0.12 * T, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    curves(axes, table, np.array(mean, dtype=float), labels, [f"class {c}" for c in range(K)], "mean")
+    axes.set(ylabel="FID", title="FID of each class: less is nearer to the real images")
+    axes.set_ylim(bottom=0)
+    legend(figure, axes, K)
+    save(figure, path)
+
+
+def mergan_score_over_tasks(
+    R: Matrix, score: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path
+) -> None:
+    """Two evaluations side by side that are not to be mixed up: the learner on real images of each task, and on the
+    generated images of each class a classifier that learned the real ones of all classes at once.
+
+    R: as for `accuracy_matrix`. score: shape (T, n_outputs), None for what was not measured. mean: shape (T,).
+    """
+    table = np.array(score, dtype=float)
+    T, K = table.shape
+    figure = Figure(figsize=(12.4 + 0.24 * T, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    curves(left, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
+    left.set(title="learner on real test images (ACC)", ylabel="accuracy")
+    curves(right, table, np.array(mean, dtype=float), labels, [f"class {c}" for c in range(K)], "mean of classes seen")
+    right.set(title="classifier of real images on generated ones (MeRGAN score)", ylabel="accuracy")
+    right.yaxis.set_tick_params(labelleft=True)
+    as_shares(left)
+    for axes, n in ((left, T), (right, K)):
+        if n <= 2 * LEGEND_ROWS:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=1 + n // LEGEND_ROWS, fontsize=8, frameon=False)
+        else:
+            colourbar(figure, axes, n, "task" if axes is left else "class")
+    save(figure, path)
+
+
+def legend(figure: Figure, axes: Axes, n_classes: int) -> None:
+    """Names the curves of the classes beside the axes, by colour alone where they are many."""
+    if n_classes <= 2 * LEGEND_ROWS:
+        figure.legend(loc="outside right upper", ncols=1 + n_classes // LEGEND_ROWS, fontsize=8, frameon=False)
+    else:
+        colourbar(figure, axes, n_classes, "class")
+
+
+def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
+    """The colours of `curves`, whose last is not the lightest."""
+    colours = ListedColormap(ORDERED(np.linspace(0, 0.88, n)))
+    figure.colorbar(ScalarMappable(Normalize(0, n - 1), colours), ax=axes, label=what, aspect=30)
+
+
+def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """What a task newly reserves of a generator and what it reuses, as shares of all there was before it grew (thin:
+    of each layer), and how the generator grows (figure 6 of Ostapenko et al., 2018).
+
+    capacity: for the label of each task `total`, `new`, `reused`, `free` and `reserved` units (or weights) per layer,
+    and `size` and `size_worst` in parameters.
+    """
+    labels, facts = list(capacity), list(capacity.values())
+    units = {
+        name: np.array([fact[name] for fact in facts], dtype=float)
+        for name in ("total", "new", "reused", "free", "reserved")
+    }
+    after = np.arange(1, len(facts) + 1)
+    figure = Figure(figsize=(9.5 + 0.24 * len(facts), 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, colour, marker, what in (
+        ("new", "tab:blue", "o", "newly blocked (NB)"),
+        ("reused", "tab:orange", "s", "reused (R)"),
+    ):
+        left.plot(after, units[name] / units["total"], color=colour, linewidth=0.8, alpha=0.45)
+        share = units[name].sum(axis=1) / units["total"].sum(axis=1)
+        left.plot(after, share, color=colour, marker=marker, linewidth=2, label=what)
+    left.set(title="Capacity of the generator (thin: of each layer)", ylabel="share of all units")
+    as_shares(left)
+
+    size, worst = (np.array([fact[name] for fact in facts], dtype=float) for name in ("size", "size_worst"))
+    free = units["free"].sum(axis=1) / (units["free"] + units["reserved"]).sum(axis=1)
+    right.plot(after, worst, color="0.4", linestyle="--", marker="^", label="worst case: as much again for every task")
+    right.plot(after, size, color="tab:blue", marker="o", linewidth=2, label="generator")
+    right.fill_between(after, size * (1 - free), size, color="tab:blue", alpha=0.2, label="share still free")
+    right.set(title="Size of the generator", ylabel="parameters")
+    right.set_ylim(bottom=0)
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M" if value else "0"))
+    for axes in (left, right):
+        ticks(axes, labels)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, framealpha=0.7)
+    save(figure, path)
+
+
+def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+    """Mask values while each task is learned, mean and standard deviation over the units: near 0 or 1 they are
+    settled (figure 7 of Ostapenko et al., 2018). Of many tasks ten are shown.
+
+    plasticity: for the label of each task, (mean, deviation) at equally spaced moments, shape (moments, 2).
+    """
+    labels = list(plasticity)
+    shown = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), 10)).round().astype(int)).tolist()
+    columns = min(len(shown), 5)
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(1.2 + 2.1 * max(columns, 2), 0.8 + 2.0 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel().tolist()
+    for axes, task in zip(grid, shown, strict=False):
+        mean, deviation = np.array(plasticity[labels[task]], dtype=float).T
+        progress = np.linspace(0, 1, len(mean))
+        colour = ORDERED(0.88 * task / max(len(labels) - 1, 1))
+        axes.fill_between(progress, mean - deviation, mean + deviation, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(progress, mean, color=colour, linewidth=1.8)
+        axes.set_title(f"task {labels[task]}", fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
+        axes.set_xticks([0, 0.5, 1], ["0", "", "1"])
+    for axes in grid[len(shown) :]:
+        axes.set_visible(False)
+    figure.suptitle("Mask values while a task is learned: mean ± deviation over the units", fontsize=11)
+    figure.supxlabel("progress of the task", fontsize=9)
+    figure.supylabel("mask value", fontsize=9)
     save(figure, path)
 
 

@@ -259,8 +259,8 @@ def measured(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in the record of a task, without those that aren't defined (yet).
 
     >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2.5,
-    ...           "bytes_kept": 0, "facts": {"images": 7, "kind": "generated"}})
-    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2.5, 'bytes_kept': 0, 'facts/images': 7}
+    ...           "bytes_kept": 0, "facts": {"images": 7, "kind": "generated", "capacity": {"free": [3, 4]}}})
+    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2.5, 'bytes_kept': 0, 'facts/images': 7, 'capacity/free': 7}
     """
     values = {
         **{f"accuracy/{task}": value for task, value in record["accuracy"].items()},
@@ -268,8 +268,14 @@ def measured(record: Mapping[str, Any]) -> dict[str, float]:
         "seconds": record["seconds"],
         "bytes_kept": record["bytes_kept"],
         **{f"facts/{name}": value for name, value in record["facts"].items()},
+        **{f"capacity/{name}": total(value) for name, value in record["facts"].get("capacity", {}).items()},
     }
     return {name: value for name, value in values.items() if is_number(value)}
+
+
+def total(value: Any) -> Any:
+    """Of numbers per layer their sum, of other values themselves."""
+    return sum(value) if isinstance(value, list) and all(map(is_number, value)) else value
 
 
 def is_number(value: object) -> bool:

@@ -11,7 +11,7 @@ from torchmetrics import MetricCollection
 
 from cl_bench.data.scenarios import Scenario, masked
 from cl_bench.methods.base import Method
-from cl_bench.metrics import AccuracyMatrix, ContinualMetric, continual_metrics
+from cl_bench.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, continual_metrics
 
 
 class Score(nn.Module):
@@ -60,6 +60,11 @@ class Score(nn.Module):
             "n_test": [len(test) for test in self.scenario.tests],
             "metrics": {name: float(values[name]) for name in sorted(values, key=self.order)},
         }
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """The tasks after which A5 and A10 are measured, where these exist."""
+        return {name: one.tasks - 1 for name, one in self.metrics.items() if isinstance(one, AccuracyAfter)}
 
     @staticmethod
     def order(name: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import resource
 import signal
@@ -20,6 +21,7 @@ from cl_bench.config import GROUPS, InputError, Stopped, build, check, folder_of
 from cl_bench.data.scenarios import Scenario
 from cl_bench.figures import draw_results, sample_grid
 from cl_bench.fit import Fit
+from cl_bench.judge import Judge, generated_metrics
 from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
 from cl_bench.methods.base import Method
@@ -100,6 +102,7 @@ class Story:
     ) -> None:
         self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
         self.fit, self.folder, self.logger = fit, folder, logger
+        self.judge = Judge(scenario, Path(settings["output_root"]).expanduser() / ".judge")
         self.records: list[dict[str, Any]] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
 
@@ -111,9 +114,10 @@ class Story:
                 self.method.task, self.method.facts = task.index, {}
                 with self.fit.task(task.index):
                     self.method.learn(task, self.fit)
+                seconds = self.fit.seconds  # of training alone
                 if self.method.measurable:
                     self.score.measure(self.method, after=task.index)
-                self.keep(task.index)
+                self.keep(task.index, seconds)
                 if self.fit.signal:
                     raise Stopped(self.fit.signal)
             failed = False
@@ -148,19 +152,23 @@ class Story:
             step,
         )
 
-    def keep(self, task: int) -> None:
+    def keep(self, task: int, seconds: float) -> None:
         """Writes down what is known after a task; only then is the task done."""
-        with seeded(self.settings["seed"], "samples", task), torch.no_grad():
-            samples = self.method.samples() if self.method.measurable else None
-        picture = f"samples/task{task + 1}.png" if samples is not None else None
-        if samples is not None and picture:
+        generated, picture = None, None
+        with seeded(self.settings["seed"], "samples", task):
+            judged = self.judge.measure(self.method, after=task) if self.method.measurable else None
+        if judged:
+            generated, samples = judged
+            picture = f"samples/task{task + 1}.png"
             sample_grid(samples, self.folder.path / picture)
         record = {
             "task": task,
             "phases": self.fit.phases,
-            "seconds": self.fit.seconds,
+            "seconds": seconds,
             "bytes_kept": bytes_of(self.method.state_dict()),
             "facts": self.method.facts,
+            "generated": generated,
+            "memory": self.memory(task),
         }
         self.records.append(record)
         results = self.results()
@@ -176,6 +184,18 @@ class Story:
             {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.records},
         )
 
+    def memory(self, task: int) -> dict[str, int] | None:
+        """Bytes of a generator and of the images that it stands for: those of all tasks so far, raw."""
+        if "generator_bytes" not in self.method.facts:
+            return None
+        images = sum(len(one.train) for one in self.scenario.tasks[: task + 1])
+        raw = images * math.prod(self.scenario.problem.image_shape)
+        return {
+            "generator_bytes": self.method.facts["generator_bytes"],
+            "raw_bytes_uint8": raw,
+            "raw_bytes_float32": 4 * raw,
+        }
+
     def end(self) -> dict[str, Any]:
         results = self.results() | {"status": "finished"}
         draw_results(results, self.folder.path / "figures")
@@ -185,7 +205,8 @@ class Story:
 
     def results(self) -> dict[str, Any]:
         """Everything that is known so far, as results.json holds it."""
-        problem = self.scenario.problem
+        problem, score = self.scenario.problem, self.score.results()
+        score["metrics"] |= generated_metrics(self.records, self.score.ends)
         return {
             "key": self.folder.key,
             "name": self.name,
@@ -196,7 +217,7 @@ class Story:
             "kind": problem.kind,
             "masks": problem.rules,
             "classes": [list(task.names) for task in self.scenario.tasks],
-            **self.score.results(),
+            **score,
             "tasks": self.records,
             "parameters": sum(p.numel() for p in self.method.parameters() if p.requires_grad),
             "bytes_kept": bytes_of(self.method.state_dict()),

@@ -6,6 +6,7 @@ import math
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,12 @@ import torch
 from cl_bench.figures import (
     accuracy_matrix,
     accuracy_over_tasks,
+    capacity_over_tasks,
     class_histogram,
     draw_results,
+    fid_over_tasks,
+    mergan_score_over_tasks,
+    plasticity_in_tasks,
     sample_grid,
     task_labels,
 )
@@ -73,6 +78,65 @@ def test_results_are_drawn(tmp_path: Path) -> None:
     draw_results(results, tmp_path / "figures")
     names = ["accuracy_matrix.png", "accuracy_over_tasks.png", "replay_histogram.png"]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
+
+
+def seen(T: int, classes: int, value: float) -> list[list[float | None]]:
+    """A value for each class of the tasks learned so far, but for one of which nothing was generated."""
+    return [[value + c if c < classes * (t + 1) // T and c != 1 else None for c in range(classes)] for t in range(T)]
+
+
+@pytest.mark.parametrize(("T", "classes"), [(1, 2), (5, 10), (10, 10), (10, 100), (20, 40)])
+def test_what_is_generated_fits_a_page(tmp_path: Path, T: int, classes: int) -> None:
+    labels = task_labels([[str(t)] for t in range(T)])
+    fid_over_tasks(seen(T, classes, 50), [60.0] * T, labels, tmp_path / "fid.png")
+    mergan_score_over_tasks(triangular(T), seen(T, classes, 0), [0.5] * T, labels, tmp_path / "score.png")
+    for name in ("fid", "score"):
+        width, height = size(tmp_path / f"{name}.png")
+        assert 300 <= width <= 2700
+        assert 250 <= height <= 1000
+
+
+def capacity(T: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "layers": ["layer 1", "layer 2"],
+            "total": [20 + 4 * t, 10 + 2 * t],
+            "new": [4, 2],
+            "reused": [2 * t, t],
+            "free": [20, 10],
+            "reserved": [4 * t + 4, 2 * t + 2],
+            "size": 1000 + 100 * t,
+            "size_worst": 1000 * (t + 2),
+        }
+        for t in range(T)
+    ]
+
+
+def plasticity(moments: int) -> list[list[float]]:
+    return [[0.5 - 0.3 * m / moments, 0.4 * m / moments] for m in range(moments)]
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 10, 20])
+def test_the_growth_of_a_generator_fits_a_page(tmp_path: Path, T: int) -> None:
+    labels = task_labels([[str(2 * t), str(2 * t + 1)] for t in range(T)])
+    capacity_over_tasks(dict(zip(labels, capacity(T), strict=True)), tmp_path / "capacity.png")
+    plasticity_in_tasks(dict.fromkeys(labels, plasticity(50)), tmp_path / "plasticity.png")
+    for name in ("capacity", "plasticity"):
+        width, height = size(tmp_path / f"{name}.png")
+        assert 300 <= width <= 2300
+        assert 250 <= height <= 1000
+
+
+def test_what_a_generating_run_knows_is_drawn(tmp_path: Path) -> None:
+    """Also where only the last task generates (joint training), or a result is from before there were such numbers."""
+    facts = [{"capacity": one, "plasticity": plasticity(5)} for one in capacity(2)]
+    made = {"FID": [50.0, None], "FID_mean": 50.0, "MeRGAN_score": [0.5, None], "MeRGAN_score_mean": 0.25}
+    tasks = [{"task": 0, "facts": facts[0]}, {"task": 1, "facts": facts[1], "generated": made}]
+    results = {"R": triangular(2), "classes": [["cat"], ["dog"]], "tasks": tasks}
+    draw_results(results, tmp_path / "figures")
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
+        "accuracy_matrix", "accuracy_over_tasks", "capacity", "fid_over_tasks", "mergan_score_over_tasks", "plasticity",
+    }  # fmt: skip
 
 
 def test_small_samples_are_enlarged(tmp_path: Path) -> None:

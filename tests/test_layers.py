@@ -15,7 +15,7 @@ LAYERS = [
     {"networks", "metrics", "figures"},
     {"data"},
     {"methods"},
-    {"results", "loggers", "measure"},
+    {"results", "loggers", "measure", "judge"},
     {"fit"},
     {"run"},
     {"__main__"},

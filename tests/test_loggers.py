@@ -60,7 +60,7 @@ def record(task: int) -> dict[str, Any]:
         "metrics": {"ACC": sum(R[task]) / 2, "BWT": math.nan if task == 0 else -0.3},
         "seconds": 1.5,
         "bytes_kept": 100 * task,
-        "facts": {"replayed": 32 * task, "by": "generator"},
+        "facts": {"replayed": 32 * task, "by": "generator", "capacity": {"layers": ["a", "b"], "free": [3, 4]}},
         "samples": "samples/task1.png" if task else None,
     }
 
@@ -150,6 +150,7 @@ def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
     first = {row.name: row.value for row in rows if row.task == 0 and row.phase == "task"}
     assert first == {
         "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "facts/replayed": 0,
+        "capacity/free": 7,
     }  # fmt: skip
     assert (tmp_path / "log.csv").read_bytes().startswith(b"step,task,phase,name,value\n")
 
@@ -178,7 +179,7 @@ def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest
         learn(logger, folder)
         complete(logger, folder)
     assert said(caplog) == [f"W&B is offline; to upload the run: wandb sync {folder / 'wandb'}"]
-    assert len(read(folder / "log.csv")) == 16 + 6 + 7
+    assert len(read(folder / "log.csv")) == 16 + 7 + 8
 
     [session] = offline(folder)
     run = next(one.run for one in session if one.WhichOneof("record_type") == "run")
@@ -235,7 +236,7 @@ def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.
     ]  # fmt: skip
     assert losses == list(range(10, 161, 10))
     assert [point["task"] for point in history(before) + history(after) if "task/ACC" in point] == [0, 1]
-    assert len(read(folder / "log.csv")) == 16 + 6 + 7
+    assert len(read(folder / "log.csv")) == 16 + 7 + 8
 
 
 @pytest.mark.parametrize(("owner", "broken"), [(wandb, "init"), (wandb.Run, "log"), (wandb.Run, "finish")])

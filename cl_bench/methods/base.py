@@ -93,9 +93,9 @@ class Method(Learner):
         fit(self, task.train, phase="train")
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
-        """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,); for methods that generate.
+        """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
 
-        A generator without conditions gives fewer of a class that it seldom draws.
+        For methods that generate. A generator without conditions gives fewer of a class that it seldom draws.
         """
         return None
 

@@ -1,4 +1,4 @@
-"""Dynamic generative memory (Ostapenko et al., 2019): an AC-GAN whose generator reserves and grows, and never forgets."""
+"""Dynamic generative memory (Ostapenko et al., 2019): a generator that reserves, grows and never forgets."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class DGM(Classifier):
     passes over a task's images, None for the trainer's. generator_steps: mini-batches per task instead.
     """
 
+    plasticity: Tensor
     kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
 
     def __init__(
@@ -71,9 +72,8 @@ class DGM(Classifier):
         self._replay: Data | None = None  # follows from the state when the task begins, so no part of it
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._replay = (
-            self.dream(self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1)) if task.index else None
-        )
+        past = task.index if self.n_gen_mode == "per_task" else min(task.index, 1)
+        self._replay = self.dream(self.n_gen * past) if past else None
         self._share = len(task.train) / (len(task.train) + len(self._replay or ()))
         forget(self.discriminator)
         self.generator.begin()

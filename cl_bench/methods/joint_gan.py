@@ -12,7 +12,7 @@ from cl_bench.methods.memory import Memory
 
 
 class JointGAN(Method):
-    """Objective: that of `ACGAN`, on the union of all tasks, from random weights; its auxiliary classifier is the learner.
+    """Objective: that of `ACGAN`, on the union of all tasks, from random weights; its classifier is the learner.
 
     every: trains so after this many tasks and its multiples too, not after the last alone; what lies between is not
     measured. generator_epochs: passes over all images, None for the trainer's. generator_steps: mini-batches instead.
