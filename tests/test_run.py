@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from conftest import Compose
 
 from cl_bench.config import InputError, folder_of, key_of
+from cl_bench.judge import Judge
 from cl_bench.methods.finetune import Finetune
 from cl_bench.run import run
 
@@ -34,10 +36,11 @@ def test_what_a_generative_run_leaves_behind(small: Compose) -> None:
     phases = [[phase["phase"] for phase in task["phases"]] for task in kept["tasks"]]
     assert phases == [["solver", "generator"]] * 5
     steps = kept["tasks"][1]["phases"][1]
-    assert steps["optimizer_steps"] == steps["steps"] + steps["steps"] // 5  # critic, and one in five the generator
+    assert steps["optimizer_steps"] == [steps["steps"], steps["steps"] // 5]  # of the critic and of the generator
     assert [sum(task["facts"].get("replay_histogram", [])) for task in kept["tasks"]] == [0, 100, 200, 300, 400]
     assert [file.name for file in sorted((folder / "samples").iterdir())] == [f"task{i}.png" for i in range(1, 6)]
-    assert {file.name for file in (folder / "figures").iterdir()} >= {"accuracy_matrix.png", "accuracy_over_tasks.png"}
+    figures = {"accuracy_matrix.png", "accuracy_over_tasks.png", "fid_over_tasks.png", "mergan_score_over_tasks.png"}
+    assert {file.name for file in (folder / "figures").iterdir()} >= figures
 
     rows = list(csv.DictReader((folder / "accuracy.csv").open()))
     last = [float(row["accuracy"]) for row in rows if row["after"] == "4" and row["mask"] == "seen"]
@@ -85,6 +88,19 @@ def test_intransigence_against_a_reference_run(reference: str, small: Compose) -
     assert results["metrics"]["intransigence"] == pytest.approx(sum(expected) / 5)
     with pytest.raises(InputError, match="reference=nowhere: no finished run"):
         run(small("method=finetune", "reference=nowhere", root="other"))
+
+
+def test_seconds_are_of_training_alone(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = Judge.measure
+
+    def slowly(self: Judge, *args: Any, **more: Any) -> Any:
+        time.sleep(1)
+        return measure(self, *args, **more)
+
+    monkeypatch.setattr(Judge, "measure", slowly)
+    began = time.monotonic()
+    results = run(small("method=dgr", "scenario.n_tasks=2"))
+    assert results["seconds"] == sum(task["seconds"] for task in results["tasks"]) < time.monotonic() - began - 2
 
 
 def test_a_loss_gone_bad_stops_the_run_and_says_where(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
