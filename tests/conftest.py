@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from cl_bench import judge
 from cl_bench.config import CONF, compose
 
+judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",
@@ -50,7 +52,6 @@ Compose = Callable[..., dict[str, Any]]
 def _same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("cl_bench.judge.STEPS", 3)  # one that has learned costs 2 s
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def small(tmp_path: Path) -> Compose:
     """`small("method=ewc", ...)`: the settings of a run of a few seconds, kept under the test's folder."""
 
     def settings(*overrides: str, root: str = "outputs") -> dict[str, Any]:
-        method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgr")
+        method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgm")
         chosen = [override.split("=")[0] for override in overrides]
         settings = [*SMALL, *SMALL_OF.get(method, [])]
         if "gan@method.gan" in chosen:  # another GAN has other keys

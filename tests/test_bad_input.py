@@ -18,7 +18,7 @@ from cl_bench.config import compose
 # the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
 BAD = [
     # names of the groups' choices
-    ("method=nosuch", "method=nosuch", "choose from cumulative, dgr"),
+    ("method=nosuch", "method=nosuch", "choose from cumulative, dgm, dgr"),
     ("method=fintune", "did you mean 'finetune'?"),
     ("dataset=mnst", "dataset=mnst", "did you mean 'mnist'?"),
     ("scenario=clas_incremental", "scenario=clas_incremental", "did you mean 'class_incremental'?"),

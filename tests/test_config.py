@@ -194,7 +194,7 @@ WITH_EFFECT = [
     "optimizer.lr=0.1",
     "trainer.epochs=3",
     "trainer.precision=bf16-mixed",
-    "method.gan.optimizer.lr=0.1",
+    "method.optimizer.lr=0.1",
 ]
 
 

@@ -101,5 +101,7 @@ class ACGAN(Learner):
 
 
 def evenly(classes: Tensor, n: int) -> Tensor:
-    """n labels, each class as often as the others, int64 (n,)."""
-    return classes[torch.arange(n, device=classes.device) % len(classes)]
+    """n labels, int64 (n,): each class as often as the others, and what is left over of classes drawn at random."""
+    # always from the first, a mini-batch smaller than the number of classes would never come to the last
+    first = int(torch.randint(len(classes), ())) if n % len(classes) else 0
+    return classes[torch.arange(first, first + n, device=classes.device) % len(classes)]

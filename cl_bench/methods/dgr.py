@@ -192,8 +192,9 @@ class DGR(Classifier):
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
         if isinstance(self.gan, ACGAN):
-            seen = self.old_labels(images)
-            self.facts["disagreement"] = float((seen != labels[: len(seen)]).float().mean())
+            asked = labels[: len(images)]
+            seen = masked(self.old_logits(images), self.old.allowed[self.task_of_output[asked]]).argmax(1)
+            self.facts["disagreement"] = float((seen != asked).float().mean())
         elif len(self.old_classes) > 1 and sum(count > 0 for count in counts) == 1:
             n, task = len(labels), self.task + 1
             log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)

@@ -71,7 +71,7 @@ class EWCGAN(DGR):
         self.pull.add(self.drawing, self.importance())
 
     def importance(self) -> dict[str, Tensor]:
-        """F of every weight of the generator, scaled to a mean of 1."""
+        """F of every weight of the generator, scaled to a mean of 1; 0 where nothing matters to L."""
         y = evenly(self.problem.seen(self.task).to(self.device), self.fisher_samples)
         conditions = with_class(self.gan.noise(len(y)), y, self.problem.n_outputs)
         answers = Answers(self.gan)
@@ -79,8 +79,9 @@ class EWCGAN(DGR):
         for some, labels in zip(conditions.split(250), y.split(250), strict=True):
             for name, value in sum_of_powers(answers, some, partial(self.loss_of, labels), power=2).items():
                 total[name.removeprefix("generator.")] += value
-        mean = sum(value.sum() for value in total.values()) / sum(value.numel() for value in total.values())
-        return {name: value / mean for name, value in total.items()}
+        mean = torch.cat([value.flatten() for value in total.values()]).mean()
+        least = torch.finfo(mean.dtype).tiny  # L is constant, say the cross-entropy of the only class so far
+        return {name: value / mean.clamp(min=least) for name, value in total.items()}
 
     def loss_of(self, y: Tensor, answers: Tensor) -> list[Tensor]:
         """L for each image, from what the discriminator answers for it."""

@@ -1,0 +1,97 @@
+"""The residual networks of WGAN-GP on CIFAR-10 (Gulrajani et al., 2017, appendix): a generator and its critic."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cl_bench.config import Positive
+from cl_bench.networks.gan import ConditionalGenerator, halvings
+
+
+class Residual(nn.Module):
+    """x -> shortcut(x) + branch(x)."""
+
+    def __init__(self, shortcut: nn.Module, branch: nn.Module) -> None:
+        super().__init__()
+        self.shortcut, self.branch = shortcut, branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.branch(x)
+
+
+class ConditionalResNetGenerator(ConditionalGenerator):
+    """A linear layer to 4x4 to 7x7, then residual blocks that double the side, and a convolution to the colours.
+
+    Layer normalisation stands where the paper has a batch normalisation with weights per class; the class comes with
+    the noise alone.
+
+    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. width: channels of every layer; more draws better.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], n_outputs: int, *, z_dim: Positive = 128, width: Positive = 128
+    ) -> None:
+        size, times = halvings(image_shape)
+        layers = nn.Sequential(
+            nn.Linear(z_dim + n_outputs, width * size * size),
+            nn.Unflatten(1, (width, size, size)),
+            *(_doubling(width) for _ in range(times)),
+            nn.GroupNorm(1, width),
+            nn.ReLU(),
+            _convolution(width, image_shape[0]),
+            nn.Sigmoid(),
+        )
+        super().__init__(n_outputs, z_dim, layers)
+
+
+class ResNetNetwork(nn.Module):
+    """Two residual blocks that halve the side, two that keep it, the mean over positions and a linear head.
+
+    Without normalisation, so that it can be a critic with a gradient penalty.
+
+    image_shape: (C, H, W), H and W at least 4. n_outputs: logits. width: channels of every layer.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], n_outputs: int, *, width: Positive = 128) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            _halving(image_shape[0], width),
+            _halving(width, width, nn.ReLU()),
+            _level(width),
+            _level(width),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(width, n_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def _convolution(n: int, m: int) -> nn.Conv2d:
+    return nn.Conv2d(n, m, 3, padding=1)
+
+
+def _doubling(n: int) -> Residual:
+    branch = nn.Sequential(
+        nn.GroupNorm(1, n),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=2),
+        _convolution(n, n),
+        nn.GroupNorm(1, n),
+        nn.ReLU(),
+        _convolution(n, n),
+    )
+    # a 1x1 convolution gives the same before as after the up-sampling, and costs a quarter
+    return Residual(nn.Sequential(nn.Conv2d(n, n, 1), nn.Upsample(scale_factor=2)), branch)
+
+
+def _halving(n: int, m: int, *before: nn.Module) -> Residual:
+    """before: what goes before the first convolution; nothing where the input is the image."""
+    branch = nn.Sequential(*before, _convolution(n, m), nn.ReLU(), _convolution(m, m), nn.AvgPool2d(2))
+    return Residual(nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(n, m, 1)), branch)
+
+
+def _level(n: int) -> Residual:
+    return Residual(nn.Identity(), nn.Sequential(nn.ReLU(), _convolution(n, n), nn.ReLU(), _convolution(n, n)))

@@ -1,0 +1,172 @@
+"""EWC on a generator: the importance against a loop over images, the merged pull, and a discriminator that is free."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Compose
+from torch import Tensor
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import REPLAYED, Data
+from cl_bench.data.scenarios import Scenario
+from cl_bench.methods.base import Learner
+from cl_bench.methods.ewc_gan import EWCGAN
+from cl_bench.run import prepare
+
+GANS = {
+    "acgan_mlp": [],
+    "acgan_dcgan": ["method.gan.generator.width=2", "method.gan.discriminator.network.width=2"],
+    "acgan_resnet": ["method.gan.generator.width=2", "method.gan.discriminator.network.width=2"],
+}
+
+
+def beginning(small: Compose, *overrides: str, task: int = 2) -> tuple[Scenario, EWCGAN]:
+    scenario, method = prepare(small("method=ewc_gan", *overrides))
+    assert isinstance(method, EWCGAN)
+    method.task = task
+    method.gan.allowed = method.problem.mask("seen", after=task)[0]
+    return scenario, method
+
+
+class Training:
+    """Stands for `fit`: some steps on what it is given; `look` is called before and after those of the GAN."""
+
+    def __init__(self, method: EWCGAN, look: Callable[[], None] = lambda: None, steps: int = 3) -> None:
+        self.method, self.look, self.steps = method, look, steps
+        self.data: dict[str, Data] = {}
+
+    def __call__(self, module: Learner, data: Data, *, phase: str, **_: Any) -> None:
+        self.data[phase] = data
+        optimizers: Any = module.configure_optimizers()
+        if module is self.method.gan:
+            self.look()
+        for module.at in range(self.steps):
+            module.step(data.batch(torch.randperm(len(data))[:32]), optimizers)
+        if module is self.method.gan:
+            self.look()
+
+
+@pytest.mark.parametrize("fisher", ["critic", "classifier"])
+@pytest.mark.parametrize("gan", GANS)
+def test_importance_equals_a_loop_over_images(
+    gan: str, fisher: str, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One backward pass in float64 for each; 264 images of the small one, more than are looked at together."""
+    n = 264 if gan == "acgan_mlp" else 12
+    more = [f"method.fisher={fisher}", f"method.fisher_samples={n}", f"gan@method.gan={gan}", *GANS[gan]]
+    _, method = beginning(small, *more)
+    z = torch.randn(n, method.gan.generator.z_dim)
+    monkeypatch.setattr(method.gan, "noise", lambda n: z[:n])
+    found = method.importance()
+
+    exact = copy.deepcopy(method.gan).double()
+    weights = dict(exact.generator.named_parameters())
+    expected = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for i in range(n):
+        y = torch.tensor([i % 6])  # the classes that have come, each equally often
+        score, logits = exact.discriminator(exact.generator(z[i : i + 1].double(), y))
+        loss = score[0] if fisher == "critic" else F.cross_entropy(logits[:, :6], y)
+        for name, slope in zip(expected, torch.autograd.grad(loss, list(weights.values())), strict=True):
+            expected[name] += slope.square()
+    mean = torch.cat([value.flatten() for value in expected.values()]).mean()
+
+    assert found.keys() == expected.keys() == method.drawing.keys()
+    for name, value in expected.items():
+        assert torch.allclose(found[name].double(), value / mean, rtol=1e-3, atol=1e-4 * float(value.max() / mean))
+    assert torch.cat([value.flatten() for value in found.values()]).mean().item() == pytest.approx(1, rel=1e-5)
+    assert all(weight.grad is None for weight in method.gan.parameters())
+
+
+def test_what_does_not_act_has_no_importance(small: Compose) -> None:
+    """The weights of classes that have not come; and a unit that nothing listens to."""
+    _, method = beginning(small)
+    first, last = (method.gan.generator.layers[i] for i in (0, 2))  # type: ignore[index]
+    with torch.no_grad():
+        last.weight[:, 3] = 0
+    z_dim = method.gan.generator.z_dim
+    importance = method.importance()
+    assert list(importance) == ["layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"]
+    of_classes = importance["layers.0.weight"][:, z_dim:]
+    assert of_classes.shape == (first.out_features, 10)
+    assert (of_classes[:, :6].sum(0) > 0).all()
+    assert not of_classes[:, 6:].any()
+    assert not importance["layers.0.weight"][3].any()
+    assert not importance["layers.0.bias"][3]
+    assert importance["layers.2.bias"].any()
+
+
+def test_where_nothing_matters_the_importance_is_0(small: Compose) -> None:
+    """And no NaN: the classifier has no choice while there is one class."""
+    _, method = beginning(small, "method.fisher=classifier", "scenario.n_tasks=10", task=0)
+    assert not any(value.any() for value in method.importance().values())
+    method.task, method.gan.allowed = 1, method.problem.mask("seen", after=1)[0]
+    assert any(value.any() for value in method.importance().values())
+
+
+def test_the_penalty_is_the_sum_of_one_for_each_past_task(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In value and gradient, with two anchors; nothing of it reaches the discriminator."""
+    scenario, method = beginning(small, "method.strength=20")
+    importances: list[dict[str, Tensor]] = []
+    anchors: list[dict[str, Tensor]] = []
+    real = method.importance
+    monkeypatch.setattr(method, "importance", lambda: importances.append(real()) or importances[-1])
+    looks = []
+
+    def look() -> None:
+        looks.append(method.gan.penalty)
+        if not method.gan.penalty:
+            return
+        method.gan.zero_grad()
+        penalty = method.gan.penalty(32)
+        penalty.backward()
+        theta = {name: weight.detach().requires_grad_() for name, weight in method.drawing.items()}
+        expected = sum(
+            20 / 2 * (importance[name] * (theta[name] - anchor[name]).square()).sum()
+            for importance, anchor in zip(importances, anchors, strict=True)
+            for name in theta
+        )
+        assert penalty.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)  # type: ignore[union-attr]
+        slopes = torch.autograd.grad(expected, list(theta.values()))  # type: ignore[arg-type]
+        for weight, slope in zip(method.drawing.values(), slopes, strict=True):
+            assert torch.allclose(weight.grad, slope, atol=1e-4 * float(slope.abs().max()) + 1e-6)  # type: ignore[arg-type]
+        assert all(weight.grad is None for weight in method.gan.discriminator.parameters())
+
+    for task in scenario.tasks[:3]:
+        method.task = task.index
+        fit = Training(method, look, steps=10)
+        method.learn(task, fit)
+        anchors.append({name: weight.detach().clone() for name, weight in method.drawing.items()})
+        assert method.gan.penalty is None
+        assert fit.data["generator"] is task.train  # the new images alone
+        assert int((fit.data["solver"].task == REPLAYED).sum()) == 100 * task.index
+    assert [penalty is None for penalty in looks] == [True, True, False, False, False, False]
+    assert len(importances) == 3
+
+
+def test_a_strong_pull_holds_the_generator_and_not_the_discriminator(small: Compose) -> None:
+    moved, discriminators = [], []
+    for strength in (0, 10000):
+        torch.manual_seed(0)
+        scenario, method = beginning(small, f"method.strength={strength}", "method.gan.n_critic=1")
+        method.task = 0
+        method.learn(scenario.tasks[0], Training(method, steps=30))
+        before = copy.deepcopy(method.gan)
+        z, y = torch.randn(40, method.gan.generator.z_dim), torch.arange(40) % 2
+        method.task = 1
+        method.learn(scenario.tasks[1], Training(method, steps=50))
+        moved.append((method.gan.generator(z, y) - before.generator(z, y)).abs().mean().item())
+        pairs = zip(method.gan.discriminator.parameters(), before.discriminator.parameters(), strict=True)
+        discriminators.append(sum((a - b).square().sum().item() for a, b in pairs))
+    assert moved[1] < 0.5 * moved[0]
+    assert discriminators[1] > 0.5 * discriminators[0]
+
+
+def test_domains_share_their_classes(small: Compose) -> None:
+    with pytest.raises(InputError, match="method=ewc_gan: has no meaning in scenario=domain_incremental"):
+        prepare(small("method=ewc_gan", "scenario=domain_incremental"))
