@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -219,8 +219,8 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
     """What a task newly reserves of a generator and what it reuses, as shares of all there was before it grew (thin:
     of each layer), and how the generator grows (figure 6 of Ostapenko et al., 2018).
 
-    capacity: for the label of each task `total`, `new`, `reused`, `free` and `reserved` units (or weights) per layer,
-    and `size` and `size_worst` in parameters.
+    capacity: for the label of each task `total`, `new`, `reused`, `free` and `reserved` units (or weights, as `of`
+    says) per layer, `size` of all layers and `size_worst`, had every task added what there was at first.
     """
     labels, facts = list(capacity), list(capacity.values())
     units = {
@@ -237,7 +237,7 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
         left.plot(after, units[name] / units["total"], color=colour, linewidth=0.8, alpha=0.45)
         share = units[name].sum(axis=1) / units["total"].sum(axis=1)
         left.plot(after, share, color=colour, marker=marker, linewidth=2, label=what)
-    left.set(title="Capacity of the generator (thin: of each layer)", ylabel="share of all units")
+    left.set(title="Capacity of the generator (thin: of each layer)", ylabel=f"share of all {facts[0]['of']}")
     as_shares(left)
 
     size, worst = (np.array([fact[name] for fact in facts], dtype=float) for name in ("size", "size_worst"))
@@ -245,9 +245,9 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
     right.plot(after, worst, color="0.4", linestyle="--", marker="^", label="worst case: as much again for every task")
     right.plot(after, size, color="tab:blue", marker="o", linewidth=2, label="generator")
     right.fill_between(after, size * (1 - free), size, color="tab:blue", alpha=0.2, label="share still free")
-    right.set(title="Size of the generator", ylabel="parameters")
+    right.set(title="Size of the generator", ylabel=facts[0]["of"])
     right.set_ylim(bottom=0)
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M" if value else "0"))
+    right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for axes in (left, right):
         ticks(axes, labels)
         axes.grid(alpha=0.3)

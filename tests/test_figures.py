@@ -105,6 +105,7 @@ def capacity(T: int) -> list[dict[str, Any]]:
             "reused": [2 * t, t],
             "free": [20, 10],
             "reserved": [4 * t + 4, 2 * t + 2],
+            "of": "units",
             "size": 1000 + 100 * t,
             "size_worst": 1000 * (t + 2),
         }

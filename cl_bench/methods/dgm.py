@@ -65,6 +65,7 @@ class DGM(Classifier):
         super().__init__(problem, network, optimizer)
         self.discriminator, self.generator = Discriminator(network), generator
         generator.mask_by(mask, mask_position)
+        self.mask = mask
         self.n_gen, self.n_gen_mode, self.s_max, self.sparsity = n_gen, n_gen_mode, s_max, sparsity
         self.lambda_aux, self.lambda_gp, self.n_critic = lambda_aux, lambda_gp, n_critic
         self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
@@ -85,8 +86,10 @@ class DGM(Classifier):
             | {
                 "layers": [f"layer {i}" for i in range(1, 1 + len(counts))],
                 "free": [layer.free for layer in self.generator.hidden],
-                "size": self.generator.n_weights,
-                "size_worst": self.generator.n_weights_at_start * (task.index + 2),
+                "of": "units" if self.mask == "activations" else "weights",
+                "size": self.generator.size,
+                "size_worst": self.generator.size_at_start * (task.index + 2),
+                "parameters": self.generator.n_weights,
             },
             "plasticity": self.plasticity.tolist(),
             "generator_bytes": bytes_of(self.generator),

@@ -193,7 +193,6 @@ class MaskedGenerator(nn.Module):
         self.n_outputs, self.z_dim = n_outputs, z_dim
         self.layers, self.outputs = nn.ModuleList(layers), nn.ModuleList()
         self._frozen: list[tuple[Tensor, Tensor]] = []  # of each layer: what past tasks use, and the weights themselves
-        self.n_weights_at_start = self.n_weights
 
     def new_output(self, units: int) -> nn.Module:
         """From the last hidden layer to images; not masked."""

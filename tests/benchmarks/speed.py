@@ -3,7 +3,7 @@
     python tests/benchmarks/speed.py --data-dir data
 
 Split-MNIST, five tasks of two classes, class-incremental; MLP 256-256, SGD, mini-batches of 128, one epoch
-per task; WGAN-GP with MLPs on the same images. The loops by hand are what a careful person writes for this
+per task; WGAN-GP and AC-GAN with MLPs on the same images. The loops by hand are what a careful person writes for this
 one experiment: images as floats in memory, no logging, no checkpoints, nothing configurable. They take turns
 with ours, from the same weights, on the same mini-batches and noise, and are checked to learn the same.
 """
@@ -31,6 +31,7 @@ from cl_bench.config import build, compose
 from cl_bench.data.scenarios import Task
 from cl_bench.fit import Fit
 from cl_bench.loggers import CSVLog
+from cl_bench.methods.acgan import ACGAN
 from cl_bench.methods.base import Method
 from cl_bench.methods.dgr import DGR
 from cl_bench.results import RunFolder
@@ -218,6 +219,51 @@ def wgan_gp_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     return Timing(steps, training, training, [*G.parameters(), *D.parameters()])
 
 
+def acgan_by_hand(tasks: Images, weights: Iterable[Tensor]) -> Timing:
+    """A generator and a discriminator with two heads, carried on from task to task."""
+    weights = list(weights)
+    layers = (nn.Linear(Z_DIM + 10, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 784), nn.Sigmoid())
+    G = with_weights(nn.Sequential(*layers), weights[:6])
+    features = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
+    features = with_weights(features, weights[6:10])
+    classes = with_weights(nn.Sequential(nn.Linear(256, 10)), weights[10:12])
+    critic = with_weights(nn.Sequential(nn.Linear(256, 1)), weights[12:14])
+    D = nn.ModuleList([features, classes, critic])
+    steps, training = 0, 0.0
+    for task, (images, labels) in enumerate(tasks):
+        torch.manual_seed(derive(0, "phase", task, 0))
+        began = time.perf_counter()
+        of_G = torch.optim.Adam(G.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        of_D = torch.optim.Adam(D.parameters(), lr=1e-3, betas=(0.5, 0.9))
+        unseen = torch.arange(10) >= 2 * (task + 1)
+        for i, rows in enumerate(rows_of(len(labels), task)):
+            real, y = images[rows].flatten(1), labels[rows]
+            condition = F.one_hot(y, 10).float()
+            with torch.no_grad():
+                fake = G(torch.cat([torch.randn(len(y), Z_DIM), condition], 1))
+            between = torch.lerp(fake, real, torch.rand(len(y), 1)).requires_grad_()
+            (slope,) = torch.autograd.grad(critic(features(between)).sum(), between, create_graph=True)
+            penalty = ((slope.norm(dim=1) - 1) ** 2).mean()
+            seen = features(torch.cat([fake, real]))
+            of_fake, of_real = critic(seen).chunk(2)
+            error = F.cross_entropy(classes(seen[len(y) :]).masked_fill(unseen, LOWEST), y)
+            loss = of_fake.mean() - of_real.mean() + LAMBDA_GP * penalty + error
+            of_D.zero_grad()
+            loss.backward()
+            of_D.step()
+            if (i + 1) % N_CRITIC == 0:
+                D.requires_grad_(False)
+                seen = features(G(torch.cat([torch.randn(len(y), Z_DIM), condition], 1)))
+                loss = F.cross_entropy(classes(seen).masked_fill(unseen, LOWEST), y) - critic(seen).mean()
+                of_G.zero_grad()
+                loss.backward()
+                of_G.step()
+                D.requires_grad_(True)
+            steps += 1
+        training += time.perf_counter() - began
+    return Timing(steps, training, training, [*G.parameters(), *D.parameters()])
+
+
 # ---------------------------------------------------------------------------------------------------- ours
 
 
@@ -245,7 +291,8 @@ def ours(
 def weights_of(method: Method) -> list[Tensor]:
     """What is trained here: of DGR only the generative memory."""
     if isinstance(method, DGR):
-        return [*method.gan.generator.parameters(), *method.gan.critic.parameters()]
+        other = method.gan.discriminator if isinstance(method.gan, ACGAN) else method.gan.critic
+        return [*method.gan.generator.parameters(), *other.parameters()]
     return [p for p in method.parameters() if p.requires_grad]
 
 
@@ -257,7 +304,8 @@ def learn_task(method: Method, task: Task, fit: Fit) -> None:
 def learn_images(method: Method, task: Task, fit: Fit) -> None:
     """DGR's generator alone, on the task's own images."""
     assert isinstance(method, DGR)
-    fit(method.gan, task.train, phase="generator", epochs=1)
+    method.generator_epochs = 1
+    method.fit_gan(task, task.train, fit)
 
 
 # ------------------------------------------------------------------------------------------------- compared
@@ -269,6 +317,7 @@ BY_HAND = {
         "one per old task": partial(ewc_by_hand, merge=False),
     },
     "wgan_gp": {"": wgan_gp_by_hand},
+    "acgan": {"": acgan_by_hand},
 }
 OURS = {
     "finetune": (learn_task, ["method=finetune"]),
@@ -282,6 +331,20 @@ OURS = {
             f"method.gan.generator.z_dim={Z_DIM}",
             "method.gan.generator.hidden=[256,256]",
             "method.gan.critic.hidden=[256,256]",
+            "method.gan.optimizer.lr=0.001",
+            "method.gan.optimizer.betas=[0.5,0.9]",
+        ],
+    ),
+    "acgan": (
+        learn_images,
+        [
+            "method=dgr",
+            "gan@method.gan=acgan_mlp",
+            f"method.gan.n_critic={N_CRITIC}",
+            f"method.gan.lambda_gp={LAMBDA_GP}",
+            f"method.gan.generator.z_dim={Z_DIM}",
+            "method.gan.generator.hidden=[256,256]",
+            "method.gan.discriminator.network.hidden=[256,256]",
             "method.gan.optimizer.lr=0.001",
             "method.gan.optimizer.betas=[0.5,0.9]",
         ],

@@ -247,6 +247,6 @@ def test_a_run_tells_its_capacity(small: Compose) -> None:
         assert len(capacity["new"]) == len(capacity["layers"])
         assert capacity["size"] <= capacity["size_worst"]
         assert len(record["facts"]["plasticity"]) == 50
-        assert record["facts"]["generator_bytes"] > 4 * capacity["size"]
+        assert record["facts"]["generator_bytes"] > 4 * capacity["parameters"]
     steps = results["tasks"][0]["phases"][0]
     assert steps["optimizer_steps"] == [steps["steps"], steps["steps"] // 2]
