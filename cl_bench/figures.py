@@ -49,6 +49,15 @@ def draw_results(results: Mapping[str, Any], folder: Path) -> None:
         if found := facts(name):
             draw(found, folder / file)
 
+    curves = {
+        labels[task["task"]]: phase["validation"]
+        for task in results["tasks"]
+        for phase in task["phases"]
+        if phase.get("validation")
+    }
+    if curves:
+        validation_in_training(curves, folder / "validation.png")
+
     generated = {task["task"]: task["generated"] for task in results["tasks"] if task.get("generated")}
     if generated:
         n_outputs = len(next(iter(generated.values()))["FID"])
@@ -157,6 +166,30 @@ def as_shares(axes: Axes) -> None:
     """A y axis from 0 to 100 %."""
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+def validation_in_training(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+    """Accuracy on the validation images of the tasks so far while each task is learned, one task after another.
+
+    curves: for the label of each task (step, accuracy), steps counted from the beginning of its training.
+    """
+    figure = Figure(figsize=(6.4 + 0.12 * len(curves), 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    start, middles = 0.0, []
+    for number, curve in enumerate(curves.values()):
+        steps, accuracy = np.array(curve, dtype=float).T
+        axes.plot(start + steps, accuracy, color=ORDERED(0.88 * number / max(len(curves) - 1, 1)), marker=".")
+        middles.append(start + steps[-1] / 2)
+        start += steps[-1]
+        axes.axvline(start, color="0.7", linewidth=0.8)
+    axes.set_xticks(middles, list(curves), rotation=90 if len(curves) > 8 else 0)
+    axes.tick_params(axis="x", length=0)
+    axes.set(
+        xlabel="while learning task", ylabel="accuracy", title="Validation images of the tasks so far", xlim=(0, start)
+    )
+    as_shares(axes)
+    axes.grid(axis="y", alpha=0.3)
+    save(figure, path)
 
 
 def fid_over_tasks(fid: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -26,6 +26,8 @@ from cl_bench.seeding import derive, seeded
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
+
+VALIDATIONS = 20  # in a phase, at most
 
 
 class Diverged(KnownError):
@@ -69,6 +71,7 @@ class Fit:
         if threads:
             torch.set_num_threads(threads)
         self.signal: int | None = None
+        self.validate: Callable[[Learner], float | None] = lambda module: None  # accuracy in the middle of a phase
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[dict[str, Any]] = []  # records of this task's finished phases
         self.steps_before = 0  # mini-batches of the run so far
@@ -120,7 +123,13 @@ class Fit:
             if len(batches):
                 self._trainer(watch).fit(module, batches)
         module.to(self.device)
-        record = {"phase": phase, "steps": steps, "optimizer_steps": watch.optimizer_steps, "seconds": watch.seconds}
+        record = {
+            "phase": phase,
+            "steps": steps,
+            "optimizer_steps": watch.optimizer_steps,
+            "seconds": watch.seconds,
+            "validation": watch.validation,
+        }
         self._end(record, module.state_dict())
 
     @property
@@ -182,6 +191,7 @@ class Watch(pl.Callback):
     def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
         self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
         self.optimizer_steps: list[int] = []  # of each optimiser
+        self.validation: list[list[float]] = []  # step, accuracy
         self.seconds, self._saved = 0.0, None
         self._stop: int | None = None
 
@@ -189,6 +199,7 @@ class Watch(pl.Callback):
         """Puts the module where the phase was cut and returns the step to go on with."""
         module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
+        self.validation = list(running["validation"])
         self._saved = running
         return running["step"]
 
@@ -217,6 +228,10 @@ class Watch(pl.Callback):
             if not math.isfinite(value):
                 raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
         self.fit._bar.show(self.phase, step, self.steps)
+        if step * VALIDATIONS // self.steps > len(self.validation):
+            accuracy = self.fit.validate(module)  # type: ignore[arg-type]
+            if accuracy is not None:
+                self.validation.append([step, accuracy])
         self._stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
         if self._stop or now - self.fit.saved_at >= self.fit.checkpoint_every:
             self.fit.save(
@@ -227,6 +242,7 @@ class Watch(pl.Callback):
                     "rng": rng(),
                     "optimizer_steps": list(self.optimizer_steps),
                     "seconds": self.seconds,
+                    "validation": self.validation,
                 }
             )
 

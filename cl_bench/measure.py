@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 
 from cl_bench.data.scenarios import Scenario, masked
 from cl_bench.methods.base import Method
+from cl_bench.methods.importance import eval_mode
 from cl_bench.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, continual_metrics
 
 
@@ -49,6 +50,20 @@ class Score(nn.Module):
                 if self.problem.kind == "class":
                     answer = masked(logits, own[task].to(logits.device)).argmax(1)
                     self.own.update(after, task, answer, batch.y)
+
+    @torch.no_grad()
+    def validation(self, method: Method, after: int) -> float | None:
+        """Accuracy on the validation images of tasks 0 to `after`, None where there are none."""
+        tasks = [task for task in self.scenario.tasks[: after + 1] if len(task.val)]
+        allowed = self.problem.mask(self.problem.rules["evaluation"], after)
+        right = 0
+        with eval_mode(method):
+            for task in tasks:
+                for batch in task.val.batches():
+                    logits = method(batch.x, task=task.index if self.problem.kind == "task" else None)
+                    answer = masked(logits, allowed[task.index].to(logits.device)).argmax(1)
+                    right += int((answer == batch.y).sum())
+        return right / sum(len(task.val) for task in tasks) if tasks else None
 
     def results(self) -> dict[str, Any]:
         """Matrices and metrics as plain numbers, NaN where nothing was measured."""

@@ -24,7 +24,7 @@ from cl_bench.fit import Fit
 from cl_bench.judge import Judge, generated_metrics
 from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
-from cl_bench.methods.base import Method
+from cl_bench.methods.base import Learner, Method
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
 
@@ -102,6 +102,7 @@ class Story:
     ) -> None:
         self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
         self.fit, self.folder, self.logger = fit, folder, logger
+        fit.validate = self.validate
         self.judge = Judge(scenario, Path(settings["output_root"]).expanduser() / ".judge")
         self.records: list[dict[str, Any]] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
@@ -151,6 +152,10 @@ class Story:
             tags,
             step,
         )
+
+    def validate(self, module: Learner) -> float | None:
+        """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
+        return self.score.validation(self.method, after=self.method.task) if module is self.method else None
 
     def keep(self, task: int, seconds: float) -> None:
         """Writes down what is known after a task; only then is the task done."""

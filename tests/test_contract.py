@@ -23,7 +23,7 @@ KILLS = [(*one, after, ()) for one in EVERY for after in (1, 4, 7, 12) if one[1]
 KILLS += [
     ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
-    ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "network=cnn")),
+    ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "network=cnn", "scenario.val_fraction=0.2")),
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
     ("mergan", "class", 11, ("method.way=alignment",)),
     ("ewc_gan", "class", 11, ("method.fisher=classifier",)),
@@ -89,8 +89,9 @@ def test_killed_and_resumed_equals_uninterrupted(
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
     assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])
-    steps = [[phase["optimizer_steps"] for phase in task["phases"]] for task in resumed["tasks"]]
-    assert steps == [[phase["optimizer_steps"] for phase in task["phases"]] for task in whole["tasks"]]
+    for of_phase in ("optimizer_steps", "validation"):
+        found = [[phase[of_phase] for phase in task["phases"]] for task in resumed["tasks"]]
+        assert found == [[phase[of_phase] for phase in task["phases"]] for task in whole["tasks"]]
 
 
 def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: range, folder: Path) -> Method:

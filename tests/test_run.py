@@ -119,3 +119,15 @@ def test_a_loss_gone_bad_stops_the_run_and_says_where(small: Compose, monkeypatc
     assert kept["R"][1][1] > 0.3  # what was learned before is still there
     monkeypatch.setattr(Finetune, "loss", original)
     assert run(settings)["R"] == run(small("method=finetune", root="other"))["R"]
+
+
+def test_accuracy_on_validation_images_while_the_learner_trains(small: Compose) -> None:
+    results = run(small("method=dgr", "scenario.val_fraction=0.2", "trainer.epochs=10"))
+    solver, generator = results["tasks"][1]["phases"]
+    assert generator["validation"] == []  # it is no classifier
+    steps, accuracies = zip(*solver["validation"], strict=True)
+    assert steps[-1] == solver["steps"]
+    assert 1 < len(steps) <= 20
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert (folder_of(results["config"]) / "figures" / "validation.png").exists()
+    assert run(small("method=dgr"))["tasks"][1]["phases"][0]["validation"] == []  # nothing is set apart
