@@ -23,7 +23,7 @@ KILLS = [(*one, after, ()) for one in EVERY for after in (1, 4, 7, 12) if one[1]
 KILLS += [
     ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
-    ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "network=cnn", "scenario.val_fraction=0.2")),
+    ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "scenario.val_fraction=0.2")),
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
     ("mergan", "class", 11, ("method.way=alignment",)),
     ("ewc_gan", "class", 11, ("method.fisher=classifier",)),
