@@ -81,8 +81,9 @@ def test_a_mask_before_normalisation_leaks(small: Compose, tmp_path: Path) -> No
     for layer in method.generator.hidden:  # every other unit closed, with a bias that shows
         for mask in (layer.masks[0], layer.reserved[:16]):
             mask.copy_(torch.arange(16) % 2 == 1)
-        layer.norms[0].running_mean.zero_()
-        layer.norms[0].bias.data.fill_(0.5)
+        norm: Any = layer.norms[0]
+        norm.running_mean.zero_()
+        norm.bias.data.fill_(0.5)
     before = images(method, 0)
     learn(method, scenario, 1, tmp_path)
     assert (images(method, 0) - before).abs().max() > 1e-4
