@@ -55,6 +55,12 @@ def _same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
+    monkeypatch.setattr("cl_bench.run.draw_results", lambda results, folder: None)
+
+
+@pytest.fixture
 def small(tmp_path: Path) -> Compose:
     """`small("method=ewc", ...)`: the settings of a run of a few seconds, kept under the test's folder."""
 

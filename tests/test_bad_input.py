@@ -15,6 +15,8 @@ import pytest
 from cl_bench.__main__ import main
 from cl_bench.config import compose
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 # the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
 BAD = [
     # names of the groups' choices

@@ -17,6 +17,8 @@ from cl_bench.methods.base import Method
 from cl_bench.results import RunFolder
 from cl_bench.run import prepare, run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 KINDS = {method: target(compose(f"method={method}")["method"], "method").kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(*one, after, ()) for one in EVERY for after in (1, 4, 7, 12) if one[1] == KINDS[one[0]][0] or after == 7]

@@ -21,6 +21,8 @@ from cl_bench.judge import Judge, frechet_distance, generated_metrics, grid
 from cl_bench.methods.base import Method
 from cl_bench.run import prepare, run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 class Generator(Method):
     """Generates what it is given."""

@@ -19,6 +19,8 @@ from cl_bench.config import InputError, compose, folder_of, key_of
 from cl_bench.results import KEPT, RunFolder, read_results, show, without_nan
 from cl_bench.run import run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 COMMAND = [*SMALL, *SMALL_OF["dgr"], "method=dgr", "checkpoint_every=0"]
 
 
