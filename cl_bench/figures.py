@@ -52,7 +52,7 @@ def draw_results(results: Mapping[str, Any], folder: Path) -> None:
     curves = {
         labels[task["task"]]: phase["validation"]
         for task in results["tasks"]
-        for phase in task["phases"]
+        for phase in task.get("phases", [])
         if phase.get("validation")
     }
     if curves:
