@@ -50,6 +50,7 @@ SETTINGS = (
     "trainer.threads=1",
     "trainer.accelerator=cpu",
     "trainer.progress=false",
+    "checkpoint_every=1e6",
 )
 STRENGTH = 100.0  # of EWC
 N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
@@ -304,7 +305,7 @@ def learn_task(method: Method, task: Task, fit: Fit) -> None:
 def learn_images(method: Method, task: Task, fit: Fit) -> None:
     """DGR's generator alone, on the task's own images."""
     assert isinstance(method, DGR)
-    method.generator_epochs = 1
+    method.generator_epochs, method.generator_steps = 1, None
     method.fit_gan(task, task.train, fit)
 
 
