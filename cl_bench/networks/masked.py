@@ -196,7 +196,7 @@ class MaskedGenerator(nn.Module):
 
     def new_output(self, units: int) -> nn.Module:
         """From the last hidden layer to images; not masked."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what its output layer is")
 
     @property
     def hidden(self) -> list[MaskedLayer]:
