@@ -27,6 +27,7 @@ ACGAN = [
 ]
 SMALL_OF = {
     "ewc": ["method.strength=10"],
+    "lwf": ["method.strength=0.3"],
     "mas": ["method.strength=0.01"],
     "si": ["method.strength=0.1"],
     "rwalk": ["method.strength=0.1"],
