@@ -81,7 +81,7 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     weights, separate = method.weights, []
     for task in scenario.tasks[:3]:
         method.task = task.index
-        method.learn(task, fit=lambda module, *_, **__: shake(module.network))
+        method.learn(task, fit=lambda *_, **__: shake(method.network))
         separate.append(method.importance(task.train))
     anchor = {name: p.detach().clone() for name, p in weights.items()}
     shake(method.network)
