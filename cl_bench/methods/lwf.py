@@ -28,7 +28,7 @@ class LwF(Classifier):
     KD = - mean_x sum_c q_k(c|x) log p_k(c|x) (equation 2), with q_k = softmax(z_k / temperature) of the network that
     task t-1 left, p_k the same of the network as it is. Old heads: one per old task in task-incremental learning;
     otherwise a single one, of the classes seen before, or of all outputs where tasks share them. The new head isn't
-    trained alone first, a warm-up that the paper found to matter little.
+    trained alone first, a warm-up that the paper found not to be crucial.
 
     strength: lambda_o; higher forgets less and learns less. temperature: T; higher makes small probabilities count
     more. weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven

@@ -17,12 +17,12 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class MAS(Classifier):
-    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4), theta* the
-    weights that task t-1 left.
+    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2, theta* the weights that
+    task t-1 left.
 
-    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images (equations 2, 3):
-    how much a change of the weight would change what the network says, whatever the labels. f(x): the logits of
-    the outputs that take part. The absolute value is taken per image; of a mini-batch's sum it would be smaller.
+    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images: how much a
+    change of the weight would change what the network says, whatever the labels. f(x): the logits of the outputs that
+    take part. The absolute value is taken per image; of a mini-batch's sum it would be smaller.
 
     strength: lambda; higher forgets less and learns less.
     """
