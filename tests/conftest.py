@@ -27,6 +27,10 @@ ACGAN = [
 ]
 SMALL_OF = {
     "ewc": ["method.strength=10"],
+    "lwf": ["method.strength=0.3"],
+    "mas": ["method.strength=0.01"],
+    "si": ["method.strength=0.1"],
+    "rwalk": ["method.strength=0.1"],
     "dgm": [
         "method.n_gen=100",
         "method.n_critic=2",

@@ -29,6 +29,8 @@ KILLS += [
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
     ("mergan", "class", 11, ("method.way=alignment",)),
     ("ewc_gan", "class", 11, ("method.fisher=classifier",)),
+    ("rwalk", "domain", 9, ("method.interval=2",)),
+    ("lwf", "task", 9, ("method.weighting=share",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
 

@@ -1,0 +1,79 @@
+"""Learning without forgetting (Li and Hoiem, 2016)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Rate
+from cl_bench.data.batches import Batch
+from cl_bench.data.scenarios import Problem, Task, masked
+from cl_bench.methods.base import Classifier, Fit, frozen
+from cl_bench.networks.optimizers import Optimizer
+
+
+class Teacher(NamedTuple):
+    """A network that learns no more; `heads`: the outputs of each of its old heads, bool (heads, n_outputs)."""
+
+    network: nn.Module
+    heads: Tensor
+
+
+class LwF(Classifier):
+    """Objective at task t: cross-entropy + strength sum_k KD(q_k, p_k) over old heads k, on the images of task t alone.
+
+    KD = - mean_x sum_c q_k(c|x) log p_k(c|x) (equation 2), with q_k = softmax(z_k / temperature) of the network that
+    task t-1 left, p_k the same of the network as it is. Old heads: one per old task in task-incremental learning;
+    otherwise a single one, of the classes seen before, or of all outputs where tasks share them. The new head isn't
+    trained alone first, a warm-up that the paper found not to be crucial.
+
+    strength: lambda_o; higher forgets less and learns less. temperature: T; higher makes small probabilities count
+    more. weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven
+    and Tolias, 2019).
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        strength: NonNegative = 1.0,
+        temperature: Rate = 2.0,
+        weighting: Literal["sum", "share"] = "sum",
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.strength, self.temperature = strength, temperature
+        self.weighting: Literal["sum", "share"] = weighting
+        self._teacher: Teacher | None = None  # what task t-1 left: the state when a task begins, so no part of it
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self._teacher = self.teacher() if task.index else None
+        super().learn(task, fit)
+        self._teacher = None
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits = self(batch.x)
+        new = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        if self._teacher is None:
+            return new
+        old = self.strength * self.distillation(logits, self._teacher, batch.x)
+        if self.weighting == "share":
+            r = 1 / (self.task + 1)
+            return r * new + (1 - r) * old
+        return new + len(self._teacher.heads) * old
+
+    def distillation(self, logits: Tensor, teacher: Teacher, x: Tensor) -> Tensor:
+        """The mean of KD over the old heads."""
+        with torch.no_grad():
+            target = teacher.network(self.normalised(x))
+        p, q = (masked(z.unsqueeze(1) / self.temperature, teacher.heads).flatten(0, 1) for z in (logits, target))
+        return F.cross_entropy(p, q.softmax(1))
+
+    def teacher(self) -> Teacher:
+        """A frozen copy of the network as it is when a task begins."""
+        may_answer = self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1)[: self.task]
+        return Teacher(frozen(self.network), may_answer.unique(dim=0).to(self.device))

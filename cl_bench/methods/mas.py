@@ -1,0 +1,59 @@
+"""Memory aware synapses (Aljundi et al., 2018)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.importance import sum_of_powers
+from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.networks.optimizers import Optimizer
+
+
+class MAS(Classifier):
+    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2, theta* the weights that
+    task t-1 left.
+
+    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images: how much a
+    change of the weight would change what the network says, whatever the labels. f(x): the logits of the outputs that
+    take part. The absolute value is taken per image; of a mini-batch's sum it would be smaller.
+
+    strength: lambda; higher forgets less and learns less.
+    """
+
+    def __init__(
+        self, problem: Problem, network: nn.Module, optimizer: Optimizer, *, strength: NonNegative = 1.0
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.strength = strength
+        self.pull = QuadraticPull(self.weights)
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        super().learn(task, fit)
+        self.pull.replace(self.weights, self.importance(task.train))
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss = super().loss(batch)
+        if self.task > 0:
+            loss = loss + self.strength * self.pull(self.weights)
+        return loss
+
+    def importance(self, data: Data) -> dict[str, Tensor]:
+        """What Omega grows by, for every parameter of the network."""
+        total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
+        for batch in data.batches(512):
+            x, norms = self.normalised(batch.x), partial(self.norms, y=batch.y)
+            for name, value in sum_of_powers(self.network, x, norms, power=1).items():
+                total[name] += value
+        return {name: value / len(data) for name, value in total.items()}
+
+    def norms(self, logits: Tensor, y: Tensor) -> list[Tensor]:
+        """||f(x)||^2 of each image (B,), over the outputs that take part in training for its label."""
+        takes_part = self.active(logits, y) == logits
+        return [(logits * takes_part).square().sum(1)]

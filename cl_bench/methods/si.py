@@ -1,0 +1,73 @@
+"""Synaptic intelligence, or path integral (Zenke et al., 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Rate
+from cl_bench.data.batches import Batch
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.networks.optimizers import Optimizer
+
+
+class SI(Classifier):
+    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4), theta* the
+    weights that task t-1 left.
+
+    While a task is learned, w_j = - sum g_j dtheta_j counts by how much each weight has lowered its loss (equation 3):
+    g is the gradient of the cross-entropy alone, dtheta all that the optimiser moved the weight, the pull to theta*
+    included. At its end Omega_j grows by [w_j / (D_j^2 + damping)]+ with D_j = theta_j - theta*_j (equation 5); a
+    weight that made things worse doesn't count. Then theta* = theta and w = 0.
+
+    strength: c; higher forgets less and learns less. damping: xi; higher makes weights that moved little count less.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        strength: NonNegative = 1.0,
+        damping: Rate = 1e-3,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.strength, self.damping = strength, damping
+        self.pull = QuadraticPull(self.weights)
+        self.path = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in self.weights.values())
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        super().learn(task, fit)
+        self.pull.replace(self.weights, self.importance())
+        for w in self.path:
+            w.zero_()
+
+    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        weights = list(self.weights.values())
+        before = [weight.detach().clone() for weight in weights]
+        loss = self.loss(batch)
+        gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
+        total = gradient
+        if self.task > 0:
+            penalty = self.strength * self.pull(self.weights)
+            loss = loss + penalty
+            total = torch._foreach_add(gradient, torch.autograd.grad(penalty, weights))  # pyright: ignore
+        for weight, g in zip(weights, total, strict=True):
+            weight.grad = g
+        optimizers.step()
+        with torch.no_grad():
+            moved = torch._foreach_sub(weights, before)  # pyright: ignore
+            torch._foreach_addcmul_(list(self.path), gradient, moved, value=-1)  # pyright: ignore
+        return {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def importance(self) -> dict[str, Tensor]:
+        """What Omega grows by, for every parameter of the network."""
+        moved = torch._foreach_sub(list(self.weights.values()), list(self.pull.anchor))  # pyright: ignore
+        return {
+            name: (w / (d.square() + self.damping)).relu()
+            for name, w, d in zip(self.weights, self.path, moved, strict=True)
+        }

@@ -1,0 +1,125 @@
+"""LwF's own promises: a teacher that stays what it was, and one softmax for each old head."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.data.batches import Data
+from cl_bench.data.datasets import digits
+from cl_bench.data.scenarios import Kind, Scenario, split
+from cl_bench.methods.lwf import LwF, Teacher
+from cl_bench.networks.mlp import MLP
+from cl_bench.networks.optimizers import SGD
+
+HEADS = {  # the old heads in task 4 of 5
+    "class": [[0, 1, 2, 3, 4, 5]],
+    "task": [[0, 1], [2, 3], [4, 5]],
+    "domain": [[0, 1]],
+}
+
+
+def lwf(kind: Kind, **settings: Any) -> tuple[LwF, Scenario]:
+    """At the beginning of task 4 of 5, in training mode; the network has dropout."""
+    torch.manual_seed(0)
+    scenario = split(digits(), 0, kind=kind, n_tasks=5)
+    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
+    network.features.append(nn.Dropout(0.2))
+    method = LwF(scenario.problem, network, SGD(lr=0.5), **settings)
+    method.task = 3
+    return method.train(), scenario
+
+
+def held(teacher: Teacher | None) -> Teacher:
+    assert teacher
+    return teacher
+
+
+@torch.no_grad()
+def shake(network: nn.Module) -> None:
+    """Other weights, near those that were."""
+    for p in network.parameters():
+        p += 0.1 * torch.randn_like(p)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_teachers_own_weights_are_where_distillation_ends(kind: Kind) -> None:
+    """Its gradient is 0 there, and not elsewhere."""
+    method, scenario = lwf(kind)
+    method.network.eval()  # dropout would make two networks of one
+    x = scenario.tasks[3].train.batch(torch.arange(30)).x
+    teacher = method.teacher()
+
+    def gradient() -> Tensor:
+        value = method.distillation(method(x), teacher, x)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(method.weights.values()))])
+
+    assert gradient().abs().max() < 1e-7
+    shake(method.network)
+    assert gradient().abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("weighting", ["sum", "share"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_each_old_head_has_a_softmax_of_its_own(kind: Kind, weighting: str) -> None:
+    """Value and gradient against the paper's equation, head after head, in float64."""
+    method, scenario = lwf(kind, strength=0.7, temperature=3.0, weighting=weighting)
+    method.double().network.eval()
+    method._teacher = method.teacher()
+    shake(method.network)
+    batch = scenario.tasks[3].train.batch(torch.arange(30))
+    batch = batch._replace(x=batch.x.double())
+    z, old = method(batch.x), method._teacher.network(batch.x)
+    terms = []
+    for head in HEADS[kind]:
+        p, q = z[:, head].exp() ** (1 / 3), old[:, head].exp() ** (1 / 3)
+        p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
+        terms.append(-(q * p.log()).sum(1).mean())
+    current = {"class": list(range(8)), "task": [6, 7], "domain": [0, 1]}[kind]
+    new = F.cross_entropy(z[:, current], batch.y - current[0])
+    if weighting == "sum":
+        expected = new + 0.7 * torch.stack(terms).sum()
+    else:
+        expected = new / 4 + 0.7 * 3 / 4 * torch.stack(terms).mean()
+    found = method.loss(batch)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    gradients = zip(*(torch.autograd.grad(v, list(method.weights.values())) for v in (found, expected)), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in gradients)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_teacher_never_changes(kind: Kind) -> None:
+    """It answers as the network did when the task began, without dropout, while the network learns and moves on."""
+    method, scenario = lwf(kind)
+    start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
+    task, seen = scenario.tasks[3], []
+
+    def fit(module: Any, data: Data, **_: Any) -> None:
+        module.train()
+        optimizer = module.configure_optimizers()
+        for rows in torch.arange(len(data)).split(32):
+            module.step(data.batch(rows), optimizer)
+            seen.append(held(module._teacher).network(x))
+
+    method.learn(task, fit)
+    assert len(seen) > 5
+    assert all(torch.equal(one, start(x)) and not one.requires_grad for one in seen)
+    assert not torch.allclose(method.network.eval()(x), start(x))
+    assert method._teacher is None
+    assert set(method.state_dict()) == {f"network.{name}" for name in start.state_dict()}
+
+
+def test_there_is_nothing_to_hold_in_the_first_task() -> None:
+    method, scenario = lwf("class", strength=100.0)
+    method.task, batch = 0, scenario.tasks[0].train.batch(torch.arange(8))
+    method.network.eval()
+
+    def fit(module: Any, *_: Any, **__: Any) -> None:
+        assert torch.allclose(module.loss(batch), F.cross_entropy(module(batch.x)[:, :2], batch.y))
+
+    method.learn(scenario.tasks[0], fit)
