@@ -98,21 +98,21 @@ def nonnegative(Q: np.ndarray, q: np.ndarray) -> np.ndarray:
     scale = 1 / np.sqrt(np.maximum(np.diag(Q), np.finfo(float).tiny))  # gradients may differ in size by any factor
     Q, q = Q * scale * scale[:, None], q * scale
     v, free = np.zeros(len(q)), np.zeros(len(q), dtype=bool)
-    tolerance = 1e-12 * np.abs(q).max()
     for _ in range(10 * len(q)):
         descent = np.where(free, 0.0, -(q + Q @ v))
         enters = descent.argmax()
-        if descent[enters] <= tolerance:
+        if descent[enters] <= 1e-12 * max(np.abs(q).max(), v.max()):
             break
         free[enters] = True
         while True:
             goal = np.zeros_like(v)
-            goal[free] = np.linalg.lstsq(Q[np.ix_(free, free)], -q[free])[0]
-            negative = free & (goal <= 0)
-            if not negative.any():
+            goal[free] = np.linalg.lstsq(Q[np.ix_(free, free)], -q[free], rcond=None)[0]
+            negative = (goal < 0).nonzero()[0]
+            if not len(negative):
                 break
-            step = (v[negative] / (v[negative] - goal[negative])).min()
-            v += step * (goal - v)
-            free &= v > 0
+            steps = v[negative] / (v[negative] - goal[negative])
+            v += steps.min() * (goal - v)
+            free[negative[steps.argmin()]] = False
+            v[~free] = 0
         v = goal
     return v * scale
