@@ -37,7 +37,6 @@ def nearest(g: Tensor, G: Tensor) -> Tensor:
         constraints={"type": "ineq", "fun": lambda u: A @ u, "jac": lambda u: A},
         options={"ftol": 1e-12},
     )
-    assert found.success
     return torch.from_numpy(found.x)
 
 
