@@ -107,7 +107,7 @@ class Reservoir(Memory):
         assert batch.images is not None, "a generated image is not kept"
         number = torch.arange(self.seen, self.seen + len(batch.y))
         generator = torch.Generator().manual_seed(derive(self.seed, self.seen))
-        drawn = torch.rand(len(number), generator=generator, dtype=torch.float64).mul_(number + 2).long()
+        drawn = torch.rand(len(number), generator=generator, dtype=torch.float64).mul_(number + 1).long()
         place = torch.where(number < self.places, number, drawn)
         self.seen += len(number)
 
