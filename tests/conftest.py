@@ -11,6 +11,8 @@ import torch
 
 from cl_bench import judge
 from cl_bench.config import CONF, compose
+from cl_bench.data.batches import Data
+from cl_bench.methods.base import Learner
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
 SMALL = [
@@ -50,6 +52,13 @@ SMALL_OF = {
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 
 Compose = Callable[..., dict[str, Any]]
+
+
+def one_pass(module: Learner, data: Data, *, phase: str, **_: Any) -> None:
+    """A `Fit` without Lightning, for what a method does beside it: each image once, in order, 32 at a time."""
+    optimizer = module.configure_optimizers()
+    for batch in data.batches(32):
+        module.step(batch, optimizer)
 
 
 @pytest.fixture(autouse=True)

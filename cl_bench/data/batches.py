@@ -19,11 +19,13 @@ class Batch(NamedTuple):
     x: float images in [0, 1], shape (B, C, H, W), as the learner sees them.
     y: int64 outputs of the benchmark, shape (B,).
     task: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
+    images: the same images as they lie in the data set, uint8, shape (B, C, H, W); None for generated images.
     """
 
     x: Tensor
     y: Tensor
     task: Tensor
+    images: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,13 @@ class Data:
     def batch(self, rows: Tensor, *, training: bool = False) -> Batch:
         """The mini-batch of these rows (int64 indices on the same device, shape (B,))."""
         # index_select: plain indexing of bytes takes five times as long on a CPU
-        x, task = self.images.index_select(0, rows).float().div_(255), self.task[rows]
+        images, task = self.images.index_select(0, rows), self.task[rows]
+        x = images.float().div_(255)
         if training and self.augment is not None:  # a generator has learned augmented images already
             x = torch.where(task.view(-1, 1, 1, 1) == REPLAYED, x, self.augment(x))
         if self.view is not None:
             x = self.view(x, task)
-        return Batch(x, self.labels[rows], task)
+        return Batch(x, self.labels[rows], task, images)
 
     def batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Every image once, in order."""

@@ -207,12 +207,14 @@ def rotated(
     n_tasks: Positive = 10,
     max_angle: Annotated[float, Ge(0)] = 180.0,
     angles: Literal["even", "random"] = "even",
+    max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
     train_mask: Literal["seen", "all", "current"] = "seen",
 ) -> Scenario:
     """All classes in every task, the images turned (Lopez-Paz and Ranzato, 2017); no copy per task.
 
     max_angle: degrees. angles: evenly spaced from 0 to below `max_angle`, or drawn from the seed and sorted.
+    max_train: at most so many training images of each task, drawn from the seed anew for each.
     """
     generator = torch.Generator().manual_seed(derive(seed, "angles"))
     degrees = (
@@ -220,7 +222,7 @@ def rotated(
     )
     degrees = torch.cat([degrees * max_angle, torch.zeros(1)])
     names = [f"{angle:.0f} degrees" for angle in degrees[:-1].tolist()]
-    return _views(dataset, seed, kind, n_tasks, Rotate(degrees), names, val_fraction, train_mask)
+    return _views(dataset, seed, kind, n_tasks, Rotate(degrees), names, val_fraction, train_mask, max_train)
 
 
 def sequence(
@@ -370,14 +372,21 @@ def _views(
     names: Sequence[str],
     val_fraction: float,
     train_mask: Rule,
+    max_train: int | None = None,
 ) -> Scenario:
-    """Every task has all images, each seen its own way; the tasks share the pixels in memory."""
+    """Every task has all images, each seen its own way; the tasks share the pixels in memory.
+
+    max_train: draws so many for each task instead.
+    """
     n = dataset.n_classes
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
     problem = _problem(kind, dataset, tuple(tuple(range(start, start + n)) for start in starts), train_mask)
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
         train = _data(dataset.x_train, dataset.y_train + start, index, view=view, augment=dataset.augment)
+        if max_train:
+            generator = torch.Generator().manual_seed(derive(seed, "train images", index))
+            train = train[torch.randperm(len(train), generator=generator)[:max_train]]
         tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
         tasks.append(_task(index, [name], train, val_fraction, seed))
     return Scenario(problem, tasks, tests)

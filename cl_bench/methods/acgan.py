@@ -56,7 +56,7 @@ class ACGAN(Learner):
 
     def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
         discriminator_optimizer, generator_optimizer = optimizers
-        real, y, _ = batch if self.mix is None else self.mix(batch)
+        real, y, *_ = batch if self.mix is None else self.mix(batch)
         with torch.no_grad():
             fake = self.generator(self.noise(len(y)), y).to(real.dtype)
         penalty = gradient_penalty(

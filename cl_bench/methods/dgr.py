@@ -137,8 +137,8 @@ class DGR(Classifier):
         if kept == len(batch.y):
             return batch
         x, y = self.replayed(len(batch.y) - kept)
-        replayed = Batch(x, y, torch.full_like(batch.task[kept:], REPLAYED))
-        return Batch(*(torch.cat([new[:kept], old]) for new, old in zip(batch, replayed, strict=True)))
+        replayed = x, y, torch.full_like(batch.task[kept:], REPLAYED)
+        return Batch(*(torch.cat([new[:kept], old]) for new, old in zip(batch[:3], replayed, strict=True)))
 
     def replayed(self, n: int) -> tuple[Tensor, Tensor]:
         """n images of the old generator, and the classes it was asked for or else those the old solver sees in them."""

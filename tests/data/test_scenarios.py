@@ -129,6 +129,15 @@ def test_rotation_by_quarter_turns_is_exact() -> None:
         assert any(close)
 
 
+def test_each_rotation_may_have_a_few_images_of_its_own() -> None:
+    few = rotated(digits(), 0, n_tasks=3, max_train=50)
+    assert [len(task.train) for task in few.tasks] == [50] * 3
+    assert [len(test) for test in few.tests] == [359] * 3
+    assert not torch.equal(few.tasks[0].train.images, few.tasks[1].train.images)
+    again = rotated(digits(), 0, n_tasks=3, max_train=50)
+    assert torch.equal(few.tasks[2].train.images, again.tasks[2].train.images)
+
+
 def test_a_sequence_reconciles_size_and_colour(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 10

@@ -110,7 +110,7 @@ def test_fresh_replay_weighs_new_and_old_by_r(small: Compose, monkeypatch: pytes
     assert method.share == pytest.approx(1 / 3)
     monkeypatch.setattr(method, "replayed", lambda n: (torch.full((n, 1, 8, 8), 2.0), torch.full((n,), 3)))
     mixed = method.mixed(batch)
-    for part, own in zip(mixed, batch, strict=True):
+    for part, own in zip(mixed[:3], batch[:3], strict=True):
         assert torch.equal(part[:11], own[:11])
     assert (mixed.x[11:] == 2).all()
     assert (mixed.y[11:] == 3).all()

@@ -1,0 +1,65 @@
+"""Averaged gradient episodic memory (Chaudhry et al., 2019): no step that would raise the mean loss on the past."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import Positive
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.gem import follow, gradient
+from cl_bench.methods.memory import Memory, Per
+from cl_bench.networks.optimizers import Optimizer
+
+
+class AGEM(Classifier):
+    """Objective at each step: the cross-entropy on the mini-batch, with its gradient g, where <g, r> < 0, replaced by
+    g - (<g, r> / <r, r>) r: the vector nearest to g that doesn't raise the loss on memory (equation 11).
+
+    r is the gradient of the mean loss on images drawn from the memories of all old tasks, anew at every step. A
+    memory is drawn from its task when that ends. The promise is about the gradient: plain SGD follows it, while
+    momentum and Adam turn away from it.
+
+    budget, per: images kept per class of a task, per task, or in total (the same number of each class).
+    n_replay: images of memory in each step.
+    """
+
+    _like: Data  # the task's own images: those of memory are seen as these are
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        budget: Positive = 25,
+        per: Per = "class",
+        n_replay: Positive = 256,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.memory = Memory(budget, per, problem)
+        self.n_replay = n_replay
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self._like = task.train
+        super().learn(task, fit)
+        self.memory.keep_any(task.train)
+
+    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        parameters = list(self.network.parameters())
+        loss = self.loss(batch)
+        g = gradient(loss, parameters)
+        if len(self.memory):
+            old = self.memory.data(self._like).batch(self.memory.draw(self.n_replay), training=True)
+            g = project(g, gradient(self.loss(old), parameters))
+        follow(g, parameters)
+        optimizers.step()
+        return {"loss": loss.detach()}
+
+
+def project(g: Tensor, r: Tensor) -> Tensor:
+    """The vector nearest to g with no negative component along r; all of shape (P,)."""
+    overlap = (g * r).sum().clamp(max=0)  # 0 where nothing conflicts: no branch, so nothing waits for a GPU
+    return g - overlap / (r * r).sum().clamp(min=torch.finfo(r.dtype).tiny) * r

@@ -1,0 +1,69 @@
+"""Dark experience replay (Buzzega et al., 2020): on old images, the network answers as it did when they came."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Positive
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.memory import Reservoir
+from cl_bench.networks.optimizers import Optimizer
+
+
+class DER(Classifier):
+    """Objective at each step: CE(x, y) + alpha MSE(f(x'), z') + beta CE(f(x''), y'') (equations 5 and 6).
+
+    x', x'' are two independent draws from a reservoir over all training images, the current task's too; z' are the
+    logits f(x') of the step in which x' came, before its update, over every output. MSE is a mean over images and
+    outputs. beta = 0 is DER, beta > 0 is DER++.
+
+    budget: images kept, with their logits. alpha: higher holds the old answers more firmly. beta: higher learns
+    more from old labels. n_replay: images in each draw; None: as many as the mini-batch has.
+    """
+
+    _like: Data  # the task's own images: those of memory are seen as these are
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        budget: Positive = 200,
+        alpha: NonNegative = 0.2,
+        beta: NonNegative = 0.0,
+        n_replay: Positive | None = None,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.memory = Reservoir(budget, problem.n_outputs)
+        self.alpha, self.beta, self.n_replay = alpha, beta, n_replay
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self._like = task.train
+        super().learn(task, fit)
+
+    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        logits = self(batch.x)
+        loss = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        if len(self.memory):
+            loss = loss + self.replay_loss(self.n_replay or len(batch.y))
+        optimizers.zero_grad()
+        loss.backward()
+        optimizers.step()
+        self.memory.add(batch, logits)
+        return {"loss": loss.detach()}
+
+    def replay_loss(self, n: int) -> Tensor:
+        """alpha MSE + beta CE on images of memory, n for each."""
+        kept = self.memory.data(self._like)
+        rows = self.memory.draw(n)
+        old = kept.batch(rows, training=True)
+        loss = self.alpha * F.mse_loss(self(old.x).float(), self.memory.logits[rows])
+        if self.beta:
+            old = kept.batch(self.memory.draw(n), training=True)
+            loss = loss + self.beta * F.cross_entropy(self.active(self(old.x), old.y), old.y)
+        return loss

@@ -1,0 +1,69 @@
+"""Experience replay: some images of the past in every mini-batch (Chaudhry et al., 2019; Riemer et al., 2019)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import Positive
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.memory import Memory, Reservoir
+from cl_bench.networks.optimizers import Optimizer
+
+
+class ER(Classifier):
+    """Objective at each step: the mean cross-entropy on the mini-batch and as many images of memory together.
+
+    budget, per: images kept. `stream`: so many of all training images that ever came, each with the same chance,
+    the current task's too (a reservoir, renewed after each step); `total` (the same number of each class), `class`
+    or `task`: drawn from a task when it ends.
+    n_replay: images of memory in each step; None: as many as the mini-batch has.
+    weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
+    task t, from 1 (van de Ven and Tolias, 2019).
+    """
+
+    _like: Data  # the task's own images: those of memory are seen as these are
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        budget: Positive = 200,
+        per: Literal["stream", "total", "class", "task"] = "stream",
+        n_replay: Positive | None = None,
+        weighting: Literal["joint", "by_task"] = "joint",
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.memory = Reservoir(budget) if per == "stream" else Memory(budget, per, problem)
+        self.n_replay, self.weighting = n_replay, weighting
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self._like = task.train
+        super().learn(task, fit)
+        if not isinstance(self.memory, Reservoir):
+            self.memory.keep_any(task.train)
+
+    def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
+        logs = super().step(batch, optimizers)
+        if isinstance(self.memory, Reservoir):
+            self.memory.add(batch)
+        return logs
+
+    def loss(self, batch: Batch) -> Tensor:
+        n = len(batch.y)
+        if not len(self.memory):
+            return super().loss(batch)
+        old = self.memory.data(self._like).batch(self.memory.draw(self.n_replay or n), training=True)
+        y = torch.cat([batch.y, old.y])
+        losses = F.cross_entropy(self.active(self(torch.cat([batch.x, old.x])), y), y, reduction="none")
+        if self.weighting == "joint":
+            return losses.mean()
+        r = 1 / (self.task + 1)
+        return r * losses[:n].mean() + (1 - r) * losses[n:].mean()

@@ -1,0 +1,118 @@
+"""Gradient episodic memory (Lopez-Paz and Ranzato, 2017): no step that would raise the loss on an old task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Positive
+from cl_bench.data.batches import Batch
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.memory import Memory, Per
+from cl_bench.networks.optimizers import Optimizer
+
+
+class GEM(Classifier):
+    """Objective at each step: the cross-entropy on the mini-batch, with its gradient g replaced by the vector nearest
+    to g that raises the loss on no old task's memory: min |u - g|^2, <u, g_k> >= 0 for all k < t (equation 8).
+
+    g_k is the gradient of the mean loss on the memory of task k, all of it, at every step. A memory is drawn from its
+    task when that ends. The promise is about u: plain SGD follows u, while momentum and Adam turn away from it.
+
+    budget, per: images kept per task, per class of a task, or in total (the same number of each class).
+    margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before the
+    projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        budget: Positive = 256,
+        per: Per = "task",
+        margin: NonNegative = 0.5,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.memory = Memory(budget, per, problem)
+        self.margin = margin
+        self._past: list[Batch] = []  # the memory of each old task as floats, rebuilt when a task begins
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        kept = self.memory.data(task.train)
+        self._past = [kept.batch((kept.task == k).nonzero().squeeze(1)) for k in range(task.index)]
+        super().learn(task, fit)
+        self._past = []
+        self.memory.keep_any(task.train)
+
+    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        parameters = list(self.network.parameters())
+        loss = self.loss(batch)
+        g = gradient(loss, parameters)
+        if self._past:
+            g = project(g, torch.stack([gradient(self.loss(old), parameters) for old in self._past]), self.margin)
+        follow(g, parameters)
+        optimizers.step()
+        return {"loss": loss.detach()}
+
+
+def gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The gradient of a loss as one vector (P,); 0 where a parameter doesn't act on it."""
+    parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+    zeros = (torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True))
+    return torch.cat([part.flatten() for part in zeros])
+
+
+def follow(g: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Makes the vector g (P,) the gradient that the optimiser finds."""
+    for p, part in zip(parameters, g.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
+
+
+def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
+    """g (P,) itself if <g, g_k> >= 0 for all rows g_k of G (K, P), else the vector u nearest to g + margin sum_k g_k
+    with <u, g_k> >= 0 for all k.
+
+    By the dual (equation 11): u = g + G' v with v = argmin 1/2 v' G G' v + (G g)' v, all v >= margin.
+    """
+    with torch.autocast(g.device.type, enabled=False):  # products of half precision would let constraints through
+        products = torch.column_stack([G @ G.T, G @ g]).double().cpu().numpy()  # all that leaves a GPU: K (K + 1)
+        if (products[:, -1] >= 0).all():
+            return g
+        Q, q = products[:, :-1], products[:, -1]
+        v = margin + nonnegative(Q, q + margin * Q.sum(1))
+        return g + torch.from_numpy(v).to(g) @ G
+
+
+def nonnegative(Q: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """argmin 1/2 v' Q v + q' v over v >= 0, for Q (K, K) positive semi-definite and q (K,) in its range; exact.
+
+    The active set of Lawson and Hanson (1974), in float64: one entry after another is set free from 0, the one along
+    which the objective falls fastest; entries that the minimum over the free ones would make negative return to 0.
+    """
+    scale = 1 / np.sqrt(np.maximum(np.diag(Q), np.finfo(float).tiny))  # gradients may differ in size by any factor
+    Q, q = Q * scale * scale[:, None], q * scale
+    v, free = np.zeros(len(q)), np.zeros(len(q), dtype=bool)
+    for _ in range(10 * len(q)):
+        descent = np.where(free, 0.0, -(q + Q @ v))
+        enters = descent.argmax()
+        if descent[enters] <= 1e-12 * max(np.abs(q).max(), v.max()):
+            break
+        free[enters] = True
+        while True:
+            goal = np.zeros_like(v)
+            goal[free] = np.linalg.lstsq(Q[np.ix_(free, free)], -q[free], rcond=None)[0]
+            negative = (goal < 0).nonzero()[0]
+            if not len(negative):
+                break
+            steps = v[negative] / (v[negative] - goal[negative])
+            v += steps.min() * (goal - v)
+            free[negative[steps.argmin()]] = False
+            v[~free] = 0
+        v = goal
+    return v * scale

@@ -1,0 +1,121 @@
+"""iCaRL (Rebuffi et al., 2017): exemplars chosen to keep the class means, and the nearest mean as classifier."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import Positive
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Kind, Problem, Task
+from cl_bench.methods.base import Classifier, Fit, frozen
+from cl_bench.methods.importance import eval_mode
+from cl_bench.methods.memory import Memory
+from cl_bench.networks.optimizers import Optimizer
+
+
+class ICaRL(Classifier):
+    """Objective at task t, on its images and all exemplars: for each output a binary cross-entropy, summed. The target
+    is the label for the outputs of task t, and for older ones what the network of task t-1 says, sigmoid(f(x))
+    (algorithm 3).
+
+    When a task ends, each of its classes is given exemplars by herding: one after another, the image that brings the
+    mean of the chosen nearest to the mean of the class (algorithm 4). Older classes keep the first of theirs
+    (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
+    (algorithm 1). Features and means have length 1.
+
+    budget, per: exemplars in total, shared equally by the classes so far, or per class.
+    Outputs that no task has used take part, with target 0, under the training mask `all` only.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
+    means: Tensor
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        budget: Positive = 2000,
+        per: Literal["total", "class"] = "total",
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.memory = Memory(budget, per, problem)
+        width: int = network.head.in_features  # type: ignore[union-attr, assignment]
+        self.register_buffer("means", torch.zeros(problem.n_outputs, width))
+        # of the task being learned; rebuilt from the state when it begins, so no part of it
+        self._old: nn.Module | None = None  # the network that the last task left
+        self._answered, self._taking_part = torch.empty(0), torch.empty(0)  # bool (n_outputs,): by it, in the loss
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        data = task.train
+        if task.index:
+            self._old, data = frozen(self.network), data + self.memory.data(data)
+        rule = "all" if self.problem.rules["train"] == "all" else "seen"
+        self._answered = self.problem.mask("seen", after=task.index - 1)[0].to(self.device)
+        self._taking_part = self.problem.mask(rule, after=task.index)[0].to(self.device)
+        fit(self, data, phase="train")
+        self._old = None
+        self.memory.keep(self.exemplars(task.train))
+        self.means = self.class_means(self.memory.data(task.train))
+
+    def loss(self, batch: Batch) -> Tensor:
+        x = self.normalised(batch.x)
+        logits = self.network(x)
+        target = F.one_hot(batch.y, self.problem.n_outputs).to(logits)
+        if self._old is not None:
+            with torch.no_grad():
+                target = torch.where(self._answered, self._old(x).sigmoid(), target)
+        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        return (losses * self._taking_part).sum(1).mean()
+
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+        """How near an image is to the mean of each class: their cosine (B, n_outputs), for both have length 1."""
+        if not len(self.memory):
+            return super().forward(x)
+        return self.features(x) @ self.means.T
+
+    def features(self, x: Tensor) -> Tensor:
+        """Unit vectors (B, width) for images in [0, 1]."""
+        return F.normalize(self.network.features(self.normalised(x)))  # type: ignore[operator]
+
+    @torch.no_grad()
+    def features_of(self, data: Data) -> Tensor:
+        """Unit vectors (N, width) for all the images, by the network in evaluation mode."""
+        with eval_mode(self.network):
+            return torch.cat([self.features(batch.x) for batch in data.batches()])
+
+    def exemplars(self, data: Data) -> Data:
+        """Of each class the images that its share of the budget allows, the most telling first."""
+        budget: int = self.memory.budget  # type: ignore[assignment]
+        share = budget if self.memory.per == "class" else budget // len(self.problem.seen(self.task))
+        features, chosen = self.features_of(data), []
+        for label in data.labels.unique():
+            rows = (data.labels == label).nonzero().squeeze(1)
+            chosen.append(rows[herd(features[rows], share)])
+        return data[torch.cat(chosen)]
+
+    def class_means(self, exemplars: Data) -> Tensor:
+        """Unit vectors (n_outputs, width) along the mean of each class's exemplars; 0 for classes without any."""
+        member = F.one_hot(exemplars.labels, self.problem.n_outputs).float()
+        return F.normalize(member.T @ self.features_of(exemplars))
+
+
+def herd(features: Tensor, n: int) -> Tensor:
+    """The rows of n of the features (N, width), or all N, in the order in which herding takes them; int64.
+
+    Row number k minimises |mean - (f_k + sum of those taken) / k|: over the rows, that is |f|^2 - 2 f (k mean - sum).
+    """
+    wanted, squares = features.mean(0), features.square().sum(1)
+    missing, rows = torch.zeros_like(wanted), []
+    for _ in range(min(n, len(features))):
+        missing = missing + wanted
+        row = (squares - 2 * features @ missing).argmin(0, keepdim=True)
+        rows.append(row)
+        missing = missing - features[row[0]]
+        squares = squares.index_fill(0, row, torch.inf)  # taken once
+    return torch.cat(rows)

@@ -1,0 +1,111 @@
+"""iCaRL's own promises: herding, distillation, and means by the network as it is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import one_pass
+from torch import Tensor
+
+from cl_bench.data.datasets import digits
+from cl_bench.data.scenarios import Scenario, split
+from cl_bench.methods.base import frozen
+from cl_bench.methods.icarl import ICaRL, herd
+from cl_bench.networks.mlp import MLP
+from cl_bench.networks.optimizers import SGD
+
+
+def icarl(mask: str = "seen", **settings: Any) -> tuple[ICaRL, Scenario]:
+    torch.manual_seed(0)
+    scenario = split(digits(), 0, kind="class", n_tasks=5, train_mask=mask)  # type: ignore[arg-type]
+    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
+    return ICaRL(scenario.problem, network, SGD(), **settings), scenario
+
+
+def learned(method: ICaRL, scenario: Scenario, tasks: range) -> None:
+    for index in tasks:
+        method.task = index
+        method.learn(scenario.tasks[index], one_pass)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_herding_takes_what_a_search_over_all_images_takes(unit: bool) -> None:
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        features = torch.rand(40, 6, generator=generator, dtype=torch.float64)
+        features = F.normalize(features) if unit else features
+        taken: list[int] = []
+        for k in range(1, 41):
+            gaps = [
+                torch.inf if i in taken else float((features.mean(0) - features[[*taken, i]].sum(0) / k).norm())
+                for i in range(40)
+            ]
+            taken.append(min(range(40), key=gaps.__getitem__))
+        assert herd(features, 40).tolist() == taken
+        assert herd(features, 7).tolist() == taken[:7]
+        assert herd(features, 99).tolist() == taken
+
+
+def test_exemplars_are_herded_from_their_own_class_and_old_classes_keep_their_first() -> None:
+    method, scenario = icarl(budget=40)
+    learned(method, scenario, range(1))
+    first, data = copy.deepcopy(method.memory), scenario.tasks[0].train
+    assert first.labels.bincount().tolist() == [20, 20]
+    for label in (0, 1):
+        own = (data.labels == label).nonzero().squeeze(1)
+        chosen = own[herd(method.features_of(data[own]), 20)]
+        assert torch.equal(first.images[first.labels == label], data.images[chosen])
+    learned(method, scenario, range(1, 3))
+    assert method.memory.labels.bincount().tolist() == [6] * 6  # 40 / 6, never more than the budget
+    for label in (0, 1):
+        now = method.memory.images[method.memory.labels == label]
+        assert torch.equal(now, first.images[first.labels == label][:6])
+
+
+def test_class_means_are_those_of_the_current_network_and_the_nearest_answers() -> None:
+    method, scenario = icarl(budget=40)
+    learned(method, scenario, range(1))
+    before = method.means.clone()
+    learned(method, scenario, range(1, 2))
+    for label in range(4):
+        exemplars = method.memory.images[method.memory.labels == label].float() / 255
+        mean = F.normalize(method.network.features(exemplars)).mean(0)  # type: ignore[operator]
+        assert torch.allclose(method.means[label], mean / mean.norm(), atol=1e-5)
+    assert not torch.allclose(method.means[:2], before[:2], atol=1e-3)
+    x = next(scenario.tests[0].batches()).x
+    phi = F.normalize(method.network.features(x))  # type: ignore[operator]
+    distances = torch.stack([(phi - mean).norm(dim=1) for mean in method.means[:4]], 1)
+    assert torch.equal(method(x)[:, :4].argmax(1), distances.argmin(1))
+
+
+@pytest.mark.parametrize("mask", ["seen", "all", "current"])
+def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label(mask: str) -> None:
+    """On images of the task and on exemplars alike, output by output."""
+    method, scenario = icarl(mask, budget=40)
+    learned(method, scenario, range(2))
+    old, checked = frozen(method.network), 0
+
+    def sigmoids(network: Any, x: Tensor) -> Tensor:
+        return network(x).double().sigmoid()
+
+    def watched(module: Any, data: Any, **more: Any) -> None:
+        nonlocal checked
+        assert len(data) == len(scenario.tasks[2].train) + 40
+        one_pass(module, data, **more)
+        rows = torch.cat([torch.arange(5), len(data) - 1 - torch.arange(5)])  # of the task, and of memory
+        batch = data.batch(rows)
+        p, q, expected = sigmoids(method.network, batch.x), sigmoids(old, batch.x), torch.zeros(())
+        for i, label in enumerate(batch.y.tolist()):
+            for y in range(10 if mask == "all" else 6):
+                target = q[i, y] if y < 4 else float(label == y)
+                expected = expected - (target * p[i, y].log() + (1 - target) * (1 - p[i, y]).log()) / 10
+        assert method.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+        checked += 1
+
+    method.task = 2
+    method.learn(scenario.tasks[2], watched)
+    assert checked

@@ -1,0 +1,148 @@
+"""What every memory of images promises: a budget that holds, and the same chance for every image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import Data
+from cl_bench.data.datasets import digits
+from cl_bench.data.scenarios import permuted, split
+from cl_bench.methods.base import bytes_of
+from cl_bench.methods.memory import Memory, Reservoir
+from cl_bench.seeding import derive
+
+IMAGE = 8 * 8 + 8 + 2  # bytes of a kept image, its label and its task
+
+
+def numbered(n: int) -> Data:
+    """n images that can be told apart, image i labelled i."""
+    images = torch.arange(n).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8)
+    return Data(images.contiguous(), torch.arange(n), torch.zeros(n, dtype=torch.int16))
+
+
+def chance(counts: Tensor, kept: int, runs: int) -> float:
+    """Probability of counts as uneven as these when each of N images is kept with chance kept / N (chi-square)."""
+    n, p = len(counts), kept / len(counts)
+    unevenness = (counts - runs * p).square().sum() / (runs * p * (1 - p)) * (n - 1) / n
+    return float(chi2.sf(unevenness.item(), n - 1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_a_reservoir_keeps_every_image_of_the_stream_with_the_same_chance(batch_size: int) -> None:
+    """At any time: here when a third of the stream has come and at its end. A batch may be larger than the memory."""
+    stream, runs, kept = numbered(60), 1000, 10
+    counts = {20: torch.zeros(20), 60: torch.zeros(60)}
+    torch.manual_seed(0)
+    for _ in range(runs):
+        memory = Reservoir(kept)
+        for end, count in counts.items():
+            for rows in torch.arange(memory.seen, end).split(batch_size):
+                memory.add(stream.batch(rows))
+            count += torch.bincount(memory.labels, minlength=end)
+            assert len(memory) == len(memory.labels.unique()) == kept
+    assert all(chance(count, kept, runs) > 1e-3 for count in counts.values())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 50])
+def test_a_mini_batch_is_taken_in_as_its_images_one_after_another(batch_size: int) -> None:
+    """Against the algorithm as it is printed, with the same draws."""
+    memory, stream, expected = Reservoir(12, outputs=3), numbered(200), {}
+    for rows in torch.arange(200).split(batch_size):
+        draws = torch.rand(
+            len(rows), generator=torch.Generator().manual_seed(derive(memory.seed, memory.seen)), dtype=torch.float64
+        )
+        for draw, i in zip(draws.tolist(), rows.tolist(), strict=True):
+            place = i if i < 12 else int(draw * (i + 1))
+            if place < 12:
+                expected[place] = i
+        memory.add(stream.batch(rows), logits=rows[:, None].expand(-1, 3).float())
+    assert memory.labels.tolist() == [expected[place] for place in range(12)]
+    assert torch.equal(memory.images, stream.images[memory.labels])
+    assert torch.equal(memory.logits, memory.labels[:, None].expand(-1, 3).float())
+
+
+def test_a_reservoir_never_exceeds_its_budget_in_images_and_bytes() -> None:
+    memory, stream = Reservoir(50, outputs=10), digits()
+    data = Data(stream.x_train, stream.y_train, torch.zeros(len(stream.y_train), dtype=torch.int16))
+    for rows in torch.arange(400).split(32):
+        memory.add(data.batch(rows), torch.zeros(len(rows), 10))
+        tensors = [value for value in memory.state_dict().values() if torch.is_tensor(value)]
+        assert len(memory) <= 50
+        assert sum(value.untyped_storage().nbytes() for value in tensors) <= 50 * (IMAGE + 4 * 10)
+    assert len(memory) == 50
+
+
+def test_a_reservoir_goes_on_from_its_state_alone_and_leaves_other_chance_alone() -> None:
+    stream = numbered(200)
+    torch.manual_seed(0)
+    whole, other = Reservoir(9), Reservoir(9)
+    before = torch.get_rng_state()
+    for i, rows in enumerate(torch.arange(200).split(8)):
+        if i == 11:
+            other.load_state_dict(whole.state_dict())
+        for memory in (whole, other) if i >= 11 else (whole,):
+            memory.add(stream.batch(rows))
+    assert torch.equal(whole.labels, other.labels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("per", ["total", "class", "task"])
+@pytest.mark.parametrize("kind", ["class", "domain"])
+def test_a_budget_holds_after_every_task_in_images_and_bytes(per: str, kind: str) -> None:
+    scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
+    memory = Memory(23, per, scenario.problem)  # type: ignore[arg-type]
+    for task in scenario.tasks:
+        memory.keep_any(task.train)
+        classes = 2 * (task.index + 1)
+        most = {"total": 23, "class": 23 * classes, "task": 23 * (task.index + 1)}[per]
+        each = torch.bincount(2 * memory.task.long() + memory.labels % 2)
+        if per == "task":
+            assert memory.task.bincount().tolist() == [23] * (task.index + 1)
+        else:
+            assert each.tolist() == [23 // classes if per == "total" else 23] * classes
+        assert len(memory) <= most
+        assert bytes_of(memory) <= most * IMAGE
+
+
+def test_what_is_drawn_from_a_task_is_any_of_its_images() -> None:
+    data, runs, counts = numbered(40), 1000, torch.zeros(40)
+    torch.manual_seed(0)
+    for _ in range(runs):
+        memory = Memory(8, "task")
+        memory.keep_any(data)
+        counts += torch.bincount(memory.labels, minlength=40)
+    assert chance(counts, 8, runs) > 1e-3
+
+
+def test_the_first_of_each_class_are_kept_in_their_order() -> None:
+    memory = Memory(6, "total")
+    two = replace(numbered(20), labels=torch.arange(20) % 2)
+    memory.keep(two)
+    assert memory.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    memory.keep(replace(numbered(20), labels=torch.full((20,), 7), task=torch.ones(20, dtype=torch.int16)))
+    of_class = [memory.images[memory.labels == label, 0, 0, 0].tolist() for label in (0, 1, 7)]
+    assert of_class == [[0, 2], [1, 3], [0, 1]]
+
+
+def test_old_images_are_seen_as_they_were() -> None:
+    """Kept as bytes without their permutation, which comes back with the data of the next task."""
+    scenario = permuted(digits(), 0, n_tasks=2)
+    first, second = (task.train for task in scenario.tasks)
+    memory = Reservoir(30)
+    batch = first.batch(torch.arange(30))
+    memory.add(batch)
+    old = memory.data(second).batch(torch.arange(30))
+    assert torch.equal(old.x, batch.x)
+    assert not torch.equal(old.x, second.batch(torch.arange(30)).x)
+
+
+def test_a_total_too_small_for_the_classes_is_refused() -> None:
+    problem = split(digits(), 0, kind="class", n_tasks=5).problem
+    with pytest.raises(InputError, match=r"method\.budget=9: less than one for each of 10 classes"):
+        Memory(9, "total", problem)
