@@ -22,7 +22,7 @@ class HAT(Isolation):
 
     a = sigmoid(s e) in [0, 1] multiplies what each unit gives, or each channel of a convolution; e is learned with
     the weights. In every pass over the images s grows from 1 / s_max to s_max, so the masks a end binary. M: units
-    that earlier tasks opened; R is the share of the others that this one opens (equation 5). A weight between two
+    that earlier tasks opened; R is the share of the others that this one opens (section 2.6). A weight between two
     units of M, and the bias of a unit of M, is not changed any more. Each task has its own rows of the head.
 
     Unlike in the paper's code, masks are rounded to 0 and 1 when their task ends, so that nothing leaks through a
@@ -80,9 +80,7 @@ class HAT(Isolation):
         x = self.normalised(x)
         for layer in self.layers:
             x = layer(x)
-            if isinstance(
-                layer, nn.Linear | nn.Conv2d
-            ):  # before ReLU, which is the same as after it: relu(a x) = a relu(x) for a >= 0
+            if isinstance(layer, nn.Linear | nn.Conv2d):  # the same before ReLU as after it: relu(a x) = a relu(x)
                 x = x * next(masks).view(-1, *[1] * (x.dim() - 2))
         return cast(nn.Linear, self.network.head)(x)
 
@@ -113,8 +111,8 @@ class HAT(Isolation):
 
     @property
     def s(self) -> float:
-        """The scale of the masks (equation 3): 1 / s_max at the first mini-batch of a pass, s_max at the last."""
-        # a training that ends within a pass has slightly shorter ones, for masks that aren't binary can't be rounded
+        """The scale of the masks (section 2.4): 1 / s_max at the first mini-batch of a pass, s_max at the last."""
+        # a training that would end within a pass has shorter ones instead: masks must be binary when they are rounded
         number = self.at * self.epochs // self.steps
         first, end = (-(-(number + n) * self.steps // self.epochs) for n in (0, 1))
         along = (self.at - first) / (end - 1 - first) if end - 1 > first else 1.0

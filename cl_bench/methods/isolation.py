@@ -40,7 +40,7 @@ class Isolation(Classifier):
         """
         head, others = cast(nn.Linear, self.network.head), self.task_of_output != self.task
         held = {**parts, head.weight: others[:, None], head.bias: others}
-        self._held = [(parameter, part, parameter.detach().clone()) for parameter, part in held.items()]
+        self._held = [(parameter, part, parameter.detach().clone()) for parameter, part in held.items() if part.any()]
 
     def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logs = super().step(batch, optimizers)

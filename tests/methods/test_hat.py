@@ -23,7 +23,7 @@ def hat(small: Compose, *overrides: str) -> tuple:
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_the_slope_is_that_of_the_compensated_gradient(at: int, small: Compose) -> None:
-    """Equation 4 of the paper: q s_max (cosh(s e) + 1) / (s (cosh(e) + 1)), q the true gradient, in float64."""
+    """Section 2.5 of the paper: q s_max (cosh(s e) + 1) / (s (cosh(e) + 1)), q the true gradient, in float64."""
     _, method = hat(small, "network.hidden=[7]", "method.s_max=20")
     e = torch.tensor([-1.4, -0.3, 0.0, 0.01, 0.2, 0.7, 1.5])
     with torch.no_grad():
