@@ -20,8 +20,8 @@ from cl_bench.run import prepare, run
 METHODS = ("packnet", "hat")
 # each moves a weight whose gradient is 0
 OPTIMIZERS = {
-    "sgd": ("optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0.9", "optimizer.weight_decay=0.01"),
-    "adam": ("optimizer=adam", "optimizer.lr=0.01", "optimizer.weight_decay=0.1"),
+    "sgd": ("optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9", "optimizer.weight_decay=0.001"),
+    "adam": ("optimizer=adam", "optimizer.lr=0.01", "optimizer.weight_decay=0.001"),
 }
 NETWORKS = {
     "mlp": ("network=mlp", "network.hidden=[32,24]"),
@@ -38,7 +38,7 @@ def beginning(small: Compose, *overrides: str) -> tuple[Scenario, Isolation]:
 
 
 def learn(method: Isolation, scenario: Scenario, index: int, folder: Path) -> None:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=2, batch_size=64)
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=5, batch_size=64)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     method.task, method.facts = index, {}
     with fit.task(index):
@@ -69,7 +69,7 @@ def test_logits_of_past_tasks_never_change_by_a_bit(
         for old, new in zip(before, after, strict=False):
             assert torch.equal(old, new)
         before = after
-        assert after[-1].std() > 1e-3  # it says something
+        assert after[-1].std(0).min() > 1e-3  # it tells images apart
         layers = [name for name, weight in learner.weights.items() if weight.dim() > 1]
         assert all(not torch.equal(start[name], learner.weights[name]) for name in layers)  # and each layer learned
         learner.eval()
