@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 import torch
@@ -13,6 +14,8 @@ from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.isolation import Isolation
 from cl_bench.networks.optimizers import Optimizer
+
+log = logging.getLogger(__name__)
 
 CLAMP = 6.0  # embeddings stay where their sigmoid still has a slope
 
@@ -72,6 +75,14 @@ class HAT(Isolation):
         fit(self, task.train, phase="train")
         for mask, embedding in zip(self.masks, self.embeddings, strict=True):
             mask[task.index] = embedding >= 0
+        closed = [number for number, mask in enumerate(self.masks, 1) if not mask[task.index].any()]
+        if closed:
+            log.warning(
+                "task %d: every unit of layer %d is closed, so all images get the same answer; lower method.sparsity or "
+                "method.embedding_lr, or train longer",
+                task.index + 1,
+                closed[0],
+            )
         self.facts["capacity"] = self.capacity(reserved)
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
