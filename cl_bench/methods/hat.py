@@ -78,8 +78,8 @@ class HAT(Isolation):
         closed = [number for number, mask in enumerate(self.masks, 1) if not mask[task.index].any()]
         if closed:
             log.warning(
-                "task %d: every unit of layer %d is closed, so all images get the same answer; lower method.sparsity or "
-                "method.embedding_lr, or train longer",
+                "task %d: every unit of layer %d is closed, so all images get the same answer; lower method.sparsity "
+                "or method.embedding_lr, or train longer",
                 task.index + 1,
                 closed[0],
             )

@@ -18,9 +18,10 @@ from cl_bench.results import RunFolder
 from cl_bench.run import prepare, run
 
 METHODS = ("packnet", "hat")
+GENTLE = {"packnet": (), "hat": ("method.embedding_lr=0.01",)}  # in so short a training no layer may close altogether
 # each moves a weight whose gradient is 0
 OPTIMIZERS = {
-    "sgd": ("optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9", "optimizer.weight_decay=0.001"),
+    "sgd": ("optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0.9", "optimizer.weight_decay=0.001"),
     "adam": ("optimizer=adam", "optimizer.lr=0.01", "optimizer.weight_decay=0.001"),
 }
 NETWORKS = {
@@ -60,7 +61,9 @@ def answers(method: Isolation, scenario: Scenario, task: int) -> Tensor:
 def test_logits_of_past_tasks_never_change_by_a_bit(
     method: str, network: str, optimizer: str, small: Compose, tmp_path: Path
 ) -> None:
-    scenario, learner = beginning(small, f"method={method}", *NETWORKS[network], *OPTIMIZERS[optimizer])
+    scenario, learner = beginning(
+        small, f"method={method}", *GENTLE[method], *NETWORKS[network], *OPTIMIZERS[optimizer]
+    )
     before: list[Tensor] = []
     for task in range(4):
         start = {name: weight.detach().clone() for name, weight in learner.weights.items()}
