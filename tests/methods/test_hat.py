@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,10 @@ import torch
 from conftest import Compose
 from test_isolation import NETWORKS, answers, beginning, learn
 
-from cl_bench.config import InputError
+from cl_bench.config import InputError, folder_of
 from cl_bench.data.batches import Batch
 from cl_bench.methods.hat import CLAMP, HAT
+from cl_bench.methods.isolation import Isolation
 from cl_bench.run import run
 
 
@@ -24,7 +27,7 @@ def hat(small: Compose, *overrides: str) -> tuple:
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_the_slope_is_that_of_the_compensated_gradient(at: int, small: Compose) -> None:
     """Section 2.5 of the paper: q s_max (cosh(s e) + 1) / (s (cosh(e) + 1)), q the true gradient, in float64."""
-    _, method = hat(small, "network.hidden=[7]", "method.s_max=20")
+    _, method = hat(small, "network.hidden=[7]", "method.s_max=5")
     e = torch.tensor([-1.4, -0.3, 0.0, 0.01, 0.2, 0.7, 1.5])
     with torch.no_grad():
         method.embeddings[0].copy_(e)
@@ -36,7 +39,7 @@ def test_the_slope_is_that_of_the_compensated_gradient(at: int, small: Compose) 
     (torch.sigmoid(s * exact) * weight).sum().backward()
     assert torch.equal(method.gates()[0], torch.sigmoid(s * e))
     assert exact.grad is not None
-    expected = exact.grad * 20 * (torch.cosh(s * exact) + 1) / (s * (torch.cosh(exact) + 1))
+    expected = exact.grad * 5 * (torch.cosh(s * exact) + 1) / (s * (torch.cosh(exact) + 1))
     found = method.embeddings[0].grad
     assert found is not None
     assert torch.allclose(found.double(), expected, rtol=1e-5)
@@ -68,7 +71,7 @@ def test_the_regulariser_on_a_hand_example(small: Compose) -> None:
     with torch.no_grad():
         method.embeddings[0].copy_(torch.tensor([5.0, 0.5]) / 400)
         method.embeddings[1].copy_(torch.tensor([0.0, 9.0, -2.0]) / 400)
-    cross_entropy = super(HAT, method).loss(batch)
+    cross_entropy = Isolation.loss(method, batch)
     # sigmoid(0.5), sigmoid(0), sigmoid(-2) over the three free units
     opened = (0.6224593 + 0.5 + 0.1192029) / 3
     assert (method.loss(batch) - cross_entropy).item() == pytest.approx(2 * opened, rel=1e-5)
@@ -133,28 +136,35 @@ def test_a_new_task_draws_new_masks(small: Compose, tmp_path: Path) -> None:
     assert masks[1].std() == pytest.approx(1.0, abs=0.4)
 
 
-def test_a_higher_price_reserves_less(small: Compose) -> None:
+def test_a_higher_price_reserves_less(small: Compose, tmp_path: Path) -> None:
     reserved = []
     for sparsity in (0, 0.75, 20):
-        more = (f"method.sparsity={sparsity}", "network.hidden=[60]", "trainer.epochs=10")
-        results = run(small("method=hat", "scenario=task_incremental", *more))
-        reserved.append(results["tasks"][1]["facts"]["capacity"]["reserved"][0])
+        scenario, method = hat(small, f"method.sparsity={sparsity}", "network.hidden=[60]")
+        for task in range(2):
+            learn(method, scenario, task, tmp_path)
+        reserved.append(method.facts["capacity"]["reserved"][0])
     assert reserved[0] > reserved[1] > reserved[2]
 
 
 def test_no_capacity_is_one_line(small: Compose) -> None:
-    """A network of one unit, open for the first task: nothing is left for the second."""
-    scenario, method = hat(small, "network.hidden=[1]", "method.sparsity=0")
-    method.task = 1
+    """Each task opens about half of the units; where that is free of charge, few tasks take all."""
+    settings = small("method=hat", "scenario=task_incremental", "network.hidden=[4]", "method.sparsity=0")
+    line = r"method\.sparsity=0\.0: task [2-5] of 5 finds every unit reserved; raise it, or make the network wider"
+    with pytest.raises(InputError, match=f"^{line}$"):
+        run(settings)
+    kept = json.loads((folder_of(settings) / "results.json").read_text())
+    assert kept["status"] == "failed"
+    assert re.fullmatch(line, kept["reason"])
+    assert kept["tasks"][-1]["facts"]["capacity"]["free"] == [0]
 
-    def fit(*_: object, **__: object) -> None:
-        raise AssertionError("it was trained")
 
-    with pytest.raises(InputError) as error:
-        method.learn(scenario.tasks[1], fit)  # type: ignore[arg-type]
-    assert str(error.value) == (
-        "method.sparsity=0.0: task 2 of 5 finds every unit reserved; raise it, or make the network wider"
-    )
+def test_a_layer_that_closes_altogether_is_said(
+    small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scenario, method = hat(small, "network.hidden=[20,10]", "method.sparsity=500")
+    learn(method, scenario, 0, tmp_path)
+    assert "task 1: every unit of layer 1 is closed" in caplog.text
+    assert "lower method.sparsity" in caplog.text
 
 
 def test_a_network_that_is_no_sequence_is_refused(small: Compose) -> None:

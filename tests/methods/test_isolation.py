@@ -10,6 +10,7 @@ from conftest import Compose
 from torch import Tensor
 
 from cl_bench.config import InputError
+from cl_bench.data.batches import Batch
 from cl_bench.data.scenarios import Scenario
 from cl_bench.fit import Fit
 from cl_bench.loggers import CSVLog
@@ -87,12 +88,13 @@ def test_gradients_of_zero_would_not_do(
 ) -> None:
     """The guarantee's test can fail: so it does where what is held has a gradient of 0 and isn't put back."""
 
-    def step(self: Isolation, batch: object, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        def stop(parameter: torch.nn.Parameter, part: Tensor) -> None:
-            assert parameter.grad is not None
-            parameter.grad.masked_fill_(part, 0.0)
+    def step(self: Isolation, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        def stop(*_: object) -> None:
+            for parameter, part, _value in self._held:
+                assert parameter.grad is not None
+                parameter.grad.masked_fill_(part, 0.0)
 
-        handle = optimizers.register_step_pre_hook(lambda *_: [stop(p, part) for p, part, _ in self._held] and None)
+        handle = optimizers.register_step_pre_hook(stop)
         logs = plain(self, batch, optimizers)
         handle.remove()
         return logs
