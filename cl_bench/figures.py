@@ -1,5 +1,5 @@
 """The pictures of a run, as PNG files: its accuracies, the images it generates and their quality, what becomes of a
-generator that grows.
+network of which tasks reserve parts.
 
 The object-oriented API of matplotlib throughout: pyplot costs a second and keeps figures in global state.
 """
@@ -249,8 +249,8 @@ def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
 
 
 def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """What a task newly reserves of a generator and what it reuses, as shares of all there was before it grew (thin:
-    of each layer), and how the generator grows (figure 6 of Ostapenko et al., 2018).
+    """What a task newly reserves of a network and what it reuses, as shares of all there was before it grew (thin:
+    of each layer), and how the network grows, if it does (figure 6 of Ostapenko et al., 2018).
 
     capacity: for the label of each task `total`, `new`, `reused`, `free` and `reserved` units (or weights, as `of`
     says) per layer, `size` of all layers and `size_worst`, had every task added what there was at first.
@@ -270,15 +270,15 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
         left.plot(after, units[name] / units["total"], color=colour, linewidth=0.8, alpha=0.45)
         share = units[name].sum(axis=1) / units["total"].sum(axis=1)
         left.plot(after, share, color=colour, marker=marker, linewidth=2, label=what)
-    left.set(title="Capacity of the generator (thin: of each layer)", ylabel=f"share of all {facts[0]['of']}")
+    left.set(title="Capacity (thin: of each layer)", ylabel=f"share of all {facts[0]['of']}")
     as_shares(left)
 
     size, worst = (np.array([fact[name] for fact in facts], dtype=float) for name in ("size", "size_worst"))
     free = units["free"].sum(axis=1) / (units["free"] + units["reserved"]).sum(axis=1)
     right.plot(after, worst, color="0.4", linestyle="--", marker="^", label="worst case: as much again for every task")
-    right.plot(after, size, color="tab:blue", marker="o", linewidth=2, label="generator")
+    right.plot(after, size, color="tab:blue", marker="o", linewidth=2, label="network")
     right.fill_between(after, size * (1 - free), size, color="tab:blue", alpha=0.2, label="share still free")
-    right.set(title="Size of the generator", ylabel=facts[0]["of"])
+    right.set(title="Size of the network", ylabel=facts[0]["of"])
     right.set_ylim(bottom=0)
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for axes in (left, right):

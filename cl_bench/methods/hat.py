@@ -1,0 +1,175 @@
+"""Hard attention to the task (Serrà et al., 2018): every task opens some units, and those are never changed again."""
+
+from __future__ import annotations
+
+import logging
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import InputError, NonNegative, Rate
+from cl_bench.data.batches import Batch
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Fit
+from cl_bench.methods.isolation import Isolation
+from cl_bench.networks.optimizers import Optimizer
+
+log = logging.getLogger(__name__)
+
+CLAMP = 6.0  # embeddings stay where their sigmoid still has a slope
+
+
+class HAT(Isolation):
+    """Objective at task t: cross-entropy + sparsity * R, with R = sum a (1 - M) / sum (1 - M) over all hidden units.
+
+    a = sigmoid(s e) in [0, 1] multiplies what each unit gives, or each channel of a convolution; e is learned with
+    the weights. In every pass over the images s grows from 1 / s_max to s_max, so the masks a end binary. M: units
+    that earlier tasks opened; R is the share of the others that this one opens (section 2.6). A weight between two
+    units of M, and the bias of a unit of M, is not changed any more. Each task has its own rows of the head.
+
+    Unlike in the paper's code, masks are rounded to 0 and 1 when their task ends, so that nothing leaks through a
+    mask of almost 0; weights are put back after each step, because a zero gradient does not stop momentum.
+
+    s_max: larger makes masks harder, and lets tasks settle them faster. sparsity: lambda; higher reserves less.
+    embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        s_max: Rate = 400.0,
+        sparsity: NonNegative = 0.75,
+        embedding_lr: Rate = 0.05,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        self.s_max, self.sparsity, self.embedding_lr = s_max, sparsity, embedding_lr
+        self.layers = in_order(cast(nn.Module, network.features))
+        for layer in self.layers:
+            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Flatten | nn.ReLU | nn.LeakyReLU):
+                raise InputError(
+                    f"network: method=hat closes units of a plain sequence of linear layers, convolutions and ReLU, "
+                    f"and {type(layer).__name__} is none of these; choose network=mlp or network=cnn"
+                )
+        self.weighted = [layer for layer in self.layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+        units = [len(layer.weight) for layer in self.weighted]
+        self.embeddings = nn.ParameterList(torch.zeros(n) for n in units)  # of the current task
+        masks = (torch.ones(problem.n_tasks, n, dtype=torch.bool) for n in units)
+        self.masks = nn.ParameterList(nn.Parameter(mask, False) for mask in masks)  # all open until a task has learned
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        reserved = [mask[: task.index].any(0) for mask in self.masks]
+        if all(units.all() for units in reserved):
+            raise InputError(
+                f"method.sparsity={self.sparsity}: task {task.index + 1} of {self.problem.n_tasks} finds every unit "
+                "reserved; raise it, or make the network wider"
+            )
+        self.free = [~units for units in reserved]
+        biases = {cast(nn.Parameter, layer.bias): own for layer, own in zip(self.weighted, reserved, strict=True)}
+        self.hold(self.between(reserved) | biases)
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding)
+        fit(self, task.train, phase="train")
+        for mask, embedding in zip(self.masks, self.embeddings, strict=True):
+            mask[task.index] = embedding >= 0
+        closed = [number for number, mask in enumerate(self.masks, 1) if not mask[task.index].any()]
+        if closed:
+            log.warning(
+                "task %d: every unit of layer %d is closed, so all images get the same answer; lower method.sparsity "
+                "or method.embedding_lr, or train longer",
+                task.index + 1,
+                closed[0],
+            )
+        self.facts["capacity"] = self.capacity(reserved)
+
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+        """task: whose masks are used; None for those that are being learned."""
+        masks = iter(self.gates() if task is None else [mask[task] for mask in self.masks])
+        x = self.normalised(x)
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.Linear | nn.Conv2d):  # the same before ReLU as after it: relu(a x) = a relu(x)
+                x = x * next(masks).view(-1, *[1] * (x.dim() - 2))
+        return cast(nn.Linear, self.network.head)(x)
+
+    def loss(self, batch: Batch) -> Tensor:
+        opened = sum((gate * free).sum() for gate, free in zip(self.gates(), self.free, strict=True))
+        return super().loss(batch) + self.sparsity * opened / sum(free.sum() for free in self.free)
+
+    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        logs = super().step(batch, optimizers)
+        with torch.no_grad():
+            for embedding in self.embeddings:
+                assert embedding.grad is not None
+                embedding.sub_(self.embedding_lr * embedding.grad).clamp_(-CLAMP, CLAMP)
+                embedding.grad = None
+        return logs
+
+    def gates(self) -> list[Tensor]:
+        """The masks that are being learned: sigmoid(s e), with the slope s_max sigmoid'(e) in place of s sigmoid'(s e).
+
+        The true slope is 0 almost everywhere once s is large; this one is what the paper's compensation of the
+        gradient comes to (section 2.5): s_max / s (cosh(s e) + 1) / (cosh(e) + 1) times the true one.
+        """
+        slopes = [self.s_max * torch.sigmoid(embedding) for embedding in self.embeddings]
+        return [
+            torch.sigmoid(self.s * embedding).detach() + (slope - slope.detach())
+            for embedding, slope in zip(self.embeddings, slopes, strict=True)
+        ]
+
+    @property
+    def s(self) -> float:
+        """The scale of the masks (section 2.4): 1 / s_max at the first mini-batch of a pass, s_max at the last."""
+        # a training that would end within a pass has shorter ones instead: masks must be binary when they are rounded
+        number = self.at * self.epochs // self.steps
+        first, end = (-(-(number + n) * self.steps // self.epochs) for n in (0, 1))
+        along = (self.at - first) / (end - 1 - first) if end - 1 > first else 1.0
+        return 1 / self.s_max + (self.s_max - 1 / self.s_max) * along
+
+    def between(self, units: list[Tensor]) -> dict[nn.Parameter, Tensor]:
+        """Which entries of each weight lie between two of these units, or between the image and one of them.
+
+        units: bool (units,) for each layer.
+        """
+        parts, below = {}, None
+        for layer, own in zip(self.weighted, units, strict=True):
+            inputs = layer.weight.shape[1]
+            if below is None:
+                below = own.new_ones(inputs)
+            # a channel that was flattened is as many inputs as it has positions
+            part = own[:, None] & below.repeat_interleave(inputs // len(below))
+            parts[layer.weight] = part.view(*part.shape, *[1] * (layer.weight.dim() - 2)).expand_as(layer.weight)
+            below = own
+        return parts
+
+    def capacity(self, before: list[Tensor]) -> dict[str, object]:
+        """How many units of each layer are whose, and the weights between them; the task uses `new` and `reused`.
+
+        before: units that were reserved when the task began, bool (units,) for each layer.
+        """
+        masks = [mask[self.task] for mask in self.masks]
+        new = [int((mask & ~old).sum()) for mask, old in zip(masks, before, strict=True)]
+        reserved = [mask | old for mask, old in zip(masks, before, strict=True)]
+        total = [len(mask) for mask in masks]
+        return {
+            "layers": [f"layer {i}" for i in range(1, 1 + len(total))],
+            "of": "units",
+            "total": total,
+            "new": new,
+            "reused": [int((mask & old).sum()) for mask, old in zip(masks, before, strict=True)],
+            "reserved": [int(units.sum()) for units in reserved],
+            "free": [int((~units).sum()) for units in reserved],
+            "weights": [layer.weight.numel() for layer in self.weighted],
+            "weights_used": [int(part.sum()) for part in self.between(masks).values()],
+            "weights_free": [int((~part).sum()) for part in self.between(reserved).values()],
+            "size": sum(total),
+            "size_worst": sum(total) * (self.task + 1),
+        }
+
+
+def in_order(module: nn.Module) -> list[nn.Module]:
+    """The layers of nested sequences."""
+    return [layer for part in module for layer in in_order(part)] if isinstance(module, nn.Sequential) else [module]

@@ -1,0 +1,116 @@
+"""PackNet (Mallya and Lazebnik, 2018): tasks packed into one network by pruning and training again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cl_bench.config import Decay, InputError, Positive
+from cl_bench.data.scenarios import Problem, Task
+from cl_bench.methods.base import Fit
+from cl_bench.methods.isolation import Isolation
+from cl_bench.networks.optimizers import Optimizer
+
+
+class PackNet(Isolation):
+    """Objective at task t: cross-entropy over the weights that no earlier task owns; those of earlier tasks take part
+    but don't move. Then the smallest of the task's own weights in each layer are pruned, which makes them 0 and free
+    for later tasks, and the rest, which the task now owns, is trained again.
+
+    An image of task t is answered with the weights that tasks 1 to t own. Only weights are pruned (matrices and
+    kernels); biases, the same for all tasks, are learned with the first task. Each task has its own rows of the head.
+
+    prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
+    to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last. retrain_epochs:
+    passes over the images after pruning, None for as long as the trainer says. retrain_steps: mini-batches instead.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: nn.Module,
+        optimizer: Optimizer,
+        *,
+        prune: Decay | list[Decay] | None = 0.75,
+        retrain_epochs: Positive | None = None,
+        retrain_steps: Positive | None = None,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        n_tasks = self.nobody = problem.n_tasks  # the owner of a free weight: a task that never comes
+        if isinstance(prune, list) and len(prune) != n_tasks:
+            raise InputError(f"method.prune={prune}: needs one number, or one for each of {n_tasks} tasks")
+        equal = [1 - 1 / (n_tasks - task) for task in range(n_tasks)]
+        self.shares = equal if prune is None else prune if isinstance(prune, list) else [prune] * n_tasks
+        self.retrain_epochs, self.retrain_steps = retrain_epochs, retrain_steps
+
+        features = [(name, p) for name, p in self.weights.items() if not name.startswith("head.")]
+        self.layers = {name: p for name, p in features if p.dim() > 1}
+        self.shared = [p for _, p in features if p.dim() < 2]
+        smallest = torch.uint8 if self.nobody < 256 else torch.int16
+        owners = (torch.zeros_like(p, dtype=smallest) for p in self.layers.values())
+        self.owners = nn.ParameterList(nn.Parameter(owner, False) for owner in owners)
+
+        left = [owner.numel() for owner in self.owners]
+        for task, share in enumerate(self.shares):
+            if not any(left):
+                wanted = "null" if prune is None else prune
+                raise InputError(
+                    f"method.prune={wanted}: leaves no weight free for task {task + 1} of {n_tasks}; prune a larger "
+                    "share of the tasks before it, or make the network wider"
+                )
+            left = [round(share * n) for n in left]
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        for _, owner in self.owned:
+            owner[owner == self.nobody] = task.index
+        shared = dict.fromkeys(self.shared, torch.tensor(task.index > 0, device=self.device))
+        self.hold(shared | {weight: owner < task.index for weight, owner in self.owned})
+        fit(self, task.train, phase="train")
+        if self.shares[task.index]:
+            self.prune(self.shares[task.index])
+            self.hold(shared | {weight: owner != task.index for weight, owner in self.owned})
+            fit(self, task.train, phase="retrain", epochs=self.retrain_epochs, steps=self.retrain_steps)
+        self.facts["capacity"] = self.capacity()
+
+    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+        """task: whose weights answer; None for all, those that no task owns yet too."""
+        if task is None:
+            return super().forward(x)
+        own = {
+            name: torch.where(owner <= task, weight, 0.0)
+            for (name, weight), owner in zip(self.layers.items(), self.owners, strict=True)
+        }
+        return functional_call(self.network, own, (self.normalised(x),))
+
+    @torch.no_grad()
+    def prune(self, share: float) -> None:
+        """Frees the smallest of the current task's weights, this share of them in each layer."""
+        for weight, owner in self.owned:
+            own = (owner == self.task).flatten().nonzero().squeeze(1)
+            smallest = weight.flatten()[own].abs().argsort(stable=True)[: round(share * len(own))]
+            weight.view(-1)[own[smallest]] = 0.0
+            owner.view(-1)[own[smallest]] = self.nobody
+
+    @property
+    def owned(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each weight that can be pruned, and the task that owns each of its entries."""
+        return list(zip(self.layers.values(), self.owners, strict=True))
+
+    def capacity(self) -> dict[str, object]:
+        """How many weights of each layer are whose; the current task uses what is reserved: `new` and `reused`."""
+        new = [int((owner == self.task).sum()) for owner in self.owners]
+        free = [int((owner == self.nobody).sum()) for owner in self.owners]
+        total = [owner.numel() for owner in self.owners]
+        reserved = [n - m for n, m in zip(total, free, strict=True)]
+        return {
+            "layers": list(self.layers),
+            "of": "weights",
+            "total": total,
+            "new": new,
+            "reused": [n - m for n, m in zip(reserved, new, strict=True)],
+            "reserved": reserved,
+            "free": free,
+            "size": sum(total),
+            "size_worst": sum(total) * (self.task + 1),
+        }
