@@ -12,7 +12,6 @@ from conftest import Compose
 from test_isolation import NETWORKS, answers, beginning, learn
 
 from cl_bench.config import InputError, folder_of
-from cl_bench.data.batches import Batch
 from cl_bench.methods.hat import CLAMP, HAT
 from cl_bench.methods.isolation import Isolation
 from cl_bench.run import run
@@ -176,5 +175,4 @@ def test_a_single_image_is_a_batch(small: Compose) -> None:
     scenario, method = hat(small, *NETWORKS["cnn"])
     method.task = 0
     method.free = [torch.ones(len(mask[0]), dtype=torch.bool) for mask in method.masks]
-    x, y, task = scenario.tasks[0].train.batch(torch.arange(1))
-    assert torch.isfinite(method.loss(Batch(x, y, task)))
+    assert torch.isfinite(method.loss(scenario.tasks[0].train.batch(torch.arange(1))))
