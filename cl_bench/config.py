@@ -187,8 +187,9 @@ def check_top(settings: Mapping[str, Any]) -> None:
 
 
 def options_of(group: str) -> list[str]:
-    """What can be chosen for a group: the names of its YAML files."""
-    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    """What can be chosen for a group: the names of its YAML files, with FOLDER/ before those in a folder of it."""
+    top = CONF / group
+    return sorted(file.relative_to(top).with_suffix("").as_posix() for file in top.rglob("*.yaml"))
 
 
 def key_of(config: Mapping[str, Any]) -> str:
@@ -251,8 +252,12 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"output_root: can't write {error.filename} ({error.strerror})"
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice}: no such {group}{nearest(choice, error.options or [])}"
+        group, _, choice = str(error.missing_cfg_file).partition("/")
+        choices: list[str] = options_of(group)
+        if not choices:  # a group of Hydra's own
+            group, _, choice = str(error.missing_cfg_file).rpartition("/")
+            choices = error.options or []
+        return f"{group}={choice}: no such {group}{nearest(choice, choices)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):

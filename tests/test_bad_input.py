@@ -29,6 +29,7 @@ BAD = [
     ("logger=wndb", "logger=wndb", "did you mean 'wandb'?"),
     ("optimizer=adm", "optimizer=adm", "did you mean 'adam'?"),
     ("experiment=foo", "experiment=foo", "split_mnist"),
+    ("experiment=three_scenarios/sj", "experiment=three_scenarios/sj", "three_scenarios/si"),
     ("hydra/launcher=nosuch", "hydra/launcher=nosuch", "basic"),
     ("method=null", "method=null", "choose from"),
     ("method=[ewc,dgr]", "method=[ewc,dgr]", "no such method"),
