@@ -35,6 +35,7 @@ KILLS += [
     ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
+UNINTERRUPTED: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # results and last state
 
 
 class Killed(BaseException):
@@ -72,8 +73,11 @@ def test_killed_and_resumed_equals_uninterrupted(
     method: str, kind: str, after: int, more: tuple[str, ...], small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed right after its `after`-th checkpoint, whatever that falls on, and told to go on."""
-    base = [f"method={method}", f"scenario={kind}_incremental", *more]
-    whole = run(small(*base, root="whole"))
+    base = (f"method={method}", f"scenario={kind}_incremental", *more)
+    if base not in UNINTERRUPTED:
+        settings = small(*base, root="whole")
+        UNINTERRUPTED[base] = run(settings), state_of(settings)
+    whole, state = UNINTERRUPTED[base]
     settings = small(*base, "checkpoint_every=0", root="killed")
     count = 0
 
@@ -94,7 +98,7 @@ def test_killed_and_resumed_equals_uninterrupted(
             run(settings)
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
-    assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])
+    assert equal(state_of(settings)["method"], state["method"])
     for of_phase in ("optimizer_steps", "validation"):
         found = [[phase[of_phase] for phase in task["phases"]] for task in resumed["tasks"]]
         assert found == [[phase[of_phase] for phase in task["phases"]] for task in whole["tasks"]]
