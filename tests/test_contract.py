@@ -31,6 +31,8 @@ KILLS += [
     ("ewc_gan", "class", 11, ("method.fisher=classifier",)),
     ("rwalk", "domain", 9, ("method.interval=2",)),
     ("lwf", "task", 9, ("method.weighting=share",)),
+    ("er", "domain", 9, ("method.per=task", "method.weighting=by_task")),
+    ("der", "domain", 9, ("method.beta=0.5", "method.budget=30")),
     ("packnet", "task", 3, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
     ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),

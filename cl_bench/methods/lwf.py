@@ -16,10 +16,15 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Teacher(NamedTuple):
-    """A network that learns no more; `heads`: the outputs of each of its old heads, bool (heads, n_outputs)."""
+    """A network that learns no more.
+
+    heads: the outputs of each of its old heads, bool (heads, n_outputs). compared: those over which the learner's
+    softmax runs when it is held to a head, the same shape.
+    """
 
     network: nn.Module
     heads: Tensor
+    compared: Tensor
 
 
 class LwF(Classifier):
@@ -32,7 +37,8 @@ class LwF(Classifier):
 
     strength: lambda_o; higher forgets less and learns less. temperature: T; higher makes small probabilities count
     more. weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven
-    and Tolias, 2019).
+    and Tolias, 2019). new_outputs: in class-incremental learning the new classes are `free`, p_k has the old ones
+    only, or `zero`: p_k has both, and q_k gives the new ones 0 (van de Ven and Tolias).
     """
 
     def __init__(
@@ -44,10 +50,12 @@ class LwF(Classifier):
         strength: NonNegative = 1.0,
         temperature: Rate = 2.0,
         weighting: Literal["sum", "share"] = "sum",
+        new_outputs: Literal["free", "zero"] = "free",
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.strength, self.temperature = strength, temperature
         self.weighting: Literal["sum", "share"] = weighting
+        self.new_outputs: Literal["free", "zero"] = new_outputs
         self._teacher: Teacher | None = None  # what task t-1 left: the state when a task begins, so no part of it
 
     def learn(self, task: Task, fit: Fit) -> None:
@@ -70,10 +78,13 @@ class LwF(Classifier):
         """The mean of KD over the old heads."""
         with torch.no_grad():
             target = teacher.network(self.normalised(x))
-        p, q = (masked(z.unsqueeze(1) / self.temperature, teacher.heads).flatten(0, 1) for z in (logits, target))
-        return F.cross_entropy(p, q.softmax(1))
+        p = masked(logits.unsqueeze(1) / self.temperature, teacher.compared)
+        q = masked(target.unsqueeze(1) / self.temperature, teacher.heads)
+        return F.cross_entropy(p.flatten(0, 1), q.flatten(0, 1).softmax(1))
 
     def teacher(self) -> Teacher:
         """A frozen copy of the network as it is when a task begins."""
-        may_answer = self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1)[: self.task]
-        return Teacher(frozen(self.network), may_answer.unique(dim=0).to(self.device))
+        rule = self.problem.rules["evaluation"]
+        then, now = (self.problem.mask(rule, after)[: self.task].unique(dim=0) for after in (self.task - 1, self.task))
+        compared = now if self.new_outputs == "zero" else then
+        return Teacher(frozen(self.network), then.to(self.device), compared.to(self.device))

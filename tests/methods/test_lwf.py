@@ -92,6 +92,22 @@ def test_each_old_head_has_a_softmax_of_its_own(kind: Kind, weighting: str) -> N
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in gradients)
 
 
+def test_new_classes_are_held_down_where_the_teacher_gives_them_nothing() -> None:
+    """`zero` against the equation: old classes have the teacher's probabilities, new ones 0, all in one softmax."""
+    method, scenario = lwf("class", temperature=3.0, new_outputs="zero")
+    method.network.eval()
+    teacher, x = method.teacher(), scenario.tasks[3].train.batch(torch.arange(30)).x
+    shake(method.network)
+    z, q = method(x), (teacher.network(x)[:, :6] / 3).softmax(1)
+    expected = -(q * (z[:, :8] / 3).log_softmax(1)[:, :6]).sum(1).mean()
+    torch.testing.assert_close(method.distillation(z, teacher, x), expected)
+    downwards = torch.autograd.grad(expected, z)[0][:, 6:8]
+    assert (downwards > 0).all()
+    for kind in ("task", "domain"):  # heads have no new outputs there
+        method = lwf(kind, new_outputs="zero")[0]
+        assert torch.equal(method.teacher().compared, method.teacher().heads)
+
+
 @pytest.mark.parametrize("kind", HEADS)
 def test_the_teacher_never_changes(kind: Kind) -> None:
     """It answers as the network did when the task began, without dropout, while the network learns and moves on."""
