@@ -256,7 +256,7 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         choices: list[str] = options_of(group)
         if not choices:  # a group of Hydra's own
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            choices = error.options or []
+            choices = list(error.options or [])
         return f"{group}={choice}: no such {group}{nearest(choice, choices)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"

@@ -26,7 +26,7 @@ class AGEM(Classifier):
     n_replay: images of memory in each step.
     """
 
-    _like: Data  # the task's own images: those of memory are seen as these are
+    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ class DER(Classifier):
     more from old labels. n_replay: images in each draw; None: as many as the mini-batch has.
     """
 
-    _like: Data  # the task's own images: those of memory are seen as these are
+    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
         self,

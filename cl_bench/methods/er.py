@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import Positive
+from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
@@ -24,10 +24,10 @@ class ER(Classifier):
     or `task`: drawn from a task when it ends.
     n_replay: images of memory in each step; None: as many as the mini-batch has.
     weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
-    task t, from 1 (van de Ven and Tolias, 2019).
+    task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
     """
 
-    _like: Data  # the task's own images: those of memory are seen as these are
+    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
         self,
@@ -41,6 +41,11 @@ class ER(Classifier):
         weighting: Literal["joint", "by_task"] = "joint",
     ) -> None:
         super().__init__(problem, network, optimizer)
+        if weighting == "by_task" and per == "stream":
+            raise InputError(
+                "method.weighting=by_task: needs a memory of old tasks alone, and method.per=stream keeps the current "
+                "one's too; set method.per=class, task or total"
+            )
         self.memory = Reservoir(budget) if per == "stream" else Memory(budget, per, problem)
         self.n_replay, self.weighting = n_replay, weighting
 

@@ -82,6 +82,8 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
     """
     with torch.autocast(g.device.type, enabled=False):  # products of half precision would let constraints through
         products = torch.column_stack([G @ G.T, G @ g]).double().cpu().numpy()  # all that leaves a GPU: K (K + 1)
+        if not np.isfinite(products).all():
+            return torch.full_like(g, torch.nan)  # no step keeps the promise: let the next loss say it and end the run
         if (products[:, -1] >= 0).all():
             return g
         Q, q = products[:, :-1], products[:, -1]

@@ -86,8 +86,13 @@ class HAT(Isolation):
         self.facts["capacity"] = self.capacity(reserved)
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """task: whose masks are used; None for those that are being learned."""
-        masks = iter(self.gates() if task is None else [mask[task] for mask in self.masks])
+        """task: whose masks are used, 0 or 1; None for those that are being learned, as they are."""
+        if task is None:
+            masks = iter(self.gates())
+        else:  # those of the current task are kept when it ends
+            current = task == self.task
+            kept = zip(self.embeddings, self.masks, strict=True)
+            masks = iter([embedding >= 0 if current else mask[task] for embedding, mask in kept])
         x = self.normalised(x)
         for layer in self.layers:
             x = layer(x)

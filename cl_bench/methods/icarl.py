@@ -48,34 +48,37 @@ class ICaRL(Classifier):
         width: int = network.head.in_features  # type: ignore[union-attr, assignment]
         self.register_buffer("means", torch.zeros(problem.n_outputs, width))
         # of the task being learned; rebuilt from the state when it begins, so no part of it
-        self._old: nn.Module | None = None  # the network that the last task left
+        self._old: tuple[nn.Module, ...] = ()  # the network that the last task left; in a tuple, or it would be trained
         self._answered, self._taking_part = torch.empty(0), torch.empty(0)  # bool (n_outputs,): by it, in the loss
 
     def learn(self, task: Task, fit: Fit) -> None:
         data = task.train
         if task.index:
-            self._old, data = frozen(self.network), data + self.memory.data(data)
+            self._old, data = (frozen(self.network),), data + self.memory.data(data)
         rule = "all" if self.problem.rules["train"] == "all" else "seen"
         self._answered = self.problem.mask("seen", after=task.index - 1)[0].to(self.device)
         self._taking_part = self.problem.mask(rule, after=task.index)[0].to(self.device)
         fit(self, data, phase="train")
-        self._old = None
+        self._old = ()
         self.memory.keep(self.exemplars(task.train))
         self.means = self.class_means(self.memory.data(task.train))
 
     def loss(self, batch: Batch) -> Tensor:
         x = self.normalised(batch.x)
-        logits = self.network(x)
+        logits = self.network(x).float()
         target = F.one_hot(batch.y, self.problem.n_outputs).to(logits)
-        if self._old is not None:
+        for old in self._old:
             with torch.no_grad():
-                target = torch.where(self._answered, self._old(x).sigmoid(), target)
+                target = torch.where(self._answered, old(x).float().sigmoid(), target)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (losses * self._taking_part).sum(1).mean()
 
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """How near an image is to the mean of each class: their cosine (B, n_outputs), for both have length 1."""
-        if not len(self.memory):
+        """How near an image is to the mean of each class: their cosine (B, n_outputs), for both have length 1.
+
+        Logits while a task is learned: its classes have no mean yet.
+        """
+        if self._old or not len(self.memory):
             return super().forward(x)
         return self.features(x) @ self.means.T
 

@@ -55,5 +55,5 @@ class MAS(Classifier):
 
     def norms(self, logits: Tensor, y: Tensor) -> list[Tensor]:
         """||f(x)||^2 of each image (B,), over the outputs that take part in training for its label."""
-        takes_part = self.active(logits, y) == logits
+        takes_part = self.active(logits, y) == logits  # the others are masked, at the lowest number
         return [(logits * takes_part).square().sum(1)]

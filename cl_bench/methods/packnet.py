@@ -59,7 +59,13 @@ class PackNet(Isolation):
                     f"method.prune={wanted}: leaves no weight free for task {task + 1} of {n_tasks}; prune a larger "
                     "share of the tasks before it, or make the network wider"
                 )
-            left = [round(share * n) for n in left]
+            pruned = [round(share * n) for n in left]
+            if task == 0 and any(n == m for n, m in zip(left, pruned, strict=True)):
+                raise InputError(
+                    f"method.prune={share}: leaves the first task no weight of a layer; prune less, or make the "
+                    "network wider"
+                )
+            left = pruned
 
     def learn(self, task: Task, fit: Fit) -> None:
         for _, owner in self.owned:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from conftest import one_pass
 
+from cl_bench.config import InputError
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.er import ER
@@ -71,3 +72,9 @@ def test_images_of_one_task_stay_out_of_a_memory_drawn_at_its_end() -> None:
 
         method.learn(scenario.tasks[index], watched)
     assert method.memory.labels.bincount().tolist() == [7] * 4
+
+
+def test_a_reservoir_is_not_weighed_as_the_past_alone() -> None:
+    """It holds images of the current task too."""
+    with pytest.raises(InputError, match=r"^method\.weighting=by_task: .* set method\.per=class, task or total$"):
+        er(weighting="by_task")

@@ -103,6 +103,16 @@ def gem(**settings: Any) -> tuple[GEM, Scenario]:
     return GEM(scenario.problem, network, SGD(), **settings), scenario
 
 
+def test_gradients_that_are_not_finite_end_in_a_loss_that_is_not() -> None:
+    """And so in the run's one line on that, not in a solver's traceback."""
+    g, G = instance(3, 0)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        broken = G.clone()
+        broken[1, 2] = bad
+        assert project(g, broken).isnan().all()
+        assert project(g.index_fill(0, torch.tensor([4]), bad), G).isnan().all()
+
+
 def test_no_step_raises_the_loss_on_an_old_task() -> None:
     """The gradient that the optimiser is given, against those of each task's whole memory."""
     method, scenario = gem(budget=20)

@@ -101,6 +101,16 @@ def test_what_lies_between_units_of_past_tasks(small: Compose) -> None:
     assert torch.equal(parts[three.weight].int(), torch.stack([row, 0 * row, 0 * row, row]))
 
 
+def test_weights_used_and_free_are_those_between_units(small: Compose, tmp_path: Path) -> None:
+    scenario, method = hat(small, "network.hidden=[9,7]")
+    for task in range(2):
+        learn(method, scenario, task, tmp_path)
+    one, two = ([int(mask[task].sum()) for task in range(2)] for mask in method.masks)
+    both = [int((mask[0] | mask[1]).sum()) for mask in method.masks]
+    assert method.facts["capacity"]["weights_used"] == [64 * one[1], one[1] * two[1]]
+    assert method.facts["capacity"]["weights_free"] == [64 * (9 - both[0]), 9 * 7 - both[0] * both[1]]
+
+
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 def test_a_closed_unit_is_invisible_to_its_task(network: str, small: Compose, tmp_path: Path) -> None:
     """Whatever no past task stands on may take any value."""
@@ -123,6 +133,23 @@ def test_masks_end_binary_and_embeddings_stay_in_reach(small: Compose, tmp_path:
     assert embedding.abs().max() == CLAMP
     assert torch.equal(mask[0], embedding >= 0)
     assert mask[1:].all()  # a task not learned yet sees the whole network
+
+
+def test_while_a_task_is_learned_its_masks_are_those_being_learned(small: Compose) -> None:
+    """As `learn` will keep them: what is validated during a phase is the network that the task will have."""
+    scenario, method = hat(small, "network.hidden=[40]")
+    x = scenario.tasks[0].train.batch(torch.arange(50)).x
+    found: list[torch.Tensor] = []
+
+    def fit(module: HAT, *_: object, **__: object) -> None:
+        found.append(module(x, task=0))
+
+    method.task = 0
+    method.learn(scenario.tasks[0], fit)
+    assert 0 < method.masks[0][0].sum() < 40
+    assert torch.equal(found[0], method(x, task=0))
+    method.task = 1
+    assert torch.equal(found[0], method(x, task=0))
 
 
 def test_a_new_task_draws_new_masks(small: Compose, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import one_pass
-from torch import Tensor
+from torch import Tensor, nn
 
+from cl_bench.data.batches import Data
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.base import frozen
@@ -109,3 +110,43 @@ def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label
     method.task = 2
     method.learn(scenario.tasks[2], watched)
     assert checked
+
+
+def test_the_old_network_never_changes() -> None:
+    """It answers without dropout and by its own running statistics, while the network learns and moves on."""
+    method, scenario = icarl(budget=40)
+    method.network.features.extend([nn.BatchNorm1d(16), nn.Dropout(0.2)])  # type: ignore[union-attr, operator]
+    learned(method, scenario, range(1))
+    start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
+    seen: list[Tensor] = []
+
+    def fit(module: Any, data: Data, **_: Any) -> None:
+        module.train()
+        optimizer = module.configure_optimizers()
+        for batch in data.batches(32):
+            module.step(batch, optimizer)
+            seen.append(module._old[0](x))
+        assert not any("old" in name for name in module.state_dict())
+
+    method.task = 1
+    method.learn(scenario.tasks[1], fit)
+    assert len(seen) > 5
+    assert all(torch.equal(one, start(x)) and not one.requires_grad for one in seen)
+    assert not torch.allclose(method.network.eval()(x), start(x))
+
+
+def test_while_a_task_is_learned_the_network_answers() -> None:
+    """The new classes have no mean yet, and would never be an answer."""
+    method, scenario = icarl(budget=40)
+    learned(method, scenario, range(1))
+    x = scenario.tasks[1].train.batch(torch.arange(50)).x
+    answers: list[Tensor] = []
+
+    def fit(module: Any, data: Data, **more: Any) -> None:
+        one_pass(module, data, **more)
+        answers.extend([module(x), module.network(x)])
+
+    method.task = 1
+    method.learn(scenario.tasks[1], fit)
+    assert torch.equal(*answers)
+    assert not torch.equal(method(x), answers[0])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import Compose, one_pass
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -15,8 +16,12 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import permuted, split
 from cl_bench.methods.base import bytes_of
 from cl_bench.methods.memory import Memory, Reservoir
+from cl_bench.run import prepare
 from cl_bench.seeding import derive
 
+COUNTED = [("er", per) for per in ("stream", "total", "class", "task")] + [("der", "stream")]
+COUNTED += [(method, per) for method in ("gem", "agem") for per in ("total", "class", "task")]
+COUNTED += [("icarl", "total"), ("icarl", "class")]
 IMAGE = 8 * 8 + 8 + 2  # bytes of a kept image, its label and its task
 
 
@@ -146,3 +151,19 @@ def test_a_total_too_small_for_the_classes_is_refused() -> None:
     problem = split(digits(), 0, kind="class", n_tasks=5).problem
     with pytest.raises(InputError, match=r"method\.budget=9: less than one for each of 10 classes"):
         Memory(9, "total", problem)
+
+
+@pytest.mark.parametrize(("method", "per"), COUNTED)
+def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(method: str, per: str, small: Compose) -> None:
+    """All of its state but the network (and iCaRL's means) is memory; nothing is kept twice."""
+    counted = [] if method == "der" else [f"method.per={per}"]
+    scenario, learner = prepare(small(f"method={method}", "method.budget=13", *counted))
+    for task in scenario.tasks[:3]:
+        learner.task = task.index
+        learner.learn(task, one_pass)
+        groups = {"class": 2 * (task.index + 1), "task": task.index + 1}.get(per, 1)
+        others = bytes_of(learner.network) + (4 * 10 * 32 if method == "icarl" else 0)  # type: ignore[arg-type]
+        tensors = [value for value in learner.state_dict().values() if torch.is_tensor(value)]
+        kept = sum(value.untyped_storage().nbytes() for value in tensors) - others
+        assert 0 < len(learner.memory) <= 13 * groups  # type: ignore[arg-type]
+        assert 0 < kept <= 13 * groups * (IMAGE + (4 * 10 if method == "der" else 0))

@@ -125,6 +125,7 @@ def test_how_long_it_trains_again(small: Compose) -> None:
         (("method.prune=0.001", "network.hidden=[5]"), "method.prune=0.001: leaves no weight free for task 2 of 5"),
         (("method.prune=[0.5]",), "method.prune=[0.5]: needs one number, or one for each of 5 tasks"),
         (("method.prune=1.0",), "method.prune=1.0: "),
+        (("method.prune=0.9999",), "method.prune=0.9999: leaves the first task no weight of a layer; prune less"),
     ],
 )
 def test_no_capacity_is_said_before_anything_is_trained(overrides: tuple[str, ...], line: str, small: Compose) -> None:
