@@ -121,7 +121,7 @@ def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: rang
 @pytest.mark.parametrize("mask", ["all", "current"])
 def test_it_learns_under_every_training_mask(method: str, mask: str, small: Compose) -> None:
     # wide: a narrow network that pushes the classes to come down from the start ends with dead units
-    wide = ["network.hidden=[200]", "trainer.epochs=20", "optimizer.lr=0.003"]
+    wide = ["network.hidden=[200]", "trainer.epochs=30", "optimizer.lr=0.003"]
     settings = small(f"method={method}", f"scenario.train_mask={mask}", *wide)
     assert run(settings)["R_task_masked"][4][4] > 0.75  # "current" doesn't tell the new classes from the old
 
