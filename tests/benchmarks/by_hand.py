@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,9 +35,9 @@ S_MAX, SPARSITY, EMBEDDING_LR, CLAMP = 400.0, 0.75, 0.05, 6.0
 N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
 LOWEST = torch.finfo(torch.float32).min
 
-# one call for all tensors; torch names them as its own, and optimisers and people use them all the same
-add_, mul_, sub = torch._foreach_add_, torch._foreach_mul_, torch._foreach_sub  # pyright: ignore
-addcmul, addcmul_, lerp_ = torch._foreach_addcmul, torch._foreach_addcmul_, torch._foreach_lerp_  # pyright: ignore
+_torch: Any = torch  # one call for all tensors: private by name, and what optimisers and careful people use
+add_, mul_, sub, lerp_ = _torch._foreach_add_, _torch._foreach_mul_, _torch._foreach_sub, _torch._foreach_lerp_
+addcmul, addcmul_ = _torch._foreach_addcmul, _torch._foreach_addcmul_
 
 Images = list[tuple[Tensor, Tensor]]  # of each task: floats (N, 1, 28, 28), labels (N,)
 Quadratic = tuple[list[Tensor], list[Tensor]]  # of a penalty: importance, old weights
