@@ -61,5 +61,5 @@ class AGEM(Classifier):
 
 def project(g: Tensor, r: Tensor) -> Tensor:
     """The vector nearest to g with no negative component along r; all of shape (P,)."""
-    overlap = (g * r).sum().clamp(max=0)  # 0 where nothing conflicts: no branch, so nothing waits for a GPU
-    return g - overlap / (r * r).sum().clamp(min=torch.finfo(r.dtype).tiny) * r
+    overlap = torch.dot(g, r).clamp(max=0)  # 0 where nothing conflicts: no branch, so nothing waits for a GPU
+    return torch.addcmul(g, r, overlap / torch.dot(r, r).clamp(min=torch.finfo(r.dtype).tiny), value=-1)

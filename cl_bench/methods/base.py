@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -120,7 +121,7 @@ class Classifier(Method):
             self.register_buffer(name, constant, persistent=False)
         self._allowed: dict[int, Tensor] = {}  # for the current task: what may answer, by label
 
-    @property
+    @cached_property
     def weights(self) -> dict[str, nn.Parameter]:
         """The parameters of the network by name."""
         return dict(self.network.named_parameters())

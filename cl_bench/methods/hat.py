@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, NonNegative, Rate
@@ -88,21 +90,25 @@ class HAT(Isolation):
     def forward(self, x: Tensor, task: int | None = None) -> Tensor:
         """task: whose masks are used, 0 or 1; None for those that are being learned, as they are."""
         if task is None:
-            masks = iter(self.gates())
-        else:  # those of the current task are kept when it ends
-            current = task == self.task
-            kept = zip(self.embeddings, self.masks, strict=True)
-            masks = iter([embedding >= 0 if current else mask[task] for embedding, mask in kept])
-        x = self.normalised(x)
+            return self.through(x, self.gates())
+        current = task == self.task  # its masks are kept when it ends
+        kept = zip(self.embeddings, self.masks, strict=True)
+        return self.through(x, [embedding >= 0 if current else mask[task] for embedding, mask in kept])
+
+    def through(self, x: Tensor, masks: Sequence[Tensor]) -> Tensor:
+        """Logits (B, n_outputs) of the network whose units are masked, (units,) for each layer."""
+        x, left = self.normalised(x), iter(masks)
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, nn.Linear | nn.Conv2d):  # the same before ReLU as after it: relu(a x) = a relu(x)
-                x = x * next(masks).view(-1, *[1] * (x.dim() - 2))
+                x = x * next(left).view(-1, *[1] * (x.dim() - 2))
         return cast(nn.Linear, self.network.head)(x)
 
     def loss(self, batch: Batch) -> Tensor:
-        opened = sum((gate * free).sum() for gate, free in zip(self.gates(), self.free, strict=True))
-        return super().loss(batch) + self.sparsity * opened / sum(free.sum() for free in self.free)
+        gates, free = self.gates(), torch.cat(self.free).float()
+        logits = self.active(self.through(batch.x, gates), batch.y)
+        opened = torch.dot(torch.cat(gates), free) / free.sum()
+        return F.cross_entropy(logits, batch.y) + self.sparsity * opened
 
     def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logs = super().step(batch, optimizers)

@@ -117,7 +117,7 @@ def herd(features: Tensor, n: int) -> Tensor:
     missing, rows = torch.zeros_like(wanted), []
     for _ in range(min(n, len(features))):
         missing = missing + wanted
-        row = (squares - 2 * features @ missing).argmin(0, keepdim=True)
+        row = torch.addmv(squares, features, missing, alpha=-2).argmin(0, keepdim=True)
         rows.append(row)
         missing = missing - features[row[0]]
         squares = squares.index_fill(0, row, torch.inf)  # taken once

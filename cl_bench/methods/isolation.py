@@ -40,7 +40,7 @@ class Isolation(Classifier):
         """
         head, others = cast(nn.Linear, self.network.head), self.task_of_output != self.task
         held = {**parts, head.weight: others[:, None], head.bias: others}
-        self._held = [(parameter, part, parameter.detach().clone()) for parameter, part in held.items() if part.any()]
+        self._held = [(p, part.to(p.dtype), p.detach().clone()) for p, part in held.items() if part.any()]
 
     def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logs = super().step(batch, optimizers)
@@ -54,4 +54,4 @@ class Isolation(Classifier):
         A zero gradient is not enough: momentum and weight decay move a weight without one.
         """
         for parameter, part, value in self._held:
-            torch.where(part, value, parameter, out=parameter.detach())
+            parameter.lerp_(value, part)  # to an end, so exactly; `where` and a mask of bool take 25 times as long

@@ -110,14 +110,15 @@ class Reservoir(Memory):
         drawn = torch.rand(len(number), generator=generator, dtype=torch.float64).mul_(number + 1).long()
         place = torch.where(number < self.places, number, drawn)
         self.seen += len(number)
+        if not (place < self.places).any():
+            return
 
         row_at = torch.full((self.places + 1,), -1)  # the last place is for all that find none
         row_at.scatter_reduce_(0, place.clamp(max=self.places), number - number[0], "amax")  # the later one stays
         place = (row_at[:-1] >= 0).nonzero().squeeze(1)
-        if len(place):
-            if logits is None:
-                logits = self.logits.new_empty(len(number), 0)
-            self._put(place, row_at[place], (batch.images, batch.y, batch.task, logits))
+        if logits is None:
+            logits = self.logits.new_empty(len(number), 0)
+        self._put(place, row_at[place], (batch.images, batch.y, batch.task, logits))
 
     def _put(self, place: Tensor, row: Tensor, parts: tuple[Tensor, ...]) -> None:
         """Puts these rows of the parts in their places, ascending; places not there yet follow on those that are."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class QuadraticPull(nn.Module):
@@ -26,10 +28,8 @@ class QuadraticPull(nn.Module):
 
     def forward(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The value at these parameters, a scalar; the caller multiplies it by its strength."""
-        # foreach: one call for all tensors, 4% of a step of a small network
-        distance = torch._foreach_sub([parameters[name] for name in self.names], list(self.anchor))  # pyright: ignore
-        terms = torch._foreach_mul(torch._foreach_mul(distance, distance), list(self.weight))  # pyright: ignore
-        return torch.stack([term.sum() for term in terms]).sum() + self.constant
+        now = [parameters[name] for name in self.names]
+        return _Quadratic.apply(list(self.weight), list(self.anchor), *now) + self.constant  # type: ignore[operator]
 
     @torch.no_grad()
     def add(self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor]) -> None:
@@ -48,3 +48,23 @@ class QuadraticPull(nn.Module):
         for name, total, anchor in zip(self.names, self.weight, self.anchor, strict=True):
             total.mul_(decay).add_(weight[name])
             anchor.copy_(parameters[name])
+
+
+class _Quadratic(torch.autograd.Function):
+    """sum_j S_j (theta_j - m_j)^2, with its gradient 2 S (theta - m) at the price of one product.
+
+    foreach: one call for all tensors, 4% of a step of a small network.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: list[Tensor], anchor: list[Tensor], *now: Tensor) -> Tensor:
+        distance = torch._foreach_sub(now, anchor)  # pyright: ignore
+        slope = torch._foreach_mul(distance, weight)  # pyright: ignore
+        ctx.save_for_backward(*slope)
+        terms = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(distance, slope, strict=True)]
+        return torch.stack(terms).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *torch._foreach_mul(ctx.saved_tensors, 2 * gradient)  # pyright: ignore
