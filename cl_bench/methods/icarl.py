@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import Positive
+from cl_bench.config import Positive, Rate
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit, frozen
@@ -27,7 +27,8 @@ class ICaRL(Classifier):
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
     (algorithm 1). Features and means have length 1.
 
-    budget, per: exemplars in total, shared equally by the classes so far, or per class.
+    budget, per: exemplars in total, shared equally by the classes so far, or per class. temperature: T of the old
+    answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de Ven et al., 2022).
     Outputs that no task has used take part, with target 0, under the training mask `all` only.
     """
 
@@ -42,9 +43,11 @@ class ICaRL(Classifier):
         *,
         budget: Positive = 2000,
         per: Literal["total", "class"] = "total",
+        temperature: Rate = 1.0,
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.memory = Memory(budget, per, problem)
+        self.temperature = temperature
         width: int = network.head.in_features  # type: ignore[union-attr, assignment]
         self.register_buffer("means", torch.zeros(problem.n_outputs, width))
         # of the task being learned; rebuilt from the state when it begins, so no part of it
@@ -69,7 +72,8 @@ class ICaRL(Classifier):
         target = F.one_hot(batch.y, self.problem.n_outputs).to(logits)
         for old in self._old:
             with torch.no_grad():
-                target = torch.where(self._answered, old(x).float().sigmoid(), target)
+                answer = (old(x).float() / self.temperature).sigmoid()
+                target = torch.where(self._answered, answer, target)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (losses * self._taking_part).sum(1).mean()
 
