@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 # the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
 BAD = [
     # names of the groups' choices
-    ("method=nosuch", "method=nosuch", "choose from cumulative, dgm, dgr"),
+    ("method=nosuch", "method=nosuch", "choose from agem, cumulative, der"),
     ("method=fintune", "did you mean 'finetune'?"),
     ("dataset=mnst", "dataset=mnst", "did you mean 'mnist'?"),
     ("scenario=clas_incremental", "scenario=clas_incremental", "did you mean 'class_incremental'?"),
