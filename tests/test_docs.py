@@ -18,6 +18,7 @@ import test_contract as contract
 import yaml
 from conftest import METHODS, Compose
 
+import cl_bench
 from cl_bench import config
 from cl_bench.config import CONF, compose, options_of, target
 from cl_bench.data.scenarios import Problem
@@ -162,6 +163,11 @@ def test_formulas_survive_markdown(page: Path) -> None:
         assert not re.search(r"\\[^a-zA-Z]|[*<>]|[)}\]]_|^\s|\s$", formula), formula
         assert formula.count("{") == formula.count("}"), formula
     assert text.count("$") % 2 == 0
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert read(ROOT / "CITATION.cff")["version"] == cl_bench.__version__
+    assert cl_bench.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
 def commands(page: Path) -> list[list[str]]:
