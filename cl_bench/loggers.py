@@ -285,10 +285,10 @@ def table(R: list[list[float | None]]) -> wandb.Table:
 def measured(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in the record of a task, without those that aren't defined (yet).
 
-    >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2.5,
+    >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2,
     ...           "bytes_kept": 0, "phases": [{"validation": [[9, 0.4]]}],
-    ...           "facts": {"n": 7, "kind": "generated", "capacity": {"free": [3, 4]}}})
-    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2.5, 'bytes_kept': 0, 'validation': 0.4, 'facts/n': 7, 'capacity/free': 7}
+    ...           "facts": {"n": 7, "by": "a GAN", "capacity": {"free": [3, 4]}}})
+    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2, 'bytes_kept': 0, 'validation': 0.4, 'facts/n': 7, 'capacity/free': 7}
     """
     values = {
         **{f"accuracy/{task}": value for task, value in record["accuracy"].items()},
