@@ -17,6 +17,12 @@ from cl_bench.config import InputError, build
 if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
+LOSSES = {
+    "Loss of the classifier": "(train|retrain|solver)/loss",
+    "Losses of the generator": "(gan|generator)/(wasserstein|discriminator|generator|error)",
+}
+"""PHASE/NAME of what methods log while they train, as regular expressions."""
+
 USAGE = """\
 Makes a W&B workspace that compares the methods of a project.
 
@@ -125,7 +131,10 @@ def workspace(place: Place) -> ws.Workspace:
             over_tasks("Bytes kept", "bytes_kept"),
             over_tasks("Capacity reserved by the tasks so far", "capacity/reserved"),
         ],
-        "Losses": [wr.LinePlot(title="Losses over mini-batches of the run", x="step", metric_regex=".*/loss$")],
+        "Losses": [
+            wr.LinePlot(title=f"{what}, over mini-batches of the run", x="step", metric_regex=names)
+            for what, names in LOSSES.items()
+        ],
     }
     return ws.Workspace(
         entity=place.entity,

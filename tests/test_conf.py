@@ -13,7 +13,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 from cl_bench.__main__ import parsed
 from cl_bench.config import CONF, InputError, check, check_top, compose, target
 
-GROUPS = ("method", "scenario", "network", "optimizer", "trainer", "logger")  # of those that every run has
+GROUPS = ("method", "scenario", "network", "optimizer", "trainer", "logger")
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import math
+import re
 import struct
 import sys
 import time
@@ -25,6 +26,7 @@ from wandb.proto import wandb_internal_pb2
 from wandb.sdk.wandb_summary import Summary
 
 from cl_bench.config import CONF, Stopped, build, folder_of
+from cl_bench.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.data.scenarios import Task
 from cl_bench.figures import accuracy_matrix
 from cl_bench.loggers import CSVLog, RunLogger, WandbLog, read, without_paths
@@ -383,6 +385,36 @@ def test_a_real_run_continued_is_one_wandb_run_that_knows_nothing_of_the_machine
     for text in private:
         assert not [one for one in uploaded if text.encode() in one], text
     assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+def drawn(panels: Any) -> set[str]:
+    """The names of everything that a part of the dashboard's specification draws."""
+    if isinstance(panels, list):
+        return set().union(*map(drawn, panels))
+    config = panels["config"]
+    axes = [config[axis].removeprefix("summary:") for axis in ("xAxis", "yAxis") if axis in config]
+    return {*axes, *config.get("metrics", []), *config.get("mediaKeys", [])}
+
+
+def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it reads the environment once
+    settings = small("method=dgm", "logger=wandb", "scenario.n_tasks=2")
+    run(settings)
+    [session] = offline(folder_of(settings))
+    logged = {name.removesuffix("/_type") for point in history(session) for name in point}
+    for one in session:
+        logged |= set(items(one.summary.update))
+    sections = specification(workspace(Place("p")))["section"]["panelBankConfig"]["sections"]
+    shown = drawn([panel for section in sections for panel in section["panels"]])
+    assert {"task/ACC", "task/FID", "task/samples", "figures/accuracy_matrix", "BWT", "seconds"} <= shown
+    assert shown <= logged
+    for pattern in LOSSES.values():
+        assert [name for name in logged if re.fullmatch(pattern, name)], pattern
+    config: dict[str, Any] = {}
+    for one in session:
+        config |= items(one.run.config.update)
+    assert config["choices"]["method"] == "dgm"  # what the dashboard groups by
 
 
 @pytest.mark.parametrize("name", ["csv", "wandb"])
