@@ -375,6 +375,7 @@ def test_a_real_run_continued_is_one_wandb_run_that_knows_nothing_of_the_machine
     for one in records:
         summary |= items(one.summary.update) | items(one.history.item)
     assert summary["ACC"] == results["metrics"]["ACC"]
+    assert [name for name in summary if re.fullmatch(LOSSES["Loss of the classifier"], name)]
     assert set(sweep_metrics()) <= set(summary)  # what sweeps compare is there to be compared
 
     private = [str(Path.home()), str(Path.cwd()), str(tmp_path), sys.prefix, KEY]
@@ -409,8 +410,7 @@ def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypa
     shown = drawn([panel for section in sections for panel in section["panels"]])
     assert {"task/ACC", "task/FID", "task/samples", "figures/accuracy_matrix", "BWT", "seconds"} <= shown
     assert shown <= logged
-    for pattern in LOSSES.values():
-        assert [name for name in logged if re.fullmatch(pattern, name)], pattern
+    assert [name for name in logged if re.fullmatch(LOSSES["Losses of the generator"], name)]
     config: dict[str, Any] = {}
     for one in session:
         config |= items(one.run.config.update)
