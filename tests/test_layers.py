@@ -18,7 +18,7 @@ LAYERS = [
     {"results", "loggers", "measure", "judge"},
     {"fit"},
     {"run"},
-    {"__main__"},
+    {"__main__", "dashboard"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(file for file in ROOT.rglob("*.py") if file != ROOT / "__init__.py")
