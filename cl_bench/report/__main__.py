@@ -50,12 +50,11 @@ def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
     if where:
         runs, unread = select(runs, where), []
     found = benchmarks(runs)
-    root = folders[0].resolve()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(render(found, runs, unread, copies, root), encoding="utf-8")
+    (out / "index.html").write_text(render(found, runs, unread, copies, out), encoding="utf-8")
     (out / "table.md").write_text(markdown(found), encoding="utf-8")
     (out / "table.tex").write_text(latex(found), encoding="utf-8")
-    write_csv(runs, found, root, out / "results.csv")
+    write_csv(runs, found, out / "results.csv")
     finished = sum(run.finished for run in runs)
     rest = len(runs) - finished + len(unread)
     configurations = sum(len(benchmark.configurations) for benchmark in found)

@@ -13,9 +13,9 @@ from markupsafe import Markup, escape
 
 from cl_bench.report.statistics import Estimate
 
-WIDTH, HEIGHT = 520, 330
+WIDTH, HEIGHT = 440, 300
 LEFT, TOP, BOTTOM = 56, 14, 48
-LETTER = 6.6  # width of a letter of a label, about
+LETTER, LONGEST = 7.2, 19  # width of a letter of a label, about, and how many of them there are at most
 COLOURS, MARKERS, DASHES = 8, 7, ("", "6 3", "2 3", "9 3 2 3")
 
 SHAPES = (
@@ -96,7 +96,7 @@ class Axis:
 
 def line_chart(name: str, x: Axis, y: Axis, series: Sequence[Series], ticks: Sequence[tuple[float, str]]) -> Markup:
     """Lines with markers and intervals, each named where it ends. ticks: of the x axis, (value, text)."""
-    right = WIDTH - min(150, 16 + LETTER * max(len(cut(one.label)) for one in series))
+    right = WIDTH - 12 - LETTER * max(len(cut(one.label)) for one in series)
     frame = Frame(x, y, right)
     parts = frame.axes(ticks)
     for place, one in enumerate(series):
@@ -113,8 +113,8 @@ def line_chart(name: str, x: Axis, y: Axis, series: Sequence[Series], ticks: Seq
         start = frame.x(middle(one.points[-1][0])) + 6
         parts += [
             opening(one),
-            f'<path class="leader" d="M{start:.1f} {end:.1f}L{right + 2:.1f} {label:.1f}h4"/>',
-            f'<text x="{right + 9:.1f}" y="{label + 4:.1f}">{escape(cut(one.label))}</text></g>',
+            f'<path class="leader" d="M{start:.1f} {end:.1f}L{right + 1:.1f} {label:.1f}h3"/>',
+            f'<text x="{right + 7:.1f}" y="{label + 4:.1f}">{escape(cut(one.label))}</text></g>',
         ]
     return frame.drawing(name, parts, len(series))
 
@@ -131,9 +131,14 @@ def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
             px, py = frame.x(middle(at)), frame.y(value.mean)
             parts += [frame.upright(px, value), frame.level(at, py)]
             parts.append(marker(one, px, py, f"{x.title} {x.write(middle(at))}", y, value))
-            if box := free_place(px, py, LETTER * len(cut(one.label)), taken, frame):
+            if place := free_place(px, py, LETTER * len(cut(one.label)), taken, frame):
+                box, anchor = place
                 taken.append(box)
-                parts.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}">{escape(cut(one.label))}</text>')
+                at_x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]
+                text = (
+                    f'<text x="{at_x:.1f}" y="{box[3] - 3:.1f}" text-anchor="{anchor}">{escape(cut(one.label))}</text>'
+                )
+                parts.append(text)
         parts.append("</g>")
     return frame.drawing(name, parts, len(series))
 
@@ -141,13 +146,24 @@ def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
 Box = tuple[float, float, float, float]
 
 
-def free_place(px: float, py: float, width: float, taken: Sequence[Box], frame: Frame) -> Box | None:
-    """The first place around a point where a label of this width covers nothing, None if there is none."""
-    for dx, dy in ((8, -7), (-8 - width, -7), (-width / 2, -21), (-width / 2, 7), (7, -19), (7, 5), (-7 - width, -19)):
+def free_place(px: float, py: float, width: float, taken: Sequence[Box], frame: Frame) -> tuple[Box, str] | None:
+    """The first place around a point where a label of this width covers nothing, and which of its ends is at the
+    point; None if there is none."""
+    left, centre = -8 - width, -width / 2
+    for dx, dy, anchor in (
+        (8, -7, "start"),
+        (left, -7, "end"),
+        (centre, -21, "middle"),
+        (centre, 7, "middle"),
+        (7, -19, "start"),
+        (7, 5, "start"),
+        (left, -19, "end"),
+        (left, 5, "end"),
+    ):
         box = (px + dx, py + dy, px + dx + width, py + dy + 14)
         inside = box[0] > LEFT and box[2] < frame.right + 10 and box[1] > 0 and box[3] < HEIGHT - BOTTOM
         if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
-            return box
+            return box, anchor
     return None
 
 
@@ -238,7 +254,7 @@ def middle(value: float | Estimate) -> float:
 
 
 def cut(label: str) -> str:
-    return label if len(label) <= 20 else label[:19] + "…"
+    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from cl_bench.report.runs import (
     sweeps,
 )
 from cl_bench.report.statistics import Comparison, Estimate, compare
-from cl_bench.report.tables import ACC, COLUMNS, Column, best_of, columns_of, relative
+from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
@@ -42,8 +43,8 @@ class Figure:
     numbers: list[list[str]]  # the same as a table, its head first
 
 
-def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, root: Path) -> str:
-    """The page as HTML that needs nothing else."""
+def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:
+    """The page as HTML that needs nothing else, to lie in `out`."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -64,7 +65,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
             "status": "failed" if run.results["status"] == "failed" else "not finished",
             "progress": f"{run.tasks_done} of {run.n_tasks} tasks",
             "reason": run.results.get("reason") or "stopped or still running; the same command goes on with it",
-            "folder": relative(run.folder, root),
+            "folder": relative(run.folder, out),
         }
         for run in runs
         if not run.finished
@@ -72,11 +73,11 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     unfinished += [
         {
             "name": one.folder.parent.name,
-            "seed": "",
+            "seed": one.folder.name.partition("-")[0].removeprefix("seed"),
             "status": "not finished",
             "progress": "none",
             "reason": one.reason,
-            "folder": relative(one.folder, root),
+            "folder": relative(one.folder, out),
         }
         for one in unread
     ]
@@ -86,11 +87,30 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         script=Markup((here / "page.js").read_text()),
         sections=sections,
         methods=methods,
+        overview=overview(found, methods) if len(found) > 1 else [],
         finished=finished,
         configurations=len(numbers),
         unfinished=sorted(unfinished, key=lambda one: (one["status"], one["folder"])),
         copies=copies,
     )
+
+
+def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[dict[str, str]]]]:
+    """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
+    runs of that benchmark follow, or else under the next."""
+    rows = []
+    for method in methods:
+        cells = []
+        for benchmark in found:
+            own = [one for one in best_of_methods(benchmark.configurations) if one.method == method]
+            first = min(own, key=lambda one: int(one.protocol[1:]), default=None)
+            several = sum(one.method == method for one in benchmark.configurations)
+            notes = [f"best of {several}"] if several > 1 else []
+            notes += [first.protocol] if first and len(benchmark.protocols) > 1 else []
+            text = ACC.cell(first.estimate("ACC")) if first else ""
+            cells.append({"text": text, "note": ", ".join(notes) if text else ""})
+        rows.append((method, cells))
+    return rows
 
 
 def bounds_first(method: str) -> tuple[bool, str]:
@@ -123,7 +143,9 @@ class Section:
         columns = columns_of(self.all)
         figures = [self.over_tasks()]
         figures += [
-            self.against("LA", "BWT", "Stability against plasticity", "Right: learns new tasks; up: keeps old ones."),
+            self.against(
+                "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
+            ),
             self.against("bytes_kept", "ACC", "Accuracy against what is kept", "Between tasks; logarithmic."),
             self.against("seconds", "ACC", "Accuracy against time", "Of training; logarithmic."),
         ]
@@ -147,6 +169,7 @@ class Section:
             "seeds": sorted({run.seed for run in self.benchmark.runs}),
             "runs": len(self.benchmark.runs),
             "protocols": self.benchmark.protocols,
+            "runs_of": Counter(one.protocol for one in self.all for _ in one.runs),
             "protocol": common(self.all),
             "notes": mixtures(self.benchmark),
             "columns": columns,
@@ -195,7 +218,8 @@ class Section:
         return rows
 
     def series(self, one: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
-        return Series(one.label, self.numbers[one], self.styles[one], points)
+        alone = sum(other.brief == one.brief for other in self.drawn) == 1
+        return Series(one.brief if alone else one.label, self.numbers[one], self.styles[one], points)
 
     def over_tasks(self) -> Figure | None:
         """Mean accuracy on the tasks seen so far, after each task."""
@@ -237,11 +261,10 @@ class Section:
         if missing:
             caption += f" Not measured for {', '.join(missing)}."
         values = [point.mean for one in series for point, _ in one.points if isinstance(point, Estimate)]
-        x_title = f"{across.title if across.better else across.title.lower()}, {across.unit}"
         chart = scatter(
             title,
-            Axis(x_title, values, log=log, write=lambda value: f"{value:,.4g}"),
-            share_axis(f"{up.title}, {up.unit}", series),
+            Axis(axis_title(across), values, log=log, write=lambda value: f"{value:,.4g}"),
+            share_axis(axis_title(up), series),
             series,
         )
         return Figure(title, chart, caption, numbers)
@@ -272,7 +295,9 @@ class Section:
         title = f"{column.title} against {short(key)}"
         chart = line_chart(
             title,
-            Axis(short(key) + (", logarithmic" if log else ""), list(placed.values()), log=log, write=lambda v: texts[v]),
+            Axis(
+                short(key) + (", logarithmic" if log else ""), list(placed.values()), log=log, write=lambda v: texts[v]
+            ),
             share_axis(f"{column.title}, {column.unit}", series),
             series,
             sorted(texts.items()),
@@ -284,8 +309,11 @@ class Section:
         for run in one.runs:
             picture = run.folder / "samples" / f"task{run.n_tasks}.png"
             if picture.is_file():
-                told = [f"{BY_NAME[name].title} {BY_NAME[name].write(value)}{'%' * (name != 'FID')}"
-                        for name in ("FID", "MeRGAN_score") if (value := run.number(name)) is not None]
+                told = [
+                    f"{BY_NAME[name].title} {BY_NAME[name].write(value)}{'%' * (name != 'FID')}"
+                    for name in ("FID", "MeRGAN_score")
+                    if (value := run.number(name)) is not None
+                ]
                 data = base64.b64encode(picture.read_bytes()).decode()
                 caption = ", ".join([f"seed {run.seed}", *told])
                 return {"id": self.numbers[one], "label": one.label, "caption": caption, "data": data}
@@ -299,12 +327,13 @@ class Section:
             pairs = compare([one.by_seed("ACC") for one in rows])
             tested = [pair for pair in pairs if pair.p is not None]
             if tested:
+                places = sorted({place for pair in tested for place in (pair.first, pair.second)})
                 tests.append(
                     {
                         "protocol": protocol if len(self.benchmark.protocols) > 1 else "",
                         "count": len(tested),
-                        "labels": [one.label for one in rows],
-                        "grid": grid(len(rows), tested),
+                        "labels": [rows[place].label for place in places],
+                        "grid": grid(places, tested),
                         "pairs": [
                             {
                                 "first": rows[pair.first].label,
@@ -319,6 +348,11 @@ class Section:
                     }
                 )
         return tests
+
+
+def axis_title(column: Column) -> str:
+    what = {"LA": "plasticity: LA", "BWT": "stability: BWT", "bytes_kept": "kept", "seconds": "time"}
+    return f"{what.get(column.name, column.title)}, {column.unit}"
 
 
 def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
@@ -360,15 +394,15 @@ def matrix_cells(one: Configuration) -> list[list[dict[str, Any]]]:
     ]
 
 
-def grid(size: int, pairs: Sequence[Comparison]) -> list[list[dict[str, Any] | None]]:
-    """Each row's ACC minus each column's."""
-    cells: list[list[dict[str, Any] | None]] = [[None] * size for _ in range(size)]
+def grid(places: Sequence[int], pairs: Sequence[Comparison]) -> list[list[dict[str, Any] | None]]:
+    """ACC of each row minus that of each column, for those at these places."""
+    cells: list[list[dict[str, Any] | None]] = [[None] * len(places) for _ in places]
     for pair in pairs:
         clear = pair.holm is not None and pair.holm < 0.05
         for row, column, sign in ((pair.first, pair.second, 1), (pair.second, pair.first, -1)):
             mean = 100 * sign * pair.difference.mean
-            text = f"{mean:+.1f}".replace("-", "−")
-            cells[row][column] = {"text": text, "clear": clear, "holm": p_text(pair.holm)}
+            text = f"{mean:+.1f}".replace("-", MINUS)
+            cells[places.index(row)][places.index(column)] = {"text": text, "clear": clear, "holm": p_text(pair.holm)}
     return cells
 
 
@@ -393,4 +427,4 @@ def share_axis(title: str, series: Sequence[Series]) -> Axis:
     ends = [end for one in series for _, v in one.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
     # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
     values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]
-    return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", "−"))
+    return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))

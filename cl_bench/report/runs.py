@@ -26,6 +26,9 @@ BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 BUDGETS = ("method.budget", "method.per", "method.n_gen", "method.n_gen_mode")
 """How much of the past a method may keep or replay."""
 
+COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
+"""What a run took, as results.json names it."""
+
 MACHINE = ("trainer.threads", "trainer.accelerator")
 """Where a run is computed: it moves a sum's last digits, not what is compared."""
 
@@ -83,8 +86,8 @@ class Run:
 
     def number(self, name: str) -> float | None:
         """A metric or a cost, None where it was not measured."""
-        costs = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
-        return self.results.get(name) if name in costs else self.results["metrics"].get(name)
+        value = self.results.get(name) if name in COSTS else self.results["metrics"].get(name)
+        return value if value is not None and math.isfinite(value) else None
 
     def accuracies(self) -> list[float | None]:
         """Mean accuracy on the tasks seen so far, after each task; None where one of them was not measured."""
@@ -101,10 +104,15 @@ class Unread:
 
 
 class Configuration:
-    """Finished runs that differ in their seed alone. `label` and `protocol` are told by the others beside it."""
+    """Finished runs that differ in their seed alone.
+
+    `label` tells it from the others of its benchmark, `full_label` with all values in which its method differs, and
+    `brief` with its method and protocol alone. All are set by `tell_apart`.
+    """
 
     label: str
     full_label: str
+    brief: str
     protocol: str
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -194,8 +202,9 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
 def run_folders(top: Path) -> Iterator[Path]:
     """The folders of runs below a folder, or that folder itself."""
     if not top.is_dir():
-        siblings = top.parent.iterdir() if top.parent.is_dir() else ()
-        raise InputError(f"{top}: no such folder{nearest(top.name, (s.name for s in siblings if s.is_dir()))}")
+        beside = top.parent.iterdir() if top.parent.is_dir() else ()
+        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+        raise InputError(f"{top}: no such folder{nearest(top.name, names)}")
     for path, below, files in os.walk(top):
         if "results.json" in files or "checkpoints" in below:
             yield Path(path).resolve()
@@ -208,13 +217,15 @@ def read_run(folder: Path) -> Run | Unread:
     if not file.exists():
         return Unread(folder, "stopped before its first task was learned, or still at it")
     results = read_results(folder)
-    needed = ("seed", "masks", "R", "metrics", "tasks")
-    if not results or not all(name in results for name in needed) or "choices" not in results["config"]:
+    needed = ("seed", "masks", "R", "metrics", "tasks", "classes")
+    if not results or not all(name in results for name in needed):
         return Unread(folder, "results.json is damaged")
     settings = results["config"]
-    choices = settings["choices"]
-    scenario, method = str(choices["scenario"]), str(choices["method"])
-    dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
+    try:
+        scenario, method = str(settings["choices"]["scenario"]), str(settings["choices"]["method"])
+        dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
+    except (KeyError, TypeError):
+        return Unread(folder, "results.json doesn't say which data set, scenario and method it is of")
     return Run(folder, results, flat(settings), dataset, scenario, method, file.stat().st_mtime)
 
 
@@ -250,6 +261,7 @@ def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:
             raise InputError(f"--where {condition}: can't be read; type KEY=VALUE or KEY=VALUE,VALUE")
         if not any(key in run.facts for run in runs):
             known = {name for run in runs for name in run.facts}
+            known = {name for name in known if name.endswith(f".{key}")} or known  # n_gen: method.n_gen
             raise InputError(f"--where {condition}: no run has a key '{key}'{nearest(key, known)}")
         present = {as_typed(run.facts[key]) for run in runs if key in run.facts}
         values = {as_typed(read_value(value)) for value in ([text] if text.startswith("[") else text.split(","))}
@@ -296,6 +308,8 @@ def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
 def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]:
     """Names protocols and labels in place and sorts; returns in what the protocols differ, the most used first."""
     differ = differing([one.conditions for one in configurations])
+    if "scenario.train_mask" in differ and "mask.train" in differ:  # the one follows from the other
+        differ.remove("mask.train")
     conditions = [tuple(shown(key, one.conditions.get(key, ABSENT)) for key in differ) for one in configurations]
     used = Counter()
     for one, values in zip(configurations, conditions, strict=True):
@@ -315,7 +329,8 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
             one.label = " ".join([method, *brief, *(["…"] if len(few) < len(keys) else [])])
     many = len(names) > 1
     for one in configurations:
-        one.label += f" · {one.protocol}" if many else ""
+        mark = f" · {one.protocol}" if many else ""
+        one.label, one.brief = one.label + mark, one.method + mark
 
     order = {name: place for place, name in enumerate(names.values())}
     configurations.sort(key=lambda one: (one.method not in BOUNDS, one.method, order[one.protocol], sort_key(one)))
@@ -366,13 +381,12 @@ def shown(key: str, value: Any) -> str:
 def mixtures(benchmark: Benchmark) -> list[str]:
     """What a reader must know before comparing rows with each other, a sentence each."""
     notes, found = [], benchmark.configurations
-    budgets = [
-        ", ".join(f"{short(key)}={shown(key, one.config[key])}" for key in BUDGETS if key in one.config)
-        for one in found
-    ]
-    different = Counter(filter(None, budgets))
-    if len(different) > 1:
-        listed = "; ".join(f"{budget} ({count} configuration{'s' * (count > 1)})" for budget, count in different.items())
+    budgets: dict[str, set[str]] = {}
+    for one in found:
+        if budget := " ".join(f"{short(key)}={shown(key, one.config[key])}" for key in BUDGETS if key in one.config):
+            budgets.setdefault(budget, set()).add(one.method)
+    if len(budgets) > 1:
+        listed = "; ".join(f"{budget} ({', '.join(sorted(methods))})" for budget, methods in budgets.items())
         notes.append(f"Budgets of kept or replayed images differ: {listed}.")
     seeds = {tuple(one.seeds) for one in found}
     if len(seeds) > 1:

@@ -22,8 +22,9 @@ class Estimate:
 def estimate(values: Sequence[float]) -> Estimate | None:
     """The mean and its 95% interval by Student's t, None of no values.
 
-    >>> estimate([0.8, 0.9, 1.0])
-    Estimate(mean=0.9, half=0.248..., n=3)
+    >>> found = estimate([0.8, 0.9, 1.0])  # t = 4.303
+    >>> f"{found.mean:.3f} ± {found.half:.3f}"
+    '0.900 ± 0.248'
     """
     n = len(values)
     if n == 0:
@@ -59,7 +60,7 @@ def compare(scores: Sequence[dict[int, float]]) -> list[Comparison]:
             if difference := estimate(differences):
                 pairs.append((i, j, difference, paired_t(differences)))
     corrected = iter(holm([p for *_, p in pairs if p is not None]))
-    return [Comparison(*pair, None if pair[3] is None else next(corrected)) for pair in pairs]
+    return [Comparison(i, j, by, p, None if p is None else next(corrected)) for i, j, by, p in pairs]
 
 
 def paired_t(differences: Sequence[float]) -> float | None:

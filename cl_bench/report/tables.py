@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cl_bench.report.runs import BOUNDS, Benchmark, Configuration, Run, as_typed
+from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed
 from cl_bench.report.statistics import Estimate
+
+MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Column:
 
     def write(self, value: float) -> str:
         text = f"{self.scale * value:,.{self.digits}f}"
-        return text.replace("-", "−") if float(text.replace(",", "")) else text.lstrip("-")  # no −0.00
+        return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-")  # no minus zero
 
     def cell(self, value: Estimate | None) -> str:
         if value is None:
@@ -53,18 +56,26 @@ COLUMNS = (
     Column("MeRGAN_score", "MeRGAN score", "%", "accuracy of a classifier of real images on generated ones", 1),
     Column("FID", "FID", "", "distance of generated from real images, in the features of the judge", -1, 1, 1),
     Column("bytes_kept", "Kept", "MB", "what is kept between tasks: networks, memories, generators", 0, 1e-6),
-    Column("seconds", "Time", "s", "seconds of training", 0, 1, 1),
+    Column("seconds", "Time", "s", "seconds of training", 0, 1, 0),
 )
 ACC = COLUMNS[0]
 
 
 def columns_of(configurations: Sequence[Configuration]) -> list[Column]:
-    """The columns with a number in any of the rows."""
-    return [column for column in COLUMNS if any(one.by_seed(column.name) for one in configurations)]
+    """The columns with a number in any of the rows; A5 and A10 only where they aren't ACC by another name."""
+    found = [column for column in COLUMNS if any(one.by_seed(column.name) for one in configurations)]
+    same = {
+        column
+        for column in found
+        if column.name in ("A5", "A10")
+        and all(one.by_seed(column.name) == one.by_seed("ACC") for one in configurations)
+    }
+    return [column for column in found if column not in same]
 
 
 def best_of(configurations: Sequence[Configuration], column: Column) -> set[Configuration]:
-    """The best in a column within each protocol with rivals, as far as its digits tell; bounds are no rivals."""
+    """The best in a column within each protocol, as far as its digits tell, none where all are alike; the bounds of
+    the others don't compete."""
     best: set[Configuration] = set()
     rivals: dict[str, list[tuple[float, Configuration]]] = {}
     for one in configurations:
@@ -74,40 +85,47 @@ def best_of(configurations: Sequence[Configuration], column: Column) -> set[Conf
             rivals.setdefault(one.protocol, []).append((rounded, one))
     for row in rivals.values():
         top = max(value for value, _ in row)
-        best |= {one for value, one in row if value == top and len(row) > 1}
+        if any(value < top for value, _ in row):
+            best |= {one for value, one in row if value == top}
     return best
 
 
-def write_csv(runs: Iterable[Run], found: Sequence[Benchmark], root: Path, file: Path) -> None:
+def write_csv(runs: Iterable[Run], found: Sequence[Benchmark], file: Path) -> None:
     """One row per run: what it is, its metrics and costs, every value of its configuration.
 
     Runs that aren't finished have no metrics: theirs tell of fewer tasks and must not be averaged with others.
+    Folders are relative to that of the file.
     """
     place = {
         run.folder: (benchmark, one) for benchmark in found for one in benchmark.configurations for run in one.runs
     }
     runs = sorted(runs, key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     metrics = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
-    costs = ["seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb"]
     keys = sorted({key for run in runs for key in run.config})
     head = ["folder", "status", "reason", "dataset", "scenario", "method", "seed", "configuration", "protocol"]
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
     with file.open("w", newline="", encoding="utf-8") as handle:
         rows = csv.writer(handle)
-        rows.writerow([*head, *metrics, *costs, *keys])
+        rows.writerow([*head, *metrics, *COSTS, *keys])
         for run in runs:
             results, (_, one) = run.results, place.get(run.folder, (None, None))
-            what = [relative(run.folder, root), results["status"], results.get("reason"), run.dataset, run.scenario]
+            what = [
+                relative(run.folder, file.parent),
+                results["status"],
+                results.get("reason"),
+                run.dataset,
+                run.scenario,
+            ]
             what += [run.method, run.seed, one and one.full_label, one and one.protocol, run.n_tasks, run.tasks_done]
             what += [results["masks"]["train"], results["masks"]["evaluation"], results.get("device")]
             what += [results.get("versions", {}).get("cl_bench")]
-            numbers = [run.number(name) if run.finished else None for name in (*metrics, *costs)]
+            numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS)]
             values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
             rows.writerow([*what, *numbers, *values])
 
 
-def relative(folder: Path, root: Path) -> str:
-    return str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder)
+def relative(folder: Path, to: Path) -> str:
+    return Path(os.path.relpath(folder, to.resolve())).as_posix()
 
 
 def markdown(found: Sequence[Benchmark]) -> str:
@@ -134,7 +152,7 @@ def latex(found: Sequence[Benchmark]) -> str:
     """A table per benchmark; needs \\usepackage{booktabs}."""
     lines = ["% \\usepackage{booktabs}"]
     for benchmark in found:
-        columns = [column for column in columns_of(benchmark.configurations)]
+        columns = columns_of(benchmark.configurations)
         best = {column: best_of(benchmark.configurations, column) for column in columns}
         arrows = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
         heads = [escaped(column.title) + arrows[column.better] + escaped(unit(column)) for column in columns]
@@ -169,7 +187,7 @@ def unit(column: Column) -> str:
 
 LATEX = {
     "\\": r"\textbackslash{}",
-    "−": "$-$",
+    MINUS: "$-$",
     "±": r"$\pm$",
     "·": r"$\cdot$",
     "…": r"\dots{}",
