@@ -40,7 +40,7 @@ class Style:
     @staticmethod
     def of(method: int, configuration: int = 0) -> Style:
         """Methods differ in colour and marker, the configurations of one in marker and dash."""
-        return Style(method % COLOURS, (method + configuration) % MARKERS, (method // COLOURS + configuration) % 4)
+        return Style(method % COLOURS, (method + configuration) % MARKERS, (method // MARKERS + configuration) % 4)
 
     @property
     def shape(self) -> str:
@@ -83,14 +83,17 @@ class Axis:
         >>> Axis("accuracy", [0, 100]).ticks()
         [0, 20, 40, 60, 80, 100]
         """
-        if self.log:
-            powers = range(math.floor(self.low), math.ceil(self.high) + 1)
-            factors = (1,) if self.high - self.low > 2.5 else (1, 3) if self.high - self.low > 1 else (1, 2, 5)
+        low, high = self.low, self.high
+        if self.log and high - low > 0.7:
+            powers = range(math.floor(low), math.ceil(high) + 1)
+            factors = (1,) if high - low > 2.5 else (1, 3) if high - low > 1 else (1, 2, 5)
             found = [factor * 10.0**power for power in powers for factor in factors]
-            return [value for value in found if self.low <= math.log10(value) <= self.high]
-        step = 10 ** math.floor(math.log10((self.high - self.low) / 4))
-        step *= next(factor for factor in (1, 2, 5, 10) if (self.high - self.low) / (factor * step) <= 6)
-        start, end = math.ceil(self.low / step), math.floor(self.high / step)
+            return [value for value in found if low <= math.log10(value) <= high]
+        if self.log:  # less than a power of ten
+            low, high = 10**low, 10**high
+        step = 10 ** math.floor(math.log10((high - low) / 4))
+        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= 6)
+        start, end = math.ceil(low / step), math.floor(high / step)
         return [round(i * step, 10) for i in range(start, end + 1)]
 
 

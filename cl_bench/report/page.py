@@ -423,7 +423,8 @@ def scaled(value: Estimate, scale: float) -> Estimate:
 def share_axis(title: str, series: Sequence[Series]) -> Axis:
     """An axis of percentages around what there is."""
     values = [value.mean for one in series for _, value in one.points]
-    span = max(max(values) - min(values), 2)
+    centre, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
+    values += [centre - 0.5, centre + 0.5]  # less than a point isn't worth the whole height
     ends = [end for one in series for _, v in one.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
     # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
     values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]

@@ -75,7 +75,8 @@ class Run:
     def identity(self) -> Hashable:
         """Equal for runs that differ in their seed alone."""
         values = {key: as_typed(value) for key, value in self.config.items()}
-        return json.dumps([values, self.results["masks"], self.dataset, self.scenario, self.method], sort_keys=True)
+        names = [self.dataset, self.scenario, self.method, self.n_tasks]
+        return json.dumps([values, self.results["masks"], names], sort_keys=True)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
