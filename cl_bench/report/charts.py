@@ -97,8 +97,18 @@ class Axis:
         return [round(i * step, 10) for i in range(start, end + 1)]
 
 
-def line_chart(name: str, x: Axis, y: Axis, series: Sequence[Series], ticks: Sequence[tuple[float, str]]) -> Markup:
-    """Lines with markers and intervals, each named where it ends. ticks: of the x axis, (value, text)."""
+def line_chart(
+    name: str,
+    x: Axis,
+    y: Axis,
+    series: Sequence[Series],
+    ticks: Sequence[tuple[float, str]],
+    joined: bool = True,
+) -> Markup:
+    """Lines with markers and intervals, each named where it ends.
+
+    ticks: of the x axis, (value, text). joined: whether there is anything between two ticks.
+    """
     right = WIDTH - 12 - LETTER * max(len(cut(one.label)) for one in series)
     frame = Frame(x, y, right)
     parts = frame.axes(ticks)
@@ -107,7 +117,7 @@ def line_chart(name: str, x: Axis, y: Axis, series: Sequence[Series], ticks: Seq
         points = [(frame.x(middle(at)) + shift, frame.y(value.mean), value) for at, value in one.points]
         path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py, _ in points)
         dash = f' stroke-dasharray="{DASHES[one.style.dash]}"' if one.style.dash else ""
-        parts += [opening(one), f'<path class="line" d="{path}"{dash}/>']
+        parts += [opening(one), f'<path class="line" d="{path}"{dash}/>' if joined else ""]
         for (px, py, value), (at, _) in zip(points, one.points, strict=True):
             parts += [frame.upright(px, value), marker(one, px, py, f"{x.title} {x.write(middle(at))}", y, value)]
         parts.append("</g>")

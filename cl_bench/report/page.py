@@ -301,6 +301,7 @@ class Section:
             share_axis(f"{column.title}, {column.unit}", series),
             series,
             sorted(texts.items()),
+            joined=numeric,
         )
         return Figure(title, chart, column.meaning.capitalize() + ".", numbers)
 

@@ -171,7 +171,10 @@ class Benchmark:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}, {self.scenario.replace('_', '-')}, {self.n_tasks} tasks"
+        of_tasks = f"{self.n_tasks} task{'s' * (self.n_tasks != 1)}"
+        told = self.scenario.endswith("_incremental")  # the name of a scenario such as permuted leaves its kind open
+        rule = "" if told else {"own": ", task given", "seen": ", classes seen", "all": ""}.get(self.mask, "")
+        return f"{self.dataset}, {self.scenario.replace('_', '-')}, {of_tasks}{rule}"
 
     @property
     def runs(self) -> list[Run]:
