@@ -53,7 +53,8 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
 )
 def test_nothing_but_the_seed_may_differ_in_an_average(tmp_path: Path, other: dict[str, Any]) -> None:
     write(tmp_path, "er", 0, method__budget=100)
-    write(tmp_path, "er", 1, **({"method__budget": 100} | other))
+    changes: dict[str, Any] = {"method__budget": 100} | other
+    write(tmp_path, "er", 1, **changes)
     configurations = [one for benchmark in found_in(tmp_path) for one in benchmark.configurations]
     assert [len(one.runs) for one in configurations] == [1, 1]
 
@@ -166,12 +167,10 @@ def test_the_training_mask_can_be_varied_by_itself(tmp_path: Path) -> None:
     ids=str,
 )
 def test_where(tmp_path: Path, where: list[str], left: int) -> None:
-    (
-        write(tmp_path, "er", 0),
-        write(tmp_path, "er", 1),
-        write(tmp_path, "ewc", method__strength=100),
-        write(tmp_path, "si"),
-    )
+    write(tmp_path, "er", 0)
+    write(tmp_path, "er", 1)
+    write(tmp_path, "ewc", method__strength=100)
+    write(tmp_path, "si")
     assert len(select(read([tmp_path])[0], where)) == left
 
 
