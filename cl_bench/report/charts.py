@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from cl_bench.report.statistics import Estimate
 
 WIDTH, HEIGHT = 440, 300
-LEFT, TOP, BOTTOM = 56, 14, 48
+LEFT, TOP, BOTTOM = 64, 14, 48
 LETTER, LONGEST = 7.2, 19  # width of a letter of a label, about, and how many of them there are at most
 COLOURS, MARKERS, DASHES = 8, 7, ("", "6 3", "2 3", "9 3 2 3")
 
