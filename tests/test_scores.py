@@ -48,6 +48,7 @@ def test_class_incremental_order(accuracy: Accuracy) -> None:
     assert replay["forgetting"] < 0.3
 
 
+@pytest.mark.slow
 def test_soft_labels_remember_too(accuracy: Accuracy) -> None:
     soft = accuracy("method=dgr", "method.generator_epochs=60", "method.labels=soft")
     assert soft["ACC"] > 0.5
