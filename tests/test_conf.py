@@ -11,29 +11,25 @@ from hydra.errors import HydraException
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from cl_bench.__main__ import parsed
-from cl_bench.config import CONF, InputError, check, check_top, compose, target
+from cl_bench.config import CONF, InputError, check, check_top, compose, options_of, target
 
 GROUPS = ("method", "scenario", "network", "optimizer", "trainer", "logger")
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
 
 
-def names(group: str) -> list[str]:
-    return sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in (CONF / group).rglob("*.yaml"))
-
-
-@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in names(group)])
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in options_of(group)])
 def test_every_choice_composes_and_names_its_constructor(group: str, name: str) -> None:
     settings = compose(f"{group}={name}")
     assert callable(target(settings[group], group))
     assert settings["choices"].get(group, name) == name
 
 
-@pytest.mark.parametrize("name", names("experiment"))
+@pytest.mark.parametrize("name", options_of("experiment"))
 def test_every_experiment_composes(name: str) -> None:
     assert compose(f"experiment={name}")["choices"]["experiment"] == name
 
 
-@pytest.mark.parametrize("name", names("tuned"))
+@pytest.mark.parametrize("name", options_of("tuned"))
 def test_tuned_values_are_picked_up_by_themselves_and_lose_to_the_command_line(name: str) -> None:
     method, dataset, *scenario = Path(name).name.split("-")
     chosen = [f"method={method}", f"dataset={dataset}", *(f"scenario={one}" for one in scenario)]
@@ -93,7 +89,7 @@ def test_a_sweep_that_the_command_line_would_refuse_is_found(wrong: str, error: 
 def test_every_key_is_explained() -> None:
     """YAML is the manual: each plain key of a group's file has a comment behind it."""
     for group in GROUPS:
-        for name in names(group):
+        for name in options_of(group):
             lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
             keys = [line for line in lines if line[:1].isalpha() and not line.startswith(("_target_", "defaults"))]
             assert lines[0].startswith("#"), f"{group}/{name}.yaml says nothing of itself"
