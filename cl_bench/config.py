@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -154,10 +155,10 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     reason = " or ".join(reasons)
     if problems[0]["type"] in ("needs_python_object", "dataclass_type"):
         reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"
-    return f"{prefix}{key}={_typed(values[key])}: {reason}"
+    return f"{prefix}{key}={typed(values[key])}: {reason}"
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """A value as a person types it on the command line."""
     return str(value) if isinstance(value, str | float) else json.dumps(value, separators=(",", ":"))
 
@@ -172,6 +173,7 @@ class Top:
     resume: bool
     checkpoint_every: NonNegative
     reference: str | None
+    tuned_on: str | None
     debug: bool
 
 
@@ -195,6 +197,8 @@ def options_of(group: str) -> list[str]:
 def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
     kept = {name: node for name, node in config.items() if name not in WITHOUT_EFFECT[""]}
+    if kept.get("tuned_on") is None:  # the names of runs are older than this key
+        kept.pop("tuned_on", None)
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
@@ -236,8 +240,10 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
 def compose(*overrides: str) -> dict[str, Any]:
     """The plain configuration of `python -m cl_bench OVERRIDES`, from Python."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
+    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
     return plain(config, config.hydra.runtime.choices)
 

@@ -192,6 +192,53 @@ def validation_in_training(curves: Mapping[str, Sequence[Sequence[float]]], path
     save(figure, path)
 
 
+def search_history(accuracies: Sequence[float | None], protocol: str, path: Path) -> None:
+    """How a search for good values went: each trial, those that failed at the bottom, and the best so far.
+
+    accuracies: of the trials in their order, None for those that failed. protocol: whose validation images these are.
+    """
+    accuracy = np.array(accuracies, dtype=float)
+    trial, failed = np.arange(1, len(accuracy) + 1), np.isnan(accuracy)
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.step(trial, np.fmax.accumulate(accuracy), where="post", color="black", label="best so far")
+    axes.plot(trial[~failed], accuracy[~failed], "o", color="tab:blue", label="trial")
+    if failed.any():
+        bottom = axes.get_xaxis_transform()
+        axes.plot(trial[failed], np.full(failed.sum(), 0.02), "x", color="tab:red", transform=bottom, label="failed")
+    axes.set(xlabel="trial", ylabel="accuracy", title=f"Validation images of {protocol}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    save(figure, path)
+
+
+def search_importance(
+    importance: Mapping[str, float], tried: Mapping[str, Sequence[tuple[Any, float]]], protocol: str, path: Path
+) -> None:
+    """How much each searched key matters, and the accuracy over its values, most important first.
+
+    importance: share of each key, in descending order. tried: for each key (value, accuracy) of the trials.
+    protocol: whose validation images the accuracies are of.
+    """
+    names, n = list(importance), len(importance)
+    figure = Figure(figsize=(3.2 * (n + 1), 3.4), layout="constrained")
+    first, *rest = figure.subplots(1, n + 1, squeeze=False).ravel().tolist()
+    bars = first.barh(names, [importance[name] for name in names], color="tab:blue")
+    first.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
+    first.invert_yaxis()
+    first.set(title="Importance (PED-ANOVA)", xlabel="share", xlim=(0, 1.2))
+    for axes, name in zip(rest, names, strict=True):
+        values, accuracies = zip(*tried[name], strict=True)
+        axes.plot(values, accuracies, "o", color="tab:blue", alpha=0.7)
+        if all(isinstance(value, int | float) and value > 0 for value in values) and max(values) > 30 * min(values):
+            axes.set_xscale("log")
+        axes.set(xlabel=name, ylabel="accuracy")
+        axes.set_title(f"Validation images of {protocol}", fontsize=9)
+        axes.grid(alpha=0.3)
+    save(figure, path)
+
+
 def fid_over_tasks(fid: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path) -> None:
     """FID of the generated images of each class, since its task was learned, and the mean.
 
