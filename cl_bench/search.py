@@ -57,7 +57,7 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
         raise InputError("hparams_search.space={}: name at least one key")
 
     def trial_with(values: Mapping[str, Any]) -> dict[str, Any]:
-        settings = compose(*overrides, *assigned(values))
+        settings = compose(*overrides, *assigned(values), "tuned_on=null")
         del settings["hparams_search"]
         check_top(settings)
         return settings | {"trial": {"first_tasks": plan.first_tasks}}
