@@ -18,7 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,7 +207,7 @@ def search_history(accuracies: Sequence[float | None], protocol: str, path: Path
         bottom = axes.get_xaxis_transform()
         axes.plot(trial[failed], np.full(failed.sum(), 0.02), "x", color="tab:red", transform=bottom, label="failed")
     axes.set(xlabel="trial", ylabel="accuracy", title=f"Validation images of {protocol}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     save(figure, path)
@@ -227,7 +227,9 @@ def search_importance(
     bars = first.barh(names, [importance[name] for name in names], color="tab:blue")
     first.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
     first.invert_yaxis()
-    first.set(title="Importance (PED-ANOVA)", xlabel="share", xlim=(0, 1.2))
+    trials = len(next(iter(tried.values())))
+    first.set(title=f"Importance (PED-ANOVA, {trials} trials)", xlabel="share", xlim=(0, 1.2))
+    first.title.set_fontsize(9)
     for axes, name in zip(rest, names, strict=True):
         values, accuracies = zip(*tried[name], strict=True)
         axes.plot(values, accuracies, "o", color="tab:blue", alpha=0.7)

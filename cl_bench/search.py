@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,11 +174,16 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     best = max(done, key=lambda trial: trial.value or 0.0)
     protocol = plan.protocol.replace("_", " ")
     search_history([trial.value for trial in trials], protocol, root / "history.png")
-    importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    tried = {key: [(trial.params[key], trial.value) for trial in done] for key in importance}
+    with warnings.catch_warnings(action="ignore"):  # few or equal trials: all keys count the same then
+        importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    tried = {key: [(trial.params[key], trial.value or 0.0) for trial in done] for key in importance}
     search_importance(importance, tried, protocol, root / "importance.png")
 
-    own = [one for one in overrides if not one.startswith(("hparams_search", *(f"{key}=" for key in best.params)))]
+    own = [
+        one
+        for one in overrides
+        if not one.lstrip("~").startswith(("hparams_search", *(f"{key}=" for key in best.params)))
+    ]
     chosen = [*assigned(best.params), f"tuned_on={plan.protocol}"]
     settings = compose(*own, *chosen)
     names = [settings["choices"][group] for group in ("method", "dataset", "scenario")]

@@ -30,11 +30,17 @@ Search = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for draw in ("search_history", "search_importance"):
+        monkeypatch.setattr(searching, draw, lambda *_: None)
+
+
+@pytest.fixture
 def small_search(tmp_path: Path) -> Search:
-    """`small_search("hparams_search.first_tasks=1", root="here")`: three trials of a strength of EWC."""
+    """`small_search("hparams_search.first_tasks=1", root="here")`: two trials of a strength of EWC."""
 
     def searched(*more: str, root: str = "outputs") -> dict[str, Any]:
-        strength = ["hparams_search=strength", "hparams_search.trials=3"]
+        strength = ["hparams_search=strength", "hparams_search.trials=2"]
         return search([*RUN, *strength, f"output_root={tmp_path / root}", *more])
 
     return searched
@@ -59,7 +65,7 @@ def test_what_a_search_chooses_and_leaves_behind(
     settings = small_search()
     trials, runs = trials_of(tmp_path / "outputs"), runs_of(tmp_path / "outputs")
     best = max(trials, key=lambda trial: trial[1] or 0)
-    assert len({trial[0]["method.strength"] for trial in trials}) == len(runs) == 3
+    assert len({trial[0]["method.strength"] for trial in trials}) == len(runs) == 2
     assert sorted(value for _, value, _ in trials) == sorted(one["metrics"]["ACC"] for one in runs)  # type: ignore[type-var]
     for one in runs:
         assert one["measured_on"] == "validation images"
@@ -86,6 +92,7 @@ def test_what_a_search_chooses_and_leaves_behind(
     assert trials_of(tmp_path / "outputs") == trials
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_no_test_image_has_a_say(small_search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_search(root="clean")
     clean = run(compose(*RUN, f"output_root={tmp_path / 'clean'}"))
@@ -102,6 +109,7 @@ def test_no_test_image_has_a_say(small_search: Search, tmp_path: Path, monkeypat
     assert run(compose(*RUN, f"output_root={tmp_path / 'poisoned'}"))["R"] != clean["R"]  # poison it was
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_killed_search_goes_on_where_it_was(
     small_search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,11 +127,11 @@ def test_a_killed_search_goes_on_where_it_was(
         small_search()
     assert [state for *_, state in trials_of(tmp_path / "outputs")] == ["COMPLETE", "RUNNING"]
     small_search()
-    assert learned == [0, 1, 0, 1, 0, 1]  # nothing twice
+    assert learned == [0, 1, 0, 1]  # nothing twice
     assert trials_of(tmp_path / "outputs") == trials_of(tmp_path / "whole")
-    small_search("hparams_search.trials=4")  # more of them
-    assert trials_of(tmp_path / "outputs")[:3] == trials_of(tmp_path / "whole")
-    assert len(trials_of(tmp_path / "outputs")) == 4
+    small_search("hparams_search.trials=3")  # more of them
+    assert trials_of(tmp_path / "outputs")[:2] == trials_of(tmp_path / "whole")
+    assert len(trials_of(tmp_path / "outputs")) == 3
 
 
 def test_proposals_follow_from_the_trials_so_far() -> None:
@@ -148,6 +156,7 @@ def test_proposals_follow_from_the_trials_so_far() -> None:
     assert isinstance(after(lambda lr: lr)["n"], int)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_chosen_on_the_first_tasks_alone(small_search: Search, tmp_path: Path) -> None:
     legal = small_search("hparams_search.first_tasks=1")
     assert legal["tuned_on"] == "first_1_tasks"
@@ -171,11 +180,12 @@ def test_chosen_on_the_first_tasks_alone(small_search: Search, tmp_path: Path) -
     assert len(list((tmp_path / "outputs").glob("*/search-*"))) == 2
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rates = [*RUN, "hparams_search=learning_rate", f"output_root={tmp_path}"]
-    settings = search([*rates, "hparams_search.trials=5", "hparams_search.space.optimizer.lr.high=1e30"])
+    settings = search([*rates, "hparams_search.trials=4", "hparams_search.space.optimizer.lr.high=1e30"])
     states = [state for *_, state in trials_of(tmp_path)]
-    assert len(states) == 5
+    assert len(states) == 4
     assert set(states) == {"COMPLETE", "FAIL"}
     assert settings["optimizer"]["lr"] < 1e20
     said = capsys.readouterr().out
@@ -194,7 +204,7 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
         ("hparams_search.first_tasks=3", "hparams_search.first_tasks=3: there are 2 tasks"),
         ("hparams_search.first_tasks=0", "hparams_search.first_tasks=0: input should be greater than 0"),
         ("hparams_search.trials=0", "hparams_search.trials=0: input should be greater than 0"),
-        ("hparams_search.space={}", "name at least one key"),
+        ("~hparams_search.space.method", "name at least one key"),
         ("hparams_search.space=5", "hparams_search.space=5: "),
         ("hparams_search.space.method.strength.low=1e9", "hparams_search.space.method.strength: .*low.*high"),
         ("hparams_search.space.method.strength.low=0", "hparams_search.space.method.strength: .*log"),
