@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -285,3 +288,22 @@ def test_from_the_command_line(
     assert f"kept in {results.parent}" in capsys.readouterr().out
     assert main([*RUN, "hparams_search=strenth"]) == 1
     assert capsys.readouterr().err.startswith("error: hparams_search=strenth: no such hparams_search; did you mean")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_figures")
+def test_killed_for_good_and_run_again(tmp_path: Path) -> None:
+    """kill -9 in the middle of the second trial, from the command line."""
+    long = [*RUN, "hparams_search=strength", "hparams_search.trials=3", "trainer.epochs=20", "checkpoint_every=0"]
+    search([*long, f"output_root={tmp_path / 'whole'}"])
+    command = [sys.executable, "-m", "cl_bench", *long]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while process.poll() is None and len(list(tmp_path.glob("outputs/*/search-*/trials/*/*/checkpoints"))) < 2:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    assert [state for *_, state in trials_of(tmp_path / "outputs")] == ["COMPLETE", "RUNNING"]
+    search([*long, f"output_root={tmp_path / 'outputs'}"])
+    assert trials_of(tmp_path / "outputs") == trials_of(tmp_path / "whole")
