@@ -192,10 +192,10 @@ def validation_in_training(curves: Mapping[str, Sequence[Sequence[float]]], path
     save(figure, path)
 
 
-def search_history(accuracies: Sequence[float | None], protocol: str, path: Path) -> None:
+def search_history(accuracies: Sequence[float | None], tasks: str, path: Path) -> None:
     """How a search for good values went: each trial, those that failed at the bottom, and the best so far.
 
-    accuracies: of the trials in their order, None for those that failed. protocol: whose validation images these are.
+    accuracies: of the trials in their order, None for those that failed. tasks: whose validation images these are.
     """
     accuracy = np.array(accuracies, dtype=float)
     trial, failed = np.arange(1, len(accuracy) + 1), np.isnan(accuracy)
@@ -206,7 +206,7 @@ def search_history(accuracies: Sequence[float | None], protocol: str, path: Path
     if failed.any():
         bottom = axes.get_xaxis_transform()
         axes.plot(trial[failed], np.full(failed.sum(), 0.02), "x", color="tab:red", transform=bottom, label="failed")
-    axes.set(xlabel="trial", ylabel="accuracy", title=f"Validation images of {protocol}")
+    axes.set(xlabel="trial", ylabel="accuracy", title=f"Validation images of {tasks}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
@@ -214,12 +214,12 @@ def search_history(accuracies: Sequence[float | None], protocol: str, path: Path
 
 
 def search_importance(
-    importance: Mapping[str, float], tried: Mapping[str, Sequence[tuple[Any, float]]], protocol: str, path: Path
+    importance: Mapping[str, float], tried: Mapping[str, Sequence[tuple[Any, float]]], tasks: str, path: Path
 ) -> None:
     """How much each searched key matters, and the accuracy over its values, most important first.
 
     importance: share of each key, in descending order. tried: for each key (value, accuracy) of the trials.
-    protocol: whose validation images the accuracies are of.
+    tasks: whose validation images the accuracies are of.
     """
     names, n = list(importance), len(importance)
     figure = Figure(figsize=(3.2 * (n + 1), 3.4), layout="constrained")
@@ -236,7 +236,7 @@ def search_importance(
         if all(isinstance(value, int | float) and value > 0 for value in values) and max(values) > 30 * min(values):
             axes.set_xscale("log")
         axes.set(xlabel=name, ylabel="accuracy")
-        axes.set_title(f"Validation images of {protocol}", fontsize=9)
+        axes.set_title(f"Validation images of {tasks}", fontsize=9)
         axes.grid(alpha=0.3)
     save(figure, path)
 

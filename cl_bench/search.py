@@ -63,9 +63,9 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
         check_top(settings)
         return settings | {"trial": {"first_tasks": plan.first_tasks}}
 
-    for end in (-1, 0):  # what can't be run at an end of a range is told before anything begins
-        lowest = trial_with({key: ends(one)[end] for key, one in space.items()})
-        prepare(lowest)
+    highest, lowest = (trial_with({key: ends(one)[end] for key, one in space.items()}) for end in (1, 0))
+    for settings in (highest, lowest):  # what can't be run at the ends of the ranges is told before anything begins
+        prepare(settings)
     key = key_of(lowest | {"space": plan.space})  # the same whatever is given for the keys that are searched
     root = Path(given["output_root"]).expanduser() / name_of(given) / f"search-seed{given['seed']}-{key}"
     runs = {"output_root": str(root / "trials")}
@@ -94,7 +94,7 @@ def distributions(
     for key, node in space.items():
         found, known = f"{path}{key}", [name for name in given if name != "_target_"]
         if key not in known:
-            raise InputError(f"{where}{found}: there is no {found} here{nearest(key, known, where + path)}")
+            raise InputError(f"{where}{found}: there is no {found} to search{nearest(key, known, where + path)}")
         if isinstance(given[key], Mapping):
             yield from distributions(node, given[key], where, f"{found}.")
         elif not isinstance(node, Mapping):
@@ -172,12 +172,12 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     if not done:
         raise KnownError(f"hparams_search: no trial got to its end; {said(study, trials[0])} (in {root})")
     best = max(done, key=lambda trial: trial.value or 0.0)
-    protocol = plan.protocol.replace("_", " ")
-    search_history([trial.value for trial in trials], protocol, root / "history.png")
+    tasks = f"the first {plan.first_tasks} tasks" if plan.first_tasks else "all tasks"
+    search_history([trial.value for trial in trials], tasks, root / "history.png")
     with warnings.catch_warnings(action="ignore"):  # few or equal trials: all keys count the same then
         importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     tried = {key: [(trial.params[key], trial.value or 0.0) for trial in done] for key in importance}
-    search_importance(importance, tried, protocol, root / "importance.png")
+    search_importance(importance, tried, tasks, root / "importance.png")
 
     own = [
         one
@@ -190,12 +190,12 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     file = root / f"{'-'.join(names)}.yaml"
     file.write_text(
         f"# @package _global_\n"
-        f"# Chosen on validation images of {protocol}: {best.value:.4f}, the best of {len(done)} trials "
+        f"# Chosen on validation images of {tasks}: {best.value:.4f}, the best of {len(done)} trials "
         f"({len(trials) - len(done)} failed), by\n"
         f"# python -m cl_bench {shlex.join(overrides)}\n"
         f"{OmegaConf.to_yaml(OmegaConf.from_dotlist(chosen))}"
     )
-    print(f"best of {len(done)} trials ({len(trials) - len(done)} failed), on validation images of {protocol}:")
+    print(f"best of {len(done)} trials ({len(trials) - len(done)} failed), on validation images of {tasks}:")
     print(f"  {said(study, best)}")
     print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join([*own, *chosen])}")
     print(f"picked up by itself as conf/tuned/scenario/{file.name}:\n")

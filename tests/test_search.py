@@ -214,8 +214,8 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
         ("hparams_search.space.method.strength.low=abc", "hparams_search.space.method.strength.low=abc"),
         ("hparams_search.space.method.strength=5", "hparams_search.space.method.strength=5: needs low and high"),
         ("hparams_search.space.method=5", "hparams_search.space.method=5: has keys of its own"),
-        ("method=finetune", "hparams_search.space.method.strength: there is no method.strength here"),
-        ("hparams_search=n_gen", "hparams_search.space.method.n_gen: there is no method.n_gen here"),
+        ("method=finetune", "hparams_search.space.method.strength: there is no method.strength to search"),
+        ("hparams_search=n_gen", "hparams_search.space.method.n_gen: there is no method.n_gen to search"),
         ("seed=-1", "seed=-1"),
     ],
 )
