@@ -227,17 +227,16 @@ def search_importance(
     bars = first.barh(names, [importance[name] for name in names], color="tab:blue")
     first.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
     first.invert_yaxis()
-    trials = len(next(iter(tried.values())))
-    first.set(title=f"Importance (PED-ANOVA, {trials} trials)", xlabel="share", xlim=(0, 1.2))
-    first.title.set_fontsize(9)
+    first.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1.2))
     for axes, name in zip(rest, names, strict=True):
         values, accuracies = zip(*tried[name], strict=True)
         axes.plot(values, accuracies, "o", color="tab:blue", alpha=0.7)
         if all(isinstance(value, int | float) and value > 0 for value in values) and max(values) > 30 * min(values):
             axes.set_xscale("log")
         axes.set(xlabel=name, ylabel="accuracy")
-        axes.set_title(f"Validation images of {tasks}", fontsize=9)
         axes.grid(alpha=0.3)
+    trials = len(next(iter(tried.values())))
+    figure.suptitle(f"{trials} trials on validation images of {tasks}", fontsize=11)
     save(figure, path)
 
 
