@@ -173,8 +173,8 @@ class Top:
     resume: bool
     checkpoint_every: NonNegative
     reference: str | None
-    tuned_on: str | None
     debug: bool
+    tuned_on: str | None = None
 
 
 def check_top(settings: Mapping[str, Any]) -> None:
@@ -197,8 +197,6 @@ def options_of(group: str) -> list[str]:
 def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
     kept = {name: node for name, node in config.items() if name not in WITHOUT_EFFECT[""]}
-    if kept.get("tuned_on") is None:  # the names of runs are older than this key
-        kept.pop("tuned_on", None)
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
@@ -231,6 +229,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, dict)
+    if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
+        settings.pop("tuned_on", None)
     groups = ("method", "dataset", "scenario", "experiment")
     return {str(key): value for key, value in settings.items()} | {
         "choices": {group: choices.get(group) for group in groups}

@@ -10,6 +10,7 @@ import csv
 import logging
 import math
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 MEASURED = "task"  # stands in the place of the phase for what is measured after a task
 MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
+COSTS = ("parameters", "bytes_kept", "seconds", "peak_memory_mb", "peak_gpu_memory_mb")  # of a whole run
+PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name says which, its folder is their affair
 
 
 class Row(NamedTuple):
@@ -127,6 +130,10 @@ class CSVLog(RunLogger):
 class WandbLog(CSVLog):
     """`log.csv`, and the same values in Weights & Biases, which never fails a run.
 
+    Losses are named PHASE/NAME over PHASE/step, the mini-batches of that phase in all tasks so far; what is measured
+    after a task is task/NAME over `task`; `step` counts the mini-batches of all phases. The final numbers are in the
+    summary under their plain names.
+
     Whatever W&B raises becomes one warning and W&B is off for the rest of the run; log.csv goes on.
 
     project, entity: where the run appears; without an entity, the user's own default.
@@ -150,12 +157,16 @@ class WandbLog(CSVLog):
         sent = read(self._folder / "log.csv") if step else []
         self._sent_step = max((row.step for row in sent), default=-1)
         self._sent_tasks = {row.task for row in sent if row.phase == MEASURED}
-        self._axes: set[str] = set()
         super().open(config, group, tags, step)
+        self._steps: Counter[str] = Counter()  # of each phase
+        self._last = 0  # step of the run that they add up to
+        for row in read(self._path):
+            self._count(row.step, row.phase)
+        self._axes: set[str] = set()
         with self._guard():
-            self._run = self._init(config, group, tags)
+            self._init(config, group, tags)
 
-    def _init(self, config: dict[str, Any], group: str, tags: list[str]) -> wandb.Run:
+    def _init(self, config: dict[str, Any], group: str, tags: list[str]) -> None:
         import wandb  # 0.85 s that a run without W&B need not wait for
 
         # Silence comes first: a W&B that may speak asks the server who is logged in.
@@ -163,13 +174,14 @@ class WandbLog(CSVLog):
         mode = self.mode or settings.mode
         if self.mode is None and mode == "online" and not wandb.login(prompt=False, verify=False):
             mode = "offline"
-        run = wandb.init(
+        self._run = run = wandb.init(  # at once: whatever fails below, `_guard` finishes it
             project=self.project,
             entity=self.entity,
             id=self._key,
             resume="allow",
             name=self._name,
             group=group,
+            job_type=config["choices"]["method"],
             tags=list(dict.fromkeys([*tags, *self.tags])),
             config=without_paths({**config, "key": self._key}),
             dir=self._folder,
@@ -180,44 +192,59 @@ class WandbLog(CSVLog):
                 reinit="create_new",  # a run that this process may have left open gets none of our values
                 init_timeout=30,  # s
                 finish_timeout=600,  # s; when the network fails it would wait for ever, and a sweep with it
+                host="",
+                x_disable_machine_info=True,  # whose machine it was, where things lie on it, git remotes
             ),
         )
         run.define_metric("step", hidden=True)
         run.define_metric("task", hidden=True)
+        run.define_metric(f"{MEASURED}/*", step_metric="task")
         if run.offline:
             log.info("W&B is offline; to upload the run: wandb sync %s", self._folder / "wandb")
         elif run.url:
             log.info("W&B: %s", run.url)
-        return run
 
     def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
         super().write(step, task, phase, values)
+        self._count(step, phase)
         sent = task in self._sent_tasks if phase == MEASURED else step <= self._sent_step
         if self._run is None or sent:
             return
+        named = {f"{phase}/{name}": float(value) for name, value in values.items()}
         with self._guard():
-            if phase not in self._axes:
-                self._axes.add(phase)
-                self._run.define_metric(f"{phase}/*", step_metric="task" if phase == MEASURED else "step")
-            named = {f"{phase}/{name}": float(value) for name, value in values.items()}
+            if phase != MEASURED:
+                named[f"{phase}/step"] = self._steps[phase]
+                self._define_axis(phase)
             self._run.log({"step": step, "task": task, **named})
+
+    def _count(self, step: int, phase: str) -> None:
+        """What came since the last call were steps of this phase: each chunk of mini-batches is logged at its end."""
+        if phase != MEASURED:
+            self._steps[phase] += step - self._last
+            self._last = step
+
+    def _define_axis(self, phase: str) -> None:
+        if self._run and phase not in self._axes:
+            self._axes.add(phase)
+            self._run.define_metric(f"{phase}/step", hidden=True)
+            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
 
     def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
         super().task(task, record, folder)
         if self._run is None or task in self._sent_tasks or not record["samples"]:
             return
         with self._guard():
-            self._run.log({"step": self._step, "task": task, **images([folder / record["samples"]])})
+            self._run.log({"step": self._step, "task": task, f"{MEASURED}/samples": image(folder / record["samples"])})
 
     def finish(self, results: dict[str, Any], folder: Path) -> None:
         super().finish(results, folder)
         if self._run is None:
             return
         with self._guard():
-            totals = {name: results[name] for name in ("parameters", "bytes_kept", "peak_memory_mb", "seconds")}
-            final = {**results["metrics"], **totals}
+            final = {**results["metrics"], **{name: results[name] for name in COSTS}}
             self._run.summary.update({name: value for name, value in final.items() if is_number(value)})
-            self._run.log(images(folder.glob("figures/*.png")))
+            pictures = sorted(folder.glob("figures/*.png"))  # the accuracy matrix as a heat map is one of them
+            self._run.log({f"figures/{picture.stem}": image(picture) for picture in pictures})
             self._run.log({"accuracy_matrix": table(results["R"])})  # last: online, a table asks the server
 
     def close(self, failed: bool) -> None:
@@ -240,11 +267,11 @@ class WandbLog(CSVLog):
             log.warning("W&B is off for the rest of this run, log.csv goes on (%s)", reason)
 
 
-def images(paths: Iterable[Path]) -> dict[str, wandb.Image]:
-    """PNG files for W&B, by folder and name: `samples/task1`."""
+def image(path: Path) -> wandb.Image:
+    """A PNG file for W&B."""
     import wandb
 
-    return {f"{path.parent.name}/{path.stem}": wandb.Image(str(path)) for path in sorted(paths)}
+    return wandb.Image(str(path))
 
 
 def table(R: list[list[float | None]]) -> wandb.Table:
@@ -258,19 +285,27 @@ def table(R: list[list[float | None]]) -> wandb.Table:
 def measured(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in the record of a task, without those that aren't defined (yet).
 
-    >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2.5,
-    ...           "bytes_kept": 0, "facts": {"images": 7, "kind": "generated", "capacity": {"free": [3, 4]}}})
-    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2.5, 'bytes_kept': 0, 'facts/images': 7, 'capacity/free': 7}
+    >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2,
+    ...           "bytes_kept": 0, "phases": [{"validation": [[9, 0.4]]}],
+    ...           "facts": {"n": 7, "by": "a GAN", "capacity": {"free": [3, 4]}}})
+    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2, 'bytes_kept': 0, 'validation': 0.4, 'facts/n': 7, 'capacity/free': 7}
     """
     values = {
         **{f"accuracy/{task}": value for task, value in record["accuracy"].items()},
         **record["metrics"],
         "seconds": record["seconds"],
         "bytes_kept": record["bytes_kept"],
+        "validation": validated(record["phases"]),
         **{f"facts/{name}": value for name, value in record["facts"].items()},
         **{f"capacity/{name}": total(value) for name, value in record["facts"].get("capacity", {}).items()},
     }
     return {name: value for name, value in values.items() if is_number(value)}
+
+
+def validated(phases: Iterable[Mapping[str, Any]]) -> float | None:
+    """The accuracy on validation images at the end of a task's phases, where it was measured."""
+    accuracies = [accuracy for phase in phases for _, accuracy in phase["validation"]]
+    return accuracies[-1] if accuracies else None
 
 
 def total(value: Any) -> Any:
@@ -284,12 +319,20 @@ def is_number(value: object) -> bool:
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as it would be on any machine."""
-    return {
-        key: without_paths(value) if isinstance(value, Mapping) else value
-        for key, value in config.items()
-        if key not in MACHINE_KEYS
-    }
+    """The configuration as it would be on any machine.
+
+    >>> without_paths({"data_dir": "/disk", "dataset": {"path": "/disk/mine.npz"}, "scenario": {"kind": "class"}})
+    {'dataset': {'path': 'mine.npz'}, 'scenario': {'kind': 'class'}}
+    """
+
+    def bare(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return without_paths(value)
+        if isinstance(value, list | tuple):
+            return [bare(key, one) for one in value]
+        return Path(value).name if key in PATH_KEYS and isinstance(value, str) else value
+
+    return {key: bare(key, value) for key, value in config.items() if key not in MACHINE_KEYS}
 
 
 def read(path: Path) -> list[Row]:

@@ -1,7 +1,8 @@
 """A search for good values: Optuna proposes them, runs of the first tasks or of all tasks try them, and validation
 images alone judge.
 
-Everything lies in one folder: `study.db` has the trials, `trials/` their runs, each as resumable as any other.
+Everything lies in one folder: `study.db` has the trials, `.trials/` their runs, each as resumable as any other
+and out of the sight of reports, which are on test images.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
         prepare(settings)
     key = key_of(lowest | {"space": plan.space})  # the same whatever is given for the keys that are searched
     root = Path(given["output_root"]).expanduser() / name_of(given) / f"search-seed{given['seed']}-{key}"
-    runs = {"output_root": str(root / "trials")}
+    runs = {"output_root": str(root / ".trials")}
 
     with RunFolder(root, key).opened(anew=not given["resume"]):
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.errors import HydraException
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from cl_bench.config import CONF, build, compose, target
+from cl_bench.__main__ import parsed
+from cl_bench.config import CONF, InputError, check, check_top, compose, target
 
 GROUPS = ("method", "scenario", "network", "optimizer", "trainer", "logger")
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
@@ -41,15 +43,51 @@ def test_tuned_values_are_picked_up_by_themselves_and_lose_to_the_command_line(n
     assert compose(*chosen, f"{group}.{key}=7")[group][key] == 7
 
 
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
-def test_every_sweep_drives_the_real_command_line(file: Path) -> None:
+def accepted(*words: str) -> None:
+    """Goes as far with a command line as can be gone without images; raises what a person would be told."""
+    flags, overrides = parsed(words)
+    assert not flags
+    settings = compose(*overrides)
+    check_top(settings)
+    for group in GROUPS:
+        check(settings[group], group)
+    assert settings["scenario"]["kind"] in target(settings["method"], "method").kinds
+
+
+def command_lines(file: Path) -> list[list[str]]:
+    """What W&B's own agent would put for ${args_no_hyphens}, for each point of the grid."""
     parameters = yaml.safe_load(file.read_text())["parameters"]
     choices = {key: [one["value"]] if "value" in one else one["values"] for key, one in parameters.items()}
-    for values in product(*choices.values()):
-        settings = compose(*(f"{key}={value}" for key, value in zip(choices, values, strict=True)))
-        build(settings["optimizer"], "optimizer")
-    with pytest.raises(HydraException):
-        compose("method.no_such_key=1")
+    points = [dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
+    filled = [{"args": {key: {"value": value} for key, value in point.items()}} for point in points]
+    return [create_sweep_command_args(one)["args_no_hyphens"] for one in filled]
+
+
+@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+def test_every_sweep_drives_the_real_command_line(file: Path) -> None:
+    sweep = yaml.safe_load(file.read_text())
+    assert sweep["command"] == ["${env}", "python", "-m", "cl_bench", "${args_no_hyphens}"]
+    assert sweep["method"] == "grid"
+    lines = command_lines(file)
+    assert len({tuple(line) for line in lines}) == len(lines) > 1
+    for line in lines:
+        if "seed=0" in line:  # the other seeds differ in nothing else
+            accepted(*line)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ("method.no_such_key=1", HydraException),
+        ("method.strength=much", InputError),
+        ("method.strength=None", InputError),  # as the agent writes YAML's null
+        ("method=packnet", AssertionError),
+        ("sed=1", HydraException),
+    ],
+)
+def test_a_sweep_that_the_command_line_would_refuse_is_found(wrong: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        accepted("method=ewc", "logger=wandb", wrong)
 
 
 def test_every_key_is_explained() -> None:

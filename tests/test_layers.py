@@ -19,7 +19,7 @@ LAYERS = [
     {"fit"},
     {"run"},
     {"search"},
-    {"__main__"},
+    {"report", "dashboard", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(file for file in ROOT.rglob("*.py") if file != ROOT / "__init__.py")
@@ -55,3 +55,13 @@ def test_what_must_answer_at_once_imports_no_torch() -> None:
 
     code = "import sys, cl_bench, cl_bench.__main__, cl_bench.results; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_report_imports_nothing_that_is_slow() -> None:
+    import subprocess
+    import sys
+
+    slow = {"torch", "pytorch_lightning", "hydra", "matplotlib", "scipy.stats", "pandas"}
+    code = f"import sys, cl_bench.report.__main__; sys.exit(', '.join({slow} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr.strip() == ""

@@ -6,22 +6,32 @@ import inspect
 import json
 import logging
 import math
+import re
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import wandb
+import yaml
+from conftest import Compose
 from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule, Trainer
 from wandb.proto import wandb_internal_pb2
+from wandb.sdk.wandb_summary import Summary
 
-from cl_bench.config import CONF, build
+from cl_bench.config import CONF, Stopped, build, folder_of
+from cl_bench.dashboard import LOSSES, Place, specification, workspace
+from cl_bench.data.scenarios import Task
 from cl_bench.figures import accuracy_matrix
 from cl_bench.loggers import CSVLog, RunLogger, WandbLog, read, without_paths
+from cl_bench.methods.ewc import EWC
+from cl_bench.run import run
 
 Record: Any = vars(wandb_internal_pb2)["Record"]  # made while it is imported, which no type checker sees
 CONFIG = {
@@ -29,10 +39,12 @@ CONFIG = {
     "data_dir": "somewhere",
     "dataset": {"data_dir": "else", "name": "digits"},
     "output_root": "o",
+    "choices": {"method": "dgr", "dataset": "digits"},
 }
 R = [[0.9, 0.1], [0.6, 0.8]]
 STEPS = 40  # of each phase, logged every 10
 PHASES = ("generator", "solver")
+KEY = "0123456789abcdef" * 2 + "01234567"  # in the form of one
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +72,7 @@ def record(task: int) -> dict[str, Any]:
         "metrics": {"ACC": sum(R[task]) / 2, "BWT": math.nan if task == 0 else -0.3},
         "seconds": 1.5,
         "bytes_kept": 100 * task,
+        "phases": [{"phase": phase, "validation": [[STEPS, 0.5 + task / 4]]} for phase in PHASES],
         "facts": {"replayed": 32 * task, "by": "generator", "capacity": {"layers": ["a", "b"], "free": [3, 4]}},
         "samples": "samples/task1.png" if task else None,
     }
@@ -70,7 +83,8 @@ RESULTS = {
     "metrics": {"ACC": 0.7, "BWT": -0.3, "FWT": None},
     "parameters": 1000,
     "bytes_kept": 100,
-    "peak_memory_mb": None,
+    "peak_memory_mb": 512.5,
+    "peak_gpu_memory_mb": None,
     "seconds": 3.0,
 }
 
@@ -150,7 +164,7 @@ def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
     first = {row.name: row.value for row in rows if row.task == 0 and row.phase == "task"}
     assert first == {
         "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "facts/replayed": 0,
-        "capacity/free": 7,
+        "capacity/free": 7, "validation": 0.5,
     }  # fmt: skip
     assert (tmp_path / "log.csv").read_bytes().startswith(b"step,task,phase,name,value\n")
 
@@ -179,12 +193,12 @@ def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest
         learn(logger, folder)
         complete(logger, folder)
     assert said(caplog) == [f"W&B is offline; to upload the run: wandb sync {folder / 'wandb'}"]
-    assert len(read(folder / "log.csv")) == 16 + 7 + 8
+    assert len(read(folder / "log.csv")) == 16 + 8 + 9
 
     [session] = offline(folder)
     run = next(one.run for one in session if one.WhichOneof("record_type") == "run")
     assert (run.run_id, run.run_group, run.project) == ("0123abcd", "digits-class-dgr", "cl_bench")
-    assert (run.display_name, sorted(run.tags)) == ("digits-class-dgr-seed0", ["dgr", "ours"])
+    assert (run.display_name, run.job_type, sorted(run.tags)) == ("digits-class-dgr-seed0", "dgr", ["dgr", "ours"])
     config = items(run.config.update)
     assert config["dataset"] == {"name": "digits"}
     assert (config["seed"], config["key"]) == (0, "0123abcd")
@@ -199,22 +213,34 @@ def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest
         (0, 0.5),
         (1, 0.7),
     ]
+    assert [point["solver/step"] for point in points if "solver/loss" in point] == list(range(10, 81, 10))
+    assert [point["generator/step"] for point in points if "generator/loss" in point] == list(range(10, 81, 10))
     assert [point["task/accuracy/0"] for point in points if "task/accuracy/0" in point] == [0.9, 0.6]
-    assert [point["task"] for point in points if "samples/task1/_type" in point] == [1]
+    [samples] = [point for point in points if "task/samples/_type" in point]
+    assert (samples["task"], samples["task/samples/_type"]) == (1, "image-file")
     [matrix] = [point for point in points if "accuracy_matrix/_type" in point]
     assert (matrix["accuracy_matrix/nrows"], matrix["accuracy_matrix/ncols"]) == (2, 3)
-    assert any(point.get("figures/accuracy_matrix/_type") == "image-file" for point in points)
+    [heat_map] = [point for point in points if "figures/accuracy_matrix/_type" in point]
+    for name, point in {"task/samples": samples, "figures/accuracy_matrix": heat_map}.items():
+        [file] = folder.glob(f"wandb/offline-run-*/files/{point[f'{name}/path']}")
+        drawn = folder / ("samples/task1.png" if name == "task/samples" else f"{name}.png")
+        assert file.read_bytes() == drawn.read_bytes()
+    [file] = folder.glob(f"wandb/offline-run-*/files/{matrix['accuracy_matrix/path']}")
+    content = json.loads(file.read_text())
+    assert content["columns"] == ["after task", "task 0", "task 1"]
+    assert content["data"] == [[0, 0.9, 0.1], [1, 0.6, 0.8]]
 
     axes = [one.metric for one in session if one.WhichOneof("record_type") == "metric"]
     assert {one.glob_name: one.step_metric for one in axes if one.glob_name} == {
-        "task/*": "task", "generator/*": "step", "solver/*": "step",
+        "task/*": "task", "generator/*": "generator/step", "solver/*": "solver/step",
     }  # fmt: skip
     summary: dict[str, Any] = {}
     for one in session:
         summary |= items(one.summary.update)
     assert summary["ACC"] == 0.7
     assert (summary["BWT"], summary["parameters"]) == (-0.3, 1000)
-    assert not {"FWT", "peak_memory_mb"} & set(summary)  # undefined here
+    assert (summary["bytes_kept"], summary["seconds"], summary["peak_memory_mb"]) == (100, 3.0, 512.5)
+    assert not {"FWT", "peak_gpu_memory_mb"} & set(summary)  # undefined here
     assert next(one.exit.exit_code for one in session if one.WhichOneof("record_type") == "exit") == 0
 
 
@@ -230,16 +256,25 @@ def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.
     assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
     before, after = offline(folder)
     assert next(one.exit.exit_code for one in before if one.WhichOneof("record_type") == "exit") == 1
-    losses = [
-        point["step"] for point in history(before) + history(after)
-        if "solver/loss" in point or "generator/loss" in point
-    ]  # fmt: skip
-    assert losses == list(range(10, 161, 10))
+    runs = [one.run for one in before + after if one.WhichOneof("record_type") == "run"]
+    assert {one.run_id for one in runs} == {"0123abcd"}
+    points = [point for point in history(before) + history(after) if {"solver/loss", "generator/loss"} & set(point)]
+    assert [point["step"] for point in points] == list(range(10, 161, 10))
+    assert [point["solver/step"] for point in points if "solver/loss" in point] == list(range(10, 81, 10))
+    assert [point["generator/step"] for point in points if "generator/loss" in point] == list(range(10, 81, 10))
     assert [point["task"] for point in history(before) + history(after) if "task/ACC" in point] == [0, 1]
-    assert len(read(folder / "log.csv")) == 16 + 7 + 8
+    assert len(read(folder / "log.csv")) == 16 + 8 + 9
 
 
-@pytest.mark.parametrize(("owner", "broken"), [(wandb, "init"), (wandb.Run, "log"), (wandb.Run, "finish")])
+CALLS = [
+    *[(wandb, name) for name in ("Settings", "setup", "login", "init")],
+    *[(kind, "__init__") for kind in (wandb.Image, wandb.Table)],
+    *[(wandb.Run, name) for name in ("define_metric", "log", "offline", "finish")],
+    (Summary, "update"),
+]
+
+
+@pytest.mark.parametrize(("owner", "broken"), CALLS, ids=[f"{owner.__name__}.{name}" for owner, name in CALLS])
 def test_a_broken_wandb_costs_one_warning(
     folder: Path,
     tmp_path: Path,
@@ -251,14 +286,27 @@ def test_a_broken_wandb_costs_one_warning(
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("the server\nis gone")
 
-    monkeypatch.setattr(owner, broken, fail)
-    logger = WandbLog(mode="offline")
+    monkeypatch.setattr(owner, broken, property(fail) if broken == "offline" else fail)
+    logger = WandbLog()
     learn(logger, folder)
     complete(logger, folder)
     assert said(caplog) == ["W&B is off for the rest of this run, log.csv goes on (RuntimeError: the server is gone)"]
     plain = CSVLog()
     learn(plain, tmp_path / "plain")
     assert read(folder / "log.csv") == read(tmp_path / "plain" / "log.csv")
+    monkeypatch.undo()
+    wandb.teardown()  # what could not be finished would keep its id
+
+
+def test_a_wandb_that_is_not_there_costs_one_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    logger = WandbLog()
+    learn(logger, folder)
+    complete(logger, folder)
+    assert len(said(caplog)) == 1
+    assert len(read(folder / "log.csv")) == 16 + 8 + 9
 
 
 def test_disabled_leaves_nothing_behind(folder: Path) -> None:
@@ -269,7 +317,104 @@ def test_disabled_leaves_nothing_behind(folder: Path) -> None:
 
 
 def test_paths_of_the_machine_stay_on_it() -> None:
-    assert without_paths(CONFIG) == {"seed": 0, "dataset": {"name": "digits"}}
+    config = CONFIG | {"scenario": {"datasets": ["mnist", "/home/me/mine.npz"], "class_order": [1, 0]}}
+    assert without_paths(config) == {
+        "seed": 0,
+        "dataset": {"name": "digits"},
+        "choices": CONFIG["choices"],
+        "scenario": {"datasets": ["mnist", "mine.npz"], "class_order": [1, 0]},
+    }
+
+
+def sweep_metrics() -> list[str]:
+    files = (CONF.parent / "sweeps").glob("*.yaml")
+    return [yaml.safe_load(file.read_text())["metric"]["name"] for file in files]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_real_run_continued_is_one_wandb_run_that_knows_nothing_of_the_machine(
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two tasks of images from a person's own file, stopped after the first."""
+    images = np.random.default_rng(0).integers(0, 256, (80, 4, 4), dtype=np.uint8)
+    labels = np.arange(80) % 4
+    np.savez(tmp_path / "mine.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    settings = small(
+        "method=ewc", "logger=wandb", "dataset=npz", f"dataset.path={tmp_path / 'mine.npz'}",
+        "scenario.n_tasks=2", "scenario.val_fraction=0.2",
+    )  # fmt: skip
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it reads the environment once
+    learn = EWC.learn
+
+    def stopped(self: EWC, task: Task, fit: Any) -> None:
+        if task.index:
+            raise Stopped(15)
+        learn(self, task, fit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EWC, "learn", stopped)
+        with pytest.raises(Stopped):
+            run(settings)
+    time.sleep(1)  # W&B names the folder of a session by the second
+    results = run(settings)
+
+    folder = folder_of(settings)
+    sessions = offline(folder)
+    records = [one for session in sessions for one in session]
+    assert len(sessions) == 2
+    runs = [one.run for one in records if one.WhichOneof("record_type") == "run"]
+    assert {(one.run_id, one.job_type, one.host) for one in runs} == {(results["key"], "ewc", "")}
+    points = [point for session in sessions for point in history(session)]
+    assert [point["task"] for point in points if "task/ACC" in point] == [0, 1]
+    steps = [point["train/step"] for point in points if "train/loss" in point]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == sum(phase["steps"] for record in results["tasks"] for phase in record["phases"])
+    summary: dict[str, Any] = {}
+    for one in records:
+        summary |= items(one.summary.update) | items(one.history.item)
+    assert summary["ACC"] == results["metrics"]["ACC"]
+    assert [name for name in summary if re.fullmatch(LOSSES["Loss of the classifier"], name)]
+    assert set(sweep_metrics()) <= set(summary)  # what sweeps compare is there to be compared
+
+    private = [str(Path.home()), str(Path.cwd()), str(tmp_path), sys.prefix, KEY]
+    # the record of a table says where its file lies, for `wandb sync`; it is no part of what is uploaded
+    uploaded = [one.SerializeToString() for one in records if one.WhichOneof("record_type") != "artifact"]
+    uploaded += [file.read_bytes() for file in folder.glob("wandb/offline-run-*/files/**/*") if file.is_file()]
+    assert len(uploaded) > 20
+    for text in private:
+        assert not [one for one in uploaded if text.encode() in one], text
+    assert not any(KEY.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+def drawn(panels: Any) -> set[str]:
+    """The names of everything that a part of the dashboard's specification draws."""
+    if isinstance(panels, list):
+        return set().union(*map(drawn, panels))
+    config = panels["config"]
+    axes = [config[axis].removeprefix("summary:") for axis in ("xAxis", "yAxis") if axis in config]
+    return {*axes, *config.get("metrics", []), *config.get("mediaKeys", [])}
+
+
+def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.teardown()  # it reads the environment once
+    settings = small("method=dgm", "logger=wandb", "scenario.n_tasks=2")
+    run(settings)
+    [session] = offline(folder_of(settings))
+    logged = {name.removesuffix("/_type") for point in history(session) for name in point}
+    for one in session:
+        logged |= set(items(one.summary.update))
+    sections = specification(workspace(Place("p")))["section"]["panelBankConfig"]["sections"]
+    shown = drawn([panel for section in sections for panel in section["panels"]])
+    assert {"task/ACC", "task/FID", "task/samples", "figures/accuracy_matrix", "BWT", "seconds"} <= shown
+    assert shown <= logged
+    assert [name for name in logged if re.fullmatch(LOSSES["Losses of the generator"], name)]
+    config: dict[str, Any] = {}
+    for one in session:
+        config |= items(one.run.config.update)
+    assert config["choices"]["method"] == "dgm"  # what the dashboard groups by
 
 
 @pytest.mark.parametrize("name", ["csv", "wandb"])

@@ -18,6 +18,7 @@ from conftest import SMALL
 
 from cl_bench.config import CONF, InputError, KnownError, compose, folder_of
 from cl_bench.data import datasets
+from cl_bench.report.runs import run_folders
 from cl_bench.run import Story, run
 
 pytest.importorskip("optuna")
@@ -59,7 +60,7 @@ def trials_of(root: Path) -> list[tuple[dict[str, Any], float | None, str]]:
 
 
 def runs_of(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(file.read_text()) for file in root.glob("*/search-*/trials/*/*/results.json")]
+    return [json.loads(file.read_text()) for file in root.glob("*/search-*/.trials/*/*/results.json")]
 
 
 def test_what_a_search_chooses_and_leaves_behind(
@@ -177,7 +178,12 @@ def test_chosen_on_the_first_tasks_alone(small_search: Search, tmp_path: Path) -
     assert results["config"]["tuned_on"] == "first_1_tasks"
     assert results["measured_on"] == "test images"
     # with the other protocol it is another result, even if the values are the same
-    assert folder_of(legal) != folder_of(legal | {"tuned_on": "all_tasks"}) != folder_of(legal | {"tuned_on": None})
+    by_hand = {key: value for key, value in legal.items() if key != "tuned_on"}
+    assert (
+        len({folder_of(by_hand), *(folder_of(by_hand | {"tuned_on": one}) for one in ("all_tasks", "first_1_tasks"))})
+        == 3
+    )
+    assert [path.name for path in run_folders(tmp_path / "outputs")] == [folder_of(legal).name]  # what a report sees
     assert len(list((tmp_path / "outputs").glob("*/search-*"))) == 1
     small_search()
     assert len(list((tmp_path / "outputs").glob("*/search-*"))) == 2
@@ -298,7 +304,7 @@ def test_killed_for_good_and_run_again(tmp_path: Path) -> None:
     search([*long, f"output_root={tmp_path / 'whole'}"])
     command = [sys.executable, "-m", "cl_bench", *long]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    while process.poll() is None and len(list(tmp_path.glob("outputs/*/search-*/trials/*/*/checkpoints"))) < 2:
+    while process.poll() is None and len(list(tmp_path.glob("outputs/*/search-*/.trials/*/*/checkpoints"))) < 2:
         time.sleep(0.01)
     time.sleep(0.2)
     assert process.poll() is None

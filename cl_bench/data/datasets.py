@@ -86,10 +86,7 @@ def fashion_mnist(data_dir: Path, *, size: Positive | None = None) -> Dataset:
 
 def svhn(data_dir: Path, *, size: Positive | None = None) -> Dataset:
     """99,289 colour 32x32 house-number digits; the label 10 of the files is the digit 0."""
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise InputError("dataset=svhn needs scipy: pip install 'cl_bench[svhn]'") from None
+    from scipy.io import loadmat
 
     arrays = []
     for split in ("train", "test"):

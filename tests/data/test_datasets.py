@@ -7,7 +7,6 @@ import inspect
 import pickle
 import re
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -318,12 +317,6 @@ def test_svhn_missing_or_damaged(tmp_path: Path, no_network: None) -> None:
     with pytest.raises(InputError) as error:
         datasets.svhn(tmp_path)
     one_line(error, "dataset=svhn: cannot download", f"{test} is missing", "*.mat")
-
-
-def test_svhn_without_scipy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(InputError, match=re.escape("dataset=svhn needs scipy: pip install 'cl_bench[svhn]'")):
-        datasets.svhn(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------- cifar

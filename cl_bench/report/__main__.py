@@ -1,0 +1,66 @@
+"""`python -m cl_bench.report [folders] [--where KEY=VALUE ...] [--out DIR]`: many runs on one page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cl_bench.config import InputError
+from cl_bench.report.page import render
+from cl_bench.report.runs import benchmarks, read, select
+from cl_bench.report.tables import latex, markdown, write_csv
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the report and returns the exit code; what goes wrong is one line on stderr."""
+    parser = Parser(prog="python -m cl_bench.report", description="Compares finished runs on one offline page.")
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path("outputs")], help="default: outputs")
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="only these runs, e.g. method=dgr,dgm dataset=mnist method.n_gen=1200",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: FOLDER/report of the first folder")
+    try:
+        options = parser.parse_args(arguments)
+        report(options.folders, options.where, options.out or options.folders[0] / "report")
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
+    """Writes index.html, results.csv, table.md and table.tex.
+
+    Raises InputError where there is nothing to report of, or conditions that can't be met.
+    """
+    runs, unread, copies = read(folders)
+    if where:
+        runs, unread = select(runs, where), []
+    found = benchmarks(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index.html").write_text(render(found, runs, unread, copies, out), encoding="utf-8")
+    (out / "table.md").write_text(markdown(found), encoding="utf-8")
+    (out / "table.tex").write_text(latex(found), encoding="utf-8")
+    write_csv(runs, found, out / "results.csv")
+    finished = sum(run.finished for run in runs)
+    rest = len(runs) - finished + len(unread)
+    configurations = sum(len(benchmark.configurations) for benchmark in found)
+    aside = f", {rest} not finished" if rest else ""
+    print(f"{finished} finished runs of {configurations} configurations{aside}: {out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,439 @@
+"""results.json files -> runs -> configurations (runs that differ in their seed alone) -> benchmarks.
+
+Only seeds of one configuration are ever averaged. Configurations are compared within a benchmark: a data set cut
+the same way and answered under the same mask. What else they differ in outside their method is their protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cl_bench.config import WITHOUT_EFFECT, InputError, name_of, nearest
+from cl_bench.report.statistics import Estimate, estimate
+from cl_bench.results import read_results
+
+BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
+"""What bounds the others from below and above; they are no rivals for the best."""
+
+BUDGETS = ("method.budget", "method.per", "method.n_gen", "method.n_gen_mode")
+"""How much of the past a method may keep or replay."""
+
+COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
+"""What a run took, as results.json names it."""
+
+MACHINE = ("trainer.threads", "trainer.accelerator")
+"""Where a run is computed: it moves a sum's last digits, not what is compared."""
+
+ABSENT = "absent"  # the value of a key that a configuration doesn't have
+
+
+@dataclass(frozen=True)
+class Run:
+    """One results.json.
+
+    config: every value that has an effect on the numbers, by its dotted key, without the seed.
+    R: accuracies, shape (T, T), None for what was not measured.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    config: Mapping[str, Any]
+    dataset: str
+    scenario: str
+    method: str
+    changed: float
+
+    @property
+    def seed(self) -> int:
+        return self.results["seed"]
+
+    @property
+    def finished(self) -> bool:
+        return self.results["status"] == "finished"
+
+    @property
+    def R(self) -> list[list[float | None]]:
+        return self.results["R"]
+
+    @property
+    def n_tasks(self) -> int:
+        return len(self.R)
+
+    @property
+    def tasks_done(self) -> int:
+        return len(self.results["tasks"])
+
+    @cached_property
+    def identity(self) -> Hashable:
+        """Equal for runs that differ in their seed alone."""
+        values = {key: as_typed(value) for key, value in self.config.items()}
+        names = [self.dataset, self.scenario, self.method, self.n_tasks]
+        return json.dumps([values, self.results["masks"], names], sort_keys=True)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a run can be chosen by."""
+        names = {name: getattr(self, name) for name in ("method", "dataset", "scenario", "seed")}
+        experiment = self.results["config"]["choices"].get("experiment")
+        return {**self.config, **names, "experiment": experiment, "status": self.results["status"]}
+
+    def number(self, name: str) -> float | None:
+        """A metric or a cost, None where it was not measured."""
+        value = self.results.get(name) if name in COSTS else self.results["metrics"].get(name)
+        return value if value is not None and math.isfinite(value) else None
+
+    def accuracies(self) -> list[float | None]:
+        """Mean accuracy on the tasks seen so far, after each task; None where one of them was not measured."""
+        seen = [row[: after + 1] for after, row in enumerate(self.R)]
+        return [None if None in row else math.fsum(row) / len(row) for row in seen]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A folder of a run without a results.json that can be read."""
+
+    folder: Path
+    reason: str
+
+
+class Configuration:
+    """Finished runs that differ in their seed alone.
+
+    `label` tells it from the others of its benchmark, `full_label` with all values in which its method differs, and
+    `brief` with its method and protocol alone. All are set by `tell_apart`.
+    """
+
+    label: str
+    full_label: str
+    brief: str
+    protocol: str
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = sorted(runs, key=lambda run: run.seed)
+        first = self.runs[0]
+        self.method, self.config, self.n_tasks = first.method, first.config, first.n_tasks
+        self.rules = {f"mask.{name}": rule for name, rule in first.results["masks"].items()}
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The values of the method."""
+        return {key: value for key, value in self.config.items() if key.startswith("method.")}
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """All values but those of the method, and the masks."""
+        return {key: value for key, value in self.config.items() if not key.startswith("method.")} | self.rules
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        values = ((run.seed, run.number(name)) for run in self.runs)
+        return {seed: value for seed, value in values if value is not None}
+
+    def estimate(self, name: str) -> Estimate | None:
+        return estimate(list(self.by_seed(name).values()))
+
+    def accuracies(self) -> list[Estimate | None]:
+        """Mean accuracy on the tasks seen so far, after each task."""
+        columns = zip(*(run.accuracies() for run in self.runs), strict=True)
+        return [estimate([value for value in column if value is not None]) for column in columns]
+
+    def matrix(self) -> list[list[float | None]]:
+        """R, averaged over the seeds."""
+        T = self.n_tasks
+        cells = [[[run.R[i][j] for run in self.runs] for j in range(T)] for i in range(T)]
+        return [[None if None in cell else math.fsum(cell) / len(cell) for cell in row] for row in cells]  # type: ignore[arg-type]
+
+
+@dataclass
+class Benchmark:
+    """Configurations that answer the same question: a data set, cut the same way, evaluated under the same mask.
+
+    protocols: by a short name, in what they differ.
+    """
+
+    dataset: str
+    scenario: str
+    n_tasks: int
+    mask: str
+    configurations: list[Configuration]
+    protocols: dict[str, dict[str, str]]
+
+    @property
+    def title(self) -> str:
+        of_tasks = f"{self.n_tasks} task{'s' * (self.n_tasks != 1)}"
+        told = self.scenario.endswith("_incremental")  # the name of a scenario such as permuted leaves its kind open
+        rule = "" if told else {"own": ", task given", "seen": ", classes seen", "all": ""}.get(self.mask, "")
+        return f"{self.dataset}, {self.scenario.replace('_', '-')}, {of_tasks}{rule}"
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for configuration in self.configurations for run in configuration.runs]
+
+
+def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
+    """All runs below some folders, those that left no results, and how many copies of the same run were left out.
+
+    Raises InputError for a folder that isn't there, and where no run is.
+    """
+    found: dict[tuple[Hashable, int], Run] = {}
+    unread, copies = [], 0
+    folders = list(folders)
+    for folder in dict.fromkeys(run_folder for top in folders for run_folder in run_folders(top)):
+        run = read_run(folder)
+        if isinstance(run, Unread):
+            unread.append(run)
+            continue
+        other = found.get((run.identity, run.seed))
+        copies += other is not None
+        if not other or (run.finished, run.changed) > (other.finished, other.changed):
+            found[run.identity, run.seed] = run
+    if not found and not unread:
+        raise InputError(f"no results.json below {' or '.join(map(str, folders))}")
+    return list(found.values()), unread, copies
+
+
+def run_folders(top: Path) -> Iterator[Path]:
+    """The folders of runs below a folder, or that folder itself."""
+    if not top.is_dir():
+        beside = top.parent.iterdir() if top.parent.is_dir() else ()
+        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+        raise InputError(f"{top}: no such folder{nearest(top.name, names)}")
+    for path, below, files in os.walk(top):
+        if "results.json" in files or "checkpoints" in below:
+            yield Path(path).resolve()
+            below.clear()
+        below[:] = sorted(name for name in below if not name.startswith("."))
+
+
+def read_run(folder: Path) -> Run | Unread:
+    file = folder / "results.json"
+    if not file.exists():
+        return Unread(folder, "stopped before its first task was learned, or still at it")
+    results = read_results(folder)
+    needed = ("seed", "masks", "R", "metrics", "tasks", "classes")
+    if not results or not all(name in results for name in needed):
+        return Unread(folder, "results.json is damaged")
+    settings = results["config"]
+    try:
+        scenario, method = str(settings["choices"]["scenario"]), str(settings["choices"]["method"])
+        dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
+    except (KeyError, TypeError):
+        return Unread(folder, "results.json doesn't say which data set, scenario and method it is of")
+    return Run(folder, results, flat(settings), dataset, scenario, method, file.stat().st_mtime)
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with an effect on the numbers by their dotted keys, without the seed; a list is one value.
+
+    >>> flat({"seed": 1, "debug": True, "trainer": {"epochs": 2, "chunk": 3}, "network": {"hidden": [4, 4]}})
+    {'trainer.epochs': 2, 'network.hidden': [4, 4]}
+    """
+
+    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in node.items():
+            if isinstance(value, Mapping) and value:
+                yield from leaves(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", value
+
+    idle = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
+    idle |= {"seed", *MACHINE}
+    kept = {key: value for key, value in settings.items() if key not in idle}
+    return {key: value for key, value in leaves(kept, "") if key not in idle}
+
+
+def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:
+    """The runs that meet every condition KEY=VALUE[,VALUE...], keys as on the command line of a run.
+
+    Raises InputError for a key that no run has and a value that none has there.
+    """
+    runs = list(runs)
+    for condition in where:
+        key, equals, text = condition.partition("=")
+        if not equals or not key:
+            raise InputError(f"--where {condition}: can't be read; type KEY=VALUE or KEY=VALUE,VALUE")
+        if not any(key in run.facts for run in runs):
+            known = {name for run in runs for name in run.facts}
+            known = {name for name in known if name.endswith(f".{key}")} or known  # n_gen: method.n_gen
+            raise InputError(f"--where {condition}: no run has a key '{key}'{nearest(key, known)}")
+        present = {as_typed(run.facts[key]) for run in runs if key in run.facts}
+        values = {as_typed(read_value(value)) for value in ([text] if text.startswith("[") else text.split(","))}
+        if unknown := sorted(values - present):
+            raise InputError(f"--where {condition}: no run has {key}={unknown[0]}{nearest(unknown[0], present)}")
+        runs = [run for run in runs if key in run.facts and as_typed(run.facts[key]) in values]
+        if not runs:
+            raise InputError(f"--where {condition}: no run meets this together with the conditions before it")
+    return runs
+
+
+def read_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def as_typed(value: Any) -> str:
+    """A value as a person types it; 100000, 100000.0 and 1e5 are one value.
+
+    >>> as_typed(1e5), as_typed(0.001), as_typed([400, 400]), as_typed(None), as_typed("mnist")
+    ('100000', '0.001', '[400,400]', 'null', 'mnist')
+    """
+    if isinstance(value, str):
+        return value
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, separators=(",", ":"))
+
+
+def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
+    """The finished runs, by benchmark and configuration, each with a label that tells it from the others."""
+    together: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        if run.finished:
+            together.setdefault(run.identity, []).append(run)
+    tables: dict[tuple[str, str, int, str], list[Configuration]] = {}
+    for group in together.values():
+        first = group[0]
+        place = (first.dataset, first.scenario, first.n_tasks, first.results["masks"]["evaluation"])
+        tables.setdefault(place, []).append(Configuration(group))
+    return [Benchmark(*place, found, tell_apart(found)) for place, found in sorted(tables.items())]
+
+
+def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]:
+    """Names protocols and labels in place and sorts; returns in what the protocols differ, the most used first."""
+    differ = differing([one.conditions for one in configurations])
+    if "scenario.train_mask" in differ and "mask.train" in differ:  # the one follows from the other
+        differ.remove("mask.train")
+    conditions = [tuple(shown(key, one.conditions.get(key, ABSENT)) for key in differ) for one in configurations]
+    used = Counter()
+    for one, values in zip(configurations, conditions, strict=True):
+        used[values] += len(one.runs)
+    names = {values: f"P{number}" for number, (values, _) in enumerate(used.most_common(), 1)}
+    for one, values in zip(configurations, conditions, strict=True):
+        one.protocol = names[values]
+
+    for method in {one.method for one in configurations}:
+        same = [one for one in configurations if one.method == method]
+        keys = differing([one.own for one in same])
+        few = keys if len(keys) <= 3 else telling([one.own for one in same], keys)
+        for one in same:
+            parts = [f"{short(key)}={shown(key, one.config.get(key, ABSENT))}" for key in keys]
+            one.full_label = " ".join([method, *parts])
+            brief = [part for key, part in zip(keys, parts, strict=True) if key in few]
+            one.label = " ".join([method, *brief, *(["…"] if len(few) < len(keys) else [])])
+    many = len(names) > 1
+    for one in configurations:
+        mark = f" · {one.protocol}" if many else ""
+        one.label, one.brief = one.label + mark, one.method + mark
+
+    order = {name: place for place, name in enumerate(names.values())}
+    configurations.sort(key=lambda one: (one.method not in BOUNDS, one.method, order[one.protocol], sort_key(one)))
+    return {name: dict(zip(differ, values, strict=True)) for values, name in names.items()}
+
+
+def sort_key(one: Configuration) -> list[tuple[int, float, str]]:
+    """Numbers by size, whatever else after them by name."""
+    values = [value for _, value in sorted(one.own.items())]
+    return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values]
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose value isn't the same in all, in the order in which they stand there."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    return [key for key in keys if len({as_typed(config.get(key, ABSENT)) for config in configs}) > 1]
+
+
+def telling(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Few of the keys that tell the configurations as far apart as all of them do."""
+
+    def apart(chosen: Sequence[str]) -> int:
+        return len({tuple(as_typed(config.get(key, ABSENT)) for key in chosen) for config in configs})
+
+    chosen: list[str] = []
+    while apart(chosen) < apart(keys):
+        chosen.append(max((key for key in keys if key not in chosen), key=lambda key: apart([*chosen, key])))
+    return chosen
+
+
+def short(key: str) -> str:
+    return key.removeprefix("method.").removesuffix("._target_")
+
+
+def shown(key: str, value: Any) -> str:
+    """A value as the page shows it: the class of a target, the name of a file, a large number in its short form.
+
+    >>> shown("network._target_", "cl_bench.networks.mlp.MLP"), shown("dataset.path", "/data/my.npz"), shown("", 1e8)
+    ('MLP', 'my.npz', '1e8')
+    """
+    if isinstance(value, str) and key.endswith("_target_"):
+        return value.rpartition(".")[2]
+    if isinstance(value, int | float) and not isinstance(value, bool) and float(brief := f"{value:g}") == value:
+        return brief.replace("e+0", "e").replace("e-0", "e-")
+    return Path(value).name if isinstance(value, str) and "/" in value else as_typed(value)
+
+
+def mixtures(benchmark: Benchmark) -> list[str]:
+    """What a reader must know before comparing rows with each other, a sentence each."""
+    notes, found = [], benchmark.configurations
+    budgets: dict[str, set[str]] = {}
+    for one in found:
+        if budget := " ".join(f"{short(key)}={shown(key, one.config[key])}" for key in BUDGETS if key in one.config):
+            budgets.setdefault(budget, set()).add(one.method)
+    if len(budgets) > 1:
+        listed = "; ".join(f"{budget} ({', '.join(sorted(methods))})" for budget, methods in budgets.items())
+        notes.append(f"Budgets of kept or replayed images differ: {listed}.")
+    seeds = {tuple(one.seeds) for one in found}
+    if len(seeds) > 1:
+        least, most = min(map(len, seeds)), max(map(len, seeds))
+        count = f"{least} to {most}" if least < most else f"{most}"
+        notes.append(f"Configurations have different seeds ({count} each); paired comparisons use shared ones alone.")
+    for name, of in (("cl_bench", "versions"), ("torch", "versions")):
+        mixed = [one.label for one in found if len({run.results.get(of, {}).get(name) for run in one.runs}) > 1]
+        if mixed:
+            notes.append(f"Seeds that were run with different versions of {name} are averaged: {', '.join(mixed)}.")
+    devices = sorted({str(run.results.get("device")) for run in benchmark.runs})
+    if len(devices) > 1:
+        notes.append(f"Seconds were measured on different devices ({', '.join(devices)}) and can't be compared.")
+    return notes
+
+
+Curve = tuple[str, list[tuple[Any, Configuration]]]
+
+
+def sweeps(configurations: Sequence[Configuration]) -> dict[str, list[Curve]]:
+    """For each key that was varied by itself its curves: (label, [(value, configuration), ...]), n_gen first.
+
+    A curve holds configurations of one method that are equal in all but this key, at least two of them.
+    """
+    found: dict[str, list[Curve]] = {}
+    methods = {one.method for one in configurations}
+    keys = {key for method in methods for key in differing([o.config for o in configurations if o.method == method])}
+    for key in sorted(keys, key=lambda key: (key != "method.n_gen", not key.startswith("method."), key)):
+        rows: dict[Hashable, list[Configuration]] = {}
+        for one in configurations:
+            if key in one.config:
+                values = {other: as_typed(value) for other, value in one.config.items() if other != key}
+                # the masks follow from the configuration, so where they are the key they differ with it
+                rules = {} if key.endswith("_mask") else one.rules
+                rest = json.dumps([one.method, values, rules], sort_keys=True)
+                rows.setdefault(rest, []).append(one)
+        if curves := [row for row in rows.values() if len(row) > 1]:
+            found[key] = [(label_along(key, row[0], curves), [(one.config[key], one) for one in row]) for row in curves]
+    return found
+
+
+def label_along(key: str, one: Configuration, curves: Sequence[Sequence[Configuration]]) -> str:
+    """The label of a curve along a key: the method, and what tells it from the other curves of that method."""
+    same = [curve[0].config for curve in curves if curve[0].method == one.method]
+    keys = [other for other in differing(same) if other != key]
+    return " ".join([one.method, *(f"{short(k)}={shown(k, one.config.get(k, ABSENT))}" for k in keys)])

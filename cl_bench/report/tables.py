@@ -1,0 +1,206 @@
+"""The numbers of a report as tables: one row per configuration for people and papers, one per run for pandas."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed
+from cl_bench.report.statistics import Estimate
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a run. better: 1 where more is better, -1 where less is, 0 where it isn't judged.
+
+    scale: what the stored number is multiplied with to be in `unit`.
+    """
+
+    name: str
+    title: str
+    unit: str
+    meaning: str
+    better: int
+    scale: float = 100
+    digits: int = 2
+
+    @property
+    def arrow(self) -> str:
+        return {1: "↑", -1: "↓", 0: ""}[self.better]
+
+    def write(self, value: float) -> str:
+        text = f"{self.scale * value:,.{self.digits}f}"
+        return text.replace("-", MINUS) if float(text.replace(",", "")) else text.lstrip("-")  # no minus zero
+
+    def cell(self, value: Estimate | None) -> str:
+        if value is None:
+            return ""
+        return self.write(value.mean) if value.half is None else f"{self.write(value.mean)} ± {self.write(value.half)}"
+
+
+COLUMNS = (
+    Column("ACC", "ACC", "%", "mean accuracy on all tasks after the last one", 1),
+    Column("A5", "A5", "%", "mean accuracy after five classes", 1),
+    Column("A10", "A10", "%", "mean accuracy after ten classes", 1),
+    Column("AAA", "AAA", "%", "mean accuracy on the tasks seen so far, averaged over the ends of tasks", 1),
+    Column("LA", "LA", "%", "accuracy on each task just after it was learned: plasticity", 1),
+    Column("BWT", "BWT", "points", "what later tasks changed in the accuracy on earlier ones: stability", 1),
+    Column("FWT", "FWT", "points", "accuracy on the next task, above that of the untrained network", 1),
+    Column("forgetting", "Forgetting", "points", "accuracy lost since it was best", -1),
+    Column("intransigence", "Intransigence", "points", "accuracy just after learning, short of joint training", -1),
+    Column("MeRGAN_score", "MeRGAN score", "%", "accuracy of a classifier of real images on generated ones", 1),
+    Column("FID", "FID", "", "distance of generated from real images, in the features of the judge", -1, 1, 1),
+    Column("bytes_kept", "Kept", "MB", "what is kept between tasks: networks, memories, generators", 0, 1e-6),
+    Column("seconds", "Time", "s", "seconds of training", 0, 1, 0),
+)
+ACC = COLUMNS[0]
+
+
+def columns_of(configurations: Sequence[Configuration]) -> list[Column]:
+    """The columns with a number in any of the rows; A5 and A10 only where they aren't ACC by another name."""
+    found = [column for column in COLUMNS if any(one.by_seed(column.name) for one in configurations)]
+    same = {
+        column
+        for column in found
+        if column.name in ("A5", "A10")
+        and all(one.by_seed(column.name) == one.by_seed("ACC") for one in configurations)
+    }
+    return [column for column in found if column not in same]
+
+
+def best_of(configurations: Sequence[Configuration], column: Column) -> set[Configuration]:
+    """The best in a column within each protocol, as far as its digits tell, none where all are alike; the bounds of
+    the others don't compete."""
+    best: set[Configuration] = set()
+    rivals: dict[str, list[tuple[float, Configuration]]] = {}
+    for one in configurations:
+        value = one.estimate(column.name)
+        if value and column.better and one.method not in BOUNDS:
+            rounded = round(column.better * column.scale * value.mean, column.digits)
+            rivals.setdefault(one.protocol, []).append((rounded, one))
+    for row in rivals.values():
+        top = max(value for value, _ in row)
+        if any(value < top for value, _ in row):
+            best |= {one for value, one in row if value == top}
+    return best
+
+
+def write_csv(runs: Iterable[Run], found: Sequence[Benchmark], file: Path) -> None:
+    """One row per run: what it is, its metrics and costs, every value of its configuration.
+
+    Runs that aren't finished have no metrics: theirs tell of fewer tasks and must not be averaged with others.
+    Folders are relative to that of the file.
+    """
+    place = {
+        run.folder: (benchmark, one) for benchmark in found for one in benchmark.configurations for run in one.runs
+    }
+    runs = sorted(runs, key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
+    metrics = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
+    keys = sorted({key for run in runs for key in run.config})
+    head = ["folder", "status", "reason", "dataset", "scenario", "method", "seed", "configuration", "protocol"]
+    head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        rows = csv.writer(handle)
+        rows.writerow([*head, *metrics, *COSTS, *keys])
+        for run in runs:
+            results, (_, one) = run.results, place.get(run.folder, (None, None))
+            what = [
+                relative(run.folder, file.parent),
+                results["status"],
+                results.get("reason"),
+                run.dataset,
+                run.scenario,
+            ]
+            what += [run.method, run.seed, one and one.full_label, one and one.protocol, run.n_tasks, run.tasks_done]
+            what += [results["masks"]["train"], results["masks"]["evaluation"], results.get("device")]
+            what += [results.get("versions", {}).get("cl_bench")]
+            numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS)]
+            values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
+            rows.writerow([*what, *numbers, *values])
+
+
+def relative(folder: Path, to: Path) -> str:
+    return Path(os.path.relpath(folder, to.resolve())).as_posix()
+
+
+def markdown(found: Sequence[Benchmark]) -> str:
+    """A table per benchmark, as GitHub shows it."""
+    lines = []
+    for benchmark in found:
+        columns = columns_of(benchmark.configurations)
+        best = {column: best_of(benchmark.configurations, column) for column in columns}
+        heads = [f"{column.title} {column.arrow}".strip() + unit(column) for column in columns]
+        lines += [f"## {benchmark.title}", "", *explained(benchmark), ""]
+        lines += [f"| {' | '.join(['configuration', 'seeds', *heads])} |", f"|---|{'---:|' * (len(heads) + 1)}"]
+        for one in benchmark.configurations:
+            cells = []
+            for column in columns:
+                text = column.cell(one.estimate(column.name))
+                cells.append(f"**{text}**" if one in best[column] else text)
+            label = one.label.replace("|", "\\|")
+            lines.append(f"| {' | '.join([label, str(len(one.runs)), *cells])} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def latex(found: Sequence[Benchmark]) -> str:
+    """A table per benchmark; needs \\usepackage{booktabs}."""
+    lines = ["% \\usepackage{booktabs}"]
+    for benchmark in found:
+        columns = columns_of(benchmark.configurations)
+        best = {column: best_of(benchmark.configurations, column) for column in columns}
+        arrows = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
+        heads = [escaped(column.title) + arrows[column.better] + escaped(unit(column)) for column in columns]
+        caption = " ".join([f"{benchmark.title}.", *explained(benchmark)])
+        lines += ["", "\\begin{table}", "\\centering", f"\\caption{{{escaped(caption)}}}"]
+        lines += [f"\\begin{{tabular}}{{lr{'r' * len(columns)}}}", "\\toprule"]
+        lines += [" & ".join(["Configuration", "Seeds", *heads]) + r" \\", "\\midrule"]
+        for one in benchmark.configurations:
+            cells = []
+            for column in columns:
+                text = escaped(column.cell(one.estimate(column.name)))
+                cells.append(f"\\textbf{{{text}}}" if one in best[column] else text)
+            lines.append(" & ".join([escaped(one.label), str(len(one.runs)), *cells]) + r" \\")
+        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def explained(benchmark: Benchmark) -> Iterator[str]:
+    """What must stand beside a table."""
+    yield f"Mean ± 95% interval over seeds (Student t); evaluation mask: {benchmark.mask}."
+    if len(benchmark.protocols) > 1:
+        told = "; ".join(
+            f"{name}: " + ", ".join(f"{key}={value}" for key, value in differs.items())
+            for name, differs in benchmark.protocols.items()
+        )
+        yield f"Protocols differ and are judged apart. {told}."
+
+
+def unit(column: Column) -> str:
+    return f" ({column.unit})" if column.unit else ""
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    MINUS: "$-$",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "…": r"\dots{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+
+
+def escaped(text: str) -> str:
+    """Text as LaTeX prints it.
+
+    >>> escaped("n_gen=1200: 84.1 ± 1.2 %")
+    'n\\\\_gen=1200: 84.1 $\\\\pm$ 1.2 \\\\%'
+    """
+    return "".join(LATEX.get(char, char) for char in text)

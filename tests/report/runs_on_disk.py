@@ -1,0 +1,63 @@
+"""Folders of runs as a sweep leaves them, without training. (No conftest.py: that name is taken.)"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **changes: Any) -> dict[str, Any]:
+    """A results.json of a class-incremental run on digits whose last row has this mean accuracy.
+
+    changes: `scenario`, `train_mask`, `status`, or dotted keys of the configuration with `__` for the dot.
+    """
+    scenario, status = changes.pop("scenario", "class_incremental"), changes.pop("status", "finished")
+    train_mask = changes.pop("train_mask", "seen")
+    config: dict[str, Any] = {
+        "seed": seed,
+        "output_root": "/somewhere",
+        "method": {"_target_": f"cl_bench.methods.{method}.X"},
+        "scenario": {"_target_": "cl_bench.data.scenarios.split", "kind": "class", "train_mask": train_mask},
+        "trainer": {"_target_": "cl_bench.fit.Fit", "epochs": 10, "chunk": 32},
+        "network": {"_target_": "cl_bench.networks.mlp.MLP", "hidden": [32]},
+        "choices": {"method": method, "dataset": "digits", "scenario": scenario, "experiment": None},
+    }
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        config[group][name] = value
+    first = 0.98
+    R = [[first if on == after else acc if on < after else 0.0 for on in range(tasks)] for after in range(tasks)]
+    R[-1] = [acc] * tasks
+    done = tasks if status == "finished" else 1
+    return {
+        "key": "",
+        "name": f"digits-{scenario}-{method}-seed{seed}",
+        "status": status,
+        "seed": seed,
+        "config": config,
+        "versions": {"cl_bench": "0.1.0", "torch": "2"},
+        "kind": "class",
+        "masks": {"train": train_mask, "evaluation": "seen", "baseline": "all"},
+        "classes": [[str(2 * task), str(2 * task + 1)] for task in range(tasks)],
+        "R": R,
+        "b": [0.1] * tasks,
+        "n_test": [100] * tasks,
+        "metrics": {"ACC": acc, "BWT": acc - first, "FWT": -0.1, "LA": first, "first_forgetting": first - acc},
+        "tasks": [{"task": task} for task in range(done)],
+        "parameters": 1000,
+        "bytes_kept": 4000,
+        "seconds": 1.5,
+        "device": "cpu",
+    } | ({"reason": "loss is inf"} if status == "failed" else {})
+
+
+def write(outputs: Path, method: str, seed: int = 0, folder: str = "", **changes: Any) -> Path:
+    """`write(outputs, "er", seed=1, acc=0.9, method__budget=100)`: a run's folder, with what `results` says."""
+    found: Mapping[str, Any] = results(method, seed, **changes)
+    number = len(list(outputs.glob("*/*")))
+    path = outputs / (folder or f"{found['name'].rpartition('-')[0]}/seed{seed}-{number:08x}")
+    path.mkdir(parents=True)
+    (path / "results.json").write_text(json.dumps(found))
+    return path

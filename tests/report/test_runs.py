@@ -1,0 +1,204 @@
+"""What is averaged with what, what is told apart, and what is said of it."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Compose
+from runs_on_disk import write
+
+from cl_bench.config import InputError
+from cl_bench.report import runs
+from cl_bench.report.runs import Benchmark, benchmarks, mixtures, read, select, sweeps
+
+
+def found_in(folder: Path) -> list[Benchmark]:
+    return benchmarks(read([folder])[0])
+
+
+def test_examples() -> None:
+    found = doctest.testmod(runs)
+    assert found.attempted
+    assert not found.failed
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    for seed, acc in enumerate((0.7, 0.8, 0.9)):
+        write(tmp_path, "er", seed, acc=acc)
+    ((one,),) = [benchmark.configurations for benchmark in found_in(tmp_path)]
+    value = one.estimate("ACC")
+    assert one.seeds == [0, 1, 2]
+    assert value
+    assert value.mean == pytest.approx(0.8)
+    assert value.half == pytest.approx(4.30265 * 0.1 / 3**0.5, rel=1e-4)
+    assert [a and round(a.mean, 3) for a in one.accuracies()] == [0.98, 0.89, 0.8]
+    assert one.matrix()[2] == pytest.approx([0.8, 0.8, 0.8])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"train_mask": "current"},
+        {"method__budget": 200},
+        {"trainer__epochs": 20},
+        {"network__hidden": [64]},
+        {"tasks": 5},
+        {"scenario": "task_incremental"},
+    ],
+    ids=str,
+)
+def test_nothing_but_the_seed_may_differ_in_an_average(tmp_path: Path, other: dict[str, Any]) -> None:
+    write(tmp_path, "er", 0, method__budget=100)
+    changes: dict[str, Any] = {"method__budget": 100} | other
+    write(tmp_path, "er", 1, **changes)
+    configurations = [one for benchmark in found_in(tmp_path) for one in benchmark.configurations]
+    assert [len(one.runs) for one in configurations] == [1, 1]
+
+
+def test_a_value_is_the_same_however_it_is_written(tmp_path: Path) -> None:
+    write(tmp_path, "ewc", 0, method__strength=100, trainer__threads=1)
+    write(tmp_path, "ewc", 1, method__strength=100.0, trainer__threads=4)
+    (benchmark,) = found_in(tmp_path)
+    assert [one.seeds for one in benchmark.configurations] == [[0, 1]]
+
+
+def test_a_mixture_of_protocols_is_named(tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path, "er", seed)
+    write(tmp_path, "er", 0, train_mask="current")
+    (benchmark,) = found_in(tmp_path)
+    assert benchmark.protocols == {"P1": {"scenario.train_mask": "seen"}, "P2": {"scenario.train_mask": "current"}}
+    assert [one.label for one in benchmark.configurations] == ["er · P1", "er · P2"]
+
+
+def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
+    write(tmp_path, "finetune")
+    for budget in (200, 100):
+        write(tmp_path, "er", method__budget=budget, method__per="class")
+    (benchmark,) = found_in(tmp_path)
+    assert [one.label for one in benchmark.configurations] == ["finetune", "er budget=100", "er budget=200"]
+    assert benchmark.protocols == {"P1": {}}
+
+
+def test_long_labels_are_shortened_but_stay_unique(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path, "er", method__a=i, method__b=i, method__c=i, method__d=i)
+    (benchmark,) = found_in(tmp_path)
+    assert [one.label for one in benchmark.configurations] == ["er a=0 …", "er a=1 …", "er a=2 …"]
+    assert benchmark.configurations[1].full_label == "er a=1 b=1 c=1 d=1"
+
+
+def test_what_hinders_a_comparison_is_said(tmp_path: Path) -> None:
+    write(tmp_path, "er", 0, method__budget=100, method__per="class")
+    write(tmp_path, "icarl", 0, method__budget=20, method__per="class")
+    path = write(tmp_path, "icarl", 1, method__budget=20, method__per="class")
+    changed = json.loads((path / "results.json").read_text()) | {"device": "cuda:0", "versions": {"cl_bench": "9"}}
+    (path / "results.json").write_text(json.dumps(changed))
+    (benchmark,) = found_in(tmp_path)
+    said = " ".join(mixtures(benchmark))
+    for part in ("budget=100 per=class (er)", "budget=20 per=class (icarl)", "different seeds", "version", "cuda:0"):
+        assert part in said
+
+
+def test_alike_runs_need_no_warning(tmp_path: Path) -> None:
+    for method in ("er", "icarl"):
+        for seed in range(2):
+            write(tmp_path, method, seed, method__budget=100)
+    (benchmark,) = found_in(tmp_path)
+    assert mixtures(benchmark) == []
+
+
+def test_a_copy_is_counted_once_and_a_finished_run_wins(tmp_path: Path) -> None:
+    write(tmp_path, "er", 0, acc=0.9)
+    write(tmp_path, "er", 0, acc=0.1, status="running", folder="copy/seed0-x.old1")
+    found, _, copies = read([tmp_path, tmp_path])
+    assert copies == 1
+    assert [run.number("ACC") for run in found] == [0.9]
+
+
+def test_runs_that_are_not_finished_are_in_no_average(tmp_path: Path) -> None:
+    write(tmp_path, "er", 0, acc=0.9)
+    write(tmp_path, "er", 1, acc=0.1, status="failed")
+    (tmp_path / "digits-class_incremental-er" / "seed2-00000000" / "checkpoints").mkdir(parents=True)
+    damaged = write(tmp_path, "er", 3)
+    (damaged / "results.json").write_text('{"status": "fin')
+    found, unread, _ = read([tmp_path])
+    assert [one.seeds for benchmark in benchmarks(found) for one in benchmark.configurations] == [[0]]
+    assert {one.folder.name[:5]: one.reason.split()[0] for one in unread} == {
+        "seed2": "stopped",
+        "seed3": "results.json",
+    }
+
+
+def test_a_parameter_varied_by_itself(tmp_path: Path) -> None:
+    for method in ("dgr", "dgm"):
+        for n_gen in (12000, 1200):
+            write(tmp_path, method, method__n_gen=n_gen, method__other=1)
+    write(tmp_path, "dgr", method__n_gen=5, method__other=2)  # differs in two keys: on no line
+    (benchmark,) = found_in(tmp_path)
+    (curves,) = [curves for key, curves in sweeps(benchmark.configurations).items() if key == "method.n_gen"]
+    assert [(label, sorted(value for value, _ in points)) for label, points in curves] == [
+        ("dgm", [1200, 12000]),
+        ("dgr", [1200, 12000]),
+    ]
+
+
+def test_the_training_mask_can_be_varied_by_itself(tmp_path: Path) -> None:
+    for mask in ("seen", "current"):
+        write(tmp_path, "finetune", train_mask=mask)
+    (benchmark,) = found_in(tmp_path)
+    assert list(sweeps(benchmark.configurations)) == ["scenario.train_mask"]
+
+
+@pytest.mark.parametrize(
+    ("where", "left"),
+    [
+        (["method=er,ewc"], 3),
+        (["method=er", "seed=1"], 1),
+        (["trainer.epochs=10.0"], 4),
+        (["network.hidden=[32]"], 4),
+        (["method.strength=1e2"], 1),
+        (["experiment=null"], 4),
+    ],
+    ids=str,
+)
+def test_where(tmp_path: Path, where: list[str], left: int) -> None:
+    write(tmp_path, "er", 0)
+    write(tmp_path, "er", 1)
+    write(tmp_path, "ewc", method__strength=100)
+    write(tmp_path, "si")
+    assert len(select(read([tmp_path])[0], where)) == left
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("method", "type KEY=VALUE"),
+        ("methd=er", "no run has a key 'methd'; did you mean 'method'?"),
+        ("budget=1", "did you mean 'method.budget'?"),
+        ("method=err", "no run has method=err; did you mean 'er'?"),
+        ("method.budget=7", "no run has method.budget=7; choose from 100"),
+    ],
+)
+def test_bad_conditions(tmp_path: Path, where: str, message: str) -> None:
+    write(tmp_path, "er", method__budget=100)
+    with pytest.raises(InputError) as error:
+        select(read([tmp_path])[0], [where])
+    assert where in str(error.value)
+    assert message in str(error.value)
+
+
+def test_a_real_run_can_be_read(small: Compose, tmp_path: Path, no_pictures: None) -> None:
+    from cl_bench.run import run
+
+    results = run(small("method=er", "trainer.epochs=1", "scenario.n_tasks=2"))
+    ((one,),) = [benchmark.configurations for benchmark in found_in(tmp_path / "outputs")]
+    assert (one.label, one.n_tasks, one.protocol) == ("er", 2, "P1")
+    assert one.by_seed("ACC") == {0: results["metrics"]["ACC"]}
+    last = one.accuracies()[-1]
+    assert last
+    assert last.mean == pytest.approx(results["metrics"]["ACC"])

@@ -1,0 +1,310 @@
+"""The pages under docs/ say what the code does: keys, kinds, numbers, pictures, commands and examples are checked."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_contract as contract
+import yaml
+from conftest import METHODS, Compose
+
+import cl_bench
+from cl_bench import config
+from cl_bench.config import CONF, compose, options_of, target
+from cl_bench.data.scenarios import Problem
+from cl_bench.judge import generated_metrics
+from cl_bench.metrics import continual_metrics
+from cl_bench.run import run
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+IGNORED = {"outputs", "data", "wandb", "build", "dist"}
+PAGES = sorted(
+    page
+    for page in ROOT.rglob("*.md")
+    if not any(part in IGNORED or part.startswith(".") for part in page.relative_to(ROOT).parts)
+)
+SECTIONS = ["Idea", "Formulas", "Settings", "Differences from the paper", "Kept between tasks", "Our numbers"]
+FENCE = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+
+of_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+of_methods = pytest.mark.parametrize("method", METHODS)
+
+
+def page_of(method: str) -> str:
+    page = DOCS / "methods" / f"{method}.md"
+    assert page.is_file(), f"method={method} has no page {page.relative_to(ROOT)}"
+    return page.read_text()
+
+
+def sections(text: str) -> dict[str, str]:
+    """The text under each heading of the second level; what stands before them under ''."""
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The cells of each row of the tables."""
+    for line in text.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def explained(text: str) -> dict[str, str]:
+    """The keys in the first column of the tables, and what stands in the second."""
+    return {key: row[1] for row in rows(text) for key in re.findall(r"`([\w.]+)`", row[0])}
+
+
+def keys(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a YAML file that a person may set, and their values; of a group its name."""
+    for key, value in node.items():
+        if key == "defaults":
+            yield from (
+                (name.strip("/"), choice) for one in value if isinstance(one, dict) for name, choice in one.items()
+            )
+        elif isinstance(value, Mapping):
+            yield from ((f"{key}.{below}", leaf) for below, leaf in keys(value))
+        elif key != "_target_":
+            yield key, value
+
+
+def read(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text())
+
+
+# --------------------------------------------------------------------------------------------- of methods
+
+
+@of_methods
+def test_each_method_has_a_page_of_the_same_form(method: str) -> None:
+    parts = sections(page_of(method))
+    assert list(parts) == ["", *SECTIONS]
+    assert f"`method={method}`" in parts[""]
+    kinds = target(read(CONF / "method" / f"{method}.yaml"), "method").kinds
+    named = {"class": "class-", "task": "task-", "domain": "domain-"}
+    assert {kind for kind, word in named.items() if word in parts[""]} == set(kinds)
+
+
+@of_methods
+def test_each_key_is_explained_with_its_default(method: str) -> None:
+    settings = dict(keys(read(CONF / "method" / f"{method}.yaml")))
+    said = explained(sections(page_of(method))["Settings"])
+    assert {key: yaml.safe_load(cell.strip("`")) for key, cell in said.items()} == settings
+
+
+@pytest.mark.parametrize("file", [*CONF.glob("gan/*.yaml"), *CONF.glob("generator/*.yaml")], ids=lambda file: file.stem)
+def test_each_key_of_a_generator_is_explained(file: Path) -> None:
+    parts = sections((DOCS / "generators.md").read_text())
+    said = explained(parts["Settings" if file.parent.name == "gan" else "Masked generators"])
+    assert dict(keys(read(file))).keys() <= said.keys()
+    assert f"`{file.stem}`" in parts["" if file.parent.name == "gan" else "Masked generators"]
+
+
+@of_methods
+def test_numbers_are_those_of_the_readme_or_of_an_experiment(method: str) -> None:
+    """A number that is measured again is corrected in both places."""
+    sources = [ROOT / "README.md", *(CONF / "experiment").rglob("*.yaml")]
+    known = {number for file in sources for number in re.findall(r"\.\d{3,4}\b", file.read_text())}
+    ours = set(re.findall(r"\.\d{3,4}\b", sections(page_of(method))["Our numbers"]))
+    assert ours <= known, ours - known
+
+
+# ----------------------------------------------------------------------------------------------- of pages
+
+
+def anchors(page: Path) -> set[str]:
+    """What a Git host makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    """The relative links of a page."""
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text()))
+    found = re.findall(r"\]\(([^)\s]+)[^)]*\)", text) + re.findall(r"^\[[^]]+\]:\s*(\S+)", text, re.MULTILINE)
+    found += re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+@of_pages
+def test_no_relative_link_is_broken(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        aim = (page.parent / path).resolve() if path else page
+        assert aim.exists(), f"{link}: there is no such file"
+        assert aim.is_relative_to(ROOT.resolve()), f"{link}: leads out of the repository"
+        assert not anchor or anchor in anchors(aim), f"{link}: there is no such heading"
+
+
+def test_each_page_is_linked_from_the_index() -> None:
+    index = DOCS / "README.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
+    assert {page for page in PAGES if page.is_relative_to(DOCS)} - {index} <= linked
+
+
+@of_pages
+def test_formulas_survive_markdown(page: Path) -> None:
+    """Markdown reads a line before mathematics does: an escape is eaten, a star or an underscore may be emphasis."""
+    text = page.read_text()
+    for fence in FENCE.finditer(text):
+        assert fence[0].count("\n\n") == 0 or not fence[0].startswith("```math"), f"a blank line ends {fence[0]}"
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
+    for formula in re.findall(r"\$([^$\n]+)\$", text):
+        assert not re.search(r"\\[^a-zA-Z]|[*<>]|[)}\]]_|^\s|\s$", formula), formula
+        assert formula.count("{") == formula.count("}"), formula
+    assert text.count("$") % 2 == 0
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert read(ROOT / "CITATION.cff")["version"] == cl_bench.__version__
+    assert cl_bench.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of each `python -m cl_bench` on a page, in a block or in a line."""
+    text = page.read_text().replace("\\\n", " ")
+    found = re.findall(r"^\s*python -m cl_bench( .*)?$|`python -m cl_bench( [^`]*)`", text, re.MULTILINE)
+    return [shlex.split("".join(one), comments=True) for one in found]
+
+
+@pytest.mark.parametrize(
+    ("page", "arguments"),
+    [(page, arguments) for page in PAGES if page.is_relative_to(DOCS) for arguments in commands(page)],
+    ids=lambda one: one.stem if isinstance(one, Path) else " ".join(one),
+)
+def test_every_command_can_be_typed(page: Path, arguments: list[str], examples: None) -> None:
+    """Each value of a sweep with the first of the others composes, and the method has a meaning in the scenario."""
+    choices = [re.split(r",(?![^\[]*\])", one.partition("=")[2]) for one in arguments if one != "-m"]
+    names = [one.partition("=")[0] for one in arguments if one != "-m"]
+    assert len(arguments) > len(names) or all(len(values) == 1 for values in choices), "a sweep needs -m"
+    most = max((len(values) for name, values in zip(names, choices, strict=True) if name != "seed"), default=1)
+    for n in range(most):
+        settings = compose(
+            *(f"{key}={values[min(n, len(values) - 1)]}" for key, values in zip(names, choices, strict=True))
+        )
+        assert settings["scenario"]["kind"] in target(settings["method"], "method").kinds
+
+
+# ------------------------------------------------------------------------------------- pictures, sessions
+
+
+def test_pictures_of_masks() -> None:
+    """Six classes, two per task."""
+    page = (DOCS / "scenarios.md").read_text()
+    pictures = re.findall(r"```text\n(\w+), ([\w=-]+), after (\d) of 3\n(.*?)```", page, re.DOTALL)
+    assert len(pictures) == 6
+    pairs = ((0, 1), (2, 3), (4, 5))
+    for when, what, after, picture in pictures:
+        if when == "training":
+            problem = Problem("class", (1, 8, 8), pairs, what.removeprefix("train_mask="))
+        else:
+            kind = what.removesuffix("-incremental")
+            problem = Problem(kind, (1, 8, 8), (pairs[0],) * 3 if kind == "domain" else pairs)
+        rule = problem.rules["train" if when == "training" else when]
+        # of a replayed image the classes that were current with it, see `Classifier.active`
+        mask = problem.mask("own" if rule == "current" else rule, int(after) - 1)
+        for task, row in re.findall(r"task (\d)((?: +[#.])+)", picture):
+            assert [sign == "#" for sign in row.split()] == mask[int(task) - 1].tolist(), (what, task)
+
+
+def session(page: Path) -> None:
+    """Runs the Python sessions of a page, one after another."""
+    blocks = re.findall(r"```python\n(>>> .*?)```", page.read_text(), re.DOTALL)
+    test = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, page.name, str(page), 0)
+    result = doctest.DocTestRunner().run(test)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_worked_example_of_the_metrics() -> None:
+    session(DOCS / "metrics.md")
+
+
+def test_each_metric_is_on_the_page() -> None:
+    page = (DOCS / "metrics.md").read_text()
+    generated = {"MeRGAN_score_mean": 0.9, "FID_mean": 1.0}
+    ends = {"A5": 0, "A10": 1}
+    names = [*continual_metrics(2, [5, 5], [0.9, 0.9]), *generated_metrics([{"task": 0, "generated": generated}], ends)]
+    headings = set(chain(*(heading.split(", ") for heading in re.findall(r"^### (.+)$", page, re.MULTILINE))))
+    assert set(names) <= headings | set(re.findall(r"`(\w+)`", page)), "no such heading"
+    assert {"ACC", "A5", "A10", "intransigence", "MeRGAN_score"} <= set(names)
+
+
+# ----------------------------------------------------------------------------------------------- examples
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The files of the two pages about adding something, as if they had been written into the package."""
+    shutil.copytree(CONF, tmp_path / "conf")
+    modules = []
+    for page in ("adding_a_method.md", "adding_a_dataset.md"):
+        for name, text in re.findall(
+            r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)```$", (DOCS / page).read_text(), re.M | re.S
+        ):
+            file = tmp_path / name
+            assert not (ROOT / name).exists(), f"{page} would overwrite {name}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            if file.suffix == ".py":
+                modules.append(".".join(Path(name).with_suffix("").parts))
+    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    for module in modules:
+        package = import_module(module.rpartition(".")[0])
+        folder = tmp_path / Path(*module.split(".")[:-1])
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    yield
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def anchor(examples: None, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The method of the page, known to the contract."""
+    monkeypatch.setitem(contract.KINDS, "anchor", target(compose("method=anchor")["method"], "method").kinds)
+    return "anchor"
+
+
+@pytest.mark.parametrize("kind", ["class", "task", "domain"])
+def test_the_method_of_the_page_learns(anchor: str, kind: str, small: Compose) -> None:
+    contract.test_it_learns_in_each_kind_it_declares(anchor, kind, small)
+
+
+def test_the_method_of_the_page_goes_on_after_a_kill(
+    anchor: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract.test_killed_and_resumed_equals_uninterrupted(anchor, "task", 7, (), small, monkeypatch)
+    contract.test_its_state_is_all_it_remembers(anchor, small, tmp_path)
+
+
+def test_the_method_of_the_page_forgets_less(anchor: str, small: Compose) -> None:
+    common = ("scenario=domain_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
+    plain = run(small("method=finetune", *common))["metrics"]["BWT"]
+    assert run(small("method=anchor", *common))["metrics"]["BWT"] > plain
+
+
+def test_the_method_of_the_page_is_a_page_long(examples: None) -> None:
+    code = Path(import_module("cl_bench.methods.anchor").__file__ or "").read_text()
+    assert len([line for line in code.splitlines() if line.strip()]) <= 35
+
+
+def test_the_data_sets_of_the_page(
+    examples: None, no_pictures: None, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    session(DOCS / "adding_a_dataset.md")
+    assert "bars" in options_of("dataset")
+    for command in commands(DOCS / "adding_a_dataset.md"):
+        if "dataset=image_folder" not in command:
+            results = run(small(*command, "trainer.iterations=100", "trainer.batch_size=16"))
+            assert results["R"][-1][-1] > 0.9  # the task just learned
