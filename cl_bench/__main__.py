@@ -53,10 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def accuracy(config: Any) -> float:
-    """The average accuracy of one run, at once when it is already there."""
+    """The average accuracy of one run, at once when it is already there; of the best run that a search finds."""
     from cl_bench.results import read_results, show
 
     settings = plain(config, HydraConfig.get().runtime.choices)
+    if settings.get("hparams_search"):
+        from cl_bench.search import search
+
+        settings = search(HydraConfig.get().overrides.task)
     check_top(settings)
     folder = folder_of(settings)
     results = read_results(folder) if settings["resume"] else None

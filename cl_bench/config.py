@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -154,10 +155,10 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     reason = " or ".join(reasons)
     if problems[0]["type"] in ("needs_python_object", "dataclass_type"):
         reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"
-    return f"{prefix}{key}={_typed(values[key])}: {reason}"
+    return f"{prefix}{key}={typed(values[key])}: {reason}"
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """A value as a person types it on the command line."""
     return str(value) if isinstance(value, str | float) else json.dumps(value, separators=(",", ":"))
 
@@ -173,6 +174,7 @@ class Top:
     checkpoint_every: NonNegative
     reference: str | None
     debug: bool
+    tuned_on: str | None = None
 
 
 def check_top(settings: Mapping[str, Any]) -> None:
@@ -227,6 +229,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, dict)
+    if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
+        settings.pop("tuned_on", None)
     groups = ("method", "dataset", "scenario", "experiment")
     return {str(key): value for key, value in settings.items()} | {
         "choices": {group: choices.get(group) for group in groups}
@@ -236,8 +240,10 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
 def compose(*overrides: str) -> dict[str, Any]:
     """The plain configuration of `python -m cl_bench OVERRIDES`, from Python."""
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
+    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
     return plain(config, config.hydra.runtime.choices)
 

@@ -43,7 +43,7 @@ class RunFolder:
     def _lock(self) -> IO[str]:
         """The folder's lock, held until the file is closed."""
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
             raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
@@ -97,6 +97,7 @@ class RunFolder:
     def _save(self, name: str, state: dict[str, Any]) -> None:
         import torch
 
+        (self.path / "checkpoints").mkdir(exist_ok=True)
         self._replace(f"checkpoints/{name}", lambda file: torch.save(state | {"key": self.key}, file))
 
     def _load(self, name: str) -> dict[str, Any] | None:

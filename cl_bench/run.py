@@ -32,6 +32,8 @@ from cl_bench.seeding import seeded
 def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Runs what the settings (`config.compose`) describe, or goes on with it, and returns its results.
 
+    With `trial` among the settings (see `search`) it is measured on validation images, not on test images, and
+    learns the first tasks alone if that is asked for.
     Raises InputError for anything that can't be done, before training where that can be known.
     """
     folder = RunFolder(folder_of(settings), key_of(settings))
@@ -77,6 +79,8 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     scenario: Scenario = build(settings["scenario"], "scenario", **context)
     if not all(len(task.train) for task in scenario.tasks):
         raise InputError(f"scenario.val_fraction={settings['scenario']['val_fraction']}: leaves nothing to train on")
+    if "trial" in settings:
+        scenario = on_validation(scenario, settings["trial"]["first_tasks"], settings["scenario"]["val_fraction"])
     problem = scenario.problem
     shapes = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     optimizer = build(settings["optimizer"], "optimizer")
@@ -85,6 +89,18 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     with seeded(seed, "method"):
         method = build(settings["method"], "method", **shapes, network=network, optimizer=optimizer)
     return scenario, method
+
+
+def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float) -> Scenario:
+    """The scenario as a search may see it: validation images of the first tasks (None: all) in place of the test
+    images, so that no test image can have a say in what is chosen."""
+    n_tasks = scenario.problem.n_tasks
+    if (first_tasks or 1) > n_tasks:
+        raise InputError(f"hparams_search.first_tasks={first_tasks}: there are {n_tasks} tasks; null: all of them")
+    tests = [task.val for task in scenario.tasks[:first_tasks]]
+    if not all(map(len, tests)):
+        raise InputError(f"scenario.val_fraction={val_fraction}: sets no images apart to choose by; try 0.1")
+    return Scenario(scenario.problem, scenario.tasks, tests)
 
 
 class Story:
@@ -111,7 +127,8 @@ class Story:
         self.begin()
         failed = True
         try:
-            for task in self.scenario.tasks[len(self.records) :]:
+            learned, measured = len(self.records), len(self.scenario.tests)  # a trial may learn the first tasks only
+            for task in self.scenario.tasks[learned:measured]:
                 self.method.task, self.method.facts = task.index, {}
                 with self.fit.task(task.index):
                     self.method.learn(task, self.fit)
@@ -221,6 +238,7 @@ class Story:
             "versions": versions(),
             "kind": problem.kind,
             "masks": problem.rules,
+            "measured_on": "validation images" if "trial" in self.settings else "test images",
             "classes": [list(task.names) for task in self.scenario.tasks],
             **score,
             "tasks": self.records,

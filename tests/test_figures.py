@@ -21,6 +21,8 @@ from cl_bench.figures import (
     mergan_score_over_tasks,
     plasticity_in_tasks,
     sample_grid,
+    search_history,
+    search_importance,
     task_labels,
 )
 
@@ -144,3 +146,20 @@ def test_small_samples_are_enlarged(tmp_path: Path) -> None:
     sample_grid(torch.rand(2, 8, 1, 8, 8), tmp_path / "samples" / "task1.png")
     width, height = size(tmp_path / "samples" / "task1.png")
     assert (width, height) == (8 * (48 + 2) + 2, 2 * (48 + 2) + 2)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_search_fits_a_page(tmp_path: Path, n: int) -> None:
+    values = {
+        "method.strength": [1e-2, 1.0, 1e8],
+        "optimizer.lr": [0.1, 0.2, 0.3],
+        "network.hidden": ["[8]", "[9]", "[8]"],
+    }
+    names = [*values, "method.online"][:n]
+    tried = {name: [(value, 0.5) for value in values.get(name, ["true", "false", "true"])] for name in names}
+    search_importance(dict.fromkeys(names, 1 / n), tried, "all tasks", tmp_path / "importance.png")
+    width, height = size(tmp_path / "importance.png")
+    assert 300 <= width <= 2700
+    assert 250 <= height <= 1000
+    search_history([None, 0.3, 0.5, None, 0.4][:n], "the first 2 tasks", tmp_path / "history.png")
+    assert size(tmp_path / "history.png") == (960, 540)

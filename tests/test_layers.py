@@ -18,6 +18,7 @@ LAYERS = [
     {"results", "loggers", "measure", "judge"},
     {"fit"},
     {"run"},
+    {"search"},
     {"report", "dashboard", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
