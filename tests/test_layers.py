@@ -17,7 +17,7 @@ LAYERS = [
     {"methods"},
     {"results", "loggers", "measure", "judge"},
     {"fit"},
-    {"run"},
+    {"run", "sweep"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
