@@ -24,6 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed, debug = False, False
     overrides: list[str] = []
 
+    def job(config: Any) -> float:
+        """The one run of a command line; an error that left it would be two lines by Hydra."""
+        nonlocal failed
+        try:
+            return accuracy(config)
+        except Exception as error:
+            failed = True
+            complain(error, debug)
+            return float("nan")
+
     def attempt(config: Any) -> str | None:
         """One run of a sweep, in this process; when it fails it says so, and the sweep goes on with the next one."""
         config.trainer.progress = False  # the sweep has a view of its own
@@ -39,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags in (["-m"], ["--multirun"]):
             return int(not sweep(overrides, attempt))
         sys.argv[1:] = [*flags, *overrides]
-        hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(one)()
+        hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     except (Stopped, KeyboardInterrupt) as stop:
         print("stopped; what was done is saved, and the same command goes on from there", file=sys.stderr)
         return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
@@ -50,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-def one(config: Any) -> float:
+def accuracy(config: Any) -> float:
     """The average accuracy of one run, which is shown."""
     from cl_bench.results import show
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -44,6 +46,9 @@ from rich.text import Text
 
 from cl_bench.config import CONF, InputError, Stopped, check_top, folder_of, plain
 from cl_bench.results import read_results
+
+# our YAML has the launchers' own names, so that they are chosen by them; the plugins' schemas checking it is welcome
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 Attempt = Callable[[Any], str | None]
 """One run, given its configuration; returns why it failed, None when it didn't."""
@@ -76,6 +81,7 @@ def sweep(overrides: Sequence[str], attempt: Attempt) -> bool:
     attempt: a run in this process, for Hydra's own launcher.
     Raises InputError, or an error of Hydra's, for what is wrong with the whole of it; nothing has begun then.
     """
+    version.setbase("1.3")
     hydra = Hydra.create_main_hydra2("cl_bench", create_config_search_path(str(CONF)))
     try:
         config = hydra.compose_config("config", [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
@@ -132,9 +138,8 @@ def launch(hydra: Hydra, config: Any, left: list[Job], jobs: list[Job], attempt:
     """Starts the runs that are left and returns when they have ended, with `state` and `reason` set."""
     settings = config.hydra.launcher
     basic = settings._target_.endswith(".BasicLauncher")
-    if "n_jobs" in settings and settings.n_jobs is None:
-        at_once = len(gpus()) or len(os.sched_getaffinity(0))
-        settings.n_jobs = min(at_once, len(left))
+    if settings.get("n_jobs") == 0:
+        settings.n_jobs = min(len(left), len(gpus()) or len(os.sched_getaffinity(0)))
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     board = Path(tempfile.mkdtemp(prefix="board", dir=config.hydra.sweep.dir)).absolute()
     view = View(jobs, left, board, quiet=basic)

@@ -26,7 +26,6 @@ TINY = [
     "trainer.iterations=2",
     "trainer.threads=1",
     "trainer.accelerator=cpu",
-    "optimizer.lr=0.1",
 ]
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
@@ -74,14 +73,14 @@ def kept(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("launcher", launchers("ray"))
 def test_a_launcher_runs_a_sweep_and_reports_the_run_that_failed(launcher: str, tmp_path: Path) -> None:
-    process = start(*LAUNCHERS[launcher], "optimizer.lr=1e30,0.1", "seed=3", cwd=tmp_path)
+    process = start(*LAUNCHERS[launcher], "optimizer.lr=1e30,0.01", "seed=3", cwd=tmp_path)
     said, complaints = process.communicate()
     assert process.returncode == 1
-    good = compose(*TINY, "seed=3", f"output_root={tmp_path / 'outputs'}")
+    good = compose(*TINY, "seed=3", "optimizer.lr=0.01", f"output_root={tmp_path / 'outputs'}")
     bad = compose(*TINY, "seed=3", "optimizer.lr=1e30", f"output_root={tmp_path / 'outputs'}")
     assert "1 finished, 1 failed" in said
-    assert f"finished  optimizer.lr=0.1: kept in {folder_of(good).relative_to(tmp_path)}\n" in said
-    assert "failed    optimizer.lr=1e30: task 1, " in said
+    assert f"finished  optimizer.lr=0.01: kept in {folder_of(good).relative_to(tmp_path)}\n" in said
+    assert "failed    optimizer.lr=1e+30: task 1, " in said
     assert f", in {folder_of(bad).relative_to(tmp_path)}\n" in said
     assert "error: task 1, " in complaints
     assert kept(folder_of(bad))["status"] == "failed"
