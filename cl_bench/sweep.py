@@ -63,7 +63,7 @@ class Job:
 
     overrides: its command line. label: what tells it from the sweep's other runs. configuration: the same but for the
     seed. state: there (finished before), left, running, finished, continued (finished, and begun before), failed, or
-    lost (it ended and could not say why). done: the share of its tasks that is learned.
+    lost (the launcher ended before it did). done: the share of its tasks that is learned.
     """
 
     overrides: list[str]
@@ -88,10 +88,9 @@ def sweep(overrides: Sequence[str], attempt: Attempt) -> bool:
         jobs = expand(hydra, config)
         began = time.time()
         try:
-            for _ in range(2):  # a launcher that lost a worker may have dropped other runs with it
-                left = [job for job in jobs if job.state in ("left", "lost")]
-                if left:
-                    launch(hydra, config, left, jobs, attempt)
+            launch(hydra, config, jobs, attempt)
+            if "submitit_folder" not in config.hydra.launcher:  # others drop all that is left when they lose a worker
+                launch(hydra, config, jobs, attempt)
         finally:
             summary(jobs, time.time() - began)
     finally:
@@ -134,8 +133,11 @@ def finished(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     return results if results and same and results["status"] == "finished" else None
 
 
-def launch(hydra: Hydra, config: Any, left: list[Job], jobs: list[Job], attempt: Attempt) -> None:
-    """Starts the runs that are left and returns when they have ended, with `state` and `reason` set."""
+def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> None:
+    """Starts the runs that are left or lost and returns when they have ended, with `state` and `reason` set."""
+    left = [job for job in jobs if job.state in ("left", "lost")]
+    if not left:
+        return
     settings = config.hydra.launcher
     basic = settings._target_.endswith(".BasicLauncher")
     if settings.get("n_jobs") == 0:
@@ -166,7 +168,7 @@ def launch(hydra: Hydra, config: Any, left: list[Job], jobs: list[Job], attempt:
         view.look()
         for job in left:
             if job.state in ("left", "running"):
-                job.state, job.reason = "lost", "it ended without a word; the same command goes on with it"
+                job.state, job.reason = "lost", "the same command goes on with it"
         shutil.rmtree(board)
 
 
@@ -407,6 +409,7 @@ def clock(seconds: float) -> str:
 
 def write(file: Path, content: Any) -> None:
     """Writes JSON so that a reader finds the old file or the new one, whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)  # who watched may have left while this was in a queue
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps(content))
     fresh.replace(file)

@@ -124,6 +124,7 @@ def kill(override: str, cwd: Path) -> None:
     raise AssertionError("there is no such process")
 
 
+@pytest.mark.filterwarnings("ignore:.*is validated against ConfigStore schema")  # pytest puts aside the package's own
 @pytest.mark.parametrize("extra", ["joblib", "ray", "submitit"])
 def test_a_launcher_that_is_not_installed_is_one_line(
     extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
