@@ -194,7 +194,7 @@ def alone(config: Any, here: Path) -> str | None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=dies_with_its_parent(),  # nobody would wait for it, and it would keep others out of its folder
+            preexec_fn=child,
         )
         try:
             said = process.communicate()[1].strip()
@@ -212,11 +212,16 @@ def alone(config: Any, here: Path) -> str | None:
     return None
 
 
-def dies_with_its_parent() -> Callable[[], Any] | None:
-    """Called in a new process: it is killed when its parent is gone. Linux only."""
-    if sys.platform != "linux":
-        return None
-    return partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+def child() -> None:
+    """What a run's process does before it begins: it will end with the launcher's worker and not before.
+
+    An orphan would keep others out of its folder. USR1 and USR2 go to all processes of a Slurm job when its time is up,
+    and are meant for the worker, which then stops the run in good order and queues it again.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def gpus() -> list[str]:
