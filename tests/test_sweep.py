@@ -27,6 +27,7 @@ TINY = [
     "trainer.threads=1",
     "trainer.accelerator=cpu",
 ]
+LONG = ["trainer.iterations=300", "trainer.chunk=3", "checkpoint_every=0"]  # long enough to be killed in the middle
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
@@ -92,26 +93,46 @@ def test_a_launcher_runs_a_sweep_and_reports_the_run_that_failed(launcher: str, 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", launchers())
 def test_a_run_that_is_killed_is_reported_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
-    long = ["trainer.iterations=300", "trainer.chunk=3", "checkpoint_every=0"]
-    process = start(*LAUNCHERS[launcher], *long, "seed=0,1", cwd=tmp_path)
-    while process.poll() is None and not list(tmp_path.glob("outputs/*/seed0-*/checkpoints/task0.pt")):
-        time.sleep(0.05)
-    kill("seed=0", tmp_path)
+    process = start(*LAUNCHERS[launcher], *LONG, "seed=0,1", cwd=tmp_path)
+    os.kill(trains("seed=0", tmp_path), signal.SIGKILL)
     said, _ = process.communicate()
     assert process.returncode == 1
     assert "1 finished, 1 failed" in said
     assert "failed    seed=0: killed by SIGKILL" in said
 
-    again = start(*long, "seed=0,1", cwd=tmp_path)
+    again = start(*LONG, "seed=0,1", cwd=tmp_path)
     said, complaints = again.communicate()
     assert (again.returncode, complaints) == (0, "")
     assert "1 continued, 1 there" in said
-    settings = compose(*TINY, *long, f"output_root={tmp_path / 'outputs'}")
+    settings = compose(*TINY, *LONG, f"output_root={tmp_path / 'outputs'}")
     assert numbers(kept(folder_of(settings))) == numbers(run(settings | {"output_root": str(tmp_path / "whole")}))
 
 
-def kill(override: str, cwd: Path) -> None:
-    """kill -9 to the process that trains the run with this override."""
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", launchers())
+def test_a_worker_that_is_killed_loses_no_run(launcher: str, tmp_path: Path) -> None:
+    process = start(*LAUNCHERS[launcher], *LONG, "seed=0,1", cwd=tmp_path)
+    trainer = trains("seed=0", tmp_path)
+    status = Path(f"/proc/{trainer}/status").read_text()
+    worker = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+    os.kill(worker, signal.SIGKILL)
+    said, _ = process.communicate()
+    assert not Path(f"/proc/{trainer}").exists()
+    if launcher == "submitit_local":  # nobody starts a cluster's job for the second time
+        assert process.returncode == 1
+        assert "1 finished, 1 lost" in said
+    else:
+        assert process.returncode == 0
+        assert " 2 continued" in said or "1 finished, 1 continued" in said
+        assert said.count("kept in") == 2
+
+
+def trains(override: str, cwd: Path) -> int:
+    """The process that trains the run with this override, as soon as it has something to lose."""
+    until = time.time() + 300
+    while not list(cwd.glob(f"outputs/*/{override.replace('=', '')}-*/checkpoints/task0.pt")):
+        assert time.time() < until
+        time.sleep(0.05)
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (folder / "cmdline").read_text().split("\0")
@@ -119,8 +140,7 @@ def kill(override: str, cwd: Path) -> None:
         except OSError:
             continue
         if here and override in arguments:
-            os.kill(int(folder.name), signal.SIGKILL)
-            return
+            return int(folder.name)
     raise AssertionError("there is no such process")
 
 
