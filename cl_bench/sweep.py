@@ -89,7 +89,8 @@ def sweep(overrides: Sequence[str], attempt: Attempt) -> bool:
         began = time.time()
         try:
             launch(hydra, config, jobs, attempt)
-            if "submitit_folder" not in config.hydra.launcher:  # others drop all that is left when they lose a worker
+            dropped = any(job.state == "lost" for job in jobs) and "submitit_folder" not in config.hydra.launcher
+            if dropped:  # joblib and Ray leave everything when they lose a worker; a cluster's queue goes on
                 launch(hydra, config, jobs, attempt)
         finally:
             summary(jobs, time.time() - began)
@@ -167,7 +168,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> 
     finally:
         view.look()
         for job in left:
-            if job.state in ("left", "running"):
+            if job.state == "running":
                 job.state, job.reason = "lost", "the same command goes on with it"
         shutil.rmtree(board)
 
