@@ -155,7 +155,9 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> 
         extra = choice.partition("_")[0]
         raise InputError(f"hydra/launcher={choice}: needs pip install -e '.[{extra}]'") from error
     console = Console()
-    live = Live(get_renderable=view, console=console, refresh_per_second=2) if console.is_terminal else nullcontext()
+    live = nullcontext()
+    if console.is_terminal:
+        live = Live(get_renderable=view, console=console, refresh_per_second=2, transient=True)
     try:
         with stopped_by_sigterm():
             try:

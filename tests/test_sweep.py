@@ -59,8 +59,9 @@ def launchers(*slow: str) -> list[Any]:
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cl_bench", "-m", *TINY, *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def numbers(results: dict[str, Any]) -> str:
@@ -115,6 +116,9 @@ def test_a_worker_that_is_killed_loses_no_run(launcher: str, tmp_path: Path) -> 
     trainer = trains("seed=0", tmp_path)
     status = Path(f"/proc/{trainer}/status").read_text()
     worker = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("PPid:"))
+    if launcher != "submitit_local":  # it starts all of them at once
+        cores = 1 if launcher == "ray" else max(pytest.importorskip("joblib").cpu_count() // 2, 1)
+        assert f"OMP_NUM_THREADS={cores}" in Path(f"/proc/{trainer}/environ").read_text().split("\0")
     os.kill(worker, signal.SIGKILL)
     said, _ = process.communicate()
     assert not Path(f"/proc/{trainer}").exists()
@@ -143,7 +147,7 @@ def trains(override: str, cwd: Path) -> int:
     raise AssertionError("there is no such process")
 
 
-@pytest.mark.filterwarnings("ignore:.*is validated against ConfigStore schema")  # pytest puts aside the package's own
+@pytest.mark.filterwarnings("ignore:\\s*.hydra/launcher/")  # pytest puts aside the package's own
 @pytest.mark.parametrize("extra", ["joblib", "ray", "submitit"])
 def test_a_launcher_that_is_not_installed_is_one_line(
     extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
