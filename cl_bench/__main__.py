@@ -7,39 +7,47 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 
 from cl_bench.config import CONF, InputError, KnownError, Stopped, check_top, explain, folder_of, plain
+from cl_bench.sweep import finished, sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Does what a command line asks for and returns the exit code; what goes wrong is one line on stderr."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors come here as they are
-    process, failed, debug = os.getpid(), False, False
+    failed, debug = False, False
     overrides: list[str] = []
 
     def job(config: Any) -> float:
-        """One run of the command line; when it fails it says so, and Hydra goes on with the next one."""
+        """The one run of a command line; an error that left it would be two lines by Hydra."""
         nonlocal failed
         try:
             return accuracy(config)
         except Exception as error:
-            if os.getpid() != process:  # a launcher's worker; its failure reaches `main` as an exception
-                raise
             failed = True
-            hydra = HydraConfig.get()
-            sweep = hydra.mode == RunMode.MULTIRUN
-            complain(error, debug, f" (in {' '.join(hydra.overrides.task)})" if sweep else "")
+            complain(error, debug)
             return float("nan")
+
+    def attempt(config: Any) -> str | None:
+        """One run of a sweep, in this process; when it fails it says so, and the sweep goes on with the next one."""
+        config.trainer.progress = False  # the sweep has a view of its own
+        try:
+            results_of(config)
+        except Exception as error:
+            return complain(error, debug, f" (in {' '.join(HydraConfig.get().overrides.task)})")
+        return None
 
     try:
         flags, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
         debug = "debug=true" in [override.lower() for override in overrides]
+        if flags in (["-m"], ["--multirun"]):
+            return int(not sweep(overrides, attempt))
         sys.argv[1:] = [*flags, *overrides]
         hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     except (Stopped, KeyboardInterrupt) as stop:
@@ -53,25 +61,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def accuracy(config: Any) -> float:
-    """The average accuracy of one run, at once when it is already there; of the best run that a search finds."""
-    from cl_bench.results import read_results, show
+    """The average accuracy of one run, which is shown; of the best that a search finds."""
+    from cl_bench.results import show
 
+    results, folder = results_of(config)
+    show(results, folder)
+    return results["metrics"]["ACC"]
+
+
+def results_of(config: Any) -> tuple[dict[str, Any], Path]:
+    """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
     if settings.get("hparams_search"):
         from cl_bench.search import search
 
         settings = search(HydraConfig.get().overrides.task)
     check_top(settings)
-    folder = folder_of(settings)
-    results = read_results(folder) if settings["resume"] else None
-    # the reference is no part of the folder's name: with another one the metrics are worked out again
-    same = results and results["config"].get("reference") == settings["reference"]
-    if not results or not same or results["status"] != "finished":
+    results = finished(settings)
+    if not results:
         from cl_bench.run import run
 
         results = run(settings)
-    show(results, folder)
-    return results["metrics"]["ACC"]
+    return results, folder_of(settings)
 
 
 def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -90,8 +101,11 @@ def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
 
 
-def complain(error: Exception, debug: bool, which: str = "") -> None:
-    """Says on stderr what went wrong: in one line, after a traceback if that is asked for or nobody expected it."""
+def complain(error: Exception, debug: bool, which: str = "") -> str:
+    """Says on stderr what went wrong: in one line, after a traceback if that is asked for or nobody expected it.
+
+    Returns the line.
+    """
     line = " ".join(str(error).split())
     memory = isinstance(error, MemoryError) or "allocate memory" in line or "out of memory" in line
     if memory:
@@ -102,6 +116,7 @@ def complain(error: Exception, debug: bool, which: str = "") -> None:
     if debug:
         traceback.print_exception(error)
     print(f"error: {line}{which}", file=sys.stderr)
+    return line
 
 
 if __name__ == "__main__":

@@ -260,9 +260,9 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, choice = str(error.missing_cfg_file).partition("/")
         choices: list[str] = options_of(group)
-        if not choices:  # a group of Hydra's own
+        if group == "hydra":  # a group of Hydra's own
             group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            choices = list(error.options or [])
+            choices = sorted({*(error.options or []), *options_of(group)})
         return f"{group}={choice}: no such {group}{nearest(choice, choices)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
@@ -279,7 +279,12 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         sweep = "(" in value  # glob(*)
         if not key:
             return f"{override}: no key; type KEY=VALUE"
-        if (CONF / key).is_dir() and not sweep and not set(value.split(",")) <= set(options_of(key)):
+        if (
+            (CONF / key).is_dir()
+            and "hydra" not in key
+            and not sweep
+            and not set(value.split(",")) <= set(options_of(key))
+        ):
             return f"{override}: no such {key}{nearest(value, options_of(key))}"
     return text if isinstance(error, HydraException | ValueError) else None
 

@@ -12,13 +12,13 @@ import cl_bench
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
     {"config", "seeding"},
-    {"networks", "metrics", "figures"},
+    {"networks", "metrics", "figures", "statistics"},
     {"data"},
     {"methods"},
     {"results", "loggers", "measure", "judge"},
     {"fit"},
     {"run"},
-    {"search"},
+    {"search", "sweep"},
     {"report", "dashboard", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -27,8 +27,8 @@ from cl_bench.report.runs import (
     shown,
     sweeps,
 )
-from cl_bench.report.statistics import Comparison, Estimate, compare
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column, best_of, columns_of, relative
+from cl_bench.statistics import Comparison, Estimate, compare
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.config import WITHOUT_EFFECT, InputError, name_of, nearest
-from cl_bench.report.statistics import Estimate, estimate
 from cl_bench.results import read_results
+from cl_bench.statistics import Estimate, estimate
 
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 """What bounds the others from below and above; they are no rivals for the best."""

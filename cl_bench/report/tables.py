@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed
-from cl_bench.report.statistics import Estimate
+from cl_bench.statistics import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cl_bench.report import statistics
-from cl_bench.report.statistics import compare, estimate, holm, paired_t
+from cl_bench import statistics
+from cl_bench.statistics import compare, estimate, holm, paired_t
 
 
 def test_examples() -> None:
