@@ -376,17 +376,25 @@ def _views(
 ) -> Scenario:
     """Every task has all images, each seen its own way; the tasks share the pixels in memory.
 
-    max_train: draws so many for each task instead.
+    What is set apart for selection are the same images in every task, so in no way are they seen in training.
+    max_train: draws so many of the others for each task.
     """
     n = dataset.n_classes
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
     problem = _problem(kind, dataset, tuple(tuple(range(start, start + n)) for start in starts), train_mask)
+    everything = _data(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
+    shared = _task(0, [], everything, val_fraction, seed)
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
-        train = _data(dataset.x_train, dataset.y_train + start, index, view=view, augment=dataset.augment)
+        train, val = (_as_task(data, index, start) for data in (shared.train, shared.val))
         if max_train:
             generator = torch.Generator().manual_seed(derive(seed, "train images", index))
             train = train[torch.randperm(len(train), generator=generator)[:max_train]]
         tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
-        tasks.append(_task(index, [name], train, val_fraction, seed))
+        tasks.append(Task(index, (name,), train, val))
     return Scenario(problem, tasks, tests)
+
+
+def _as_task(data: Data, task: int, start: int) -> Data:
+    """The same images in memory as those of this task, whose first class is output `start`."""
+    return replace(data, labels=data.labels + start, task=torch.full_like(data.task, task))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,19 @@ def test_permutations_are_views_of_the_same_pixels() -> None:
     train, test = scenario.tasks[1].train, scenario.tests[1]
     assert train.view is test.view
     assert permuted(digits(), 0, kind="class", n_tasks=3).problem.n_outputs == 30
+
+
+@pytest.mark.parametrize("cut", [partial(permuted, kind="class"), rotated, partial(rotated, max_train=50)])
+def test_images_set_apart_are_the_same_in_every_view_and_never_copied(cut: Callable[..., Scenario]) -> None:
+    scenario = cut(digits(), 0, n_tasks=3, val_fraction=0.1)
+    first = scenario.tasks[0]
+    assert first.val.labels.bincount().min() == 14
+    apart = {image.numpy().tobytes() for image in first.val.images}
+    for task in scenario.tasks:
+        assert task.val.images.data_ptr() == first.val.images.data_ptr()
+        assert not apart & {image.numpy().tobytes() for image in task.train.images}
+        assert torch.equal(task.val.labels - task.val.labels.min(), first.val.labels)
+        assert set(task.val.task.tolist()) == set(task.train.task.tolist()) == {task.index}
 
 
 def test_joined_permuted_tasks_keep_each_its_own_permutation() -> None:
