@@ -112,13 +112,12 @@ class CSVLog(RunLogger):
         self._path = self._folder / "log.csv"
         kept = [row for row in read(self._path) if row.step <= step] if step else []
         self._step = max((row.step for row in kept), default=0)
+        self._measured = {row.task for row in kept if row.phase == MEASURED}
         rewrite(self._path, kept)
 
     def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
-        rows = read(self._path)
-        others = [row for row in rows if (row.task, row.phase) != (task, MEASURED)]
-        if len(others) < len(rows):  # measured once before, just after the checkpoint
-            rewrite(self._path, others)
+        if task in self._measured:  # before a kill, just after the checkpoint
+            rewrite(self._path, [row for row in read(self._path) if (row.task, row.phase) != (task, MEASURED)])
         super().task(task, record, folder)
 
     def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
