@@ -1,0 +1,96 @@
+"""Training steps of ours over those of loops written by hand on a GPU, and runs that share it. No test.
+
+    python tests/benchmarks/gpu.py --data-dir data [--methods ewc,hat] [--repeats 5] [--runs 8]
+    python tests/benchmarks/gpu.py --device cpu --methods ewc --repeats 1 --runs 0     tries the script out
+
+The experiment of `speed.py` with everything on the device, and its comparison: the loops of `by_hand.py` are given what
+they make (networks, random numbers, masks) on the device, and a clock that waits for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import by_hand
+import speed
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from two_runs import compare as compare_runs
+
+from cl_bench.data.scenarios import Scenario
+from cl_bench.methods.base import Method
+from cl_bench.methods.gem import project
+from cl_bench.run import prepare
+
+
+def move(device: str) -> None:
+    """From now on ours and the loops by hand work on this device."""
+
+    def clock() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def made(make: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
+        drawn = make is torch.randperm or "generator" in options  # on the CPU, as ours are
+        return make(*args, **options).to(device) if drawn else make(*args, **options, device=device)
+
+    def moved(settings: dict[str, Any]) -> tuple[Scenario, Method]:
+        scenario, method = prepare(settings)
+        return scenario.to(device), method.to(device)
+
+    with_weights = by_hand.with_weights
+    makers = ("arange", "empty", "full", "ones", "rand", "randn", "randperm", "tensor", "zeros")
+    ours: dict[str, Any] = {name: partial(made, getattr(torch, name)) for name in makers}
+    theirs: Any = by_hand
+    theirs.torch = SimpleNamespace(**(vars(torch) | ours))
+    theirs.with_weights = lambda network, weights: with_weights(network.to(device), weights)
+    theirs.without_violation = partial(project, margin=by_hand.MARGIN)  # theirs needs numpy, so a CPU
+    theirs.time = SimpleNamespace(perf_counter=clock)
+    mine: Any = speed
+    mine.time, mine.prepare = theirs.time, moved
+    mine.SETTINGS = (*speed.SETTINGS, f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}")
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description="training time on a GPU over that of a loop written by hand")
+    parser.add_argument("--data-dir", default="data", help="folder of MNIST/raw (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(speed.BY_HAND), help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns counted (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=8, help="that share the GPU; 0: none (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=50, help="of each task of theirs (default: %(default)s)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default: %(default)s)")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("gpu.py: there is no CUDA device here")
+
+    torch.set_num_threads(1)
+    move(args.device)
+    heads = ("what", "part", "by hand\nms/step", "ours\nms/step", "ratio\nmedian", "\nmin-max")
+    table = Table(*heads, title=torch.cuda.get_device_name() if args.device == "cuda" else "CPU")
+    for name in args.methods.split(","):
+        try:
+            mine, loops = speed.compare(name, args.data_dir, args.repeats)
+        except RuntimeError as error:  # another order of sums, and a GAN learns something else
+            table.add_row(name, f"{error}"[:60])
+            continue
+        for what, theirs in loops.items():
+            for part in ("training", "whole"):
+                table.add_row(*speed.row(f"{name}, {what}" if what else name, part, mine, theirs))
+    Console().print(table)
+    if args.runs:
+        accelerator = "gpu" if args.device == "cuda" else "cpu"
+        Console().print(compare_runs(args.runs, args.data_dir, args.epochs, accelerator, args.repeats))
+
+
+if __name__ == "__main__":
+    main()
