@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from speed import SETTINGS, learn_task, ours
 
@@ -33,7 +33,7 @@ from cl_bench.run import prepare, run
 
 CONSTANT: dict[str, tuple[str, ...]] = {
     "finetune": (),
-    "ewc": ("method.fisher_samples=6000",),
+    "ewc": ("method.strength=1", "method.fisher_samples=6000"),
     "si": (),
     "mas": (),
     "rwalk": (),
@@ -95,6 +95,19 @@ def seconds(settings: dict[str, Any], repeats: int) -> list[tuple[float, float]]
     return [(a, b) for a, b in turns[1:]]
 
 
+def cells(name: str, args: argparse.Namespace) -> list[str]:
+    """Of the table, for this method."""
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as alone:
+        settings = settings_of(name, args, folder)
+        peak, kept = alone.submit(memory, settings).result()
+    turns = seconds(settings, args.repeats)
+    second, last = (statistics.median(column) for column in zip(*turns, strict=True))
+    ratios = [b / a for a, b in turns]
+    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    slope = f"{1000 * (last - second) / (args.tasks - 2):+.1f}"
+    return [f"{second:.2f}", f"{last:.2f}", ratio, slope, f"{kept[1]:.1f}  {kept[-1]:.1f}", f"{peak:.0f}"]
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="time and memory per task against the number of tasks")
@@ -109,24 +122,13 @@ def main() -> None:
         parser.error(f"no such method: {', '.join(unknown)}" if unknown else "--tasks: at least 3; --repeats: 1")
 
     torch.set_num_threads(1)
-    caption = (
-        f"limits: ratio {LIMIT}, but for {', '.join(GROWING)}; peak {LIMIT_MB} MB beyond the process with its images"
-    )
+    caption = f"limits: ratio {LIMIT} (not of {', '.join(GROWING)}); peak {LIMIT_MB} MB beyond the images loaded"
     heads = ("method", "task 2\ns", f"task {args.tasks}\ns", "ratio, median\n(min-max)", "slope\nms/task")
     heads += ("kept, MB, task 2\nand last", "peak\nMB")
     table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
-    for name in args.methods.split(","):
-        with TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as alone:
-            settings = settings_of(name, args, folder)
-            peak, kept = alone.submit(memory, settings).result()
-        turns = seconds(settings, args.repeats)
-        first, last = (statistics.median(column) for column in zip(*turns, strict=True))
-        ratios = [b / a for a, b in turns]
-        spread = f"({min(ratios):.2f}-{max(ratios):.2f})"
-        cells = [f"{first:.2f}", f"{last:.2f}", f"{statistics.median(ratios):.2f} {spread}"]
-        cells += [f"{1000 * (last - first) / (args.tasks - 2):+.1f}", f"{kept[1]:.1f}  {kept[-1]:.1f}", f"{peak:.0f}"]
-        table.add_row(name, *cells)
-    Console().print(table)
+    with Live(table):
+        for name in args.methods.split(","):
+            table.add_row(name, *cells(name, args))
 
 
 if __name__ == "__main__":
