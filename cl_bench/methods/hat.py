@@ -69,7 +69,8 @@ class HAT(Isolation):
                 f"method.sparsity={self.sparsity}: task {task.index + 1} of {self.problem.n_tasks} finds every unit "
                 "reserved; raise it, or make the network wider"
             )
-        self.free = [~units for units in reserved]
+        free = torch.cat([~units for units in reserved]).float()
+        self.share = free / free.sum()  # of each unit in R
         biases = {cast(nn.Parameter, layer.bias): own for layer, own in zip(self.weighted, reserved, strict=True)}
         self.hold(self.between(reserved) | biases)
         for embedding in self.embeddings:
@@ -105,9 +106,9 @@ class HAT(Isolation):
         return cast(nn.Linear, self.network.head)(x)
 
     def loss(self, batch: Batch) -> Tensor:
-        gates, free = self.gates(), torch.cat(self.free).float()
+        gates = self.gates()
         logits = self.active(self.through(batch.x, gates), batch.y)
-        opened = torch.dot(torch.cat(gates), free) / free.sum()
+        opened = torch.dot(torch.cat(gates), self.share)
         return F.cross_entropy(logits, batch.y) + self.sparsity * opened
 
     def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:

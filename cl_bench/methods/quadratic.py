@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,13 @@ class QuadraticPull(nn.Module):
         return _Quadratic.apply(list(self.weight), list(self.anchor), *now) + self.constant  # type: ignore[operator]
 
     @torch.no_grad()
+    def value_and_slope(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The value, and half of its gradient for each parameter, for who needs them without a graph."""
+        now = [parameters[name] for name in self.names]
+        value, slope = _value_and_slope(list(self.weight), list(self.anchor), now)
+        return value + self.constant, slope
+
+    @torch.no_grad()
     def add(self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor]) -> None:
         """One more anchor at these parameters."""
         for name, total, anchor in zip(self.names, self.weight, self.anchor, strict=True):
@@ -50,19 +57,27 @@ class QuadraticPull(nn.Module):
             anchor.copy_(parameters[name])
 
 
-class _Quadratic(torch.autograd.Function):
-    """sum_j S_j (theta_j - m_j)^2, with its gradient 2 S (theta - m) at the price of one product.
+def _value_and_slope(
+    weight: Sequence[Tensor], anchor: Sequence[Tensor], now: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """sum_j S_j (theta_j - m_j)^2 and S (theta - m).
 
     foreach: one call for all tensors, 4% of a step of a small network.
     """
+    distance = torch._foreach_sub(now, anchor)  # pyright: ignore
+    slope = torch._foreach_mul(distance, weight)  # pyright: ignore
+    terms = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(distance, slope, strict=True)]
+    return torch.stack(terms).sum(), slope
+
+
+class _Quadratic(torch.autograd.Function):
+    """The value, with its gradient 2 S (theta - m) at the price of one product."""
 
     @staticmethod
     def forward(ctx: Any, weight: list[Tensor], anchor: list[Tensor], *now: Tensor) -> Tensor:
-        distance = torch._foreach_sub(now, anchor)  # pyright: ignore
-        slope = torch._foreach_mul(distance, weight)  # pyright: ignore
+        value, slope = _value_and_slope(weight, anchor, now)
         ctx.save_for_backward(*slope)
-        terms = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(distance, slope, strict=True)]
-        return torch.stack(terms).sum()
+        return value
 
     @staticmethod
     @once_differentiable

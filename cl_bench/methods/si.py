@@ -52,9 +52,9 @@ class SI(Classifier):
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
         total = gradient
         if self.task > 0:
-            penalty = self.strength * self.pull(self.weights)
-            loss = loss + penalty
-            total = torch._foreach_add(gradient, torch.autograd.grad(penalty, weights))  # pyright: ignore
+            penalty, slope = self.pull.value_and_slope(self.weights)
+            loss = loss + self.strength * penalty
+            total = torch._foreach_add(gradient, slope, alpha=2 * self.strength)  # pyright: ignore
         for weight, g in zip(weights, total, strict=True):
             weight.grad = g
         optimizers.step()

@@ -66,7 +66,7 @@ def test_the_regulariser_on_a_hand_example(small: Compose) -> None:
     scenario, method = hat(small, "network.hidden=[2,3]", "method.sparsity=2")
     batch = scenario.tasks[0].train.batch(torch.arange(8))
     method.task, method.at, method.steps, method.epochs = 0, 0, 1, 1
-    method.free = [torch.tensor([False, True]), torch.tensor([True, False, True])]
+    method.share = torch.tensor([0, 1, 1, 0, 1]) / 3  # one free unit of the first layer, two of the second
     with torch.no_grad():
         method.embeddings[0].copy_(torch.tensor([5.0, 0.5]) / 400)
         method.embeddings[1].copy_(torch.tensor([0.0, 9.0, -2.0]) / 400)
@@ -201,5 +201,5 @@ def test_a_network_that_is_no_sequence_is_refused(small: Compose) -> None:
 def test_a_single_image_is_a_batch(small: Compose) -> None:
     scenario, method = hat(small, *NETWORKS["cnn"])
     method.task = 0
-    method.free = [torch.ones(len(mask[0]), dtype=torch.bool) for mask in method.masks]
+    method.share = torch.ones(sum(len(mask[0]) for mask in method.masks))
     assert torch.isfinite(method.loss(scenario.tasks[0].train.batch(torch.arange(1))))
