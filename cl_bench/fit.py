@@ -193,7 +193,7 @@ class Watch(pl.Callback):
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.validation: list[list[float]] = []  # step, accuracy
         self.seconds, self._saved = 0.0, None
-        self._stop: int | None = None
+        self._step = 0  # after the last chunk of this process
 
     def restore(self, module: Learner, running: dict[str, Any]) -> int:
         """Puts the module where the phase was cut and returns the step to go on with."""
@@ -215,15 +215,16 @@ class Watch(pl.Callback):
         self._before, self._saved = self.seconds, None
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._stop:  # not sooner: Lightning logs a chunk after its `on_train_batch_end`
-            raise Stopped(self._stop)
+        stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
+        self._save(trainer, module, bool(stop))
+        if stop and self._step:
+            raise Stopped(stop)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = time.monotonic()
-        self.seconds = self._before + now - self._began
-        step: int = module.at + 1  # type: ignore[operator]
+        self.seconds = self._before + time.monotonic() - self._began
+        self._step = step = module.at + 1  # type: ignore[operator]
         for name, value in trainer.callback_metrics.items():
             if not math.isfinite(value):
                 raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
@@ -232,11 +233,17 @@ class Watch(pl.Callback):
             accuracy = self.fit.validate(module)  # type: ignore[arg-type]
             if accuracy is not None:
                 self.validation.append([step, accuracy])
-        self._stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
-        if self._stop or now - self.fit.saved_at >= self.fit.checkpoint_every:
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save(trainer, module, bool(self.fit.signal))
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
+        """Saves after a chunk when it is due. Not in `on_train_batch_end`: Lightning logs the chunk after that, and a
+        chunk that is saved and not logged would be missing from the curves of a run killed in between."""
+        if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
             self.fit.save(
                 {
-                    "step": step,
+                    "step": self._step,
                     "module": module.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
                     "rng": rng(),
