@@ -144,10 +144,16 @@ class Judge:
             except Exception:  # there is none, or torch and pickle raise anything on a damaged one
                 train(network, self.scenario)
                 accuracy = accuracy_of(network, self.scenario.tests)
+                state = {"network": network.state_dict(), "accuracy": accuracy}
                 self.folder.mkdir(parents=True, exist_ok=True)
                 fresh = file.with_suffix(f".{uuid4().hex}")
-                torch.save({"network": network.state_dict(), "accuracy": accuracy}, fresh)
-                fresh.replace(file)
+                try:
+                    with fresh.open("wb") as handle:
+                        torch.save(state, handle)
+                    fresh.replace(file)
+                except OSError:
+                    fresh.unlink(missing_ok=True)  # a full disk needs the room
+                    raise
         return network.eval().requires_grad_(False), accuracy
 
     @property
