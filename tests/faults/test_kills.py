@@ -8,6 +8,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from processes import Attempt, Event, arguments_of, attempt
 pytestmark = pytest.mark.faults
 
 SEEDS = (0, 1, 2)
-LONGER = ["trainer.epochs=4", "trainer.chunk=2"]  # six chunks a phase or more
 EVERY = {0: 0.0, 1: 0.03, 2: 0.3}  # seconds between the checkpoints, by seed
 CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb")
 
@@ -39,6 +39,25 @@ def tally(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         for where, number in sorted(fell.items()):
             print(f"  {number:4} {where}")
         print(f"  {repeated} of {steps} steps repeated ({repeated / max(steps, 1):.1%}); each run: {file}")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], tuple[list[Event], Path]]:
+    """`undisturbed(method, seed)`: all that a run tells when nobody kills it, and where it left its results."""
+
+    @cache
+    def run(method: str, seed: int) -> tuple[list[Event], Path]:
+        folder = tmp_path_factory.mktemp("whole")
+        one = attempt(command_of(method, seed), folder)
+        assert one.exit_code == 0, one.said
+        return one.events, folder
+
+    return run
+
+
+def command_of(method: str, seed: int, every: float = 60) -> list[str]:
+    """Six chunks a phase or more."""
+    return arguments_of(method, "trainer.epochs=4", "trainer.chunk=2", f"seed={seed}", f"checkpoint_every={every}")
 
 
 def without_clocks(value: Any) -> Any:
@@ -93,14 +112,14 @@ def plan(whole: list[Event], chance: random.Random) -> list[tuple[int, float, fl
     """
     last = max(event.task for event in whole)
     chunks: dict[str, list[int]] = {}
-    for i, event in enumerate(whole):
-        if event.what == "chunk":
+    for i, event in enumerate(whole[:-1]):
+        if event.what == whole[i + 1].what == "chunk":  # not at the end of a phase
             chunks.setdefault(event.phase, []).append(i)
     evaluations = [i for i, event in enumerate(whole) if event.what == "evaluation"]
     ends = [i for i, event in enumerate(whole) if event.what == "kept" and event.task < last]
     before = ends[-1]  # what comes later has no checkpoint but the last one
     kills: list[tuple[int, float, float | None]] = [
-        *((chance.choice(places), chance.uniform(0, 0.01), None) for places in chunks.values()),
+        *((chance.choice(places), chance.choice([0, 0.002]), None) for places in chunks.values()),
         (chance.choice(evaluations), chance.uniform(0, 0.005), None),
         (chance.choice(ends), chance.uniform(0, 0.002), None),
         (chance.randrange(before), 0.0, chance.random()),
@@ -140,41 +159,37 @@ def reached(places: dict[tuple[str, int, str, int], int], i: int, delay: float) 
     return lambda event: delay if places.get(event.place, -1) >= i else None
 
 
+def assert_same_outcome(one: Path, other: Path) -> None:
+    (results, curves, state), (expected, expected_curves, expected_state) = outcome(one), outcome(other)
+    assert results == expected
+    assert curves == expected_curves
+    assert same(state, expected_state)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_at_any_moment(method: str, seed: int, tmp_path: Path, tally: list[dict[str, Any]]) -> None:
-    for folder in ("whole", "killed"):
-        (tmp_path / folder).mkdir()
-    command = arguments_of(method, *LONGER, f"seed={seed}")
+def test_killed_at_any_moment(
+    method: str, seed: int, tmp_path: Path, undisturbed: Any, tally: list[dict[str, Any]]
+) -> None:
+    whole, folder = undisturbed(method, seed)
+    places = {event.place: i for i, event in enumerate(whole)}
     every = EVERY[seed]
-    whole = attempt(command, tmp_path / "whole")
-    assert whole.exit_code == 0, whole.said
-    places = {event.place: i for i, event in enumerate(whole.events)}
-    chance = random.Random(f"{method} {seed}")
+    command = command_of(method, seed, every)
     killed: list[Attempt] = []
-    for i, delay, halfway in plan(whole.events, chance):
-        one = attempt(
-            [*command, f"checkpoint_every={every}"],
-            tmp_path / "killed",
-            when=reached(places, i, delay),
-            halfway=halfway,
-        )
+    for i, delay, halfway in plan(whole, random.Random(f"{method} {seed}")):
+        one = attempt(command, tmp_path, when=reached(places, i, delay), halfway=halfway)
         assert one.exit_code == -signal.SIGKILL, (one.exit_code, one.said)
         killed.append(one)
-    end = attempt([*command, f"checkpoint_every={every}"], tmp_path / "killed")
+    end = attempt(command, tmp_path)
     assert end.exit_code == 0, end.said
     assert len(killed) >= 5
-
-    expected, found = outcome(tmp_path / "whole"), outcome(tmp_path / "killed")
-    assert found[0] == expected[0]
-    assert found[1] == expected[1]
-    assert same(found[2], expected[2])
+    assert_same_outcome(tmp_path, folder)
 
     chunks = [done(one.events) for one in (*killed, end)]
     for i, one in enumerate(killed):
         again = chunks[i].keys() & set().union(*chunks[i + 1 :])
         assert overdue(one.events, again, every) <= 1
-    steps = sum(done(whole.events).values())
+    steps = sum(done(whole).values())
     tally.append(
         {
             "method": method,
@@ -186,3 +201,21 @@ def test_killed_at_any_moment(method: str, seed: int, tmp_path: Path, tally: lis
             "repeated": sum(sum(one.values()) for one in chunks) - steps,
         }
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_at_any_moment(method: str, number: signal.Signals, tmp_path: Path, undisturbed: Any) -> None:
+    """It saves at once, however long ago the last checkpoint was: nothing is done again."""
+    whole, folder = undisturbed(method, 0)
+    places = {event.place: i for i, event in enumerate(whole)}
+    last = max(i for i, event in enumerate(whole) if event.what == "chunk")
+    i = random.Random(f"{method} {number}").randrange(2, last)
+    command = command_of(method, 0)
+    stopped = attempt(command, tmp_path, when=reached(places, i, 0), number=number)
+    assert stopped.exit_code == 128 + number
+    assert "stopped; what was done is saved, and the same command goes on from there\n" in stopped.said
+    end = attempt(command, tmp_path)
+    assert end.exit_code == 0, end.said
+    assert_same_outcome(tmp_path, folder)
+    assert not done(stopped.events).keys() & done(end.events).keys()
