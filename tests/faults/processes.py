@@ -23,7 +23,7 @@ from cl_bench.config import compose, target
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["cl_bench.run", "cl_bench.sweep", *(f"cl_bench.methods.{name}" for name in METHODS)])
-PATIENCE = 60  # seconds without a word from a process
+PATIENCE = 300  # seconds without a word from a process: others may be at work here
 
 
 class Event(NamedTuple):

@@ -89,7 +89,9 @@ def same(a: Any, b: Any) -> bool:
 
 def fell(events: list[Event]) -> str:
     """Where a kill fell, by the last thing that the process told."""
-    last = next(event for event in reversed(events) if event.what != "written")  # after it, it goes on with that
+    last = events[-1]
+    if last.what == "written":  # it goes on with what it was at before
+        last = next(event for event in reversed(events) if event.what not in ("writing", "written"))
     if last.what in ("writing", "half written"):
         return f"writing {'a checkpoint' if last.phase.startswith('checkpoints/') else 'results'}"
     return {
