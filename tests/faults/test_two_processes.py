@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -53,8 +55,11 @@ def test_one_runs_and_the_others_say_so(n: int, tmp_path: Path) -> None:
 def test_two_sweeps_at_once_do_each_run_once(tmp_path: Path) -> None:
     command = ["-m", *COMMAND, "seed=0,1"]
     attempts = at_once(2, command, tmp_path)
-    chunks = [chunk for one in attempts for chunk in done(one.events)]
-    assert len(chunks) >= len(set(chunks))
+    runs = [json.loads(file.read_text()) for file in tmp_path.glob("outputs/*/*/results.json")]
+    assert len(runs) == 2
+    phases = [phase for run in runs for task in run["tasks"] for phase in task["phases"]]
+    chunks = [event for one in attempts for event in one.events if event.what == "chunk"]
+    assert len(chunks) == sum(math.ceil(phase["steps"] / 2) for phase in phases)  # of each run, once
     assert any(LEAVES in one.said for one in attempts)
     assert any(one.exit_code == 0 for one in attempts)
     again = attempt(command, tmp_path)
