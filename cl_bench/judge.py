@@ -145,15 +145,13 @@ class Judge:
                 train(network, self.scenario)
                 accuracy = accuracy_of(network, self.scenario.tests)
                 state = {"network": network.state_dict(), "accuracy": accuracy}
-                self.folder.mkdir(parents=True, exist_ok=True)
                 fresh = file.with_suffix(f".{uuid4().hex}")
                 try:
-                    with fresh.open("wb") as handle:
-                        torch.save(state, handle)
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    torch.save(state, fresh)
                     fresh.replace(file)
-                except OSError:
-                    fresh.unlink(missing_ok=True)  # a full disk needs the room
-                    raise
+                except (OSError, RuntimeError):  # torch makes the one of the other
+                    fresh.unlink(missing_ok=True)  # on a full disk the next run trains a judge of its own
         return network.eval().requires_grad_(False), accuracy
 
     @property

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZipFile
@@ -102,12 +103,10 @@ class RunFolder:
     def _save(self, name: str, state: dict[str, Any]) -> None:
         import torch
 
-        def write(fresh: Path) -> None:
-            with fresh.open("wb") as file:  # by its path, torch would make a RuntimeError of a full disk
-                torch.save(state | {"key": self.key, "version": cl_bench.__version__}, file)
-
+        content = BytesIO()  # torch would make a RuntimeError of a full disk
+        torch.save(state | {"key": self.key, "version": cl_bench.__version__}, content)
         (self.path / "checkpoints").mkdir(exist_ok=True)
-        self._replace(f"checkpoints/{name}", write)
+        self._replace(f"checkpoints/{name}", lambda file: file.write_bytes(content.getbuffer()))
 
     def _load(self, name: str) -> dict[str, Any] | None:
         import torch
