@@ -187,7 +187,7 @@ def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder) -> None:
 @pytest.mark.parametrize("name", ["results.json", "checkpoints/phase.pt"])
 def test_a_full_disk_leaves_the_old_file(name: str, folder: RunFolder) -> None:
     with folder.opened():
-        folder.write_results({"masks": {}, "R": [], "b": [], "n_test": [], "R_task_masked": None})
+        folder.write_results({"masks": {"evaluation": "seen"}, "R": [], "b": []})
         folder.save_phase({"task": 1})
         before = (folder.path / name).read_bytes()
         (folder.path / f"{name}.new").symlink_to("/dev/full")

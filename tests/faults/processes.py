@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -92,7 +93,8 @@ def attempt(
                     when, halfway = (lambda event: None), None
                 else:
                     time.sleep(delay)
-                    os.kill(process.pid, number)
+                    with suppress(ProcessLookupError):  # it may have ended meanwhile
+                        os.kill(process.pid, number)
                     sent = True
     except EOFError:  # it has ended, and this was all it told
         pass

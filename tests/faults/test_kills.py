@@ -127,7 +127,7 @@ def plan(whole: list[Event], chance: random.Random) -> list[tuple[int, float, fl
         (chance.randrange(before), 0.0, chance.random()),
     ]
     while len(kills) < max(6, len(chunks) + 5):
-        kills.append((chance.randrange(before), chance.uniform(0, 0.1), None))
+        kills.append((chance.randrange(before), chance.uniform(0, 0.005), None))
     return sorted(kills, key=lambda kill: kill[0])
 
 
@@ -180,8 +180,8 @@ def test_killed_at_any_moment(
     killed: list[Attempt] = []
     for i, delay, halfway in plan(whole, random.Random(f"{method} {seed}")):
         one = attempt(command, tmp_path, when=reached(places, i, delay), halfway=halfway)
-        assert one.exit_code == -signal.SIGKILL, (one.exit_code, one.said)
-        killed.append(one)
+        assert one.exit_code in (-signal.SIGKILL, 0), one.said
+        killed += [one] * (one.exit_code != 0)  # else it was over before the signal came
     end = attempt(command, tmp_path)
     assert end.exit_code == 0, end.said
     assert len(killed) >= 5
