@@ -177,18 +177,19 @@ def test_killed_at_any_moment(
     places = {event.place: i for i, event in enumerate(whole)}
     every = EVERY[seed]
     command = command_of(method, seed, every)
-    killed: list[Attempt] = []
+    attempts: list[Attempt] = []
     for i, delay, halfway in plan(whole, random.Random(f"{method} {seed}")):
         one = attempt(command, tmp_path, when=reached(places, i, delay), halfway=halfway)
-        assert one.exit_code in (-signal.SIGKILL, 0), one.said
-        killed += [one] * (one.exit_code != 0)  # else it was over before the signal came
-    end = attempt(command, tmp_path)
-    assert end.exit_code == 0, end.said
+        assert one.exit_code in (-signal.SIGKILL, 0), one.said  # 0: it was over before the signal came
+        attempts.append(one)
+    attempts.append(attempt(command, tmp_path))
+    assert attempts[-1].exit_code == 0, attempts[-1].said
+    killed = [one for one in attempts if one.exit_code != 0]
     assert len(killed) >= 5
     assert_same_outcome(tmp_path, folder)
 
-    chunks = [done(one.events) for one in (*killed, end)]
-    for i, one in enumerate(killed):
+    chunks = [done(one.events) for one in attempts]
+    for i, one in enumerate(attempts):
         again = chunks[i].keys() & set().union(*chunks[i + 1 :])
         assert overdue(one.events, again, every) <= 1
     steps = sum(done(whole).values())
