@@ -27,14 +27,14 @@ def processes_in(folder: Path) -> list[int]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").resolve() == folder.resolve() and "Z" not in (process / "stat").read_text().split()[2]:
+            if (process / "cwd").readlink() == folder.resolve():
                 found.append(int(process.name))
         except OSError:
             continue
     return found
 
 
-def each_is_there_once(said: str, tmp_path: Path, *more: str) -> None:
+def each_is_there_once(said: str, tmp_path: Path) -> None:
     assert f"{len(SEEDS)} runs in " in said
     folders = list(tmp_path.glob("outputs/*/seed*"))
     assert len(folders) == len(SEEDS)
@@ -49,12 +49,12 @@ def each_is_there_once(said: str, tmp_path: Path, *more: str) -> None:
         assert len(places) == len(set(places))  # nothing is counted twice
 
 
-@pytest.mark.parametrize("launcher", launchers())
-def test_the_whole_sweep_is_killed_again_and_again(launcher: str, tmp_path: Path) -> None:
-    """kill -9 of the process that a person sees; the runs end with it, and the same line goes on with them."""
+@pytest.mark.parametrize("launcher", [one for one in launchers() if "ray" not in one.values])
+def test_the_whole_sweep_is_killed_and_goes_on(launcher: str, tmp_path: Path) -> None:
+    """kill -9 of the process that a person sees: joblib's workers end with it, a cluster's jobs go on without it."""
     chance = random.Random(launcher)
     command = [*LAUNCHERS[launcher], *LONG, f"seed={','.join(map(str, SEEDS))}"]
-    for task in (0, 2, 3):
+    for task in (0, 2, 3) if launcher == "joblib" else (0,):
         process = start(*command, cwd=tmp_path)
         until = time.time() + 300
         while not list(tmp_path.glob(f"outputs/*/seed*/checkpoints/task{task}.pt")):
@@ -65,7 +65,7 @@ def test_the_whole_sweep_is_killed_again_and_again(launcher: str, tmp_path: Path
         process.send_signal(signal.SIGKILL)
         process.communicate()
         until = time.time() + 300
-        while launcher == "joblib" and processes_in(tmp_path):  # a cluster's jobs go on without the one who submitted
+        while launcher == "joblib" and processes_in(tmp_path):
             assert time.time() < until
             time.sleep(0.1)
     until = time.time() + 300
