@@ -31,7 +31,7 @@ VALIDATIONS = 20  # in a phase, at most
 
 
 class Diverged(KnownError):
-    """A loss is no longer a finite number."""
+    """A loss, a gradient or a weight is no longer a finite number."""
 
 
 class Fit:
@@ -193,7 +193,8 @@ class Watch(pl.Callback):
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.validation: list[list[float]] = []  # step, accuracy
         self.seconds, self._saved = 0.0, None
-        self._stop: int | None = None
+        self._step = 0  # after the last chunk of this process
+        self._norms: list[tuple[int, str, torch.Tensor]] = []  # of this chunk's gradients: step, parameter, norm
 
     def restore(self, module: Learner, running: dict[str, Any]) -> int:
         """Puts the module where the phase was cut and returns the step to go on with."""
@@ -205,8 +206,9 @@ class Watch(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
+        self._names = {parameter: name for name, parameter in module.named_parameters()}
         for number, optimizer in enumerate(trainer.optimizers):
-            optimizer.register_step_post_hook(partial(self._count, number))
+            optimizer.register_step_post_hook(partial(self._look, module, number))
         if self._saved:
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
@@ -215,28 +217,33 @@ class Watch(pl.Callback):
         self._before, self._saved = self.seconds, None
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._stop:  # not sooner: Lightning logs a chunk after its `on_train_batch_end`
-            raise Stopped(self._stop)
+        stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
+        self._save(trainer, module, bool(stop))
+        if stop and self._step:
+            raise Stopped(stop)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now = time.monotonic()
-        self.seconds = self._before + now - self._began
-        step: int = module.at + 1  # type: ignore[operator]
-        for name, value in trainer.callback_metrics.items():
-            if not math.isfinite(value):
-                raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {step}: {name} is {float(value)}")
+        self.seconds = self._before + time.monotonic() - self._began
+        self._step = step = module.at + 1  # type: ignore[operator]
+        self._check(module)  # type: ignore[arg-type]
         self.fit._bar.show(self.phase, step, self.steps)
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(module)  # type: ignore[arg-type]
             if accuracy is not None:
                 self.validation.append([step, accuracy])
-        self._stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
-        if self._stop or now - self.fit.saved_at >= self.fit.checkpoint_every:
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save(trainer, module, bool(self.fit.signal))
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
+        """Saves after a chunk when it is due. Not in `on_train_batch_end`: Lightning logs the chunk after that, and a
+        chunk that is saved and not logged would be missing from the curves of a run killed in between."""
+        if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
             self.fit.save(
                 {
-                    "step": step,
+                    "step": self._step,
                     "module": module.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
                     "rng": rng(),
@@ -246,8 +253,23 @@ class Watch(pl.Callback):
                 }
             )
 
-    def _count(self, number: int, *_: Any) -> None:
+    def _look(self, module: Learner, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """After a step of an optimiser: counts it and notes its gradients' norms. Nothing here waits for a GPU."""
         self.optimizer_steps[number] += 1
+        learned = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch._foreach_norm([parameter.grad for parameter in learned]) if learned else ()
+        self._norms += [(module.at, self._names[p], norm) for p, norm in zip(learned, norms, strict=True)]
+
+    def _check(self, module: Learner) -> None:
+        """Raises Diverged with the first number of a chunk that is not finite, before anything of it is saved."""
+        found = [(at, 0, name, value) for at, name, value in module.logs]
+        found += [(at, 1, f"the norm of the gradient of {name}", norm) for at, name, norm in self._norms]
+        found += [(module.at, 2, name, p.detach().sum()) for p, name in self._names.items()]
+        self._norms.clear()
+        bad = torch.stack([value.float() for *_, value in found]).isfinite().logical_not().nonzero().flatten().tolist()
+        if bad:
+            at, _, name, value = min((found[i] for i in bad), key=lambda one: one[:2])
+            raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -144,10 +144,14 @@ class Judge:
             except Exception:  # there is none, or torch and pickle raise anything on a damaged one
                 train(network, self.scenario)
                 accuracy = accuracy_of(network, self.scenario.tests)
-                self.folder.mkdir(parents=True, exist_ok=True)
+                state = {"network": network.state_dict(), "accuracy": accuracy}
                 fresh = file.with_suffix(f".{uuid4().hex}")
-                torch.save({"network": network.state_dict(), "accuracy": accuracy}, fresh)
-                fresh.replace(file)
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    torch.save(state, fresh)
+                    fresh.replace(file)
+                except (OSError, RuntimeError):  # torch makes the one of the other
+                    fresh.unlink(missing_ok=True)  # on a full disk the next run trains a judge of its own
         return network.eval().requires_grad_(False), accuracy
 
     @property

@@ -9,9 +9,12 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZipFile
 
+import cl_bench
 from cl_bench.config import InputError
 
 KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
@@ -49,9 +52,12 @@ class RunFolder:
             raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), (self.path / ".lock").stat())
         except OSError:
+            ours = False
+        if not ours:  # or the folder was set aside by another one meanwhile, and the lock with it
             lock.close()
-            raise InputError(f"another process is at work in {self.path}; it will have the result") from None
+            raise InputError(f"another process is at work in {self.path}; it will have the result")
         return lock
 
     def write_results(self, results: Mapping[str, Any]) -> None:
@@ -97,8 +103,10 @@ class RunFolder:
     def _save(self, name: str, state: dict[str, Any]) -> None:
         import torch
 
+        content = BytesIO()  # torch would make a RuntimeError of a full disk
+        torch.save(state | {"key": self.key, "version": cl_bench.__version__}, content)
         (self.path / "checkpoints").mkdir(exist_ok=True)
-        self._replace(f"checkpoints/{name}", lambda file: torch.save(state | {"key": self.key}, file))
+        self._replace(f"checkpoints/{name}", lambda file: file.write_bytes(content.getbuffer()))
 
     def _load(self, name: str) -> dict[str, Any] | None:
         import torch
@@ -107,23 +115,36 @@ class RunFolder:
         if not file.exists():
             return None
         try:
+            with ZipFile(file) as archive:
+                damaged = archive.testzip()  # torch doesn't look at the checksums
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # torch and pickle raise anything on a damaged file
-            self.say(f"{file} is damaged; going on from what was saved before it")
-            return None
+            damaged = name
+        if damaged:
+            return self._refuse(file, "is damaged")
         if not isinstance(state, dict) or state.get("key") != self.key:
-            self.say(f"{file} belongs to another configuration; it is not used")
-            return None
+            return self._refuse(file, "belongs to another configuration")
+        if state.get("version", cl_bench.__version__) != cl_bench.__version__:
+            return self._refuse(file, f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
         return state
+
+    def _refuse(self, file: Path, why: str) -> None:
+        """Puts a checkpoint out of the way of those to come; it isn't ours to delete."""
+        aside = file.replace(file.with_name(f"{file.name}.unusable"))
+        self.say(f"{file} {why}; it is now {aside.name}, and the run goes on from what was saved before it")
 
     def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
         """Writes a file so that a kill at any moment leaves the old one or the new one, whole."""
         file = self.path / name
         fresh = file.with_name(file.name + ".new")
-        write(fresh)
-        with fresh.open("rb") as handle:
-            os.fsync(handle.fileno())
-        fresh.replace(file)
+        try:
+            write(fresh)
+            with fresh.open("rb") as handle:
+                os.fsync(handle.fileno())
+            fresh.replace(file)
+        except OSError:
+            fresh.unlink(missing_ok=True)  # a full disk needs the room
+            raise
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

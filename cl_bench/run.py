@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,10 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
         scenario = scenario.to(fit.device)
         score = Score(scenario, reference).to(fit.device)
-        return Story(settings, scenario, method, score, fit, folder, logger).tell()
+        try:
+            return Story(settings, scenario, method, score, fit, folder, logger).tell()
+        except OSError as error:  # what is read has been read
+            raise InputError(f"output_root: can't write to {folder.path} ({error.strerror or error})") from error
 
 
 def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
@@ -141,7 +144,8 @@ class Story:
             failed = False
             return self.end()
         except Exception as error:
-            self.folder.write_results(self.results() | {"status": "failed", "reason": str(error)})
+            with suppress(OSError):  # a full disk has no room for this either
+                self.folder.write_results(self.results() | {"status": "failed", "reason": str(error)})
             raise
         finally:
             self.logger.close(failed)

@@ -144,6 +144,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> 
     basic = settings._target_.endswith(".BasicLauncher")
     if settings.get("n_jobs") == 0:
         settings.n_jobs = min(len(left), len(gpus()) or len(os.sched_getaffinity(0)))
+    os.environ.setdefault("SUBMITIT_LOG_LEVEL", "ERROR")  # else what a job prints begins with its machine's name
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     board = Path(tempfile.mkdtemp(prefix="board", dir=config.hydra.sweep.dir)).absolute()
     view = View(jobs, left, board, quiet=basic)

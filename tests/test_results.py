@@ -183,6 +183,20 @@ def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder) -> None:
     assert (folder.load_phase(1) or {})["task"] == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["results.json", "checkpoints/phase.pt"])
+def test_a_full_disk_leaves_the_old_file(name: str, folder: RunFolder) -> None:
+    with folder.opened():
+        folder.write_results({"masks": {"evaluation": "seen"}, "R": [], "b": []})
+        folder.save_phase({"task": 1})
+        before = (folder.path / name).read_bytes()
+        (folder.path / f"{name}.new").symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left on device"):  # one of torch's own would be a RuntimeError
+            folder.save_phase({"task": 2}) if "phase" in name else folder.write_results({"R": [1]})
+    assert (folder.path / name).read_bytes() == before
+    assert not (folder.path / f"{name}.new").is_symlink()
+
+
 def test_one_at_a_time(folder: RunFolder) -> None:
     other = RunFolder(folder.path, "key")
     with folder.opened():

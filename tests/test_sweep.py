@@ -93,6 +93,7 @@ def test_a_launcher_runs_a_sweep_and_reports_the_run_that_failed(launcher: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("launcher", launchers())
 def test_a_run_that_is_killed_is_reported_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
     process = start(*LAUNCHERS[launcher], *LONG, "seed=0,1", cwd=tmp_path)
@@ -111,6 +112,7 @@ def test_a_run_that_is_killed_is_reported_and_the_others_go_on(launcher: str, tm
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("launcher", launchers())
 def test_a_worker_that_is_killed_loses_no_run(launcher: str, tmp_path: Path) -> None:
     process = start(*LAUNCHERS[launcher], *LONG, "seed=0,1", cwd=tmp_path)

@@ -48,6 +48,7 @@ class Learner(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.at, self.steps, self.epoch, self.epochs = 0, 1, 0, 1
+        self.logs: list[tuple[int, str, Tensor]] = []  # of the last chunk: step, name, value
 
     def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
         """One optimisation step; returns detached scalars to log.
@@ -57,15 +58,17 @@ class Learner(LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
     def training_step(self, chunk: Chunk, _: int) -> None:
-        """Steps over the mini-batches of a chunk; logs each scalar's mean once."""
+        """Steps over the mini-batches of a chunk; logs each scalar's mean once, and keeps all in `logs`."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        logs: dict[str, list[Tensor]] = defaultdict(list)
+        self.logs = []
         self.steps, self.epochs = chunk.batches.steps, chunk.batches.epochs
         for self.at, batch in chunk:
             self.epoch = self.at // chunk.batches.per_epoch
-            for name, value in self.step(batch, optimizers).items():
-                logs[name].append(value)
-        means = {name: torch.stack(values).mean() for name, values in logs.items()}
+            self.logs += [(self.at, name, value) for name, value in self.step(batch, optimizers).items()]
+        values: dict[str, list[Tensor]] = defaultdict(list)
+        for _, name, value in self.logs:
+            values[name].append(value)
+        means = {name: torch.stack(of_name).mean() for name, of_name in values.items()}
         # Lightning takes "step" for the x-axis; its own count stays at 0 under manual optimisation
         self.log_dict({**means, "step": float(self.at + 1)}, batch_size=1)
 

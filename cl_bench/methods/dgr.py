@@ -187,7 +187,8 @@ class DGR(Classifier):
     def note(self, images: Tensor, labels: Tensor) -> None:
         """Puts the classes of replayed images among the task's facts, and warns of a collapse to one class.
 
-        images: those of the first labels; where the classes were asked for, the old solver is asked what it sees.
+        images: those of the first labels; where the classes were asked for, the old solver is asked what it sees, and
+        a collapse is one class in its eyes.
         """
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         self.facts["replay_histogram"] = counts
@@ -195,8 +196,9 @@ class DGR(Classifier):
             asked = labels[: len(images)]
             seen = masked(self.old_logits(images), self.old.allowed[self.task_of_output[asked]]).argmax(1)
             self.facts["disagreement"] = float((seen != asked).float().mean())
-        elif len(self.old_classes) > 1 and sum(count > 0 for count in counts) == 1:
-            n, task = len(labels), self.task + 1
+            counts = torch.bincount(seen, minlength=self.problem.n_outputs).tolist()
+        if len(self.old_classes) > 1 and sum(count > 0 for count in counts) == 1:
+            n, task = sum(counts), self.task + 1
             log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)
 
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
