@@ -27,6 +27,9 @@ CONF = next(
 GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "trainer", "logger")
 """The nouns of a command line; each is a folder of YAML files."""
 
+TUNED = {"tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset", "scenario")}
+"""Groups whose choice follows by itself from those of others, where there is a file of these names."""
+
 Positive = Annotated[int, Gt(0), Le(10**9)]
 Rate = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -218,6 +221,7 @@ def folder_of(config: Mapping[str, Any]) -> Path:
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A composed Hydra configuration as plain Python, with the names that were chosen for its groups."""
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -229,6 +233,11 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, dict)
+    for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
+        chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
+        known = GlobalHydra.instance().config_loader().get_group_options(group)
+        if chosen and chosen not in (by_itself, *known):
+            raise InputError(f"{group}={chosen}: no such file{nearest(chosen, known)}")
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     groups = ("method", "dataset", "scenario", "experiment")
@@ -245,14 +254,15 @@ def compose(*overrides: str) -> dict[str, Any]:
     inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
     with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
-    return plain(config, config.hydra.runtime.choices)
+        return plain(config, config.hydra.runtime.choices)
 
 
 def explain(error: Exception, overrides: Iterable[str]) -> str | None:
     """What is wrong with a command line, by the error that Hydra had with it; None when Hydra can't have meant it."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
     if isinstance(error, OSError) and error.filename:
         return f"output_root: can't write {error.filename} ({error.strerror})"
@@ -266,8 +276,13 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"{group}={choice}: no such {group}{nearest(choice, choices)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: is no YAML ({error.problem})"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         return _unknown(str(cause.full_key), cause.parent_node)
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     text = " ".join(str(error).split())
     named = text.split("'")[1] if "'" in text else ""
     if text.startswith("Ambiguous value"):
@@ -285,7 +300,11 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
             and not sweep
             and not set(value.split(",")) <= set(options_of(key))
         ):
+            if isinstance(error, UnicodeError) or text.startswith("Unsupported type"):  # of a person's own --config-dir
+                return f"{override}: its file can't be read ({text})"
             return f"{override}: no such {key}{nearest(value, options_of(key))}"
+        if key.startswith("hydra.") and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
+            return f"{override}: Hydra has no use for this value"
     return text if isinstance(error, HydraException | ValueError) else None
 
 
