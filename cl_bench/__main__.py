@@ -88,7 +88,7 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
 def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The flags of a command line and its overrides, as Hydra wants them.
 
-    `+key=value` is read as `key=value`: all that is legal is there. `experiment=null` is what Hydra calls `~experiment`.
+    `+key=value` is read as `key=value`: all that is legal is there. `experiment=null` is Hydra's `~experiment`.
 
     Raises InputError for an unknown flag.
     """

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -31,8 +31,9 @@ TUNED = {"tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset",
 """Groups whose choice follows by itself from those of others, where there is a file of these names."""
 
 Positive = Annotated[int, Gt(0), Le(10**9)]
-Rate = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Side = Annotated[int, Gt(0), Le(1024)]
+Rate = Annotated[float, Gt(0), Le(1e30)]  # what is beyond no float32 holds
+NonNegative = Annotated[float, Ge(0), Le(1e30)]
 Share = Annotated[float, Ge(0), Le(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 
@@ -113,6 +114,7 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
             raise InputError(f"{prefix}{key}: no such key{nearest(key, parameters, prefix)}")
         if isinstance(value, Mapping) and "_target_" in value:
             nodes[key] = value
+            check_kind(value, f"{prefix}{key}", hints.get(key))
             check(value, f"{prefix}{key}")
         else:
             values[key] = value
@@ -125,6 +127,18 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
     except ValidationError as error:
         raise InputError(_first(error, prefix, values)) from None
     return nodes | {key: getattr(checked, key) for key in values}
+
+
+def check_kind(node: Mapping[str, Any], where: str, wanted: Any) -> None:
+    """Raises InputError when what a node builds isn't what is wanted there, by the type hint of its place."""
+    found = target(node, where)
+    made = found if inspect.isclass(found) else get_type_hints(found).get("return", Any)
+    kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
+    if made is Any or not kinds or any(getattr(kind, "_is_protocol", False) for kind in kinds):
+        return
+    if not issubclass(made, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{where}._target_={node['_target_']}: must be one of {names}")
 
 
 def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
@@ -151,6 +165,8 @@ def build(node: Mapping[str, Any], where: str, constructor: Any = None, **contex
 
 def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     """The first complaint of a pydantic ValidationError as one line."""
+    if not error.errors()[0]["loc"]:  # half a character, or a thousand lists in lists
+        return f"{prefix or 'a value'}: can't be written as JSON ({error.errors()[0]['msg']})"
     # a location also holds the branches of a union ("int", "list[int]"); only the key helps a person
     key = error.errors()[0]["loc"][0]
     problems = [one for one in error.errors() if one["loc"][0] == key]
@@ -216,7 +232,18 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 def folder_of(config: Mapping[str, Any]) -> Path:
     """Where the run of this configuration lives: the same command finds its own folder again."""
-    return Path(config["output_root"]).expanduser() / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
+    root = place(config["output_root"], "output_root")
+    return root / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
+
+
+def place(path: str, where: str) -> Path:
+    """A path as a person types it, with ~ for a home. Raises InputError for one that can't be."""
+    try:
+        if path and "\0" not in path:
+            return Path(path).expanduser()
+    except RuntimeError:  # ~NAME of nobody
+        pass
+    raise InputError(f"{where}={path!r}: is no path")
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:

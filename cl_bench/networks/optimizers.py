@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from cl_bench.config import Decay, NonNegative, Rate, Share
+from cl_bench.config import Decay, NonNegative, Rate
 
 
 class Optimizer(Protocol):
@@ -35,7 +35,7 @@ class SGD:
     """Stochastic gradient descent. lr: step size; momentum: share of the last step kept; weight_decay: L2 factor."""
 
     lr: Rate = 0.1
-    momentum: Share = 0.0
+    momentum: Decay = 0.0
     weight_decay: NonNegative = 0.0
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
