@@ -134,9 +134,7 @@ def check_kind(node: Mapping[str, Any], where: str, wanted: Any) -> None:
     found = target(node, where)
     made = found if inspect.isclass(found) else get_type_hints(found).get("return", Any)
     kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
-    if made is Any or not kinds or any(getattr(kind, "_is_protocol", False) for kind in kinds):
-        return
-    if not issubclass(made, kinds):
+    if made is not Any and kinds and not issubclass(made, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"{where}._target_={node['_target_']}: must be one of {names}")
 

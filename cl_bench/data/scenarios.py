@@ -141,7 +141,7 @@ def split(
     kind: Kind,
     n_tasks: Positive | None = None,
     classes_per_task: Positive | None = None,
-    class_order: Literal["fixed", "random"] | list[int] = "fixed",
+    class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)]] = "fixed",
     uneven: bool = False,
     val_fraction: Fraction = 0.0,
     train_mask: Literal["seen", "all", "current"] = "seen",

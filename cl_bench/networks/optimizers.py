@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from cl_bench.config import Decay, NonNegative, Rate
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """Anything that makes a torch optimiser for given parameters."""
 
