@@ -136,7 +136,7 @@ def check_kind(node: Mapping[str, Any], where: str, wanted: Any) -> None:
     kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
     if made is not Any and kinds and not issubclass(made, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{where}._target_={node['_target_']}: must be one of {names}")
+        raise InputError(f"{where}._target_={node['_target_']}: is no {names}")
 
 
 def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
