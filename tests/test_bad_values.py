@@ -244,7 +244,7 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def unharmed(place: tuple[str, str, Path_], value: Any) -> None:
     """One key of one file has this value, whatever it is: a run is built or refused in one line."""
     group, name, path = place
-    settings = around(group, changed(loaded(group, name), path, value))
+    settings = changed(around(group, loaded(group, name)), (*place_of(group).split("."), *path), value)
     if said(check_top, settings) is None:
         assert said(running.run, settings) != ""
 
