@@ -30,7 +30,7 @@ from cl_bench.results import RunFolder
 from cl_bench.run import prepare
 from cl_bench.search import Plan, distributions
 
-WRONG = (-1, -0.5, 10**30, 1e300, math.nan, math.inf, "text", True, [-1], [math.nan], ["text"], {"a": 1})
+WRONG = (-1, -0.5, 10**40, 1e300, math.nan, math.inf, "text", True, [-1], [math.nan], ["text"], {"a": 1})
 LEGAL = (0, 0.5, 10**9, 10**12, 1e30, None, [], [10**9])  # by the signature, for some keys
 FILES = [(group, name) for group in (*GROUPS, "gan", "generator") for name in options_of(group) if name != "none"]
 SEARCHES = options_of("hparams_search")
