@@ -100,9 +100,9 @@ def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     parser.error = refuse
     overrides = parser.parse_intermixed_args(arguments).overrides
     flags = [argument for argument in arguments if argument not in overrides]
-    overrides = [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
+    known = [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
     none = {f"{group}=null": f"~{group}" for group in ("experiment", "hparams_search", *TUNED)}
-    return flags, [none.get(one, one) for one in overrides]
+    return flags, [none.get(one) or one for one in known]
 
 
 def complain(error: Exception, debug: bool, which: str = "") -> str:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 
 from cl_bench.__main__ import main
 from cl_bench.config import compose
@@ -171,11 +169,10 @@ SMALL = ["trainer.epochs=1", "trainer.threads=1", "network.hidden=[8]", "method=
 Told = Callable[[str], tuple[int, list[str]]]
 
 
-@pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Told]:
-    """`told(COMMAND)`: its exit code and the lines on stderr, from an empty folder."""
-    files = tmp_path / "files"
-    files.mkdir()
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of damaged files."""
+    files = tmp_path_factory.mktemp("files")
     (files / "cut.npz").write_bytes(b"PK\x03\x04")
     flat, labels = np.zeros((4, 3), np.uint8), np.zeros(4, int)
     np.savez(files / "wrong.npz", x_train=flat, y_train=labels, x_test=flat, y_test=labels)
@@ -199,10 +196,21 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     (files / "method" / "broken.yaml").write_text("a: [1\nb: {")
     (files / "method" / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (files / "method" / "open.yaml").write_text("a: ${nope")
+    return files
+
+
+@pytest.fixture
+def told(
+    files: Path,
+    quick_hydra: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Told]:
+    """`told(COMMAND)`: its exit code and the lines on stderr, from an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(sys, "argv", ["cl_bench"])
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)  # it composes all a second time
     handlers, level = logging.root.handlers[:], logging.root.level  # Hydra puts its own
 
     def run(command: str) -> tuple[int, list[str]]:

@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -122,7 +120,8 @@ def test_numbers_out_of_their_range(group: str, name: str) -> None:
             if line is None:
                 biggest = 10**9 if int in plain_types(hint) and float not in plain_types(hint) else 1e30
                 assert value in LEGAL, f"{key}={value} is accepted"
-                for number in value if isinstance(value, list) else [value or 0]:
+                numbers: Any = value if isinstance(value, list) else [value or 0]
+                for number in numbers:
                     assert 0 <= number <= biggest, f"{key}={value} is accepted"
             else:
                 assert line.startswith(f"{key}="), line
@@ -250,14 +249,21 @@ def unharmed(place: tuple[str, str, Path_], value: Any) -> None:
 
 
 @given(place=st.sampled_from(PLACES), value=VALUES)
-@profile(max_examples=150, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@profile(
+    max_examples=150,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_any_value_of_any_key(nothing_done: None, place: tuple[str, str, Path_], value: Any) -> None:
     unharmed(place, value)
 
 
 @pytest.mark.slow
 @given(place=st.sampled_from(PLACES), value=VALUES)
-@profile(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@profile(
+    max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_value_of_any_key_at_length(nothing_done: None, place: tuple[str, str, Path_], value: Any) -> None:
     unharmed(place, value)
 
@@ -286,17 +292,23 @@ def unharmed_command(command: tuple[Any, str], capsys: pytest.CaptureFixture[str
 
 
 @given(command=COMMANDS)
-@profile(max_examples=20, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@profile(
+    max_examples=20,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_any_command(
-    nothing_done: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: tuple[Any, str]
+    nothing_done: None, quick_hydra: None, capsys: pytest.CaptureFixture[str], command: tuple[Any, str]
 ) -> None:
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)  # it composes all a second time
     unharmed_command(command, capsys)
 
 
 @pytest.mark.slow
 @given(command=COMMANDS)
-@profile(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@profile(
+    max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_any_command_at_length(
     nothing_done: None, capsys: pytest.CaptureFixture[str], command: tuple[Any, str]
 ) -> None:
