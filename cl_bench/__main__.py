@@ -14,7 +14,7 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from cl_bench.config import CONF, InputError, KnownError, Stopped, check_top, explain, folder_of, plain
+from cl_bench.config import CONF, TUNED, InputError, KnownError, Stopped, check_top, explain, folder_of, plain
 from cl_bench.sweep import finished, sweep
 
 
@@ -86,7 +86,9 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
 
 
 def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The flags of a command line and its overrides; `+key=value` is read as `key=value`: all that is legal is there.
+    """The flags of a command line and its overrides, as Hydra wants them.
+
+    `+key=value` is read as `key=value`: all that is legal is there. `experiment=null` is Hydra's `~experiment`.
 
     Raises InputError for an unknown flag.
     """
@@ -98,7 +100,9 @@ def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     parser.error = refuse
     overrides = parser.parse_intermixed_args(arguments).overrides
     flags = [argument for argument in arguments if argument not in overrides]
-    return flags, [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
+    known = [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
+    none = {f"{group}=null": f"~{group}" for group in ("experiment", "hparams_search", *TUNED)}
+    return flags, [none.get(one) or one for one in known]
 
 
 def complain(error: Exception, debug: bool, which: str = "") -> str:

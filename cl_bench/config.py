@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -27,9 +27,13 @@ CONF = next(
 GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "trainer", "logger")
 """The nouns of a command line; each is a folder of YAML files."""
 
+TUNED = {"tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset", "scenario")}
+"""Groups whose choice follows by itself from those of others, where there is a file of these names."""
+
 Positive = Annotated[int, Gt(0), Le(10**9)]
-Rate = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Side = Annotated[int, Gt(0), Le(1024)]
+Rate = Annotated[float, Gt(0), Le(1e30)]  # what is beyond no float32 holds
+NonNegative = Annotated[float, Ge(0), Le(1e30)]
 Share = Annotated[float, Ge(0), Le(1)]
 Decay = Annotated[float, Ge(0), Lt(1)]
 
@@ -110,6 +114,7 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
             raise InputError(f"{prefix}{key}: no such key{nearest(key, parameters, prefix)}")
         if isinstance(value, Mapping) and "_target_" in value:
             nodes[key] = value
+            check_kind(value, f"{prefix}{key}", hints.get(key))
             check(value, f"{prefix}{key}")
         else:
             values[key] = value
@@ -122,6 +127,16 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
     except ValidationError as error:
         raise InputError(_first(error, prefix, values)) from None
     return nodes | {key: getattr(checked, key) for key in values}
+
+
+def check_kind(node: Mapping[str, Any], where: str, wanted: Any) -> None:
+    """Raises InputError when what a node builds isn't what is wanted there, by the type hint of its place."""
+    found = target(node, where)
+    made = found if inspect.isclass(found) else get_type_hints(found).get("return", Any)
+    kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
+    if made is not Any and kinds and not issubclass(made, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{where}._target_={node['_target_']}: is no {names}")
 
 
 def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
@@ -148,6 +163,8 @@ def build(node: Mapping[str, Any], where: str, constructor: Any = None, **contex
 
 def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     """The first complaint of a pydantic ValidationError as one line."""
+    if not error.errors()[0]["loc"]:  # half a character, or a thousand lists in lists
+        return f"{prefix or 'a value'}: can't be written as JSON ({error.errors()[0]['msg']})"
     # a location also holds the branches of a union ("int", "list[int]"); only the key helps a person
     key = error.errors()[0]["loc"][0]
     problems = [one for one in error.errors() if one["loc"][0] == key]
@@ -213,11 +230,23 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 def folder_of(config: Mapping[str, Any]) -> Path:
     """Where the run of this configuration lives: the same command finds its own folder again."""
-    return Path(config["output_root"]).expanduser() / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
+    root = place(config["output_root"], "output_root")
+    return root / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
+
+
+def place(path: str, where: str) -> Path:
+    """A path as a person types it, with ~ for a home. Raises InputError for one that can't be."""
+    try:
+        if path and "\0" not in path:
+            return Path(path).expanduser()
+    except RuntimeError:  # ~NAME of nobody
+        pass
+    raise InputError(f"{where}={path!r}: is no path")
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A composed Hydra configuration as plain Python, with the names that were chosen for its groups."""
+    from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -229,6 +258,11 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, dict)
+    for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
+        chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
+        known = GlobalHydra.instance().config_loader().get_group_options(group)
+        if chosen and chosen not in (by_itself, *known):
+            raise InputError(f"{group}={chosen}: no such file{nearest(chosen, known)}")
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     groups = ("method", "dataset", "scenario", "experiment")
@@ -245,14 +279,15 @@ def compose(*overrides: str) -> dict[str, Any]:
     inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
     with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
-    return plain(config, config.hydra.runtime.choices)
+        return plain(config, config.hydra.runtime.choices)
 
 
 def explain(error: Exception, overrides: Iterable[str]) -> str | None:
     """What is wrong with a command line, by the error that Hydra had with it; None when Hydra can't have meant it."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf import DictConfig
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
     if isinstance(error, OSError) and error.filename:
         return f"output_root: can't write {error.filename} ({error.strerror})"
@@ -266,8 +301,13 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"{group}={choice}: no such {group}{nearest(choice, choices)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: is no YAML ({error.problem})"
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         return _unknown(str(cause.full_key), cause.parent_node)
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     text = " ".join(str(error).split())
     named = text.split("'")[1] if "'" in text else ""
     if text.startswith("Ambiguous value"):
@@ -285,7 +325,11 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
             and not sweep
             and not set(value.split(",")) <= set(options_of(key))
         ):
+            if isinstance(error, UnicodeError) or text.startswith("Unsupported type"):  # of a person's own --config-dir
+                return f"{override}: its file can't be read ({text})"
             return f"{override}: no such {key}{nearest(value, options_of(key))}"
+        if key.startswith("hydra.") and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
+            return f"{override}: Hydra has no use for this value"
     return text if isinstance(error, HydraException | ValueError) else None
 
 

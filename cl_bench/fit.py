@@ -56,7 +56,7 @@ class Fit:
         *,
         epochs: Positive = 1,
         iterations: Positive | None = None,
-        batch_size: Annotated[int, Ge(2)] = 128,
+        batch_size: Annotated[int, Ge(2), Le(10**9)] = 128,
         chunk: Positive = 32,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         precision: Literal["32-true", "bf16-mixed"] = "32-true",

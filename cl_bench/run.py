@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import resource
 import signal
@@ -11,13 +12,28 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 import cl_bench
-from cl_bench.config import GROUPS, InputError, Stopped, build, check, folder_of, key_of, name_of, target
+from cl_bench.config import (
+    GROUPS,
+    InputError,
+    Stopped,
+    build,
+    check,
+    check_kind,
+    folder_of,
+    key_of,
+    name_of,
+    place,
+    target,
+    typed,
+)
+from cl_bench.data.datasets import Dataset
 from cl_bench.data.scenarios import Scenario
 from cl_bench.figures import draw_results, sample_grid
 from cl_bench.fit import Fit
@@ -25,6 +41,7 @@ from cl_bench.judge import Judge, generated_metrics
 from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
 from cl_bench.methods.base import Learner, Method
+from cl_bench.networks.optimizers import Optimizer
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
 
@@ -39,7 +56,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(folder_of(settings), key_of(settings))
     scenario, method = prepare(settings)
     n_tasks = scenario.problem.n_tasks
-    reference = reference_of(settings["reference"], n_tasks)
+    reference = reference_of(settings, scenario)
     logger: RunLogger = build(settings["logger"], "logger")
     fit: Fit = build(
         settings["trainer"],
@@ -62,13 +79,12 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
 def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     """The scenario and the untrained method, each random weight drawn from the seed."""
     seed = settings["seed"]
-    context: dict[str, Any] = {"data_dir": Path(settings["data_dir"]).expanduser(), "seed": seed}
-    for group in GROUPS:  # everything is checked before any image is read
+    context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
+    for group, made in zip(GROUPS, (Method, Dataset, Scenario, nn.Module, Optimizer, Fit, RunLogger), strict=True):
         if settings[group]:  # dataset=none
-            check(settings[group], group)
-    kinds = getattr(target(settings["method"], "method"), "kinds", ())
-    if not kinds:
-        raise InputError(f"method._target_={settings['method']['_target_']}: not a method")
+            check_kind(settings[group], group, made)
+            check(settings[group], group)  # everything is checked before any image is read
+    kinds = target(settings["method"], "method").kinds
     kind = settings["scenario"].get("kind")
     if kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
@@ -87,11 +103,40 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     problem = scenario.problem
     shapes = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     optimizer = build(settings["optimizer"], "optimizer")
+    weigh(settings["network"], "network", **shapes)
+    for key, node in settings["method"].items():  # a generator, a GAN
+        if isinstance(node, Mapping) and "_target_" in node:
+            weigh(node, f"method.{key}", **shapes)
     with seeded(seed, "network"):
         network = build(settings["network"], "network", **shapes)
     with seeded(seed, "method"):
         method = build(settings["method"], "method", **shapes, network=network, optimizer=optimizer)
     return scenario, method
+
+
+def weigh(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
+    """Raises InputError for networks that this machine can't hold, before any memory is taken for them."""
+    try:
+        with torch.device("meta"):
+            built = build(node, where, **shapes)
+        weights = sum(p.numel() for p in built.parameters()) if isinstance(built, nn.Module) else 0
+    except RuntimeError:  # a number of weights that torch can't count
+        weights = sys.maxsize
+    gigabytes = 4 * 4 * weights / 2**30  # weights, gradients, and the two moments of Adam
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if gigabytes > memory:
+        key, size = max(sizes(node, where), key=lambda one: max(np.ravel(one[1]), default=0))
+        needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
+        raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
+
+
+def sizes(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+    """The dotted keys of whole numbers and of lists in a node and in the nodes in it, with their values."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from sizes(value, f"{where}.{key}")
+        elif isinstance(value, int | list):
+            yield f"{where}.{key}", value
 
 
 def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float) -> Scenario:
@@ -122,7 +167,7 @@ class Story:
         self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
         self.fit, self.folder, self.logger = fit, folder, logger
         fit.validate = self.validate
-        self.judge = Judge(scenario, Path(settings["output_root"]).expanduser() / ".judge")
+        self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[dict[str, Any]] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
 
@@ -255,14 +300,18 @@ class Story:
         }
 
 
-def reference_of(reference: str | None, n_tasks: int) -> list[float] | None:
+def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float] | None:
     """Accuracy on each task of jointly trained models: the diagonal of a cumulative run, the last row of a joint
     run, read from that run's folder."""
+    reference, n_tasks = settings["reference"], scenario.problem.n_tasks
     if reference is None:
         return None
-    results = read_results(Path(reference))
+    results = read_results(place(reference, "reference"))
     if not results or results["status"] != "finished" or len(results["R"]) != n_tasks:
         raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there")
+    classes = [list(task.names) for task in scenario.tasks]
+    if results["config"]["dataset"] != settings["dataset"] or results["classes"] != classes:
+        raise InputError(f"reference={reference}: is of other tasks ({results['name']}); choose a run of the same ones")
     last = results["R"][-1]
     diagonal = [results["R"][task][task] for task in range(n_tasks)]
     return last if None in diagonal else diagonal

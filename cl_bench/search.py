@@ -17,7 +17,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cl_bench.config import InputError, KnownError, Positive, build, check_top, compose, key_of, name_of, nearest, typed
+from cl_bench.config import (
+    InputError,
+    KnownError,
+    Positive,
+    build,
+    check_top,
+    compose,
+    key_of,
+    name_of,
+    nearest,
+    place,
+    typed,
+)
 from cl_bench.figures import search_history, search_importance
 from cl_bench.results import RunFolder
 from cl_bench.run import prepare, run
@@ -68,7 +80,7 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
     for settings in (highest, lowest):  # what can't be run at the ends of the ranges is told before anything begins
         prepare(settings)
     key = key_of(lowest | {"space": plan.space})  # the same whatever is given for the keys that are searched
-    root = Path(given["output_root"]).expanduser() / name_of(given) / f"search-seed{given['seed']}-{key}"
+    root = place(given["output_root"], "output_root") / name_of(given) / f"search-seed{given['seed']}-{key}"
     runs = {"output_root": str(root / ".trials")}
 
     with RunFolder(root, key).opened(anew=not given["resume"]):

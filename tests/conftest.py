@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra._internal.hydra import Hydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from cl_bench import judge
 from cl_bench.config import CONF, compose
@@ -71,6 +76,26 @@ def _same_machine_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
     monkeypatch.setattr("cl_bench.run.draw_results", lambda results, folder: None)
+
+
+@pytest.fixture
+def quick_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra in half of its time, for tests of many commands: each file of ours is read once, and a command line is
+    composed once; Hydra does it a second time to look for its `hydra.mode`."""
+    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
+    monkeypatch.setattr(OmegaConf, "load", lambda file: copy.deepcopy(_read(file.name)) if ours(file) else LOAD(file))
+
+
+LOAD = OmegaConf.load
+
+
+def ours(file: Any) -> bool:
+    return CONF in Path(file.name).parents
+
+
+@cache
+def _read(name: str) -> Any:
+    return LOAD(name)
 
 
 @pytest.fixture

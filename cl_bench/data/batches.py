@@ -108,6 +108,7 @@ class Chunk:
 class Batches:
     """The mini-batches of one training phase, `steps` of them, handed out in chunks.
 
+    An image that would be left alone in the last mini-batch of an epoch is joined by the epoch's first.
     Every epoch is a fresh permutation drawn from (seed, epoch) alone, so mini-batch number s is the same
     whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
 
@@ -137,4 +138,6 @@ class Batches:
             order = torch.randperm(len(self.data), generator=generator)
             self._epoch, self._order = epoch, order.to(self.data.labels.device)
         rows = self._order[i * self.batch_size : (i + 1) * self.batch_size]
+        if len(rows) == 1:  # batch normalisation can do nothing with one image alone
+            rows = torch.cat([rows, self._order[:1]])
         return self.data.batch(rows, training=True)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_bench.config import InputError, Positive, Share, nearest
+from cl_bench.config import InputError, Share, Side, nearest, place
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,14 +57,14 @@ def load(name: str, data_dir: Path) -> Dataset:
     downloads = (mnist, fashion_mnist, svhn, cifar10, cifar100)
     sets = {"digits": digits} | {f.__name__: partial(f, data_dir) for f in downloads}
     if name not in sets:
-        raise InputError(f"there is no dataset {name!r}{nearest(name, [*sets, 'PATH.npz'])}")
+        raise InputError(f"scenario.datasets: there is no dataset {name!r}{nearest(name, [*sets, 'PATH.npz'])}")
     return sets[name]()
 
 
 # ---------------------------------------------------------------------------------------------- the sets
 
 
-def digits(*, size: Positive | None = None) -> Dataset:
+def digits(*, size: Side | None = None) -> Dataset:
     """1,797 handwritten 8x8 digits that come with the package (UCI, see NOTICE).
 
     Their 17 grey levels 0..16 are stored as round(level * 255 / 16). A fifth of each digit, evenly spaced in
@@ -74,17 +74,17 @@ def digits(*, size: Positive | None = None) -> Dataset:
     return _dataset("digits", file, _read_npz("digits", file), size)
 
 
-def mnist(data_dir: Path, *, size: Positive | None = None) -> Dataset:
+def mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:
     """70,000 handwritten 28x28 digits."""
     return _mnist("mnist", data_dir, size)
 
 
-def fashion_mnist(data_dir: Path, *, size: Positive | None = None) -> Dataset:
+def fashion_mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:
     """70,000 grey 28x28 pictures of clothes, ten kinds."""
     return _mnist("fashion_mnist", data_dir, size)
 
 
-def svhn(data_dir: Path, *, size: Positive | None = None) -> Dataset:
+def svhn(data_dir: Path, *, size: Side | None = None) -> Dataset:
     """99,289 colour 32x32 house-number digits; the label 10 of the files is the digit 0."""
     from scipy.io import loadmat
 
@@ -109,7 +109,7 @@ def svhn(data_dir: Path, *, size: Positive | None = None) -> Dataset:
     return _dataset("svhn", data_dir, Arrays(*arrays), size)
 
 
-def cifar10(data_dir: Path, *, size: Positive | None = None, augment: bool = True) -> Dataset:
+def cifar10(data_dir: Path, *, size: Side | None = None, augment: bool = True) -> Dataset:
     """60,000 colour 32x32 photographs of ten kinds of thing."""
     return replace(
         _cifar("cifar10", data_dir, size),
@@ -119,7 +119,7 @@ def cifar10(data_dir: Path, *, size: Positive | None = None, augment: bool = Tru
     )
 
 
-def cifar100(data_dir: Path, *, size: Positive | None = None, augment: bool = True) -> Dataset:
+def cifar100(data_dir: Path, *, size: Side | None = None, augment: bool = True) -> Dataset:
     """60,000 colour 32x32 photographs of a hundred kinds of thing (the fine labels)."""
     return replace(
         _cifar("cifar100", data_dir, size),
@@ -129,18 +129,18 @@ def cifar100(data_dir: Path, *, size: Positive | None = None, augment: bool = Tr
     )
 
 
-def npz(*, path: str, name: str | None = None, size: Positive | None = None) -> Dataset:
+def npz(*, path: str, name: str | None = None, size: Side | None = None) -> Dataset:
     """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`.
 
     Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, the second form where both
     fit. Labels are integers 0..n-1.
     """
-    file = Path(path).expanduser()
+    file = place(path, "dataset.path")
     read = _dataset("npz", file, _read_npz("npz", file), size)
     return replace(read, name=file.stem if name is None else name)
 
 
-def image_folder(*, path: str, size: Positive, test_fraction: Share = 0.2) -> Dataset:
+def image_folder(*, path: str, size: Side, test_fraction: Share = 0.2) -> Dataset:
     """Your own pictures, a folder per class: path/train/CLASS and path/test/CLASS, or path/CLASS alone.
 
     Without train and test folders, `test_fraction` of each class, evenly spaced in the order of the file
@@ -148,7 +148,7 @@ def image_folder(*, path: str, size: Positive, test_fraction: Share = 0.2) -> Da
     """
     from torchvision.datasets import ImageFolder
 
-    where, root = f"dataset=image_folder: {path}", Path(path).expanduser()
+    where, root = f"dataset=image_folder: {path}", place(path, "dataset.path")
     parts = [part for part in ("train", "test") if (root / part).is_dir()]
     if len(parts) == 1 and any(child.is_dir() for child in (root / parts[0]).iterdir()):
         raise InputError(f"{where} has a folder {parts[0]} but not both train and test")

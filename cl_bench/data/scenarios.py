@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from cl_bench.config import InputError, Positive
+from cl_bench.config import InputError, Positive, Side
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.datasets import Dataset, load, resize
 from cl_bench.seeding import derive
@@ -21,6 +21,7 @@ from cl_bench.seeding import derive
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+Views = Annotated[int, Gt(0), Le(1000)]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def split(
     kind: Kind,
     n_tasks: Positive | None = None,
     classes_per_task: Positive | None = None,
-    class_order: Literal["fixed", "random"] | list[int] = "fixed",
+    class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)]] = "fixed",
     uneven: bool = False,
     val_fraction: Fraction = 0.0,
     train_mask: Literal["seen", "all", "current"] = "seen",
@@ -152,6 +153,9 @@ def split(
     Raises InputError when the classes can't be cut as asked.
     """
     groups = _groups(dataset.n_classes, _order(dataset.n_classes, class_order, seed), n_tasks, classes_per_task, uneven)
+    if max(map(len, groups)) == 1 and (kind != "class" or train_mask == "current"):
+        key = "train_mask=current" if kind == "class" else f"kind={kind}"
+        raise InputError(f"scenario.{key}: tasks of one class have nothing to tell apart; choose fewer tasks")
     outputs, next_output = [], 0
     for group in groups:
         start = 0 if kind == "domain" else next_output
@@ -172,7 +176,7 @@ def permuted(
     seed: int,
     *,
     kind: Kind = "domain",
-    n_tasks: Positive = 10,
+    n_tasks: Views = 10,
     first_plain: bool = False,
     val_fraction: Fraction = 0.0,
     train_mask: Literal["seen", "all", "current"] = "seen",
@@ -204,8 +208,8 @@ def rotated(
     seed: int,
     *,
     kind: Kind = "domain",
-    n_tasks: Positive = 10,
-    max_angle: Annotated[float, Ge(0)] = 180.0,
+    n_tasks: Views = 10,
+    max_angle: Annotated[float, Ge(0), Le(360)] = 180.0,
     angles: Literal["even", "random"] = "even",
     max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
@@ -231,7 +235,7 @@ def sequence(
     *,
     datasets: Sequence[str],
     kind: Kind = "domain",
-    size: Positive | None = None,
+    size: Side | None = None,
     max_train: Positive | None = None,
     max_test: Positive | None = None,
     val_fraction: Fraction = 0.0,

@@ -113,8 +113,9 @@ class Reservoir(Memory):
         if not (place < self.places).any():
             return
 
-        row_at = torch.full((self.places + 1,), -1)  # the last place is for all that find none
-        row_at.scatter_reduce_(0, place.clamp(max=self.places), number - number[0], "amax")  # the later one stays
+        places = min(self.places, self.seen)
+        row_at = torch.full((places + 1,), -1)  # the last place is for all that find none
+        row_at.scatter_reduce_(0, place.clamp(max=places), number - number[0], "amax")  # the later one stays
         place = (row_at[:-1] >= 0).nonzero().squeeze(1)
         if logits is None:
             logits = self.logits.new_empty(len(number), 0)

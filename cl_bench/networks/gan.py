@@ -188,6 +188,10 @@ class DCNetwork(nn.Module):
         norm: Literal["none", "batch"] = "none",
     ) -> None:
         super().__init__()
+        side = max(image_shape[1:])
+        most = max(math.ceil(math.log2(side)), 1)
+        if depth > most:
+            raise InputError(f"network.depth={depth}: a side of {side} can be halved {most} times; choose 1 to {most}")
         layers: list[nn.Module] = []
         for n, m in pairwise([image_shape[0], *(width * 2**i for i in range(depth))]):
             layers.append(nn.Conv2d(n, m, 5, stride=2, padding=2))

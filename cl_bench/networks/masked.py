@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from cl_bench.config import Positive
@@ -306,7 +307,7 @@ class MaskedMLP(MaskedGenerator):
         n_outputs: int,
         *,
         z_dim: Positive = 64,
-        hidden: Sequence[Positive] = (64, 64),
+        hidden: Annotated[Sequence[Positive], MinLen(1)] = (64, 64),
     ) -> None:
         self.image_shape = image_shape
         super().__init__(n_outputs, z_dim, [MaskedLayer(n, m) for n, m in pairwise([z_dim + n_outputs, *hidden])])

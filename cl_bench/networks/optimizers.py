@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from cl_bench.config import Decay, NonNegative, Rate, Share
+from cl_bench.config import Decay, NonNegative, Rate
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """Anything that makes a torch optimiser for given parameters."""
 
@@ -35,7 +36,7 @@ class SGD:
     """Stochastic gradient descent. lr: step size; momentum: share of the last step kept; weight_decay: L2 factor."""
 
     lr: Rate = 0.1
-    momentum: Share = 0.0
+    momentum: Decay = 0.0
     weight_decay: NonNegative = 0.0
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cl_bench.config import Positive
+from cl_bench.config import InputError, Positive
 from cl_bench.networks.gan import ConditionalGenerator, halvings
 
 
@@ -54,6 +54,9 @@ class ResNetNetwork(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], n_outputs: int, *, width: Positive = 128) -> None:
         super().__init__()
+        side = min(image_shape[1:])
+        if side < 4:
+            raise InputError(f"dataset.size={side}: network=resnet_gan halves the side twice; choose 4 or more")
         self.features = nn.Sequential(
             _halving(image_shape[0], width),
             _halving(width, width, nn.ReLU()),

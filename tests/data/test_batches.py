@@ -36,6 +36,15 @@ def test_a_phase_continued_anywhere_sees_the_rest_of_the_batches(start: int, chu
     assert [step for part in rest for step, _ in part] == list(range(start, 7))
 
 
+def test_no_image_is_left_alone() -> None:
+    """A network with batch normalisation would raise."""
+    for n, sizes in ((7, [3, 3, 2]), (1, [2]), (8, [3, 3, 2])):
+        batches = Batches(numbered(n), batch_size=3, steps=len(sizes), seed=0)
+        made = [batch for chunk in batches for _, batch in chunk]
+        assert [len(batch.y) for batch in made] == sizes
+        assert {int(y) for batch in made for y in batch.y} == set(range(n))
+
+
 def test_pixels_become_floats_in_0_1_and_stay_bytes_in_memory() -> None:
     data = Data(torch.tensor([[[[0, 51], [255, 102]]]], dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
     batch = data.batch(torch.tensor([0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,13 @@ def test_masked_logits_never_make_a_nan() -> None:
     assert not logits.grad[:, 1::2].any()
 
 
-@pytest.mark.parametrize("kind", ["class", "task", "domain"])
-@pytest.mark.parametrize(("key", "n"), [("n_tasks", 5), ("n_tasks", 10), ("classes_per_task", 5), ("n_tasks", 1)])
-def test_split_hands_every_image_to_one_task(kind: str, key: str, n: int) -> None:
+KINDS = ("class", "task", "domain")
+CUTS = (("n_tasks", 5), ("classes_per_task", 5), ("n_tasks", 1))
+
+
+@pytest.mark.parametrize(("kind", "cut"), [*product(KINDS, CUTS), ("class", ("n_tasks", 10))])
+def test_split_hands_every_image_to_one_task(kind: str, cut: tuple[str, int]) -> None:
+    key, n = cut
     scenario = split(digits(), 0, kind=kind, **{key: n})  # type: ignore[arg-type]
     assert len(scenario.tasks) == (n if key == "n_tasks" else 10 // n)
     assert sum(len(task.train) for task in scenario.tasks) == len(digits().y_train)
@@ -86,6 +91,12 @@ def test_uneven_splits_only_when_asked_for() -> None:
     sizes = [len(t.names) for t in split(digits(), 0, kind="class", n_tasks=3, uneven=True).tasks]
     assert sizes == [4, 3, 3]
     assert split(digits(), 0, kind="domain", n_tasks=3, uneven=True).problem.n_outputs == 4
+
+
+@pytest.mark.parametrize(("kind", "mask"), [("task", "seen"), ("domain", "seen"), ("class", "current")])
+def test_a_single_class_must_have_something_to_be_told_from(kind: str, mask: str) -> None:
+    with pytest.raises(InputError, match="tasks of one class have nothing to tell apart"):
+        split(digits(), 0, kind=kind, n_tasks=10, train_mask=mask)  # type: ignore[arg-type]
 
 
 def test_the_validation_slice_is_stratified_and_apart() -> None:
