@@ -226,8 +226,9 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seconds = self._before + time.monotonic() - self._began
-        self._step = step = module.at + 1  # type: ignore[operator]
-        self._check(module)  # type: ignore[arg-type]
+        step: int = module.at + 1  # type: ignore[operator]
+        self._step = step
+        self._check(module)
         self.fit._bar.show(self.phase, step, self.steps)
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(module)  # type: ignore[arg-type]
@@ -253,14 +254,14 @@ class Watch(pl.Callback):
                 }
             )
 
-    def _look(self, module: Learner, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _look(self, module: Any, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After a step of an optimiser: counts it and notes its gradients' norms. Nothing here waits for a GPU."""
         self.optimizer_steps[number] += 1
         learned = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch._foreach_norm([parameter.grad for parameter in learned]) if learned else ()
+        norms = torch._foreach_norm([p.grad for p in learned]) if learned else ()  # pyright: ignore
         self._norms += [(module.at, self._names[p], norm) for p, norm in zip(learned, norms, strict=True)]
 
-    def _check(self, module: Learner) -> None:
+    def _check(self, module: Any) -> None:
         """Raises Diverged with the first number of a chunk that is not finite, before anything of it is saved."""
         found = [(at, 0, name, value) for at, name, value in module.logs]
         found += [(at, 1, f"the norm of the gradient of {name}", norm) for at, name, norm in self._norms]
