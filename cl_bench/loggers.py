@@ -69,7 +69,7 @@ class RunLogger(Logger):
         tags: list[str],
         step: int,
     ) -> None:
-        """Begin a run (`step` is 0) or continue it: what was logged after `step` steps will come again."""
+        """Begin a run, or continue it: what was logged after `step` steps will come again."""
         self._folder, self._key, self._name = folder, key, name
         self.open(config, group, tags, step)
 
@@ -110,7 +110,7 @@ class CSVLog(RunLogger):
 
     def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
         self._path = self._folder / "log.csv"
-        kept = [row for row in read(self._path) if row.step <= step] if step else []
+        kept = [row for row in read(self._path) if row.step <= step]
         self._step = max((row.step for row in kept), default=0)
         self._measured = {row.task for row in kept if row.phase == MEASURED}
         rewrite(self._path, kept)
@@ -153,7 +153,7 @@ class WandbLog(CSVLog):
 
     def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
         # W&B can't take back what came after the last checkpoint, so that isn't sent a second time.
-        sent = read(self._folder / "log.csv") if step else []
+        sent = read(self._folder / "log.csv")
         self._sent_step = max((row.step for row in sent), default=-1)
         self._sent_tasks = {row.task for row in sent if row.phase == MEASURED}
         super().open(config, group, tags, step)

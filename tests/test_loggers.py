@@ -29,7 +29,7 @@ from cl_bench.config import CONF, Stopped, build, folder_of
 from cl_bench.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.data.scenarios import Task
 from cl_bench.figures import accuracy_matrix
-from cl_bench.loggers import CSVLog, RunLogger, WandbLog, read, without_paths
+from cl_bench.loggers import MEASURED, CSVLog, Row, RunLogger, WandbLog, read, without_paths
 from cl_bench.methods.ewc import EWC
 from cl_bench.run import run
 
@@ -185,6 +185,16 @@ def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     learn(CSVLog(), tmp_path)
     CSVLog().start(tmp_path, "0123abcd", "name", {}, "group", [], 0)
     assert read(tmp_path / "log.csv") == []
+
+
+def test_a_run_continued_before_its_first_step_keeps_its_tasks(tmp_path: Path) -> None:
+    """Joint training has learned nothing before its last task, and was measured all the same."""
+    for _ in range(2):
+        logger = CSVLog()
+        logger.start(tmp_path, "0123abcd", "name", {}, "group", [], 0)
+        rows = read(tmp_path / "log.csv")
+        logger.write(0, 0, MEASURED, {"seconds": 1.0})
+    assert rows == [Row(0, 0, MEASURED, "seconds", 1.0)]
 
 
 def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
