@@ -208,7 +208,7 @@ class Watch(pl.Callback):
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
         for number, optimizer in enumerate(trainer.optimizers):
-            optimizer.register_step_post_hook(partial(self._look, module, number))
+            optimizer.register_step_post_hook(partial(self._look, module, number))  # type: ignore[arg-type]
         if self._saved:
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
@@ -226,7 +226,7 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seconds = self._before + time.monotonic() - self._began
-        self._step = step = module.at + 1  # type: ignore[operator]
+        self._step = step = int(module.at) + 1  # type: ignore[arg-type]
         self._check(module)  # type: ignore[arg-type]
         self.fit._bar.show(self.phase, step, self.steps)
         if step * VALIDATIONS // self.steps > len(self.validation):
@@ -257,7 +257,8 @@ class Watch(pl.Callback):
         """After a step of an optimiser: counts it and notes its gradients' norms. Nothing here waits for a GPU."""
         self.optimizer_steps[number] += 1
         learned = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch._foreach_norm([parameter.grad for parameter in learned]) if learned else ()
+        gradients = [parameter.grad for parameter in learned]
+        norms = torch._foreach_norm(gradients) if gradients else ()  # type: ignore[attr-defined]
         self._norms += [(module.at, self._names[p], norm) for p, norm in zip(learned, norms, strict=True)]
 
     def _check(self, module: Learner) -> None:

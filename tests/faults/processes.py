@@ -167,7 +167,7 @@ def _tell_all(pipe: Connection) -> None:
         tell("written")
         now["phase"] = before
 
-    RunFolder._replace = write
+    RunFolder._replace = write  # type: ignore[assignment]
     around(Watch, "on_train_start", training, nothing)
     around(Watch, "on_train_batch_end", lambda _, __, module, *___: tell("chunk", step=module.at + 1), nothing)
     around(Fit, "__call__", nothing, lambda *_: tell("trained"))
