@@ -35,7 +35,7 @@ def overflows(method: Finetune) -> torch.Tensor:
 
 BAD = {
     "loss": (lambda method: torch.tensor(torch.nan), "loss is nan"),
-    "gradient": (explodes, "the norm of the gradient of network.head.bias is nan"),
+    "gradient": (explodes, "the gradient of network.head.bias is nan"),
     "weight": (overflows, "network.head.bias is inf"),
 }
 
