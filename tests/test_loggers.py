@@ -297,6 +297,7 @@ def test_a_broken_wandb_costs_one_warning(
         raise RuntimeError("the server\nis gone")
 
     monkeypatch.setattr(owner, broken, property(fail) if broken == "offline" else fail)
+    caplog.set_level(logging.WARNING, "cl_bench")
     logger = WandbLog()
     learn(logger, folder)
     complete(logger, folder)

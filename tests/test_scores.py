@@ -39,6 +39,7 @@ def test_training_on_current_classes_only_is_another_protocol(accuracy: Accuracy
     assert trick["task_masked"] > 0.85
 
 
+@pytest.mark.slow
 def test_class_incremental_order(accuracy: Accuracy) -> None:
     naive, replay = accuracy("method=finetune"), accuracy("method=dgr", "method.generator_epochs=60")
     joint, cumulative = accuracy("method=joint", "trainer.epochs=20"), accuracy("method=cumulative")

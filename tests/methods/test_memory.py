@@ -38,7 +38,7 @@ def chance(counts: Tensor, kept: int, runs: int) -> float:
     return float(chi2.sf(unevenness.item(), n - 1))
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 32])
 def test_a_reservoir_keeps_every_image_of_the_stream_with_the_same_chance(batch_size: int) -> None:
     """At any time: here when a third of the stream has come and at its end. A batch may be larger than the memory."""
     stream, runs, kept = numbered(60), 1000, 10
