@@ -74,7 +74,7 @@ def kept(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.parametrize("launcher", launchers("ray"))
+@pytest.mark.parametrize("launcher", launchers("ray", "submitit_local"))
 def test_a_launcher_runs_a_sweep_and_reports_the_run_that_failed(launcher: str, tmp_path: Path) -> None:
     process = start(*LAUNCHERS[launcher], "optimizer.lr=1e30,0.01", "seed=3", cwd=tmp_path)
     said, complaints = process.communicate()
