@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -49,32 +51,54 @@ def each_is_there_once(said: str, tmp_path: Path) -> None:
         assert len(places) == len(set(places))  # nothing is counted twice
 
 
-@pytest.mark.parametrize("launcher", [one for one in launchers() if "ray" not in one.values])
-def test_the_whole_sweep_is_killed_and_goes_on(launcher: str, tmp_path: Path) -> None:
-    """kill -9 of the process that a person sees: joblib's workers end with it, a cluster's jobs go on without it."""
+HERE = pytest.mark.parametrize("launcher", [one for one in launchers() if "ray" not in one.values])
+
+
+@HERE
+def test_a_sweep_goes_on_after_power_cuts(launcher: str, tmp_path: Path) -> None:
+    """Everything is killed at once, three times: the sweep, its workers and the runs that train."""
     chance = random.Random(launcher)
     command = [*LAUNCHERS[launcher], *LONG, f"seed={','.join(map(str, SEEDS))}"]
-    for task in (0, 2, 3) if launcher == "joblib" else (0,):
-        process = start(*command, cwd=tmp_path)
-        until = time.time() + 300
-        while not list(tmp_path.glob(f"outputs/*/seed*/checkpoints/task{task}.pt")):
-            assert process.poll() is None, process.communicate()
-            assert time.time() < until
-            time.sleep(0.05)
+    for task in (0, 2, 3):
+        process = begun(command, tmp_path, task)
         time.sleep(chance.uniform(0, 1))
-        process.send_signal(signal.SIGKILL)
+        killed(processes_in(tmp_path))
         process.communicate()
-        until = time.time() + 300
-        while launcher == "joblib" and processes_in(tmp_path):
-            assert time.time() < until
-            time.sleep(0.1)
-    until = time.time() + 300
-    while True:
+    process = start(*command, cwd=tmp_path)
+    said, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    each_is_there_once(said, tmp_path)
+
+
+@HERE
+def test_workers_without_their_sweep_lose_no_run(launcher: str, tmp_path: Path) -> None:
+    """Only the process that a person sees is killed; what its workers do meanwhile is done once."""
+    command = [*LAUNCHERS[launcher], *LONG, f"seed={','.join(map(str, SEEDS))}"]
+    begun(command, tmp_path, 0).kill()
+    until = time.time() + 600
+    while time.time() < until:
         said, complaints = start(*command, cwd=tmp_path).communicate()
         if "another process is at work" not in complaints:
             break
-        assert time.time() < until
+    killed(processes_in(tmp_path))  # workers wait for five minutes for somebody to come back
     each_is_there_once(said, tmp_path)
+
+
+def begun(command: list[str], folder: Path, task: int) -> subprocess.Popen[str]:
+    """A sweep, one run of which has learned this task."""
+    process = start(*command, cwd=folder)
+    until = time.time() + 300
+    while not list(folder.glob(f"outputs/*/seed*/checkpoints/task{task}.pt")):
+        assert process.poll() is None, process.communicate()
+        assert time.time() < until
+        time.sleep(0.05)
+    return process
+
+
+def killed(processes: list[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 class Refuses(BaseHTTPRequestHandler):
