@@ -32,11 +32,12 @@ class QuadraticPull(nn.Module):
         return _Quadratic.apply(list(self.weight), list(self.anchor), *now) + self.constant  # type: ignore[operator]
 
     @torch.no_grad()
-    def value_and_slope(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """The value, and half of its gradient for each parameter, for who needs them without a graph."""
-        now = [parameters[name] for name in self.names]
-        value, slope = _value_and_slope(list(self.weight), list(self.anchor), now)
-        return value + self.constant, slope
+    def added_to(
+        self, gradient: Sequence[Tensor], parameters: Mapping[str, Tensor], strength: float
+    ) -> Sequence[Tensor]:
+        """`gradient`, a tensor per parameter, with that of strength times the value added: for who needs no graph."""
+        distance = torch._foreach_sub([parameters[name] for name in self.names], list(self.anchor))  # pyright: ignore
+        return torch._foreach_addcmul(gradient, list(self.weight), distance, value=2 * strength)  # pyright: ignore
 
     @torch.no_grad()
     def add(self, parameters: Mapping[str, Tensor], weight: Mapping[str, Tensor]) -> None:
@@ -57,27 +58,16 @@ class QuadraticPull(nn.Module):
             anchor.copy_(parameters[name])
 
 
-def _value_and_slope(
-    weight: Sequence[Tensor], anchor: Sequence[Tensor], now: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """sum_j S_j (theta_j - m_j)^2 and S (theta - m).
-
-    foreach: one call for all tensors, 4% of a step of a small network.
-    """
-    distance = torch._foreach_sub(now, anchor)  # pyright: ignore
-    slope = torch._foreach_mul(distance, weight)  # pyright: ignore
-    terms = [torch.dot(a.flatten(), b.flatten()) for a, b in zip(distance, slope, strict=True)]
-    return torch.stack(terms).sum(), slope
-
-
 class _Quadratic(torch.autograd.Function):
     """The value, with its gradient 2 S (theta - m) at the price of one product."""
 
     @staticmethod
     def forward(ctx: Any, weight: list[Tensor], anchor: list[Tensor], *now: Tensor) -> Tensor:
-        value, slope = _value_and_slope(weight, anchor, now)
+        # foreach: one call for all tensors, 4% of a step of a small network
+        distance = torch._foreach_sub(now, anchor)  # pyright: ignore
+        slope = torch._foreach_mul(distance, weight)  # pyright: ignore
         ctx.save_for_backward(*slope)
-        return value
+        return torch.stack([torch.dot(a.flatten(), b.flatten()) for a, b in zip(distance, slope, strict=True)]).sum()
 
     @staticmethod
     @once_differentiable
