@@ -14,7 +14,7 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from cl_bench.config import CONF, TUNED, InputError, KnownError, Stopped, check_top, explain, folder_of, plain
+from cl_bench.config import CONF, TUNED, InputError, KnownError, Stopped, check_settings, explain, folder_of, plain
 from cl_bench.sweep import finished, sweep
 
 
@@ -76,7 +76,7 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
         from cl_bench.search import search
 
         settings = search(HydraConfig.get().overrides.task)
-    check_top(settings)
+    check_settings(settings)
     results = finished(settings)
     if not results:
         from cl_bench.run import run

@@ -1,7 +1,7 @@
 """From YAML to checked objects, and from a configuration to the name of its run's folder.
 
-A constructor's typed signature is the schema of its YAML: `build` refuses an unknown key or a value of the
-wrong type in one line, before anything is trained. Nothing here imports torch.
+A constructor's typed signature is the schema of its YAML: `check` refuses an unknown key or a value of the
+wrong type in one line, before anything is trained or even imported. Nothing here imports torch, but `build`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
+
+from cl_bench import signatures
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
@@ -102,25 +105,22 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
     """
     from pydantic import ConfigDict, ValidationError, create_model
 
-    constructor = constructor or target(node, where)
+    types = types_of(node, where, constructor)
     prefix = where and f"{where}."
-    parameters = inspect.signature(constructor).parameters
-    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
     nodes, values = {}, {}
     for key, value in node.items():
         if key == "_target_":
             continue
-        if key not in parameters:
-            raise InputError(f"{prefix}{key}: no such key{nearest(key, parameters, prefix)}")
+        if key not in types:
+            raise InputError(f"{prefix}{key}: no such key{nearest(key, types, prefix)}")
         if isinstance(value, Mapping) and "_target_" in value:
             nodes[key] = value
-            check_kind(value, f"{prefix}{key}", hints.get(key))
             check(value, f"{prefix}{key}")
         else:
             values[key] = value
 
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
-    model = create_model("Checked", __config__=config, **{key: (hints.get(key, Any), ...) for key in values})  # type: ignore[call-overload]
+    model = create_model("Checked", __config__=config, **{key: (types[key], ...) for key in values})  # type: ignore[call-overload]
     try:
         # as JSON, because there a list is what a tuple is written as, and strictly: true is no number, 1.0 no integer
         checked = model.model_validate_json(json.dumps(values), strict=True)
@@ -129,14 +129,34 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
     return nodes | {key: getattr(checked, key) for key in values}
 
 
+def types_of(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[str, Any]:
+    """The type of each key that a node may have, from the source of its `_target_` while nothing has imported that.
+
+    Otherwise as `check`.
+    """
+    path = str(node.get("_target_"))
+    if constructor is None and path.rpartition(".")[0] not in sys.modules:
+        try:
+            return signatures.parameters(path)
+        except LookupError:  # `target` says what is wrong with it
+            pass
+    constructor = constructor or target(node, where)
+    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
+    return {name: hints.get(name, Any) for name in inspect.signature(constructor).parameters}
+
+
 def check_kind(node: Mapping[str, Any], where: str, wanted: Any) -> None:
-    """Raises InputError when what a node builds isn't what is wanted there, by the type hint of its place."""
+    """Raises InputError when what a node builds, or a node in it, isn't what is wanted there, by the type of its
+    place. That needs the classes themselves, and so imports them."""
     found = target(node, where)
     made = found if inspect.isclass(found) else get_type_hints(found).get("return", Any)
     kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
     if made is not Any and kinds and not issubclass(made, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"{where}._target_={node['_target_']}: is no {names}")
+    for key, value in node.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            check_kind(value, f"{where}.{key}", types_of(node, where)[key])
 
 
 def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
@@ -194,15 +214,29 @@ class Top:
     tuned_on: str | None = None
 
 
-def check_top(settings: Mapping[str, Any]) -> None:
-    """Checks the keys outside the groups, and that each group has a choice.
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Checks all of a configuration that can be known without data, and without torch, whose import takes seconds.
 
-    Raises InputError for an unknown key, a wrong type or a missing value.
+    Raises InputError for an unknown key, a wrong type, a missing value, or a scenario that the method has no
+    meaning in.
     """
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
-    build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices")}, "", Top)
+    build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices", "trial")}, "", Top)
+    for group in GROUPS:
+        if settings[group]:  # dataset=none
+            check(settings[group], group)
+    try:
+        kinds = signatures.constant(settings["method"]["_target_"], "kinds")
+    except LookupError:
+        raise InputError(f"method._target_={settings['method']['_target_']}: is no method") from None
+    kind = settings["scenario"].get("kind")
+    if kind and kind not in kinds:
+        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
+        method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
+        ways = ", ".join(f"scenario={names[one]}" for one in kinds)
+        raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
 
 
 def options_of(group: str) -> list[str]:

@@ -24,13 +24,12 @@ from cl_bench.config import (
     InputError,
     Stopped,
     build,
-    check,
     check_kind,
+    check_settings,
     folder_of,
     key_of,
     name_of,
     place,
-    target,
     typed,
 )
 from cl_bench.data.datasets import Dataset
@@ -80,17 +79,10 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     """The scenario and the untrained method, each random weight drawn from the seed."""
     seed = settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
+    check_settings(settings)  # everything is checked before any image is read
     for group, made in zip(GROUPS, (Method, Dataset, Scenario, nn.Module, Optimizer, Fit, RunLogger), strict=True):
         if settings[group]:  # dataset=none
             check_kind(settings[group], group, made)
-            check(settings[group], group)  # everything is checked before any image is read
-    kinds = target(settings["method"], "method").kinds
-    kind = settings["scenario"].get("kind")
-    if kind not in kinds:
-        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
-        method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
-        ways = ", ".join(f"scenario={names[one]}" for one in kinds)
-        raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
     if "datasets" not in settings["scenario"]:
         if settings["choices"]["dataset"] == "none":
             raise InputError("dataset=none: only scenario=sequence goes without a data set; choose one, e.g. digits")

@@ -22,7 +22,7 @@ from cl_bench.config import (
     KnownError,
     Positive,
     build,
-    check_top,
+    check_settings,
     compose,
     key_of,
     name_of,
@@ -73,7 +73,7 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
     def trial_with(values: Mapping[str, Any]) -> dict[str, Any]:
         settings = compose(*overrides, *assigned(values), "tuned_on=null")
         del settings["hparams_search"]
-        check_top(settings)
+        check_settings(settings)
         return settings | {"trial": {"first_tasks": plan.first_tasks}}
 
     highest, lowest = (trial_with({key: ends(one)[end] for key, one in space.items()}) for end in (1, 0))

@@ -43,7 +43,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.config import CONF, InputError, Stopped, check_top, folder_of, plain
+from cl_bench.config import CONF, InputError, Stopped, check_settings, folder_of, plain
 from cl_bench.results import read_results
 
 # our YAML has the launchers' own names, so that they are chosen by them; the plugins' schemas checking it is welcome
@@ -114,7 +114,7 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
         job = Job(line, " ".join(own) or " ".join(line), seedless, Path())
         try:
             settings = plain(one, one.hydra.runtime.choices)
-            check_top(settings)
+            check_settings(settings)
         except InputError as error:
             job.state, job.reason = "failed", str(error)
             complain(job)

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from cl_bench import run as running
 from cl_bench.__main__ import main
-from cl_bench.config import CONF, GROUPS, InputError, build, check, check_top, compose, options_of, target
+from cl_bench.config import CONF, GROUPS, InputError, build, check, check_settings, compose, options_of, target
 from cl_bench.data import datasets
 from cl_bench.results import RunFolder
 from cl_bench.run import prepare
@@ -154,7 +154,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("key", ["seed", "checkpoint_every"])
 def test_numbers_outside_the_groups(key: str) -> None:
     for value in (*WRONG, None, []):
-        line = said(check_top, default() | {key: value})
+        line = said(check_settings, default() | {key: value})
         assert line is not None, f"{key}={value} is accepted"
         assert line.startswith(f"{key}="), line
 
@@ -245,7 +245,7 @@ def unharmed(place: tuple[str, str, Path_], value: Any) -> None:
     """One key of one file has this value, whatever it is: a run is built or refused in one line."""
     group, name, path = place
     settings = changed(around(group, loaded(group, name)), (*place_of(group).split("."), *path), value)
-    if said(check_top, settings) is None:
+    if said(check_settings, settings) is None:
         assert said(running.run, settings) != ""
 
 

@@ -11,6 +11,7 @@ import cl_bench
 
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
+    {"signatures"},
     {"config", "seeding"},
     {"networks", "metrics", "figures", "statistics"},
     {"data"},

@@ -27,6 +27,7 @@ from cl_bench.__main__ import main
 register_optimizer_step_post_hook(lambda *_: os._exit(0))
 sys.exit(main(sys.argv[1:]) or "it ended without a step")
 """
+REFUSED = "import sys; from cl_bench.__main__ import main; sys.exit(main(sys.argv[1:]) - 1)"
 RUN = ("-m", "cl_bench")
 TINY = ("method=finetune", "network.hidden=[4]", "trainer.iterations=1", "trainer.threads=1")
 BYTECODE = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -52,6 +53,8 @@ def main() -> None:
         waits: dict[str, tuple[float, tuple[str, ...]]] = {
             "import cl_bench": (0.3, ("-c", "import cl_bench")),
             "--help": (1.5, (*RUN, "--help")),
+            "a wrong value": (3, ("-c", REFUSED, "method=ewc", "method.strength=much")),
+            "a scenario that a method has no meaning in": (3, ("-c", REFUSED, "method=packnet")),
             "default command, to its first step": (10, ("-c", FIRST_STEP, f"output_root={folder}/first")),
             "a finished run again": (2, once),
             f"a sweep of {args.runs} finished runs again": (20, sweep),
