@@ -121,7 +121,9 @@ class Fit:
         with seeded(self.seed, "phase", self._task, number):
             module.train()
             if len(batches):
-                self._trainer(watch).fit(module, batches)
+                trainer = self._trainer(watch)
+                trainer.fit(module, batches)
+                vars(trainer).clear()  # a circle of references, which would keep images and optimisers for a while
         module.to(self.device)
         record = {
             "phase": phase,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,30 @@ def test_its_state_is_all_it_remembers(method: str, small: Compose, tmp_path: Pa
     learned(settings, one, scenario, range(3, 5), tmp_path)
     learned(settings, other, scenario, range(3, 5), tmp_path)
     assert equal(dict(one.state_dict()), dict(other.state_dict()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_that_it_does_not_keep_go_at_once(
+    method: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without waiting for Python to look for circles, which it does seldom: images take more memory than all else."""
+    settings = small(f"method={method}", f"scenario={KINDS[method][0]}_incremental")
+    scenario, one = prepare(settings)
+    trained: list[weakref.ref[torch.Tensor]] = []
+    fitted = Fit.__call__
+
+    def and_note(fit: Fit, module: Any, data: Any, **how: Any) -> None:
+        trained.append(weakref.ref(data.images))
+        fitted(fit, module, data, **how)
+
+    monkeypatch.setattr(Fit, "__call__", and_note)
+    gc.collect()
+    gc.disable()
+    try:
+        learned(settings, one, scenario, range(len(scenario.tasks)), tmp_path)
+    finally:
+        gc.enable()
+    kept = {value.data_ptr() for value in one.state_dict().values() if torch.is_tensor(value)}
+    kept |= {task.train.images.data_ptr() for task in scenario.tasks}
+    assert trained
+    assert {images.data_ptr() for ref in trained if (images := ref()) is not None} <= kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import ClassVar, Literal
 
 import torch
@@ -100,11 +102,11 @@ class ICaRL(Classifier):
         """Of each class the images that its share of the budget allows, the most telling first."""
         budget: int = self.memory.budget  # type: ignore[assignment]
         share = budget if self.memory.per == "class" else budget // len(self.problem.seen(self.task))
-        features, chosen = self.features_of(data), []
+        chosen = []
         for label in data.labels.unique():
-            rows = (data.labels == label).nonzero().squeeze(1)
-            chosen.append(rows[herd(features[rows], share)])
-        return data[torch.cat(chosen)]
+            own = data[(data.labels == label).nonzero().squeeze(1)]
+            chosen.append(own[herd(self.features_of(own), share)])
+        return reduce(add, chosen)
 
     def class_means(self, exemplars: Data) -> Tensor:
         """Unit vectors (n_outputs, width) along the mean of each class's exemplars; 0 for classes without any."""
