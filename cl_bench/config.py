@@ -230,7 +230,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     try:
         kinds = signatures.constant(settings["method"]["_target_"], "kinds")
     except LookupError:
-        raise InputError(f"method._target_={settings['method']['_target_']}: is no method") from None
+        raise InputError(f"method._target_={settings['method']['_target_']}: is no Method") from None
     kind = settings["scenario"].get("kind")
     if kind and kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
@@ -294,9 +294,10 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     assert isinstance(settings, dict)
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
-        known = GlobalHydra.instance().config_loader().get_group_options(group)
-        if chosen and chosen not in (by_itself, *known):
-            raise InputError(f"{group}={chosen}: no such file{nearest(chosen, known)}")
+        if chosen and chosen != by_itself:
+            known = GlobalHydra.instance().config_loader().get_group_options(group)
+            if chosen not in known:
+                raise InputError(f"{group}={chosen}: no such file{nearest(chosen, known)}")
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     groups = ("method", "dataset", "scenario", "experiment")

@@ -271,17 +271,6 @@ def test_what_nobody_expected_comes_with_its_traceback(told: Told, monkeypatch: 
     assert lines[-1] == "error: ZeroDivisionError: integer division or modulo by zero"
 
 
-def test_a_method_where_it_has_no_meaning(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cl_bench.methods.finetune import Finetune
-
-    monkeypatch.setattr(Finetune, "kinds", ("task",))
-    code, lines = told("scenario=class_incremental")
-    assert code == 1
-    assert len(lines) == 1
-    assert "method=finetune" in lines[0]
-    assert lines[0].endswith("try scenario=task_incremental")
-
-
 def test_a_foreign_target_is_never_called(told: Told) -> None:
     for group in ("method", "network", "scenario"):
         told(f"++{group}._target_=os.system ++{group}.command='touch executed'")
