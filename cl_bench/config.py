@@ -1,7 +1,7 @@
 """From YAML to checked objects, and from a configuration to the name of its run's folder.
 
 A constructor's typed signature is the schema of its YAML: `check` refuses an unknown key or a value of the
-wrong type in one line, before anything is trained or even imported. Nothing here imports torch, but `build`.
+wrong type in one line, before anything is trained or even imported: no torch is needed until something is built.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[
 
 
 def types_of(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[str, Any]:
-    """The type of each key that a node may have, from the source of its `_target_` while nothing has imported that.
+    """The type of each key that a node may have; read from source as long as its module isn't imported.
 
     Otherwise as `check`.
     """
@@ -165,7 +165,7 @@ def build(node: Mapping[str, Any], where: str, constructor: Any = None, **contex
     A parameter that the node doesn't name is taken from `context` when it is there (the data folder, the shape
     of the images), nested nodes are built with the same context.
 
-    Otherwise as `check`.
+    Otherwise as `check`. What nested nodes build may be anything; see `check_kind`.
     """
     constructor = constructor or target(node, where)
     values = check(node, where, constructor)
@@ -223,20 +223,27 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
-    build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices", "trial")}, "", Top)
+    build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices")}, "", Top)
     for group in GROUPS:
-        if settings[group]:  # dataset=none
+        if settings[group] or group != "dataset":  # dataset=none
             check(settings[group], group)
-    try:
-        kinds = signatures.constant(settings["method"]["_target_"], "kinds")
-    except LookupError:
-        raise InputError(f"method._target_={settings['method']['_target_']}: is no Method") from None
-    kind = settings["scenario"].get("kind")
+    kind, kinds = settings["scenario"].get("kind"), kinds_of(settings["method"])
     if kind and kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
         method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
         ways = ", ".join(f"scenario={names[one]}" for one in kinds)
         raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
+
+
+def kinds_of(method: Mapping[str, Any]) -> tuple[str, ...]:
+    """The kinds of scenario in which a method has a meaning. Raises InputError for what is no method."""
+    try:
+        return signatures.constant(method["_target_"], "kinds")
+    except LookupError:
+        kinds = getattr(target(method, "method"), "kinds", None)
+    if kinds is None:
+        raise InputError(f"method._target_={method['_target_']}: is no Method")
+    return kinds
 
 
 def options_of(group: str) -> list[str]:

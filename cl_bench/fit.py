@@ -122,8 +122,12 @@ class Fit:
             module.train()
             if len(batches):
                 trainer = self._trainer(watch)
-                trainer.fit(module, batches)
-                vars(trainer).clear()  # a circle of references, which would keep images and optimisers for a while
+                try:
+                    trainer.fit(module, batches)
+                finally:  # circles of references would keep its images and moments until Python looks for them
+                    trainer.strategy.optimizers = []
+                    vars(trainer).clear()
+                    module.trainer = None
         module.to(self.device)
         record = {
             "phase": phase,

@@ -79,7 +79,8 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     """The scenario and the untrained method, each random weight drawn from the seed."""
     seed = settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
-    check_settings(settings)  # everything is checked before any image is read
+    # everything is checked before any image is read
+    check_settings({key: value for key, value in settings.items() if key != "trial"})
     for group, made in zip(GROUPS, (Method, Dataset, Scenario, nn.Module, Optimizer, Fit, RunLogger), strict=True):
         if settings[group]:  # dataset=none
             check_kind(settings[group], group, made)

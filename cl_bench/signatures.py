@@ -1,13 +1,12 @@
-"""Typed signatures, read from the source: to import a method is to import torch, too long a wait for a slip of the pen.
+"""Typed signatures, read from source: to import a method is to import torch, too long a wait for a slip of the pen.
 
-What is found here is what `inspect` finds after the import, but for types from outside the package that nothing has
-imported yet: `Built` stands for them. No code of the package runs, but for its type aliases.
+What is plain to read is here as an import would show it, but for types from outside the package that nothing has
+imported yet, for which `Built` stands. The rest raises LookupError, and is left to the import.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
 import sys
 from functools import cache
 from importlib.util import find_spec
@@ -18,34 +17,32 @@ PACKAGE = __name__.partition(".")[0]
 
 
 class Built:
-    """What has keys of its own in a configuration, and no value: a network, an optimiser."""
+    """A network, an optimiser: in a configuration it has keys of its own, and no plain value will do."""
 
 
 def parameters(path: str) -> dict[str, Any]:
-    """The type of each parameter of the class or function `path`, by name.
-
-    Raises LookupError where there is no such thing.
-    """
+    """The type of each parameter of the class or function `path`, by name. Raises LookupError, see above."""
     module, found = _find(*_split(path))
     if isinstance(found, ast.ClassDef):
-        fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
         if any("dataclass" in ast.dump(decorator) for decorator in found.decorator_list):
+            if found.bases:
+                raise LookupError(path)
+            fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
             return {ast.unparse(field.target): _evaluated(field.annotation, module) for field in fields}
         module, found = _member(module, found, "__init__")
-    if not isinstance(found, ast.FunctionDef):
+    if not isinstance(found, ast.FunctionDef) or found.args.vararg or found.args.kwarg:
         raise LookupError(path)
-    known = [*found.args.args, *found.args.kwonlyargs]
-    return {one.arg: _evaluated(one.annotation, module) for one in known if one.arg != "self"}
+    known = [one for one in (*found.args.args, *found.args.kwonlyargs) if one.arg != "self"]
+    return {one.arg: _evaluated(one.annotation, module) if one.annotation else Any for one in known}
 
 
 def constant(path: str, name: str) -> Any:
-    """What the class `path`, or one that it comes from, says in plain numbers and words that its `name` is.
-
-    Raises LookupError where it doesn't.
-    """
-    module, found = _find(*_split(path))
-    _, value = _member(module, found, name)
-    return ast.literal_eval(value)
+    """The `name` of the class `path`, or of one that it comes from. Raises LookupError, see above."""
+    _, value = _member(*_find(*_split(path)), name)
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise LookupError(name) from None
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -73,7 +70,7 @@ def _names(body: list[ast.stmt]) -> dict[str, ast.AST]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names[node.name] = node
         elif isinstance(node, ast.ImportFrom):
-            names |= {alias.name: node for alias in node.names}
+            names |= {alias.name: node for alias in node.names if not alias.asname}
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {ast.unparse(target): node.value for target in targets}
@@ -87,46 +84,48 @@ def _find(module: str, name: str) -> tuple[str, ast.AST]:
 
 
 def _member(module: str, owner: ast.AST, name: str) -> tuple[str, Any]:
-    """A method or a constant of a class, or of the first of those that it comes from that has it."""
+    """A method or a constant of a class, or of the nearest that it comes from."""
     if not isinstance(owner, ast.ClassDef):
         raise LookupError(name)
     own = _names(owner.body)
     if name in own:
         return module, own[name]
-    for base in owner.bases:
-        try:
-            return _member(*_find(module, ast.unparse(base)), name)
-        except LookupError:  # a base from outside
-            continue
-    raise LookupError(name)
+    if len(owner.bases) != 1:
+        raise LookupError(name)
+    return _member(*_find(module, ast.unparse(owner.bases[0])), name)
 
 
-def _evaluated(annotation: ast.expr | None, module: str) -> Any:
-    if annotation is None:
-        return Any
-    return eval(compile(ast.Expression(_Undotted().visit(annotation)), module, "eval"), {}, _Types(module))
+def _evaluated(annotation: ast.expr, module: str) -> Any:
+    try:
+        return eval(compile(ast.Expression(_Undotted().visit(annotation)), module, "eval"), {}, _Types(module))
+    except (NameError, TypeError):
+        raise LookupError(ast.unparse(annotation)) from None
 
 
 class _Undotted(ast.NodeTransformer):
-    """nn.Module and the like become Built."""
+    """nn.Module and its like become Built."""
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
+        if ast.unparse(node.value) != "nn":
+            raise LookupError(ast.unparse(node))
         return ast.copy_location(ast.Name("Built", ast.Load()), node)
 
 
 class _Types(dict[str, Any]):
-    """What a name means in the annotations of a module."""
+    """What a name means in the annotations of a module; KeyError for a name of Python's own."""
 
     def __init__(self, module: str) -> None:
         super().__init__(Built=Built)
         self.module = module
 
     def __missing__(self, name: str) -> Any:
-        if hasattr(builtins, name):
-            return getattr(builtins, name)
-        found = _definitions(self.module).get(name)
-        if isinstance(found, ast.ImportFrom) and found.module:
-            if found.module in sys.modules:
-                return getattr(sys.modules[found.module], name)
-            return _Types(found.module)[name] if found.module.partition(".")[0] == PACKAGE else Built
-        return _evaluated(found, self.module) if isinstance(found, ast.expr) else Built
+        found = _definitions(self.module)[name]
+        if isinstance(found, ast.expr):
+            return _evaluated(found, self.module)
+        if isinstance(found, ast.ImportFrom):
+            origin = str(found.module)
+            if origin in sys.modules:
+                return getattr(sys.modules[origin], name)
+            if origin.partition(".")[0] == PACKAGE:
+                return _Types(origin)[name]
+        return Built

@@ -101,6 +101,7 @@ BAD = [
     ("scenario.class_order=[0,1]", "scenario.class_order=[0, 1]", "0 to 9"),
     ("scenario.val_fraction=0.999", "scenario.val_fraction=0.999"),
     ("scenario=task_incremental scenario.n_tasks=10", "scenario.kind=task", "choose fewer tasks"),
+    ("method=packnet scenario=permuted ~scenario.kind", "scenario.kind: needs a value"),
     ("method=packnet", "method=packnet", "scenario=class_incremental", "try scenario=task_incremental"),
     ("method=hat scenario=domain_incremental experiment=split_mnist", "method=hat", "try scenario=task_incremental"),
     ("method=dgm scenario=rotated", "method=dgm", "scenario=rotated", "try scenario=class_incremental"),
@@ -149,6 +150,7 @@ BAD = [
     ("--config-dir=FILES method=bytes", "method=bytes", "file can't be read"),
     ("--config-dir=FILES method=open", "a: ", "${nope"),
     ("--config-dir=FILES/nosuch", "nosuch", "not found"),
+    ("--config-dir=FILES experiment=trial", "trial: no such key"),
     ("hydra.job.chdir=maybe", "hydra.job.chdir", "'maybe' is not a valid bool"),
     ("hydra.verbose=5", "hydra.verbose=5", "no use"),
     ("-m seed=0,1 output_root=FILES/cut.npz/x", "output_root", "cut.npz/x", "Not a directory"),
@@ -159,6 +161,7 @@ BAD = [
     ("method._target_=cl_bench.results.os", "not a part of cl_bench"),
     ("method._target_=cl_bench.nosuch.X", "there is no such thing"),
     ("method._target_=cl_bench.networks.mlp.MLP", "is no Method"),
+    ("~method._target_", "method: needs a choice"),
     ("method=dgr method.gan._target_=os.system", "method.gan._target_=os.system"),
     # one wrong name in a sweep: nothing of it begins
     ("-m method=finetune,nosuch", "method=nosuch", "choose from"),
@@ -195,6 +198,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (files / "method").mkdir()
     (files / "method" / "broken.yaml").write_text("a: [1\nb: {")
     (files / "method" / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    (files / "experiment").mkdir()
+    (files / "experiment" / "trial.yaml").write_text("# @package _global_\ntrial: {first_tasks: 2}")
     (files / "method" / "open.yaml").write_text("a: ${nope")
     return files
 

@@ -13,7 +13,7 @@ import torch
 from conftest import METHODS, Compose
 
 from cl_bench.config import compose, folder_of, target
-from cl_bench.fit import Fit
+from cl_bench.fit import Fit, Watch
 from cl_bench.loggers import CSVLog
 from cl_bench.methods.base import Method
 from cl_bench.results import RunFolder
@@ -146,27 +146,30 @@ def test_its_state_is_all_it_remembers(method: str, small: Compose, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_images_that_it_does_not_keep_go_at_once(
+def test_what_a_phase_needed_goes_when_it_ends(
     method: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without waiting for Python to look for circles, which it does seldom: images take more memory than all else."""
+    """Images that aren't kept, and optimisers, without waiting for Python to look for circles, which it does seldom."""
     settings = small(f"method={method}", f"scenario={KINDS[method][0]}_incremental")
     scenario, one = prepare(settings)
-    trained: list[weakref.ref[torch.Tensor]] = []
-    fitted = Fit.__call__
+    images: list[weakref.ref[torch.Tensor]] = []
+    optimizers: list[weakref.ref[torch.optim.Optimizer]] = []
+    began = Watch.on_train_start
 
-    def and_note(fit: Fit, module: Any, data: Any, **how: Any) -> None:
-        trained.append(weakref.ref(data.images))
-        fitted(fit, module, data, **how)
+    def and_note(watch: Watch, trainer: Any, module: Any) -> None:
+        images.append(weakref.ref(trainer.train_dataloader.data.images))
+        optimizers.extend(map(weakref.ref, trainer.optimizers))
+        began(watch, trainer, module)
 
-    monkeypatch.setattr(Fit, "__call__", and_note)
+    monkeypatch.setattr(Watch, "on_train_start", and_note)
     gc.collect()
     gc.disable()
     try:
         learned(settings, one, scenario, range(len(scenario.tasks)), tmp_path)
+        left = {image.data_ptr() for ref in images if (image := ref()) is not None}
+        assert optimizers
+        assert not any(ref() for ref in optimizers)
     finally:
         gc.enable()
     kept = {value.data_ptr() for value in one.state_dict().values() if torch.is_tensor(value)}
-    kept |= {task.train.images.data_ptr() for task in scenario.tasks}
-    assert trained
-    assert {images.data_ptr() for ref in trained if (images := ref()) is not None} <= kept
+    assert left <= kept | {task.train.images.data_ptr() for task in scenario.tasks}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cl_bench import signatures
-from cl_bench.config import CONF, InputError, check_settings, compose, target
+from cl_bench.config import CONF, InputError, check_settings, compose, kinds_of, target
 
 READ = """
 import json, sys
@@ -107,3 +107,60 @@ def test_a_refusal_waits_for_no_import(line: str, said: str, tmp_path: Path) -> 
     )
     assert ran.stdout.split() == ["1", "False"]
     assert ran.stderr.startswith(f"error: {said}")
+
+
+OTHERS = """
+from __future__ import annotations
+from dataclasses import dataclass
+import typing
+from cl_bench.methods import base
+from cl_bench.methods.finetune import Finetune
+from cl_bench.methods.finetune import Finetune as Plain
+from cl_bench.networks.optimizers import SGD
+
+ONLY = ("task",)
+
+@dataclass(frozen=True)
+class Nesterov(SGD):
+    nesterov: bool = True
+
+class Dotted(base.Classifier): ...
+
+class Renamed(Plain): ...
+
+class Named(Finetune):
+    kinds = ONLY
+
+class OfTyping(Finetune):
+    def __init__(self, problem, network, optimizer, rate: typing.Optional[float] = None, more: typing.Any = 1): ...
+
+class Anything(Finetune):
+    def __init__(self, problem, network, *rest: int, **more: int): ...
+
+class Unknown(Finetune):
+    def __init__(self, problem, network: Nowhere): ...
+"""
+
+
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of somebody else's in the package."""
+    import cl_bench.methods as package
+
+    (tmp_path / "others.py").write_text(OTHERS)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    return "cl_bench.methods.others"
+
+
+@pytest.mark.parametrize("name", ["Nesterov", "Dotted", "Renamed", "OfTyping", "Anything", "Unknown"])
+def test_what_is_not_plain_to_read_is_left_to_the_import(name: str, others: str) -> None:
+    with pytest.raises(LookupError):
+        signatures.parameters(f"{others}.{name}")
+
+
+@pytest.mark.parametrize("name", ["Dotted", "Renamed", "Named"])
+def test_and_so_are_the_scenarios(name: str, others: str) -> None:
+    path = f"{others}.{name}"
+    with pytest.raises(LookupError):
+        signatures.constant(path, "kinds")
+    assert kinds_of({"_target_": path}) == (("task",) if name == "Named" else ("class", "task", "domain"))

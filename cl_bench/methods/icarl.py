@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
 from typing import ClassVar, Literal
 
 import torch
@@ -104,9 +102,9 @@ class ICaRL(Classifier):
         share = budget if self.memory.per == "class" else budget // len(self.problem.seen(self.task))
         chosen = []
         for label in data.labels.unique():
-            own = data[(data.labels == label).nonzero().squeeze(1)]
-            chosen.append(own[herd(self.features_of(own), share)])
-        return reduce(add, chosen)
+            rows = (data.labels == label).nonzero().squeeze(1)
+            chosen.append(rows[herd(self.features_of(data[rows]), share)])
+        return data[torch.cat(chosen)]
 
     def class_means(self, exemplars: Data) -> Tensor:
         """Unit vectors (n_outputs, width) along the mean of each class's exemplars; 0 for classes without any."""

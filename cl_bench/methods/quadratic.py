@@ -35,7 +35,7 @@ class QuadraticPull(nn.Module):
     def added_to(
         self, gradient: Sequence[Tensor], parameters: Mapping[str, Tensor], strength: float
     ) -> Sequence[Tensor]:
-        """`gradient`, a tensor per parameter, with that of strength times the value added: for who needs no graph."""
+        """gradient + 2 strength S (theta - m), a tensor per parameter; neither the value nor a graph is made."""
         distance = torch._foreach_sub([parameters[name] for name in self.names], list(self.anchor))  # pyright: ignore
         return torch._foreach_addcmul(gradient, list(self.weight), distance, value=2 * strength)  # pyright: ignore
 

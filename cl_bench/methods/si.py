@@ -12,6 +12,8 @@ from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.quadratic import QuadraticPull
 from cl_bench.networks.optimizers import Optimizer
 
+PENALTY_EVERY = 32  # steps: nothing but the log needs the value, and it takes as long as its gradient
+
 
 class SI(Classifier):
     """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4), theta* the
@@ -53,10 +55,10 @@ class SI(Classifier):
         logs, total = {"loss": loss.detach()}, gradient
         if self.task > 0:
             total = self.pull.added_to(gradient, self.weights, self.strength)
-            if self.at % 32 == 0:  # nothing else needs the value, and it takes as long as its gradient
+            if self.at % PENALTY_EVERY == 0:
                 logs["penalty"] = self.strength * self.pull(self.weights).detach()
         for weight, g in zip(weights, total, strict=True):
-            weight.grad = g
+            weight.grad = g.contiguous()
         optimizers.step()
         with torch.no_grad():
             moved = torch._foreach_sub(weights, before)  # pyright: ignore

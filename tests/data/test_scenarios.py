@@ -115,7 +115,7 @@ def first(scenario: Scenario, task: int) -> torch.Tensor:
 
 
 def test_permutations_are_views_of_the_same_pixels() -> None:
-    scenario = permuted(digits(), 0, n_tasks=3, first_plain=True)
+    scenario = permuted(digits(), 0, kind="domain", n_tasks=3, first_plain=True)
     plain = digits().x_train[:5].float() / 255
     assert torch.equal(first(scenario, 0), plain)
     assert not torch.equal(first(scenario, 1), first(scenario, 2))
@@ -126,7 +126,10 @@ def test_permutations_are_views_of_the_same_pixels() -> None:
     assert permuted(digits(), 0, kind="class", n_tasks=3).problem.n_outputs == 30
 
 
-@pytest.mark.parametrize("cut", [partial(permuted, kind="class"), rotated, partial(rotated, max_train=50)])
+@pytest.mark.parametrize(
+    "cut",
+    [partial(permuted, kind="class"), partial(rotated, kind="domain"), partial(rotated, kind="domain", max_train=50)],
+)
 def test_images_set_apart_are_the_same_in_every_view_and_never_copied(cut: Callable[..., Scenario]) -> None:
     scenario = cut(digits(), 0, n_tasks=3, val_fraction=0.1)
     first = scenario.tasks[0]
@@ -140,14 +143,14 @@ def test_images_set_apart_are_the_same_in_every_view_and_never_copied(cut: Calla
 
 
 def test_joined_permuted_tasks_keep_each_its_own_permutation() -> None:
-    scenario = permuted(digits(), 0, n_tasks=3)
+    scenario = permuted(digits(), 0, kind="domain", n_tasks=3)
     both = scenario.tasks[2].train + scenario.tasks[1].train
     n = len(scenario.tasks[2].train)
     assert torch.equal(both.batch(torch.arange(n, n + 5)).x, first(scenario, 1))
 
 
 def test_rotation_by_quarter_turns_is_exact() -> None:
-    scenario = rotated(digits(), 0, n_tasks=4, max_angle=360)
+    scenario = rotated(digits(), 0, kind="domain", n_tasks=4, max_angle=360)
     for task in range(4):
         turned = torch.rot90(first(scenario, 0), task, dims=(3, 2) if task % 2 else (2, 3))
         mirrored = torch.rot90(first(scenario, 0), task, dims=(2, 3))
@@ -156,11 +159,11 @@ def test_rotation_by_quarter_turns_is_exact() -> None:
 
 
 def test_each_rotation_may_have_a_few_images_of_its_own() -> None:
-    few = rotated(digits(), 0, n_tasks=3, max_train=50)
+    few = rotated(digits(), 0, kind="domain", n_tasks=3, max_train=50)
     assert [len(task.train) for task in few.tasks] == [50] * 3
     assert [len(test) for test in few.tests] == [359] * 3
     assert not torch.equal(few.tasks[0].train.images, few.tasks[1].train.images)
-    again = rotated(digits(), 0, n_tasks=3, max_train=50)
+    again = rotated(digits(), 0, kind="domain", n_tasks=3, max_train=50)
     assert torch.equal(few.tasks[2].train.images, again.tasks[2].train.images)
 
 
@@ -170,7 +173,7 @@ def test_a_sequence_reconciles_size_and_colour(tmp_path: Path) -> None:
     colour = rng.integers(0, 255, (40, 12, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "colour.npz", x_train=colour, y_train=labels, x_test=colour, y_test=labels)
     path = str(tmp_path / "colour.npz")
-    scenario = sequence(tmp_path, 0, datasets=["digits", path])
+    scenario = sequence(tmp_path, 0, kind="domain", datasets=["digits", path])
     assert scenario.problem.image_shape == (3, 12, 12)
     assert scenario.problem.outputs == (tuple(range(10)),) * 2
     assert first(scenario, 0).shape == first(scenario, 1).shape == (5, 3, 12, 12)
@@ -184,4 +187,4 @@ def test_a_shared_head_needs_shared_classes(tmp_path: Path) -> None:
     x = np.zeros((4, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "two.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
     with pytest.raises(InputError, match=r"scenario.kind=domain.*digits has 10, two has 2"):
-        sequence(tmp_path, 0, datasets=["digits", str(tmp_path / "two.npz")])
+        sequence(tmp_path, 0, kind="domain", datasets=["digits", str(tmp_path / "two.npz")])

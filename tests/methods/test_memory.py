@@ -137,7 +137,7 @@ def test_the_first_of_each_class_are_kept_in_their_order() -> None:
 
 def test_old_images_are_seen_as_they_were() -> None:
     """Kept as bytes without their permutation, which comes back with the data of the next task."""
-    scenario = permuted(digits(), 0, n_tasks=2)
+    scenario = permuted(digits(), 0, kind="domain", n_tasks=2)
     first, second = (task.train for task in scenario.tasks)
     memory = Reservoir(30)
     batch = first.batch(torch.arange(30))
