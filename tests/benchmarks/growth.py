@@ -126,9 +126,12 @@ def main() -> None:
     heads = ("method", "task 2\ns", f"task {args.tasks}\ns", "ratio, median\n(min-max)", "slope\nms/task")
     heads += ("kept, MB, task 2\nand last", "peak\nMB")
     table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
-    with Live(table):
+    with Live(table) as live:
         for name in args.methods.split(","):
-            table.add_row(name, *cells(name, args))
+            row = cells(name, args)
+            table.add_row(name, *row)
+            if not live.console.is_terminal:  # a file has the table at the end alone
+                print(name, *row, sep="  ", flush=True)
 
 
 if __name__ == "__main__":
