@@ -138,7 +138,7 @@ def types_of(node: Mapping[str, Any], where: str, constructor: Any = None) -> di
     if constructor is None and path.rpartition(".")[0] not in sys.modules:
         try:
             return signatures.parameters(path)
-        except LookupError:  # `target` says what is wrong with it
+        except LookupError:  # not there, or not plain to read: the import will show it
             pass
     constructor = constructor or target(node, where)
     hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
