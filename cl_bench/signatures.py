@@ -11,7 +11,8 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_type_hints
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -96,10 +97,12 @@ def _member(module: str, owner: ast.AST, name: str) -> tuple[str, Any]:
 
 
 def _evaluated(annotation: ast.expr, module: str) -> Any:
+    text = ast.unparse(_Undotted().visit(annotation))
     try:
-        return eval(compile(ast.Expression(_Undotted().visit(annotation)), module, "eval"), {}, _Types(module))
+        place = SimpleNamespace(__annotations__={"it": text})
+        return get_type_hints(place, {}, _Types(module), include_extras=True)["it"]
     except (NameError, TypeError):
-        raise LookupError(ast.unparse(annotation)) from None
+        raise LookupError(text) from None
 
 
 class _Undotted(ast.NodeTransformer):
