@@ -12,8 +12,6 @@ from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.quadratic import QuadraticPull
 from cl_bench.networks.optimizers import Optimizer
 
-PENALTY_EVERY = 32  # steps: nothing but the log needs the value, and it takes as long as its gradient
-
 
 class SI(Classifier):
     """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4), theta* the
@@ -52,18 +50,16 @@ class SI(Classifier):
         before = [weight.detach().clone() for weight in weights]
         loss = self.loss(batch)
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
-        logs, total = {"loss": loss.detach()}, gradient
+        total = gradient
         if self.task > 0:
             total = self.pull.added_to(gradient, self.weights, self.strength)
-            if self.at % PENALTY_EVERY == 0:
-                logs["penalty"] = self.strength * self.pull(self.weights).detach()
         for weight, g in zip(weights, total, strict=True):
             weight.grad = g.contiguous()
         optimizers.step()
         with torch.no_grad():
             moved = torch._foreach_sub(weights, before)  # pyright: ignore
             torch._foreach_addcmul_(list(self.path), gradient, moved, value=-1)  # pyright: ignore
-        return logs
+        return {"loss": loss.detach()}  # without the pull: nothing else needs its value, as dear as its gradient
 
     @torch.no_grad()
     def importance(self) -> dict[str, Tensor]:

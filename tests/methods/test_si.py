@@ -103,9 +103,7 @@ def test_the_pull_is_in_the_step_but_not_in_the_importance() -> None:
         omega += 1
         anchor += 1  # every weight is pulled up
     before = method.get_parameter("network.head.bias").detach().clone()
-    n_weights = sum(p.numel() for p in method.weights.values())
-    logs = method.step(mini_batches(scenario.tasks[1].train)[0], method.configure_optimizers())
-    assert logs["penalty"] == n_weights  # strength, importance and distance are 1
+    method.step(mini_batches(scenario.tasks[1].train)[0], method.configure_optimizers())
     moved = method.get_parameter("network.head.bias").detach() - before
     silent = [0, 1, 4, 5, 6, 7, 8, 9]
     assert torch.allclose(moved[silent], torch.full((8,), 0.02).double())  # lr times 2 c Omega (theta* - theta)
