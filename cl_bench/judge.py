@@ -175,8 +175,8 @@ def everything(scenario: Scenario) -> Iterator[Data]:
 def train(network: nn.Module, scenario: Scenario) -> None:
     """Cross-entropy over every output, on the training images of all tasks at once."""
     most = STEPS * BATCH_SIZE // len(scenario.tasks)  # of a task; no more are ever looked at
-    parts = [task.train if len(task.train) <= most else some(task.train, most) for task in scenario.tasks]
-    data = reduce(add, parts)
+    # one at a time: a list of them would be a second copy of all
+    data = reduce(add, (task.train if len(task.train) <= most else some(task.train, most) for task in scenario.tasks))
     steps = min(STEPS, PASSES * math.ceil(len(data) / BATCH_SIZE))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)

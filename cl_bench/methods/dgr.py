@@ -202,12 +202,12 @@ class DGR(Classifier):
             log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)
 
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
-        images, labels = [], []
-        for part in torch.arange(n).split(10000):  # bytes at once: as floats a large set would fill the memory
-            x, y = self.replayed(len(part))
-            images.append((x * 255).round().to(torch.uint8))
-            labels.append(y)
-        return torch.cat(images), torch.cat(labels)
+        images = torch.empty(n, *self.problem.image_shape, dtype=torch.uint8, device=self.device)
+        labels = torch.empty(n, dtype=torch.int64, device=self.device)
+        for rows in torch.arange(n, device=self.device).split(10000):  # as floats a large set would fill the memory
+            x, labels[rows] = self.replayed(len(rows))
+            images[rows] = x.mul_(255).round_().to(torch.uint8)
+        return images, labels
 
     def _balanced(self, images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
         """Up to four times as many draws; n / classes of each class, the rest filled with what there is."""
