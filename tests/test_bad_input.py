@@ -112,6 +112,7 @@ BAD = [
     ("method=dgr gan@method.gan=dcgan dataset.size=9", "dataset.size=9", "a multiple of 4; try 32"),
     ("method=hat scenario=task_incremental network=resnet_gan", "network: method=hat", "choose network=mlp"),
     ("method=packnet scenario=task_incremental network=dcgan network.norm=batch", "network.norm=none"),
+    ("method=packnet scenario=task_incremental network=resnet18", "network: its running statistics", "network=mlp"),
     ("method=packnet scenario=task_incremental method.prune=[0.5]", "method.prune=[0.5]", "each of 5 tasks"),
     ("method=mergan gan@method.gan=mlp", "method.gan._target_", "is no ACGAN"),
     ("hparams_search=strength", "hparams_search.space.method.strength", "there is no method.strength"),

@@ -29,7 +29,7 @@ class Isolation(Classifier):
         if next(network.buffers(), None) is not None:
             raise InputError(
                 "network: its running statistics are moved by every task, so no task could keep what it learned; "
-                "choose one without batch normalisation (network.norm=none)"
+                "choose one without batch normalisation, such as network=mlp (or network.norm=none of network=dcgan)"
             )
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []  # follows from the state, so no part of it
 

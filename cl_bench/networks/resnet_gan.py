@@ -6,17 +6,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive
 from cl_bench.networks.gan import ConditionalGenerator, halvings
-
-
-class Residual(nn.Module):
-    """x -> shortcut(x) + branch(x)."""
-
-    def __init__(self, shortcut: nn.Module, branch: nn.Module) -> None:
-        super().__init__()
-        self.shortcut, self.branch = shortcut, branch
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.shortcut(x) + self.branch(x)
+from cl_bench.networks.resnet import Residual
 
 
 class ConditionalResNetGenerator(ConditionalGenerator):

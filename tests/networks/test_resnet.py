@@ -1,0 +1,61 @@
+"""ResNet-18: the same function as torchvision's, learned by every kind of method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import Compose
+from torch import nn
+from torchvision.models import resnet18
+
+from cl_bench.networks.resnet import Residual, ResNet18
+from cl_bench.run import prepare, run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def test_it_is_the_network_of_torchvision_with_another_beginning() -> None:
+    theirs, ours = resnet18(num_classes=10), ResNet18((3, 32, 32), 10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.MaxPool2d(1)  # of one pixel
+    blocks = [block for n in range(1, 5) for block in getattr(theirs, f"layer{n}")]
+    pairs: list[tuple[nn.Module, nn.Module]] = [(ours.features[0], theirs.conv1), (ours.features[1], theirs.bn1)]
+    for mine, block in zip((m for m in ours.modules() if isinstance(m, Residual)), blocks, strict=True):
+        parts = (block.conv1, block.bn1, block.relu, block.conv2, block.bn2)
+        pairs += zip(mine.branch.children(), parts, strict=True)
+        if block.downsample:
+            pairs += zip(mine.shortcut.children(), block.downsample, strict=True)
+    for mine, part in [*pairs, (ours.head, theirs.fc)]:
+        mine.load_state_dict(part.state_dict())
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) == 11_173_962
+
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)  # with the statistics of the mini-batch
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_its_weights_and_what_it_computes_lie_with_channels_last() -> None:
+    network = ResNet18((3, 8, 8), 10, width=4)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.dim() == 4)
+    before_pooling = network.features[:-2](torch.rand(2, 3, 8, 8))
+    assert before_pooling.shape == (2, 32, 1, 1)
+    assert network.features[:5](torch.rand(2, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("method", ["ewc", "lwf", "agem", "icarl", "dgr"])
+def test_methods_learn_with_it(method: str, small: Compose) -> None:
+    results = run(small(f"method={method}", "network=resnet18", "network.width=2", "scenario.n_tasks=2"))
+    assert results["status"] == "finished"
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_it_learns_the_digits(precision: str, small: Compose) -> None:
+    settings = small("method=joint", "network=resnet18", "network.width=4", f"trainer.precision={precision}")
+    settings["trainer"] |= {"iterations": 40}
+    assert run(settings)["metrics"]["ACC"] > 0.6
+
+
+def test_one_image_gets_the_same_answer_alone(small: Compose) -> None:
+    scenario, method = prepare(small("method=finetune", "network=resnet18", "network.width=4"))
+    x = scenario.tasks[0].train.batch(torch.arange(3)).x
+    method.eval()
+    torch.testing.assert_close(method(x)[:1], method(x[:1]))
