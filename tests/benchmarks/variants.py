@@ -3,8 +3,8 @@
     python tests/benchmarks/variants.py --data-dir data [--methods er,lwf] [--repeats 5] [--device cpu]
 
 Methods: the experiment of `speed.py`, its networks compiled (`torch.compile`), on a GPU into CUDA graphs too.
-ResNet-18: fine-tuning on the first two classes of CIFAR-10. The variants take turns; a gain is what a step takes without
-over what it takes with. `gap`: between the weights that both end with, over the way they went; 0: bit for bit.
+ResNet-18: fine-tuning on the first two classes of CIFAR-10. The variants take turns; a gain is what a step takes
+without over what it takes with. `gap`: between the weights that both end with, over their way; 0: bit for bit.
 """
 
 from __future__ import annotations
