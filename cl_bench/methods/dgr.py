@@ -206,7 +206,7 @@ class DGR(Classifier):
         labels = torch.empty(n, dtype=torch.int64, device=self.device)
         for rows in torch.arange(n, device=self.device).split(10000):  # as floats a large set would fill the memory
             x, labels[rows] = self.replayed(len(rows))
-            images[rows] = x.mul_(255).round_().to(torch.uint8)
+            images[rows] = (x * 255).round_().to(torch.uint8)
         return images, labels
 
     def _balanced(self, images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
