@@ -204,9 +204,10 @@ class DGR(Classifier):
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
         images = torch.empty(n, *self.problem.image_shape, dtype=torch.uint8, device=self.device)
         labels = torch.empty(n, dtype=torch.int64, device=self.device)
-        for rows in torch.arange(n, device=self.device).split(10000):  # as floats a large set would fill the memory
-            x, labels[rows] = self.replayed(len(rows))
-            images[rows] = (x * 255).round_().to(torch.uint8)
+        for some, of_some in zip(images.split(10000), labels.split(10000), strict=True):
+            x, y = self.replayed(len(some))
+            some.copy_(x.mul_(255).round_())  # floats take four times as much room: no second set of them
+            of_some.copy_(y)
         return images, labels
 
     def _balanced(self, images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:

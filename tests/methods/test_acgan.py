@@ -233,7 +233,7 @@ def scholar(small: Compose, *overrides: str, task: int = 2) -> tuple[DGR, Scenar
 
 def labelled(y: Tensor) -> Tensor:
     """Images that bear their class."""
-    return (y / 255).view(-1, 1, 1, 1).expand(-1, *SHAPE)
+    return (y / 255).view(-1, 1, 1, 1).repeat(1, *SHAPE)
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
