@@ -32,7 +32,9 @@ from cl_bench.run import prepare
 
 
 def move(device: str) -> None:
-    """From now on ours and the loops by hand work on this device."""
+    """From now on ours and the loops by hand work on this device; without a GPU, `cuda` ends the script."""
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("--device=cuda: there is no CUDA device here; try --device=cpu")
 
     def clock() -> float:
         if device == "cuda":
@@ -70,8 +72,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=50, help="of each task of theirs (default: %(default)s)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default: %(default)s)")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("gpu.py: there is no CUDA device here")
 
     torch.set_num_threads(1)
     move(args.device)
