@@ -410,6 +410,7 @@ def test_inference_mode():
     assert computed(metrics)["ACC"] == pytest.approx(GOLDEN3["ACC"])
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda():
     host, device = collection3(), collection3().to("cuda")

@@ -78,13 +78,13 @@ class Data:
     def batch(self, rows: Tensor, *, training: bool = False) -> Batch:
         """The mini-batch of these rows (int64 indices on the same device, shape (B,))."""
         # index_select: plain indexing of bytes takes five times as long on a CPU
-        images, task = self.images.index_select(0, rows), self.task[rows]
-        x = images.float().div_(255)
+        images, task = self.images.index_select(0, rows), self.task.index_select(0, rows)
+        x = images / 255
         if training and self.augment is not None:  # a generator has learned augmented images already
             x = torch.where(task.view(-1, 1, 1, 1) == REPLAYED, x, self.augment(x))
         if self.view is not None:
             x = self.view(x, task)
-        return Batch(x, self.labels[rows], task, images)
+        return Batch(x, self.labels.index_select(0, rows), task, images)
 
     def batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Every image once, in order."""

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data
-from cl_bench.data.scenarios import Kind, Problem, Task, masked
+from cl_bench.data.scenarios import Kind, Problem, Task
 from cl_bench.networks.optimizers import Optimizer
 
 M = TypeVar("M", bound=nn.Module)
@@ -122,7 +122,9 @@ class Classifier(Method):
             value = getattr(problem, name)
             constant = None if value is None else torch.tensor(value).view(1, -1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
-        self._allowed: dict[int, Tensor] = {}  # for the current task: what may answer, by label
+        self._barred: dict[
+            int, Tensor
+        ] = {}  # for the current task: what may not answer, a row per label or one for all
 
     @cached_property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -144,10 +146,11 @@ class Classifier(Method):
             return logits
         if rule == "current":  # of an image that is replayed, the classes that were current with it
             rule = "own"
-        if self.task not in self._allowed:
-            allowed = self.problem.mask(rule, after=self.task).to(logits.device)
-            self._allowed = {self.task: allowed[self.task_of_output]}
-        return masked(logits, self._allowed[self.task][y])
+        if self.task not in self._barred:
+            barred = ~self.problem.mask(rule, after=self.task).to(logits.device)
+            self._barred = {self.task: barred[self.task_of_output] if rule == "own" else barred[0]}
+        barred = self._barred[self.task]
+        return logits.masked_fill(barred[y] if barred.dim() > 1 else barred, torch.finfo(logits.dtype).min)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the outputs that take part."""

@@ -95,8 +95,11 @@ class PackNet(Isolation):
         for weight, owner in self.owned:
             own = (owner == self.task).flatten().nonzero().squeeze(1)
             smallest = weight.flatten()[own].abs().argsort(stable=True)[: round(share * len(own))]
-            weight.view(-1)[own[smallest]] = 0.0
-            owner.view(-1)[own[smallest]] = self.nobody
+            freed = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+            freed[own[smallest]] = True
+            freed = freed.view(weight.shape)  # the entries by their place in the tensor, not in memory
+            weight[freed] = 0.0
+            owner[freed] = self.nobody
 
     @property
     def owned(self) -> list[tuple[nn.Parameter, Tensor]]:

@@ -54,7 +54,7 @@ class SI(Classifier):
         if self.task > 0:
             total = self.pull.added_to(gradient, self.weights, self.strength)
         for weight, g in zip(weights, total, strict=True):
-            weight.grad = g.contiguous()
+            weight.grad = g
         optimizers.step()
         with torch.no_grad():
             moved = torch._foreach_sub(weights, before)  # pyright: ignore

@@ -1,14 +1,15 @@
 """Optimisers as values: their settings now, the parameters they step later.
 
 Adam is fused: one kernel goes through memory once, and a step of a small network takes a quarter of the time. That
-kernel takes a gradient to lie in memory as its parameter does, which `backward` sees to; who sets `grad` must too.
+kernel reads a gradient by the memory layout of its parameter. `backward` lays gradients so, but a method may set
+`grad` itself, so every optimizer made here corrects the layout first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -32,7 +33,8 @@ class Adam:
     weight_decay: NonNegative = 0.0
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        betas, decay = self.betas, self.weight_decay
+        return laid_out(torch.optim.Adam(parameters, lr=self.lr, betas=betas, weight_decay=decay, fused=True))
 
 
 @dataclass(frozen=True)
@@ -44,4 +46,18 @@ class SGD:
     weight_decay: NonNegative = 0.0
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        momentum, decay = self.momentum, self.weight_decay
+        return laid_out(torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=decay))
+
+
+def laid_out(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer, which from now on gives each gradient the memory layout of its parameter before a step."""
+    optimizer.register_step_pre_hook(_lay_out_gradients)
+    return optimizer
+
+
+def _lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)

@@ -23,7 +23,8 @@ class ResNet18(nn.Module):
     """A 3x3 convolution that keeps the side, eight residual blocks in four stages, the mean over positions, a head.
 
     All but the first stage halve the side and double the channels. Its weights lie with channels last in memory, which
-    is how convolutions are fastest; no number depends on it but by rounding.
+    is how convolutions are fastest; no number depends on it but by rounding. A network narrower than 8 channels keeps
+    them first: on some CPUs the backward pass of torch dies there.
 
     image_shape: (C, H, W). n_outputs: logits. width: channels of the first stage; 20 is the smaller network of Gradient
     Episodic Memory (Lopez-Paz and Ranzato, 2017).
@@ -42,7 +43,8 @@ class ResNet18(nn.Module):
             nn.Flatten(),
         )
         self.head = nn.Linear(8 * width, n_outputs)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if width >= 8:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

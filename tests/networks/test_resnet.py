@@ -34,11 +34,19 @@ def test_it_is_the_network_of_torchvision_with_another_beginning() -> None:
 
 
 def test_its_weights_and_what_it_computes_lie_with_channels_last() -> None:
-    network = ResNet18((3, 8, 8), 10, width=4)
+    network = ResNet18((3, 8, 8), 10, width=8)
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.dim() == 4)
     before_pooling = network.features[:-2](torch.rand(2, 3, 8, 8))
-    assert before_pooling.shape == (2, 32, 1, 1)
+    assert before_pooling.shape == (2, 64, 1, 1)
     assert network.features[:5](torch.rand(2, 3, 8, 8)).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("width", [1, 7])
+def test_a_narrow_one_keeps_channels_first(width: int) -> None:
+    """With channels last its backward pass has ended the process, in torch, on some CPUs."""
+    network = ResNet18((1, 8, 8), 10, width=width)
+    assert all(p.is_contiguous() for p in network.parameters())
+    network(torch.rand(2, 1, 8, 8)).sum().backward()
 
 
 @pytest.mark.parametrize("method", ["ewc", "lwf", "agem", "icarl", "dgr"])

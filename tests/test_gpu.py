@@ -1,0 +1,56 @@
+"""Every method on a GPU: it runs there in both precisions, and goes on after a kill as if there had been none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import METHODS, Compose
+from test_contract import KINDS, Killed, equal, state_of
+
+from cl_bench.results import RunFolder
+from cl_bench.run import run
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.usefixtures("no_pictures"),
+]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_and_resumed_equals_uninterrupted(
+    method: str, precision: str, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = (
+        f"method={method}",
+        f"scenario={KINDS[method][0]}_incremental",
+        "trainer.accelerator=gpu",
+        "trainer.iterations=20",
+        f"trainer.precision={precision}",
+    )
+    whole = run(small(*base, root="whole"))
+    assert whole["device"].startswith("cuda")
+    settings = small(*base, "checkpoint_every=0", root="killed")
+    count = 0
+
+    def dying(save: Any) -> Any:
+        def wrapped(*args: Any) -> None:
+            nonlocal count
+            save(*args)
+            count += 1
+            if count == 9:
+                raise Killed
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_phase", dying(RunFolder.save_phase))
+        patch.setattr(RunFolder, "save_task", dying(RunFolder.save_task))
+        with pytest.raises(Killed):
+            run(settings)
+    resumed = run(settings)
+    assert str(resumed["R"]) == str(whole["R"])
+    assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])
