@@ -100,6 +100,7 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     for key, node in settings["method"].items():  # a generator, a GAN
         if isinstance(node, Mapping) and "_target_" in node:
             weigh(node, f"method.{key}", **shapes)
+            anew(node, f"method.{key}")
     with seeded(seed, "network"):
         network = build(settings["network"], "network", **shapes)
     with seeded(seed, "method"):
@@ -121,6 +122,16 @@ def weigh(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
         key, size = max(sizes(node, where), key=lambda one: max(np.ravel(one[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
         raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
+
+
+def anew(node: Mapping[str, Any], where: str) -> None:
+    """Raises InputError for an optimizer of a method's own that would go on: generators and their critics change from
+    task to task, so their optimizers start anew."""
+    if node.get("keep_state"):
+        raise InputError(f"{where}.keep_state=true: the optimizers of a GAN start anew in every task; choose false")
+    for key, part in node.items():
+        if isinstance(part, Mapping):
+            anew(part, f"{where}.{key}")
 
 
 def sizes(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:

@@ -38,6 +38,8 @@ KILLS += [
     ("der", "domain", 9, ("method.beta=0.5", "method.budget=30")),
     ("packnet", "task", 3, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
     ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("si", "task", 9, ("optimizer.keep_state=true",)),
+    ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
 UNINTERRUPTED: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # results and last state

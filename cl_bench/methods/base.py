@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data
 from cl_bench.data.scenarios import Kind, Problem, Task
-from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.optimizers import KeptState, Optimizer
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -107,7 +107,7 @@ class Method(Learner):
 class Classifier(Method):
     """A network with one linear head over every output, and the mask that turns it into many heads or one.
 
-    network: (B, C, H, W) -> (B, n_outputs). optimizer: made anew for each phase.
+    network: (B, C, H, W) -> (B, n_outputs). optimizer: made anew for each phase; with `keep_state` its moments go on.
     """
 
     task_of_output: Tensor
@@ -117,6 +117,7 @@ class Classifier(Method):
     def __init__(self, problem: Problem, network: nn.Module, optimizer: Optimizer) -> None:
         super().__init__(problem)
         self.network, self.optimizer = network, optimizer
+        self.optimizer_state = KeptState() if getattr(optimizer, "keep_state", False) else None
         self.register_buffer("task_of_output", problem.task_of_output, persistent=False)
         for name in ("mean", "std"):
             value = getattr(problem, name)
@@ -164,7 +165,8 @@ class Classifier(Method):
         return {"loss": loss.detach()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.network.parameters())
+        optimizer = self.optimizer(self.network.parameters())
+        return self.optimizer_state.handed_to(optimizer) if self.optimizer_state else optimizer
 
 
 def frozen(module: M) -> M:

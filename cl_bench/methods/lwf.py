@@ -38,7 +38,10 @@ class LwF(Classifier):
     strength: lambda_o; higher forgets less and learns less. temperature: T; higher makes small probabilities count
     more. weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven
     and Tolias, 2019). new_outputs: in class-incremental learning the new classes are `free`, p_k has the old ones
-    only, or `zero`: p_k has both, and q_k gives the new ones 0 (van de Ven and Tolias).
+    only, or `zero`: p_k has both, and q_k gives the new ones 0 (van de Ven and Tolias). Where training has no mask
+    (`scenario.train_mask=all`) teacher and learner are compared over all outputs, and this key says nothing.
+    over_classes: the `sum` of KD over c is the above; their `mean` divides it by the number of outputs compared, as
+    the code behind the table of van de Ven and Tolias did until May 2019.
     """
 
     def __init__(
@@ -51,11 +54,13 @@ class LwF(Classifier):
         temperature: Rate = 2.0,
         weighting: Literal["sum", "share"] = "sum",
         new_outputs: Literal["free", "zero"] = "free",
+        over_classes: Literal["sum", "mean"] = "sum",
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.strength, self.temperature = strength, temperature
         self.weighting: Literal["sum", "share"] = weighting
         self.new_outputs: Literal["free", "zero"] = new_outputs
+        self.over_classes: Literal["sum", "mean"] = over_classes
         self._teacher: Teacher | None = None  # what task t-1 left: the state when a task begins, so no part of it
 
     def learn(self, task: Task, fit: Fit) -> None:
@@ -79,12 +84,15 @@ class LwF(Classifier):
         with torch.no_grad():
             target = teacher.network(self.normalised(x))
         p = masked(logits.unsqueeze(1) / self.temperature, teacher.compared)
-        q = masked(target.unsqueeze(1) / self.temperature, teacher.heads)
-        return F.cross_entropy(p.flatten(0, 1), q.flatten(0, 1).softmax(1))
+        q = masked(target.unsqueeze(1) / self.temperature, teacher.heads).softmax(2)
+        if self.over_classes == "mean":
+            q = q / teacher.compared.sum(1, keepdim=True)
+        return F.cross_entropy(p.flatten(0, 1), q.flatten(0, 1))
 
     def teacher(self) -> Teacher:
         """A frozen copy of the network as it is when a task begins."""
-        rule = self.problem.rules["evaluation"]
+        rules = self.problem.rules
+        rule = "all" if rules["train"] == "all" else rules["evaluation"]
         then, now = (self.problem.mask(rule, after)[: self.task].unique(dim=0) for after in (self.task - 1, self.task))
         compared = now if self.new_outputs == "zero" else then
         return Teacher(frozen(self.network), then.to(self.device), compared.to(self.device))

@@ -7,6 +7,7 @@ kernel reads a gradient by the memory layout of its parameter. `backward` lays g
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -19,18 +20,22 @@ from cl_bench.config import Decay, NonNegative, Rate
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Anything that makes a torch optimiser for given parameters."""
+    """Anything that makes a torch optimizer for given parameters."""
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba, 2015). lr: step size; betas: decay of the two moments; weight_decay: L2 factor."""
+    """Adam (Kingma and Ba, 2015). lr: step size; betas: decay of the two moments; weight_decay: L2 factor.
+
+    keep_state: its moments go on from one phase of a classifier to the next; otherwise they start anew.
+    """
 
     lr: Rate = 1e-3
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: NonNegative = 0.0
+    keep_state: bool = False
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         betas, decay = self.betas, self.weight_decay
@@ -39,15 +44,43 @@ class Adam:
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent. lr: step size; momentum: share of the last step kept; weight_decay: L2 factor."""
+    """Stochastic gradient descent. lr: step size; momentum: share of the last step kept; weight_decay: L2 factor;
+    keep_state: see `Adam`."""
 
     lr: Rate = 0.1
     momentum: Decay = 0.0
     weight_decay: NonNegative = 0.0
+    keep_state: bool = False
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         momentum, decay = self.momentum, self.weight_decay
         return laid_out(torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=decay))
+
+
+class KeptState(nn.Module):
+    """The state of an optimizer that goes on from one phase to the next, a part of the learner's state.
+
+    It is on the device of the parameters and as large as they are (SGD with momentum) or twice as large (Adam).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: dict[str, Any] = {}
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def handed_to(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimizer with the state that the last one ended with; from now on its own state is kept."""
+        state = self.get_extra_state()
+        if state:
+            optimizer.load_state_dict(state)
+        self.optimizer = optimizer
+        return optimizer
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return copy.deepcopy(self.optimizer.state_dict() if self.optimizer else self.state)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.state, self.optimizer = state, None
 
 
 def laid_out(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,6 +107,29 @@ def test_new_classes_are_held_down_where_the_teacher_gives_them_nothing() -> Non
     for kind in ("task", "domain"):  # heads have no new outputs there
         method = lwf(kind, new_outputs="zero")[0]
         assert torch.equal(method.teacher().compared, method.teacher().heads)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_mean_over_classes_divides_by_the_outputs_compared(kind: Kind) -> None:
+    """Of 8 classes seen by task 4 with `zero`, of 2 in each head of the other kinds."""
+    found = {}
+    for over in ("sum", "mean"):
+        method, scenario = lwf(kind, new_outputs="zero", over_classes=over)
+        method.network.eval()
+        teacher, x = method.teacher(), scenario.tasks[3].train.batch(torch.arange(30)).x
+        shake(method.network)
+        found[over] = method.distillation(method(x), teacher, x)
+    torch.testing.assert_close(found["mean"] * (8 if kind == "class" else 2), found["sum"])
+
+
+def test_without_a_mask_in_training_the_teacher_speaks_of_all_outputs() -> None:
+    method, scenario = lwf("class", temperature=3.0)
+    method.problem = replace(method.problem, train_mask="all")
+    method.network.eval()
+    teacher, x = method.teacher(), scenario.tasks[3].train.batch(torch.arange(30)).x
+    shake(method.network)
+    z, q = method(x), (teacher.network(x) / 3).softmax(1)
+    torch.testing.assert_close(method.distillation(z, teacher, x), -(q * (z / 3).log_softmax(1)).sum(1).mean())
 
 
 @pytest.mark.parametrize("kind", HEADS)
