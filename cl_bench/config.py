@@ -21,6 +21,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt
 
 from cl_bench import signatures
+from cl_bench.tuned import picked_up
 
 CONF = next(
     folder for folder in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if folder.is_dir()
@@ -30,7 +31,7 @@ CONF = next(
 GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "trainer", "logger")
 """The nouns of a command line; each is a folder of YAML files."""
 
-TUNED = {"tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset", "scenario")}
+TUNED = {"benchmark": ("dataset",), "tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset", "scenario")}
 """Groups whose choice follows by itself from those of others, where there is a file of these names."""
 
 Positive = Annotated[int, Gt(0), Le(10**9)]
@@ -305,11 +306,19 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
             known = GlobalHydra.instance().config_loader().get_group_options(group)
             if chosen not in known:
                 raise InputError(f"{group}={chosen}: no such file{nearest(chosen, known)}")
+    try:
+        picked = picked_up(settings, choices)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    labeled = [values for values in picked.values() if "tuned_on" in values]
+    if labeled and all(len(values) == 1 for values in labeled):  # every value of theirs was set to something else
+        settings["tuned_on"] = None
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     groups = ("method", "dataset", "scenario", "experiment")
     return {str(key): value for key, value in settings.items()} | {
         "choices": {group: choices.get(group) for group in groups}
+        | {"picked_up": {name: values for name, values in picked.items() if values.keys() - {"tuned_on"}}}
     }
 
 

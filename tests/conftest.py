@@ -23,6 +23,7 @@ judge.STEPS = 3  # a judge that has learned something costs 2 s in every output 
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",
+    "trainer.batch_size=128",
     "trainer.chunk=3",
     "trainer.threads=1",
     "trainer.accelerator=cpu",

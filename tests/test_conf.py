@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from cl_bench.__main__ import parsed
 from cl_bench.config import CONF, InputError, check_settings, compose, options_of, target
+from cl_bench.tuned import described
 
 GROUPS = ("method", "scenario", "network", "optimizer", "trainer", "logger")
 SWEEPS = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
@@ -34,9 +36,50 @@ def test_tuned_values_are_picked_up_by_themselves_and_lose_to_the_command_line(n
     method, dataset, *scenario = Path(name).name.split("-")
     chosen = [f"method={method}", f"dataset={dataset}", *(f"scenario={one}" for one in scenario)]
     tuned = yaml.safe_load((CONF / "tuned" / f"{name}.yaml").read_text())
-    group, key = next((group, key) for group, values in tuned.items() for key in values)
+    group, key = next((group, key) for group, values in tuned.items() if group != "tuned_on" for key in values)
     assert compose(*chosen)[group][key] == tuned[group][key]
     assert compose(*chosen, f"{group}.{key}=7")[group][key] == 7
+
+
+@pytest.mark.parametrize("name", options_of("tuned"))
+def test_tuned_values_are_of_the_method_and_were_chosen_on_validation_images(name: str) -> None:
+    """A search writes such a file; how long is trained stands in conf/benchmark, for all methods."""
+    text = (CONF / "tuned" / f"{name}.yaml").read_text()
+    tuned = yaml.safe_load(text)
+    assert set(tuned) <= {"method", "optimizer", "tuned_on"}
+    assert tuned["tuned_on"] == "all_tasks"
+    assert "# Chosen on validation images of all tasks" in text
+    assert "# python -m cl_bench " in text  # the command that chose it
+
+
+@pytest.mark.parametrize("name", options_of("benchmark"))
+def test_every_method_trains_as_long_as_the_others_on_a_benchmark(name: str) -> None:
+    lengths = [compose(f"method={method}", f"dataset={name}")["trainer"] for method in options_of("method")]
+    assert all(length == lengths[0] for length in lengths)
+    methods = [compose(f"method={method}", f"dataset={name}")["method"] for method in options_of("method")]
+    assert {method[key] for method in methods for key in ("generator_epochs", "generator_steps") if key in method} == {
+        None
+    }
+
+
+def test_a_run_knows_what_it_picked_up() -> None:
+    chosen = ("method=si", "dataset=digits")
+    picked = compose(*chosen)["choices"]["picked_up"]
+    assert picked["benchmark/digits"] == {"trainer.epochs": 100, "trainer.batch_size": 64}
+    assert picked["tuned/si-digits"]["tuned_on"] == compose(*chosen)["tuned_on"] == "all_tasks"
+    assert f"method.strength={compose(*chosen)['method']['strength']}" in described(picked)
+    given = compose(*chosen, "method.strength=0.5", "trainer.epochs=3")
+    assert given["choices"]["picked_up"] == {"benchmark/digits": {"trainer.batch_size": 64}}
+    assert "tuned_on" not in given
+    assert not compose("method=er", "dataset=mnist")["choices"]["picked_up"]
+
+
+def test_a_tuned_file_that_says_how_long_is_trained_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "tuned" / "er-digits.yaml").write_text("# @package _global_\ntrainer: {epochs: 500}\n")
+    monkeypatch.setattr("cl_bench.config.CONF", tmp_path / "conf")
+    with pytest.raises(InputError, match=r"conf/tuned/er-digits.yaml: trainer.epochs: .* method, optimizer"):
+        compose("method=er")
 
 
 def accepted(*words: str) -> None:

@@ -11,7 +11,7 @@ import cl_bench
 
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
-    {"signatures"},
+    {"signatures", "tuned"},
     {"config", "seeding"},
     {"networks", "metrics", "figures", "statistics"},
     {"data"},

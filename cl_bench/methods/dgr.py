@@ -38,8 +38,8 @@ class DGR(Classifier):
     labels: the old solver's choice (hard), or its softened prediction as a target (soft, temperature 2).
     balance (of a fixed set): draw more images than needed and keep equally many of each class, as far as they come.
     generator: starts each task from random weights (reset) or from the last task's (continue).
-    generator_epochs: passes over the mixture, one number or one per task. generator_steps: mini-batches for the
-    generator per task instead, one number or one per task.
+    generator_epochs: passes over the mixture, one number or one per task, None for the trainer's. generator_steps:
+    mini-batches for the generator per task instead, one number or one per task.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class DGR(Classifier):
         temperature: Rate = 2.0,
         balance: bool = False,
         generator: Literal["reset", "continue"] = "reset",
-        generator_epochs: Positive | list[Positive] = 10,
+        generator_epochs: Positive | list[Positive] | None = None,
         generator_steps: Positive | list[Positive] | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)

@@ -44,7 +44,7 @@ class MeRGAN(DGR):
         lambda_ra: NonNegative = 1e-3,
         n_gen: Positive = 12000,
         n_gen_mode: Literal["per_task", "total"] = "per_task",
-        generator_epochs: Positive | list[Positive] = 10,
+        generator_epochs: Positive | list[Positive] | None = None,
         generator_steps: Positive | list[Positive] | None = None,
     ) -> None:
         how_long = {"generator_epochs": generator_epochs, "generator_steps": generator_steps}
