@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Rate, Share
-from cl_bench.data.batches import REPLAYED, Batch, Data
+from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
 from cl_bench.data.scenarios import Problem, Task, masked
 from cl_bench.methods.acgan import ACGAN, evenly
 from cl_bench.methods.base import Classifier, Fit, bytes_of, frozen
@@ -150,7 +150,9 @@ class DGR(Classifier):
 
     @torch.no_grad()
     def old_logits(self, x: Tensor) -> Tensor:
-        return self.old.solver(self.normalised(x))
+        """What the old solver says of images, a thousand of small ones at once and a mini-batch of large ones."""
+        parts = x.split(at_once(x.shape[1:], 1000, batch_size=128))
+        return torch.cat([self.old.solver(self.normalised(part)) for part in parts])
 
     def old_labels(self, x: Tensor) -> Tensor:
         """The old solver's choice among the outputs it has learned, int64 (B,).
@@ -204,7 +206,8 @@ class DGR(Classifier):
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
         images = torch.empty(n, *self.problem.image_shape, dtype=torch.uint8, device=self.device)
         labels = torch.empty(n, dtype=torch.int64, device=self.device)
-        for some, of_some in zip(images.split(10000), labels.split(10000), strict=True):
+        size = at_once(self.problem.image_shape, 10000, numbers=FLOATS)
+        for some, of_some in zip(images.split(size), labels.split(size), strict=True):
             x, y = self.replayed(len(some))
             some.copy_(x.mul_(255).round_())  # floats take four times as much room: no second set of them
             of_some.copy_(y)
@@ -230,6 +233,7 @@ class DGR(Classifier):
             return self.gan.sample(labels), labels
         allowed = self.problem.mask("seen", after=self.task)[0].to(self.device)
         x = self.gan.sample(2 * n * len(classes))
-        labels = torch.cat([masked(self(part), allowed).argmax(1) for part in x.split(1000)])
+        parts = x.split(at_once(x.shape[1:], 1000))
+        labels = torch.cat([masked(self(part), allowed).argmax(1) for part in parts])
         rows = torch.cat([(labels == output).nonzero().squeeze(1)[:n] for output in classes])
         return x[rows], labels[rows]
