@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHECKSUM = "sha256"  # the key of a JSON file's checksum
 
 
-class Damaged(Exception):
+class Damaged(ValueError):
     """A file is not what was written."""
 
 
@@ -31,9 +31,11 @@ def write(file: Path, make: Callable[[Path], Any], fresh: Path | None = None) ->
     fresh: the file's name while it is written, one that no other process uses. Raises OSError on a full disk.
     """
     fresh = fresh or file.with_name(f"{file.name}.new")
+    if fresh.is_fifo():  # writing into a pipe waits for ever
+        fresh.unlink()
     try:
         make(fresh)
-        with fresh.open("rb") as handle:
+        with fresh.open("r+b") as handle:  # Windows writes out no file that is open to be read
             os.fsync(handle.fileno())
         fresh.replace(file)
     except OSError:
@@ -54,7 +56,7 @@ def from_archive(file: Path, device: torch.device | str = "cpu") -> dict[str, An
     """The tensors and plain values of a file. Raises FileNotFoundError, or Damaged."""
     import torch
 
-    if not file.exists():
+    if not file.is_file():
         raise FileNotFoundError(file)
     try:
         with ZipFile(file) as archive:
@@ -67,26 +69,25 @@ def from_archive(file: Path, device: torch.device | str = "cpu") -> dict[str, An
     return state
 
 
-def to_json(content: Mapping[str, Any]) -> Callable[[Path], Any]:
-    """Writes plain values as JSON with their checksum. Raises ValueError for a number that is not finite."""
-    text = json.dumps({**content, CHECKSUM: _checksum(content)}, indent=1, allow_nan=False)
-    return lambda file: file.write_bytes(text.encode())
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON can hold, with a checksum of it that `unsealed` looks at."""
+    return {**content, CHECKSUM: _checksum(content)}
 
 
-def from_json(file: Path) -> Any:
-    """The plain values of a JSON file, without their checksum; of a file that never had one, as they are.
+def unsealed(content: Any) -> Any:
+    """What `sealed` was given; content that never had a checksum as it is. Raises Damaged.
 
-    Raises FileNotFoundError, or Damaged.
+    >>> unsealed(sealed({"R": [[0.5]]}))
+    {'R': [[0.5]]}
     """
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise Damaged(file) from error
-    if isinstance(content, dict) and CHECKSUM in content and content.pop(CHECKSUM) != _checksum(content):
-        raise Damaged(file)
-    return content
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return content
+    kept = {key: value for key, value in content.items() if key != CHECKSUM}
+    if content[CHECKSUM] != _checksum(kept):
+        raise Damaged("its checksum is another one")
+    return kept
 
 
-def _checksum(content: Any) -> str:
-    """Of the values, however they are spaced."""
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of the values, however a file spaces them."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import json
 import math
 import os
 import re
@@ -60,7 +61,8 @@ class RunFolder:
         return lock
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        self._replace("results.json", files.to_json(without_nan(results)))
+        text = json.dumps(files.sealed(without_nan(results)), indent=1, allow_nan=False)
+        self._replace("results.json", lambda file: file.write_bytes(text.encode()))
         self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
     def save_task(self, index: int, state: dict[str, Any]) -> None:
@@ -95,9 +97,13 @@ class RunFolder:
         self.say(f"the older result is now in {old}")
 
     def _tasks(self) -> list[Path]:
-        found = (self.path / "checkpoints").glob("task*.pt")
-        ours = [file for file in found if re.fullmatch(r"task\d+", file.stem)]  # not "task3 (copy).pt"
-        return sorted(ours, key=lambda file: int(file.stem[4:]), reverse=True)
+        """The states at the ends of tasks, the newest first; another file in their folder is none of ours."""
+        numbers = {
+            int(name[1]): file
+            for file in (self.path / "checkpoints").glob("task*.pt")
+            if (name := re.fullmatch(r"task(0|[1-9][0-9]{0,8})\.pt", file.name)) and file.is_file()
+        }
+        return [file for _, file in sorted(numbers.items(), reverse=True)]
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
         archive = files.to_archive(state | {"key": self.key, "version": cl_bench.__version__})
@@ -131,8 +137,8 @@ class RunFolder:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """A folder's results.json, with None where there is none or it is not what was written."""
     try:
-        results = files.from_json(folder / "results.json")
-    except (OSError, files.Damaged):
+        results = files.unsealed(json.loads((folder / "results.json").read_text()))
+    except (OSError, ValueError):
         return None
     whole = isinstance(results, dict) and "status" in results and isinstance(results.get("config"), dict)
     return results if whole else None
