@@ -15,14 +15,14 @@ FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, 
 REPLAYED = -1  # the task of an image that a generator made: it is seen as it is, no view applies to it
 
 
-def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int = AT_ONCE) -> int:
+def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int | None = None) -> int:
     """How many images a network is to look at together where none is learned: `most` of small ones; of larger ones
     what `numbers` allows, or as many as a mini-batch of the training, which takes more memory for each.
 
     >>> at_once((1, 28, 28), 1024), at_once((3, 224, 224), 1024), at_once((3, 224, 224), 1024, batch_size=32)
     (1024, 6, 32)
     """
-    return max(1, min(most, max(batch_size, numbers // math.prod(image_shape))))
+    return max(1, min(most, max(batch_size, (numbers or AT_ONCE) // math.prod(image_shape))))
 
 
 class Batch(NamedTuple):

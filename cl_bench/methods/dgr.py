@@ -21,11 +21,15 @@ log = logging.getLogger(__name__)
 
 
 class Scholar(NamedTuple):
-    """A generator and a solver that learn no more; `allowed`: what the solver may answer, bool (n_tasks, n_outputs)."""
+    """A generator and a solver that learn no more.
+
+    allowed: what the solver may answer, bool (n_tasks, n_outputs). batch_size: see `Data`.
+    """
 
     gan: WGANGP | ACGAN
     solver: nn.Module
     allowed: Tensor
+    batch_size: int
 
 
 class DGR(Classifier):
@@ -77,7 +81,7 @@ class DGR(Classifier):
         self._old: Scholar | None = None  # what task t-1 left; rebuilt from the state, so no part of it
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._old = self.scholar() if task.index else None
+        self._old = self.scholar(task.train.batch_size) if task.index else None
         data = task.train
         if task.index and self.replay == "fixed":
             data = data + self.dream(self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1))
@@ -150,8 +154,8 @@ class DGR(Classifier):
 
     @torch.no_grad()
     def old_logits(self, x: Tensor) -> Tensor:
-        """What the old solver says of images, a thousand of small ones at once and a mini-batch of large ones."""
-        parts = x.split(at_once(x.shape[1:], 1000, batch_size=128))
+        """What the old solver says of images, as many at once as memory is sure to hold."""
+        parts = x.split(at_once(x.shape[1:], 1000, batch_size=self.old.batch_size))
         return torch.cat([self.old.solver(self.normalised(part)) for part in parts])
 
     def old_labels(self, x: Tensor) -> Tensor:
@@ -168,10 +172,10 @@ class DGR(Classifier):
         assert self._old, "there is no old scholar in the first task"
         return self._old
 
-    def scholar(self) -> Scholar:
+    def scholar(self, batch_size: int = 1) -> Scholar:
         """A frozen copy of generator and solver as they are when a task begins."""
         allowed = self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1).to(self.device)
-        return Scholar(frozen(self.gan), frozen(self.network), allowed)
+        return Scholar(frozen(self.gan), frozen(self.network), allowed, batch_size)
 
     @property
     def old_classes(self) -> Tensor:
