@@ -197,7 +197,7 @@ class Judge:
             for batch in data[torch.arange(min(len(data), 1000), device=data.labels.device)].batches():
                 digest.update(batch.x.cpu().numpy().tobytes())
             if data.images.data_ptr() not in read:
-                digest.update(np.ascontiguousarray(data.images.cpu().numpy()))
+                digest.update(np.ascontiguousarray(data.images.cpu().numpy()).data)
             read.add(data.images.data_ptr())
         return digest.hexdigest()[:16]
 

@@ -19,7 +19,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class OrNaN:
     def __init__(self) -> None:
         self.warned: set[str] = set()
 
-    def __call__(self, name: str, measure: Callable[[], float], of: str = "") -> float:
+    def __call__(self, name: str, measure: Callable[[], SupportsFloat], of: str = "") -> float:
         """of: what it is measured of, for the warning."""
         try:
             return float(measure())

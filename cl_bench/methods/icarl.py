@@ -23,7 +23,7 @@ class ICaRL(Classifier):
     (algorithm 3).
 
     When a task ends, each of its classes is given exemplars by herding: one after another, the image that brings the
-    mean of the chosen nearest to the mean of the class (algorithm 4), both of length 1. Older classes keep the first of theirs
+    mean of the chosen nearest to the mean of the class (algorithm 4). Older classes keep the first of theirs
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
     (algorithm 1). Features and means have length 1.
 
