@@ -113,7 +113,7 @@ def complain(error: Exception, debug: bool, which: str = "") -> str:
     line = " ".join(str(error).split())
     memory = isinstance(error, MemoryError) or "allocate memory" in line or "out of memory" in line
     if memory:
-        line = f"out of memory; a smaller network or trainer.batch_size needs less ({line.rpartition(': ')[2]})"
+        line = f"out of memory{relief(error)} ({line.rpartition(': ')[2]})"
     elif not isinstance(error, KnownError | OSError):
         line = f"{type(error).__name__}: {line}"
         debug = True
@@ -121,6 +121,17 @@ def complain(error: Exception, debug: bool, which: str = "") -> str:
         traceback.print_exception(error)
     print(f"error: {line}{which}", file=sys.stderr)
     return line
+
+
+def relief(error: Exception) -> str:
+    """What took too much memory, by where it was asked for, and which keys make that smaller."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = {place for frame in frames for place in (frame.name, Path(frame.filename).stem)}
+    if "dream" in places:
+        return " by replayed images; a smaller method.n_gen needs less"
+    if places & {"datasets", "scenarios"}:
+        return " by the data set; a smaller dataset.size, or fewer images, need less"
+    return "; a smaller network or trainer.batch_size needs less"
 
 
 if __name__ == "__main__":

@@ -7,26 +7,33 @@ evaluation alone, and no method ever sees it.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, reduce
+from contextlib import suppress
+from functools import cached_property, partial, reduce
 from importlib.util import find_spec
 from operator import add
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from cl_bench.data.batches import Batches, Data
+from cl_bench import files
+from cl_bench.data.batches import Batches, Data, at_once
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
+from cl_bench.metrics import OrNaN
 from cl_bench.networks.cnn import CNN
 from cl_bench.seeding import derive, seeded
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of the network and its training: another one makes other files
 STEPS = 1500  # mini-batches of the training, and for a small set
@@ -35,6 +42,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 3e-3  # at first; it falls to 0
 FEATURES = 64  # fewer than the images of a class of digits, see `frechet_distance`
 PER_CLASS = 1000  # images of a class that are looked at, at most
+NUMBERS = 2**28  # of all images that are looked at together, at most: 1 GiB of float32
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity calls them in the cache of torch.hub
 
 
@@ -47,8 +55,10 @@ class Judge:
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.scenario, self.problem, self.folder = scenario, scenario.problem, folder
         largest = max(int(task.train.labels.bincount().max()) for task in scenario.tasks)
-        self.n = min(PER_CLASS, largest)
+        fit = NUMBERS // (self.problem.n_outputs * math.prod(self.problem.image_shape))
+        self.n = min(PER_CLASS, largest, max(fit, 2))
         """Images asked of each class: the same after every task, since FID depends on it."""
+        self.or_nan = OrNaN()
         self._real: dict[tuple[int, int], Tensor] = {}
 
     @torch.no_grad()
@@ -56,8 +66,9 @@ class Judge:
         """Numbers on the images of each class seen after learning task `after`, and a grid of some of them;
         nothing for a method that doesn't generate.
 
-        A class with no image has no score, with fewer than two no FID (None). Outputs not seen have neither. In
-        the mean score a class without images counts 0: to have forgotten it must not pay.
+        What can't be measured is NaN: of a class with no image the score, of one with fewer than two, generated or
+        real, the FID, of outputs not seen both. In the mean score a class without images counts 0: to have forgotten
+        it must not pay.
         """
         began = time.monotonic()
         generated = method.generate(self.n)
@@ -66,30 +77,44 @@ class Judge:
         images, labels = generated
         seen = self.seen(after)
         spent = time.monotonic() - began
-        network, features = self.network, self.features  # trained or read the first time: not this task's time
-        began = time.monotonic() - spent
-        score: list[float | None] = [None] * self.problem.n_outputs
-        fid: list[float | None] = [None] * self.problem.n_outputs
-        for output in seen:
-            own = images[labels == output]
+        accuracy = self.or_nan("the judge's accuracy", lambda: self.accuracy)
+        began = time.monotonic() - spent  # the judge is trained or read the first time: not this task's time
+        count = labels.bincount(minlength=self.problem.n_outputs).tolist()
+        score, fid = ([math.nan] * self.problem.n_outputs for _ in range(2))
+        for output in seen if math.isfinite(accuracy) else ():
+            own, which = images[labels == output], f"class {self.names[output]}"
             if len(own):
-                score[output] = float((in_parts(network, own).argmax(1) == output).double().mean())
-            if len(own) > 1:
-                real = self.real(output, after)
-                fid[output] = frechet_distance(real, in_parts(features, own[: len(real)]))
-        distances = [value for value in fid if value is not None]
+                score[output] = self.or_nan("MeRGAN score", partial(self.score, own, output), which)
+                fid[output] = self.or_nan("FID", partial(self.fid, own, output, after), which)
+        distances = [value for value in fid if math.isfinite(value)]
+        scores = [score[output] if count[output] else 0.0 for output in seen]
         record = {
             "n": self.n,
-            "images": labels.bincount(minlength=self.problem.n_outputs).tolist(),
+            "images": count,
             "FID": fid,
-            "FID_mean": sum(distances) / len(distances) if distances else None,
-            "features": "judge" if features is network.features else "inception_v3",
+            "FID_mean": sum(distances) / len(distances) if distances else math.nan,
+            "features": "inception_v3" if self.sees_colour else "judge",
             "MeRGAN_score": score,
-            "MeRGAN_score_mean": sum(value or 0.0 for value in score) / len(seen),
-            "judge_accuracy": self.accuracy,
+            "MeRGAN_score_mean": sum(scores) / len(scores),
+            "judge_accuracy": accuracy,
             "seconds": time.monotonic() - began,
         }
         return record, grid(images, labels, seen)
+
+    def score(self, images: Tensor, output: int) -> float:
+        """The share of the images that the judge takes for this class."""
+        return float((in_parts(self.network, images).argmax(1) == output).double().mean())
+
+    def fid(self, images: Tensor, output: int, after: int) -> float:
+        """The distance of as many generated images of a class as there are real ones, see `frechet_distance`."""
+        real = self.real(output, after)
+        return frechet_distance(real, in_parts(self.features, images[: len(real)]))
+
+    @property
+    def names(self) -> dict[int, str]:
+        """What the data set calls the class of each output."""
+        tasks = zip(self.problem.outputs, self.scenario.tasks, strict=True)
+        return {output: name for outputs, task in tasks for output, name in zip(outputs, task.names, strict=False)}
 
     def seen(self, after: int) -> list[int]:
         """The outputs of tasks 0 to `after`."""
@@ -119,13 +144,18 @@ class Judge:
     def features(self) -> Callable[[Tensor], Tensor]:
         """Images in [0, 1] -> (B, D): InceptionV3 for images in colour where there are a GPU (a CPU takes a third of a
         second for each image) and its weights, else what the judge's last layer sees."""
-        weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
-        wanted = self.problem.image_shape[0] == 3 and self.device.type != "cpu"
-        if not (wanted and find_spec("torch_fidelity") and weights.exists()):
+        if not self.sees_colour:
             return self.network.features
         with seeded(0, "inception"):  # its weights are drawn before they are read
             inception = FrechetInceptionDistance(2048).inception.to(self.device)
         return lambda x: inception((x * 255).byte())
+
+    @cached_property
+    def sees_colour(self) -> bool:
+        """Whether InceptionV3 is wanted and at hand."""
+        weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+        wanted = self.problem.image_shape[0] == 3 and self.device.type != "cpu"
+        return wanted and find_spec("torch_fidelity") is not None and weights.exists()
 
     @property
     def device(self) -> torch.device:
@@ -138,30 +168,37 @@ class Judge:
             network = CNN(self.problem.image_shape, self.problem.n_outputs, hidden=FEATURES).to(self.device)
             file = self.folder / f"{self.key}.pt"
             try:
-                state = torch.load(file, map_location=self.device, weights_only=True)
+                state = files.from_archive(file, self.device)
                 network.load_state_dict(state["network"])
-                accuracy = float(state["accuracy"])
-            except Exception:  # there is none, or torch and pickle raise anything on a damaged one
-                train(network, self.scenario)
-                accuracy = accuracy_of(network, self.scenario.tests)
-                state = {"network": network.state_dict(), "accuracy": accuracy}
-                fresh = file.with_suffix(f".{uuid4().hex}")
-                try:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    torch.save(state, fresh)
-                    fresh.replace(file)
-                except (OSError, RuntimeError):  # torch makes the one of the other
-                    fresh.unlink(missing_ok=True)  # on a full disk the next run trains a judge of its own
+                return network.eval().requires_grad_(False), float(state["accuracy"])
+            except FileNotFoundError:
+                pass
+            except Exception:  # load_state_dict raises what it likes
+                log.warning("%s is damaged; the judge of generated images learns again", file)
+        with seeded(0, "judge"):  # what was loaded in part must leave nothing
+            network = CNN(self.problem.image_shape, self.problem.n_outputs, hidden=FEATURES).to(self.device)
+            train(network, self.scenario)
+            accuracy = accuracy_of(network, self.scenario.tests)
+        archive = files.to_archive({"network": network.state_dict(), "accuracy": accuracy})
+        with suppress(OSError):  # on a full disk the next run trains a judge of its own
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write(file, archive, fresh=file.with_suffix(f".{os.getpid()}.new"))
         return network.eval().requires_grad_(False), accuracy
 
     @property
     def key(self) -> str:
-        """Names what the judge learns from: the labels of each task, and its first images as they are seen."""
+        """Names what the judge learns from: all images and labels of each task, and how the first ones are seen."""
         what = (VERSION, STEPS, self.problem.image_shape, self.problem.n_outputs, self.device.type)
         digest = hashlib.sha256(repr(what).encode())
+        read: set[int] = set()  # tasks may share their images
         for data in everything(self.scenario):
+            digest.update(repr((len(data), data.augment is not None)).encode())
             digest.update(data.labels.cpu().numpy().tobytes())
-            digest.update(next(data.batches(1000)).x.cpu().numpy().tobytes())
+            for batch in data[torch.arange(min(len(data), 1000), device=data.labels.device)].batches():
+                digest.update(batch.x.cpu().numpy().tobytes())
+            if data.images.data_ptr() not in read:
+                digest.update(np.ascontiguousarray(data.images.cpu().numpy()).data)
+            read.add(data.images.data_ptr())
         return digest.hexdigest()[:16]
 
 
@@ -180,11 +217,12 @@ def train(network: nn.Module, scenario: Scenario) -> None:
     steps = min(STEPS, PASSES * math.ceil(len(data) / BATCH_SIZE))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    size = at_once(data.images.shape[1:], BATCH_SIZE)
     for chunk in Batches(data, batch_size=BATCH_SIZE, steps=steps, seed=derive(0, "judge batches")):
         for _, batch in chunk:
-            loss = F.cross_entropy(network(batch.x), batch.y)
             optimizer.zero_grad()
-            loss.backward()
+            for x, y in zip(batch.x.split(size), batch.y.split(size), strict=True):
+                (F.cross_entropy(network(x), y) * (len(y) / len(batch.y))).backward()
             optimizer.step()
             schedule.step()
 
@@ -197,7 +235,8 @@ def some(data: Data, n: int) -> Data:
 @torch.no_grad()
 def accuracy_of(network: nn.Module, tests: Sequence[Data]) -> float:
     right = sum(int((network(batch.x).argmax(1) == batch.y).sum()) for test in tests for batch in test.batches())
-    return right / sum(map(len, tests))
+    n = sum(map(len, tests))
+    return right / n if n else math.nan
 
 
 def frechet_distance(real: Tensor, generated: Tensor) -> float:
@@ -206,7 +245,13 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
 
     With no more samples than features the covariances are singular and the value too large, the more so the fewer
     they are: compare such values at equal N and M only.
+
+    Raises ValueError for fewer than two samples, and for features that are not finite.
     """
+    if min(len(real), len(generated)) < 2:
+        raise ValueError(f"{len(real)} real and {len(generated)} generated images, it needs two of each")
+    if not (real.isfinite().all() and generated.isfinite().all()):  # eigenvalues of NaN may kill the process
+        raise ValueError("features of images are not finite")
     distance = FrechetInceptionDistance(Given(real.shape[1]))
     distance.update(real.cpu().double(), real=True)
     distance.update(generated.cpu().double(), real=False)
@@ -222,8 +267,8 @@ class Given(nn.Identity):
 
 
 def in_parts(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The network's answers to many images, a hundred at a time."""
-    return torch.cat([network(part) for part in images.float().split(100)])
+    """The network's answers to many images, a hundred at a time or fewer."""
+    return torch.cat([network(part.float()) for part in images.split(at_once(images.shape[1:], 100))])
 
 
 def grid(images: Tensor, labels: Tensor, outputs: Sequence[int], columns: int = 8) -> Tensor:
@@ -249,5 +294,4 @@ def generated_metrics(records: Sequence[Mapping[str, Any]], ends: Mapping[str, i
         f"MeRGAN_score_{name}": means[task]["MeRGAN_score_mean"] if task in means else math.nan
         for name, task in ends.items()
     }
-    fid = math.nan if last["FID_mean"] is None else last["FID_mean"]
-    return {"MeRGAN_score": last["MeRGAN_score_mean"], **after, "FID": fid}
+    return {"MeRGAN_score": last["MeRGAN_score_mean"], **after, "FID": last["FID_mean"]}

@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from cl_bench.data.scenarios import Scenario, masked
 from cl_bench.methods.base import Method
 from cl_bench.methods.importance import eval_mode
-from cl_bench.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, continual_metrics
+from cl_bench.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, OrNaN, continual_metrics
 
 
 class Score(nn.Module):
@@ -34,6 +34,7 @@ class Score(nn.Module):
         classes = [len(outputs) if self.problem.kind == "class" else 0 for outputs in self.problem.outputs]
         self.metrics = continual_metrics(self.problem.n_tasks, classes, reference)
         self.own = AccuracyMatrix(self.problem.n_tasks)
+        self.or_nan = OrNaN()
 
     @torch.no_grad()
     def measure(self, method: Method, after: int) -> None:
@@ -67,13 +68,15 @@ class Score(nn.Module):
 
     def results(self) -> dict[str, Any]:
         """Matrices and metrics as plain numbers, NaN where nothing was measured."""
-        values, counts = self.metrics.compute(), cast(ContinualMetric, self.metrics["ACC"])
+        counts = cast(ContinualMetric, self.metrics["ACC"])
+        metrics = self.metrics.items(keep_base=True, copy_state=False)
+        values = {name: self.or_nan(name, metric.compute) for name, metric in metrics}
         return {
             "R": counts.R.tolist(),
             "b": counts.b.tolist(),
             "R_task_masked": self.own.R.tolist() if self.problem.kind == "class" else None,
             "n_test": [len(test) for test in self.scenario.tests],
-            "metrics": {name: float(values[name]) for name in sorted(values, key=self.order)},
+            "metrics": {name: values[name] for name in sorted(values, key=self.order)},
         }
 
     @property

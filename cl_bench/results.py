@@ -7,14 +7,14 @@ import fcntl
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
-from zipfile import ZipFile
 
 import cl_bench
+from cl_bench import files
 from cl_bench.config import InputError
 
 KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
@@ -61,7 +61,7 @@ class RunFolder:
         return lock
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        text = json.dumps(without_nan(results), indent=1)
+        text = json.dumps(files.sealed(without_nan(results)), indent=1, allow_nan=False)
         self._replace("results.json", lambda file: file.write_bytes(text.encode()))
         self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
@@ -97,32 +97,28 @@ class RunFolder:
         self.say(f"the older result is now in {old}")
 
     def _tasks(self) -> list[Path]:
-        files = (self.path / "checkpoints").glob("task*.pt")
-        return sorted(files, key=lambda file: int(file.stem[4:]), reverse=True)
+        """The states at the ends of tasks, the newest first; another file in their folder is none of ours."""
+        numbers = {
+            int(name[1]): file
+            for file in (self.path / "checkpoints").glob("task*.pt")
+            if (name := re.fullmatch(r"task(0|[1-9][0-9]{0,8})\.pt", file.name)) and file.is_file()
+        }
+        return [file for _, file in sorted(numbers.items(), reverse=True)]
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
-        import torch
-
-        content = BytesIO()  # torch would make a RuntimeError of a full disk
-        torch.save(state | {"key": self.key, "version": cl_bench.__version__}, content)
+        archive = files.to_archive(state | {"key": self.key, "version": cl_bench.__version__})
         (self.path / "checkpoints").mkdir(exist_ok=True)
-        self._replace(f"checkpoints/{name}", lambda file: file.write_bytes(content.getbuffer()))
+        self._replace(f"checkpoints/{name}", archive)
 
     def _load(self, name: str) -> dict[str, Any] | None:
-        import torch
-
         file = self.path / "checkpoints" / name
-        if not file.exists():
-            return None
         try:
-            with ZipFile(file) as archive:
-                damaged = archive.testzip()  # torch doesn't look at the checksums
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # torch and pickle raise anything on a damaged file
-            damaged = name
-        if damaged:
+            state = files.from_archive(file)
+        except FileNotFoundError:
+            return None
+        except files.Damaged:
             return self._refuse(file, "is damaged")
-        if not isinstance(state, dict) or state.get("key") != self.key:
+        if state.get("key") != self.key:
             return self._refuse(file, "belongs to another configuration")
         if state.get("version", cl_bench.__version__) != cl_bench.__version__:
             return self._refuse(file, f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
@@ -133,24 +129,15 @@ class RunFolder:
         aside = file.replace(file.with_name(f"{file.name}.unusable"))
         self.say(f"{file} {why}; it is now {aside.name}, and the run goes on from what was saved before it")
 
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Writes a file so that a kill at any moment leaves the old one or the new one, whole."""
-        file = self.path / name
-        fresh = file.with_name(file.name + ".new")
-        try:
-            write(fresh)
-            with fresh.open("rb") as handle:
-                os.fsync(handle.fileno())
-            fresh.replace(file)
-        except OSError:
-            fresh.unlink(missing_ok=True)  # a full disk needs the room
-            raise
+    def _replace(self, name: str, make: Callable[[Path], Any]) -> None:
+        """Writes a file of the folder, see `files.write`."""
+        files.write(self.path / name, make)
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """A folder's results.json, with None where there is none or it is half written."""
+    """A folder's results.json, with None where there is none or it is not what was written."""
     try:
-        results = json.loads((folder / "results.json").read_text())
+        results = files.unsealed(json.loads((folder / "results.json").read_text()))
     except (OSError, ValueError):
         return None
     whole = isinstance(results, dict) and "status" in results and isinstance(results.get("config"), dict)
@@ -158,12 +145,16 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def without_nan(value: Any) -> Any:
-    """The same nested value with None for every NaN: JSON has no NaN."""
+    """The same nested value with None for every number that is not finite: JSON has none of them.
+
+    >>> without_nan({0: [0.5, math.nan, (math.inf, 1)]})
+    {'0': [0.5, None, [None, 1]]}
+    """
     if isinstance(value, Mapping):
         return {str(key): without_nan(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_accuracy(file: Path, results: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint_every=settings["checkpoint_every"],
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
-        scenario = scenario.to(fit.device)
+        scenario = scenario.to(fit.device, fit.batch_size)
         score = Score(scenario, reference).to(fit.device)
         try:
             return Story(settings, scenario, method, score, fit, folder, logger).tell()

@@ -18,6 +18,7 @@ from cl_bench import judge
 from cl_bench.config import CONF, compose
 from cl_bench.data.batches import Data
 from cl_bench.methods.base import Learner
+from cl_bench.results import without_nan
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
 SMALL = [
@@ -55,9 +56,20 @@ SMALL_OF = {
         "method.gan.critic.hidden=[16]",
     ],
 }
+CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "provenance")  # of results, what no two runs share
+PLACES = ("output_root", "checkpoint_every", "key", "sha256")  # what says where and how carefully a run was kept
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 
 Compose = Callable[..., dict[str, Any]]
+
+
+def without_clocks(results: Any) -> Any:
+    """All of a run's results but times, memory and places, as JSON holds them."""
+    if isinstance(results, dict):
+        return {key: without_clocks(value) for key, value in results.items() if key not in CLOCKS + PLACES}
+    if isinstance(results, list | tuple):
+        return [without_clocks(value) for value in results]
+    return without_nan(results)
 
 
 def one_pass(module: Learner, data: Data, *, phase: str, **_: Any) -> None:

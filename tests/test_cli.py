@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import cl_bench
+from cl_bench.__main__ import main
 from cl_bench.config import InputError, compose, folder_of
 from cl_bench.run import run
 
@@ -230,3 +231,30 @@ def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     listed = cl("--info", "searchpath", cwd=tmp_path / "site")
     assert str(tmp_path / "site" / "cl_bench" / "conf") in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "advice"),
+    [
+        ("cl_bench.data.datasets._read_npz", " by the data set; a smaller dataset.size, or fewer images, need less"),
+        ("cl_bench.methods.dgr.DGR.replayed", " by replayed images; a smaller method.n_gen needs less"),
+        ("cl_bench.methods.dgr.DGR.loss", "; a smaller network or trainer.batch_size needs less"),
+    ],
+)
+def test_out_of_memory_names_the_key_that_helps_there(
+    where: str, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(where, fails)
+    short = [
+        "trainer.epochs=1",
+        "method.generator_epochs=1",
+        "method.n_gen=9",
+        "trainer.accelerator=cpu",
+        "scenario.n_tasks=2",
+    ]
+    assert main(["method=dgr", f"output_root={tmp_path}", *short]) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: out of memory{advice} (you tried to allocate 9 bytes)\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from cl_bench.config import compose, folder_of
 from cl_bench.data.scenarios import Scenario
 from cl_bench.judge import Judge, frechet_distance, generated_metrics, grid
 from cl_bench.methods.base import Method
+from cl_bench.results import without_nan
 from cl_bench.run import prepare, run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -90,8 +93,8 @@ def test_a_class_without_images_has_no_numbers(trained: Judge) -> None:
     rows = torch.cat([(labels == 0).nonzero().squeeze(1), (labels == 1).nonzero()[0]])
     generator = Generator(trained.scenario, images[rows], labels[rows])
     record, samples = measured(trained, generator, after=1)  # two tasks, outputs 0 to 3
-    assert [value is None for value in record["FID"]] == [False] + 9 * [True]  # one image has no covariance
-    assert [value is None for value in record["MeRGAN_score"]] == [False, False] + 8 * [True]
+    assert [math.isnan(value) for value in record["FID"]] == [False] + 9 * [True]  # one image has no covariance
+    assert [math.isnan(value) for value in record["MeRGAN_score"]] == [False, False] + 8 * [True]
     assert record["images"] == [36, 1] + 8 * [0]
     assert record["FID_mean"] == record["FID"][0]
     assert record["MeRGAN_score_mean"] == pytest.approx((record["MeRGAN_score"][0] + record["MeRGAN_score"][1]) / 4)
@@ -101,7 +104,8 @@ def test_a_class_without_images_has_no_numbers(trained: Judge) -> None:
     assert not samples[1, 1:].any()
     nothing = Generator(trained.scenario, images[:0], labels[:0])
     record, _ = measured(trained, nothing, after=1)
-    assert (record["FID_mean"], record["MeRGAN_score_mean"]) == (None, 0)
+    assert math.isnan(record["FID_mean"])
+    assert record["MeRGAN_score_mean"] == 0
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
@@ -143,23 +147,131 @@ def test_inception_sees_colour_where_it_is_at_hand(tmp_path: Path, monkeypatch: 
     assert torch.equal(features, torch.tensor([[0, 127, 255]], dtype=torch.uint8))
 
 
-def test_it_learns_once_for_the_same_images(tmp_path: Path) -> None:
+def garble(file: Path, sound: bytes) -> None:
+    """One bit is another one, in the middle of the weights: torch reads it without a word."""
+    content = bytearray(sound)
+    content[len(content) // 2] ^= 64
+    file.write_bytes(content)
+    assert torch.load(file, weights_only=True)["accuracy"] >= 0
+
+
+HARMS: dict[str, Callable[[Path, bytes], Any]] = {
+    "garbled": garble,
+    "cut short": lambda file, sound: file.write_bytes(sound[:1000]),
+    "another network": lambda file, sound: torch.save({"network": {}, "accuracy": 1.0}, file),
+    "no state": lambda file, sound: torch.save([1.0], file),
+}
+
+
+def test_it_learns_once_for_the_same_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scenario = scenario_of()
     first = Judge(scenario, tmp_path)
     weights = first.network.state_dict()
     (file,) = tmp_path.iterdir()
     torch.save({"network": weights, "accuracy": 0.125}, file)
     assert Judge(scenario, tmp_path).accuracy == 0.125  # as it is in the file
-    file.write_bytes(file.read_bytes()[:1000])
-    again = Judge(scenario, tmp_path)
-    assert again.accuracy == first.accuracy
-    assert all(torch.equal(value, weights[name]) for name, value in again.network.state_dict().items())
-    assert torch.load(file, weights_only=True)["accuracy"] == first.accuracy  # repaired
+    torch.save({"network": weights, "accuracy": first.accuracy}, file)
+    caplog.clear()
+    assert Judge(scenario, tmp_path).accuracy == first.accuracy
+    assert not caplog.messages
+    sound = file.read_bytes()
+    for harm in HARMS.values():
+        harm(file, sound)
+        caplog.clear()
+        again = Judge(scenario, tmp_path)
+        assert again.accuracy == first.accuracy
+        assert caplog.messages == [f"{file} is damaged; the judge of generated images learns again"]
+        assert all(torch.equal(value, weights[name]) for name, value in again.network.state_dict().items())
+        assert torch.load(file, weights_only=True)["accuracy"] == first.accuracy  # repaired
+        assert list(tmp_path.iterdir()) == [file]
     same = ["seed=1", "scenario.train_mask=current", "scenario=task_incremental"]
     others = ["scenario=domain_incremental", "scenario.class_order=random", "scenario.val_fraction=0.1"]
     keys = [Judge(scenario_of(override), tmp_path).key for override in (*same, *others)]
     assert keys[:3] == [first.key] * 3
     assert len({first.key, *keys[3:]}) == 4
+
+
+def test_its_file_is_of_these_images_and_no_others(tmp_path: Path) -> None:
+    """One pixel of the last image of the last task, and augmentation, make another judge; a copy makes the same."""
+    scenario = scenario_of()
+    task, key = scenario.tasks[-1], Judge(scenario, tmp_path).key
+    images = task.train.images.clone()
+    for name, change in {"copy": {"images": images}, "augmented": {"augment": lambda x: x}}.items():
+        tasks = [*scenario.tasks[:-1], replace(task, train=replace(task.train, **change))]
+        same = Judge(Scenario(scenario.problem, tasks, scenario.tests), tmp_path).key == key
+        assert same == (name == "copy")
+    images[-1, 0, 0, 0] += 1
+    tasks = [*scenario.tasks[:-1], replace(task, train=replace(task.train, images=images))]
+    assert Judge(Scenario(scenario.problem, tasks, scenario.tests), tmp_path).key != key
+
+
+def single(tmp_path: Path) -> str:
+    """The command for images of which two classes have one training image each."""
+    labels = np.repeat(np.arange(4), [50, 50, 1, 1])
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), 1, 12, 12), np.uint8)
+    np.savez(tmp_path / "single.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return f"dataset.path={tmp_path / 'single.npz'}"
+
+
+def test_what_cannot_be_measured_is_nan_and_one_warning(
+    small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = small("method=mergan", "dataset=npz", single(tmp_path), "scenario.n_tasks=2", "method.n_gen=20")
+    results = run(settings)
+    assert results["status"] == "finished"
+    assert [math.isnan(value) for value in results["tasks"][-1]["generated"]["FID"]] == [False, False, True, True]
+    assert caplog.messages == [
+        "FID can't be measured: NaN (class 2: 1 real and 1 generated images, it needs two of each)"
+    ]
+    kept = json.loads((folder_of(settings) / "results.json").read_text(), parse_constant=pytest.fail)
+    assert [value is None for value in kept["tasks"][-1]["generated"]["FID"]] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("of_judge", ["accuracy_of", "frechet_distance", "in_parts"])
+def test_no_measurement_of_images_ends_a_run(
+    of_judge: str, small: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Out of memory, a decomposition that doesn't converge: whatever it is, the run ends with NaN."""
+
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(judge, of_judge, fails)
+    settings = small("method=dgr", "scenario.n_tasks=2", "trainer.epochs=1")
+    results = run(settings)
+    assert results["status"] == "finished"
+    assert math.isnan(results["metrics"]["FID"])
+    assert math.isnan(results["metrics"]["MeRGAN_score"]) == (of_judge != "frechet_distance")
+    assert len(caplog.messages) == len({message.split(" can't")[0] for message in caplog.messages}) > 0
+    json.loads((folder_of(settings) / "results.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_images_that_are_no_numbers_have_no_distance(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And don't kill the process, which eigenvalues of NaN do."""
+    scenario = scenario_of()
+    images, labels = images_of(scenario)
+    record, _ = measured(Judge(scenario, tmp_path), Generator(scenario, images * math.nan, labels), after=0)
+    assert math.isnan(record["FID_mean"])
+    assert caplog.messages == ["FID can't be measured: NaN (class 0: features of images are not finite)"]
+
+
+def test_images_are_asked_for_as_memory_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "NUMBERS", 10 * 64 * 70)
+    assert Judge(scenario_of(), tmp_path).n == 70
+    assert Judge(scenario_of("dataset.size=128"), tmp_path).n == 2
+
+
+def test_large_images_are_learned_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mini-batch is the same one, its gradient summed up: the same judge but for rounding."""
+    whole, parts = Judge(scenario_of(), tmp_path / "whole"), Judge(scenario_of(), tmp_path / "parts")
+    expected, sizes = whole.network.state_dict(), []
+    forward = judge.CNN.forward
+    monkeypatch.setattr(judge.CNN, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    monkeypatch.setattr("cl_bench.data.batches.at_once", lambda shape, most, **_: 30)
+    monkeypatch.setattr(judge, "at_once", lambda shape, most, **_: 30)
+    for name, value in parts.network.state_dict().items():
+        assert torch.allclose(value, expected[name], atol=1e-5)
+    assert max(sizes) == 30
 
 
 def test_it_draws_nothing_from_the_run(tmp_path: Path) -> None:
@@ -171,7 +283,7 @@ def test_it_draws_nothing_from_the_run(tmp_path: Path) -> None:
 
 
 def without_times(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return [task["generated"] | {"seconds": 0} for task in results["tasks"]]
+    return without_nan([task["generated"] | {"seconds": 0} for task in results["tasks"]])
 
 
 def test_a_run_keeps_what_its_images_are_worth(small: Compose) -> None:
@@ -208,11 +320,11 @@ def test_nothing_is_kept_of_what_is_not_generated(small: Compose) -> None:
 
 
 def test_metrics_follow_the_tasks() -> None:
-    def record(task: int, score: float, fid: float | None) -> dict[str, Any]:
+    def record(task: int, score: float, fid: float) -> dict[str, Any]:
         return {"task": task, "generated": {"MeRGAN_score_mean": score, "FID_mean": fid}}
 
     assert generated_metrics([{"task": 0}], {"A5": 0}) == {}  # kept by an older version
-    found = generated_metrics([record(0, 0.5, 7.0), record(1, 0.25, None)], {"A5": 0, "A10": 3})
+    found = generated_metrics([record(0, 0.5, 7.0), record(1, 0.25, math.nan)], {"A5": 0, "A10": 3})
     assert (found["MeRGAN_score"], found["MeRGAN_score_A5"]) == (0.25, 0.5)
     assert math.isnan(found["MeRGAN_score_A10"])
     assert math.isnan(found["FID"])

@@ -12,7 +12,7 @@ import cl_bench
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
     {"signatures", "tuned"},
-    {"config", "seeding"},
+    {"config", "files", "seeding"},
     {"networks", "metrics", "figures", "statistics"},
     {"data"},
     {"methods"},

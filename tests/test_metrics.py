@@ -16,6 +16,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from cl_bench import metrics as M
+from cl_bench.config import KnownError
+from cl_bench.metrics import OrNaN
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -421,3 +423,21 @@ def test_cuda():
         host.update(2, j, target, target)
         device.update(2, j, target.cuda(), target.cuda())
     assert computed(device) == pytest.approx(computed(host))
+
+
+def test_what_cannot_be_measured_is_nan_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> float:
+        raise RuntimeError("the algorithm\nfailed to converge")
+
+    def stops() -> float:
+        raise KnownError("stop")
+
+    or_nan = OrNaN()
+    assert or_nan("ACC", lambda: torch.tensor(0.5)) == 0.5
+    assert all(math.isnan(or_nan(name, fails)) for name in ("FID", "FID", "BWT"))
+    assert math.isnan(or_nan("FID", lambda: 1 / 0))
+    assert caplog.messages == [
+        f"{name} can't be measured: NaN (the algorithm failed to converge)" for name in ("FID", "BWT")
+    ]
+    with pytest.raises(KnownError, match="stop"):
+        or_nan("ACC", stops)

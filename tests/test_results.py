@@ -237,6 +237,41 @@ def test_results_that_are_none(content: str, tmp_path: Path) -> None:
 
 def test_json_has_no_nan() -> None:
     assert without_nan({"a": [1.5, math.nan, (math.nan, "x")], 2: None}) == {"a": [1.5, None, [None, "x"]], "2": None}
+    assert without_nan([math.inf, -math.inf, 0]) == [None, None, 0]
+
+
+def test_a_changed_digit_of_a_result_is_found_out(tmp_path: Path, whole: str) -> None:
+    """It would be another number, exit code 0; the run tells its results again from its last checkpoint."""
+    settings = compose(*COMMAND, f"output_root={tmp_path}")
+    accuracy = run(settings)["metrics"]["ACC"]
+    file = folder_of(settings) / "results.json"
+    sound = file.read_text()
+    changed = sound.replace(f'"ACC": {accuracy}', f'"ACC": {accuracy / 2}')
+    assert changed != sound
+    file.write_text(changed)
+    assert read_results(folder_of(settings)) is None
+    assert numbers(run(settings)) == whole
+    file.write_text(json.dumps(json.loads(file.read_text())))  # as somebody's editor puts it
+    results = read_results(folder_of(settings))
+    assert results
+    assert "sha256" not in results
+    assert numbers(results) == whole
+
+
+def test_files_that_are_not_ours_are_left_alone(
+    killed: Path, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(killed, tmp_path / "elsewhere")
+    settings = compose(*COMMAND, f"output_root={tmp_path / 'elsewhere'}")
+    foreign = [
+        folder_of(settings) / "checkpoints" / f"{name}.pt" for name in ("task3 (copy)", "task", "task03", "taskX")
+    ]
+    for file in foreign:
+        file.write_bytes(b"mine")
+    (folder_of(settings) / "checkpoints" / "task7.pt").mkdir()
+    assert numbers(run(settings)) == whole
+    assert all(file.read_bytes() == b"mine" for file in foreign)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_accuracies_as_a_table_of_rows(folder: RunFolder) -> None:

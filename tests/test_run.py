@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Compose
 
+from cl_bench import metrics
 from cl_bench.config import InputError, folder_of, key_of
 from cl_bench.judge import Judge
 from cl_bench.methods.finetune import Finetune
@@ -131,3 +132,23 @@ def test_accuracy_on_validation_images_while_the_learner_trains(small: Compose) 
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert (folder_of(results["config"]) / "figures" / "validation.png").exists()
     assert run(small("method=dgr"))["tasks"][1]["phases"][0]["validation"] == []  # nothing is set apart
+
+
+@pytest.mark.parametrize("name", ["BackwardTransfer", "Forgetting", "WeightedAccuracy", "AverageAccuracy"])
+def test_no_metric_ends_a_run(
+    name: str, small: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pictures, log.csv and results.json take its NaN, with one warning in all."""
+
+    def fails(metric: Any) -> None:
+        raise RuntimeError("it can't be computed")
+
+    monkeypatch.setattr(getattr(metrics, name), "compute", fails)
+    settings = small("method=finetune", "trainer.epochs=1")
+    results = run(settings)
+    (metric,) = [short for short, value in results["metrics"].items() if isinstance(value, float) and value != value]
+    assert results["status"] == "finished"
+    assert caplog.messages == [f"{metric} can't be measured: NaN (it can't be computed)"]
+    kept = json.loads((folder_of(settings) / "results.json").read_text(), parse_constant=pytest.fail)
+    assert kept["metrics"][metric] is None
+    assert (folder_of(settings) / "figures" / "accuracy_matrix.png").exists()

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**20  # numbers of images that any machine can take at once: 4 MiB of float32
+FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, on their way to bytes
 REPLAYED = -1  # the task of an image that a generator made: it is seen as it is, no view applies to it
+
+
+def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int | None = None) -> int:
+    """How many images a network is to look at together where none is learned: `most` of small ones; of larger ones
+    what `numbers` allows, or as many as a mini-batch of the training, which takes more memory for each.
+
+    >>> at_once((1, 28, 28), 1024), at_once((3, 224, 224), 1024), at_once((3, 224, 224), 1024, batch_size=32)
+    (1024, 6, 32)
+    """
+    return max(1, min(most, max(batch_size, (numbers or AT_ONCE) // math.prod(image_shape))))
 
 
 class Batch(NamedTuple):
@@ -38,6 +50,7 @@ class Data:
     view: how a batch is seen, `view(x, task) -> x` on float images in [0, 1] (a permutation of the pixels per
         task, say); None leaves them as they are.
     augment: what is done to a training batch only (crop, flip), `augment(x) -> x`.
+    batch_size: images in a mini-batch of the training, as many of which `batches` may take at once, see `at_once`.
     """
 
     images: Tensor
@@ -45,6 +58,7 @@ class Data:
     task: Tensor
     view: Callable[[Tensor, Tensor], Tensor] | None = None
     augment: Callable[[Tensor], Tensor] | None = None
+    batch_size: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,9 +100,10 @@ class Data:
             x = self.view(x, task)
         return Batch(x, self.labels.index_select(0, rows), task, images)
 
-    def batches(self, batch_size: int = 1024) -> Iterator[Batch]:
-        """Every image once, in order."""
-        for rows in torch.arange(len(self), device=self.labels.device).split(batch_size):
+    def batches(self, most: int = 1024) -> Iterator[Batch]:
+        """Every image once, in order; `most` of them at once, or fewer where they are large."""
+        size = at_once(self.images.shape[1:], most, batch_size=self.batch_size)
+        for rows in torch.arange(len(self), device=self.labels.device).split(size):
             yield self.batch(rows)
 
 

@@ -116,13 +116,15 @@ class Scenario(LightningDataModule):
         super().__init__()
         self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
 
-    def to(self, device: torch.device | str) -> Scenario:
-        """The same scenario with every image on the device."""
+    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
+        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
         moved: dict[Tensor, Tensor] = {}
-        tasks = [
-            replace(task, train=task.train.to(device, moved), val=task.val.to(device, moved)) for task in self.tasks
-        ]
-        return Scenario(self.problem, tasks, [test.to(device, moved) for test in self.tests])
+
+        def there(data: Data) -> Data:
+            return replace(data.to(device, moved), batch_size=batch_size)
+
+        tasks = [replace(task, train=there(task.train), val=there(task.val)) for task in self.tasks]
+        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
 
     def train_dataloader(self) -> list[Iterator[Batch]]:
         return [task.train.batches() for task in self.tasks]

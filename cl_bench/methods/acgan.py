@@ -13,7 +13,7 @@ from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Batch
 from cl_bench.data.scenarios import masked
 from cl_bench.methods.base import Learner, forget
-from cl_bench.methods.wgan_gp import gradient_penalty
+from cl_bench.methods.wgan_gp import drawn, gradient_penalty
 from cl_bench.networks.gan import ConditionalGenerator, Discriminator
 from cl_bench.networks.optimizers import Adam
 
@@ -91,7 +91,7 @@ class ACGAN(Learner):
         """One image in [0, 1] of each class in y, (N, C, H, W), made in batches with the generator in `eval` mode."""
         training = self.generator.training
         self.generator.eval()
-        images = torch.cat([self.generator(self.noise(len(part)), part) for part in y.split(1000)])
+        images = torch.cat([drawn(self.generator, self.noise(len(part)), part) for part in y.split(1000)])
         self.generator.train(training)
         return images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive, Rate
-from cl_bench.data.batches import REPLAYED, Batch, Data
+from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
 from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.acgan import evenly
 from cl_bench.methods.base import Classifier, Fit, bytes_of, forget
-from cl_bench.methods.wgan_gp import gradient_penalty
+from cl_bench.methods.wgan_gp import drawn, gradient_penalty
 from cl_bench.networks.gan import Discriminator
 from cl_bench.networks.masked import Capacity, Mask, MaskedGenerator, Position
 from cl_bench.networks.optimizers import Adam
@@ -164,7 +165,8 @@ class DGM(Classifier):
     def dream(self, n: int) -> Data:
         """n images of past classes, of each equally many."""
         y = evenly(self.problem.seen(self.task - 1).to(self.device), n)
-        images = torch.cat([(self.sample(part) * 255).round().to(torch.uint8) for part in y.split(10000)])
+        size = at_once(self.problem.image_shape, 10000, numbers=FLOATS)
+        images = torch.cat([(self.sample(part) * 255).round().to(torch.uint8) for part in y.split(size)])
         self.facts["replay_histogram"] = torch.bincount(y, minlength=self.problem.n_outputs).tolist()
         return Data(images, y, torch.full_like(y, REPLAYED, dtype=torch.int16))
 
@@ -175,7 +177,7 @@ class DGM(Classifier):
         for task in range(self.task + 1):
             rows = (self.task_of_output[y] == task).nonzero().squeeze(1)
             for part in rows.split(1000) if len(rows) else []:
-                images[part] = self.generator(self.noise(len(part)), y[part], task)
+                images[part] = drawn(partial(self.generator, task=task), self.noise(len(part)), y[part])
         return images
 
     def generate(self, n: int) -> tuple[Tensor, Tensor]:

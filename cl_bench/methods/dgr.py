@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Rate, Share
-from cl_bench.data.batches import REPLAYED, Batch, Data
+from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
 from cl_bench.data.scenarios import Problem, Task, masked
 from cl_bench.methods.acgan import ACGAN, evenly
 from cl_bench.methods.base import Classifier, Fit, bytes_of, frozen
@@ -21,11 +21,15 @@ log = logging.getLogger(__name__)
 
 
 class Scholar(NamedTuple):
-    """A generator and a solver that learn no more; `allowed`: what the solver may answer, bool (n_tasks, n_outputs)."""
+    """A generator and a solver that learn no more.
+
+    allowed: what the solver may answer, bool (n_tasks, n_outputs). batch_size: see `Data`.
+    """
 
     gan: WGANGP | ACGAN
     solver: nn.Module
     allowed: Tensor
+    batch_size: int
 
 
 class DGR(Classifier):
@@ -77,7 +81,7 @@ class DGR(Classifier):
         self._old: Scholar | None = None  # what task t-1 left; rebuilt from the state, so no part of it
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._old = self.scholar() if task.index else None
+        self._old = self.scholar(task.train.batch_size) if task.index else None
         data = task.train
         if task.index and self.replay == "fixed":
             data = data + self.dream(self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1))
@@ -150,7 +154,9 @@ class DGR(Classifier):
 
     @torch.no_grad()
     def old_logits(self, x: Tensor) -> Tensor:
-        return self.old.solver(self.normalised(x))
+        """What the old solver says of images, as many at once as memory is sure to hold."""
+        parts = x.split(at_once(x.shape[1:], 1000, batch_size=self.old.batch_size))
+        return torch.cat([self.old.solver(self.normalised(part)) for part in parts])
 
     def old_labels(self, x: Tensor) -> Tensor:
         """The old solver's choice among the outputs it has learned, int64 (B,).
@@ -166,10 +172,10 @@ class DGR(Classifier):
         assert self._old, "there is no old scholar in the first task"
         return self._old
 
-    def scholar(self) -> Scholar:
+    def scholar(self, batch_size: int = 1) -> Scholar:
         """A frozen copy of generator and solver as they are when a task begins."""
         allowed = self.problem.mask(self.problem.rules["evaluation"], after=self.task - 1).to(self.device)
-        return Scholar(frozen(self.gan), frozen(self.network), allowed)
+        return Scholar(frozen(self.gan), frozen(self.network), allowed, batch_size)
 
     @property
     def old_classes(self) -> Tensor:
@@ -204,7 +210,8 @@ class DGR(Classifier):
     def _dreamt(self, n: int) -> tuple[Tensor, Tensor]:
         images = torch.empty(n, *self.problem.image_shape, dtype=torch.uint8, device=self.device)
         labels = torch.empty(n, dtype=torch.int64, device=self.device)
-        for some, of_some in zip(images.split(10000), labels.split(10000), strict=True):
+        size = at_once(self.problem.image_shape, 10000, numbers=FLOATS)
+        for some, of_some in zip(images.split(size), labels.split(size), strict=True):
             x, y = self.replayed(len(some))
             some.copy_(x.mul_(255).round_())  # floats take four times as much room: no second set of them
             of_some.copy_(y)
@@ -230,6 +237,7 @@ class DGR(Classifier):
             return self.gan.sample(labels), labels
         allowed = self.problem.mask("seen", after=self.task)[0].to(self.device)
         x = self.gan.sample(2 * n * len(classes))
-        labels = torch.cat([masked(self(part), allowed).argmax(1) for part in x.split(1000)])
+        parts = x.split(at_once(x.shape[1:], 1000))
+        labels = torch.cat([masked(self(part), allowed).argmax(1) for part in parts])
         rows = torch.cat([(labels == output).nonzero().squeeze(1)[:n] for output in classes])
         return x[rows], labels[rows]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
-from cl_bench.data.batches import Data
+from cl_bench.data.batches import Data, at_once
 from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.acgan import ACGAN, evenly
 from cl_bench.methods.base import Fit, frozen
@@ -23,12 +23,13 @@ from cl_bench.networks.optimizers import Optimizer
 
 class EWCGAN(DGR):
     """Objective of the GAN at task t: that of `ACGAN` on the task's images alone, and for the generator besides
-    (strength / 2) sum_k sum_j F_kj (theta_j - theta*_kj)^2, k < t; the discriminator is free.
+    (strength / 2) sum_j F_j (theta_j - theta*_j)^2, theta* the weights that task t-1 left; the discriminator is free.
 
-    There is no likelihood to take the Fisher information from. F_kj = E[(d L / d theta_j)^2] over noise and the classes
-    learned by the end of task k, with L what the discriminator of that moment says of a generated image: the
-    `critic`'s score, or the cross-entropy of its `classifier`. Its scale is arbitrary, so each F_k is divided by its
-    mean: strength is then in units of the average weight's importance.
+    There is no likelihood to take the Fisher information from. F_j = E[(d L / d theta_j)^2] over noise and all classes
+    learned by the end of task t-1, with L what the discriminator of that moment says of a generated image: the
+    `critic`'s score, or the cross-entropy of its `classifier`. All past classes are in it, so one F and one anchor
+    stand for all past tasks. Its scale is arbitrary, so F is divided by its mean: strength is then in units of the
+    average weight's importance.
 
     The learner is a solver of the task's images and of generated ones, as in `DGR`.
 
@@ -68,7 +69,7 @@ class EWCGAN(DGR):
             self.gan.penalty = lambda n: self.strength / 2 * self.pull(self.drawing)
         self.fit_gan(task, task.train, fit)
         self.gan.penalty = None
-        self.pull.add(self.drawing, self.importance())
+        self.pull.replace(self.drawing, self.importance(), decay=0.0)
 
     def importance(self) -> dict[str, Tensor]:
         """F of every weight of the generator, scaled to a mean of 1; 0 where nothing matters to L."""
@@ -76,7 +77,8 @@ class EWCGAN(DGR):
         conditions = with_class(self.gan.noise(len(y)), y, self.problem.n_outputs)
         answers = Answers(self.gan)
         total = {name: torch.zeros_like(weight) for name, weight in self.drawing.items()}
-        for some, labels in zip(conditions.split(250), y.split(250), strict=True):
+        size = at_once(self.problem.image_shape, 250)
+        for some, labels in zip(conditions.split(size), y.split(size), strict=True):
             for name, value in sum_of_powers(answers, some, partial(self.loss_of, labels), power=2).items():
                 total[name.removeprefix("generator.")] += value
         mean = torch.cat([value.flatten() for value in total.values()]).mean()

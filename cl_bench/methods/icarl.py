@@ -115,14 +115,17 @@ class ICaRL(Classifier):
 def herd(features: Tensor, n: int) -> Tensor:
     """The rows of n of the features (N, width), or all N, in the order in which herding takes them; int64.
 
-    Row number k minimises |mean - (f_k + sum of those taken) / k|: over the rows, that is |f|^2 - 2 f (k mean - sum).
+    Row number k minimises |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
+    paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
     """
-    wanted, squares = features.mean(0), features.square().sum(1)
-    missing, rows = torch.zeros_like(wanted), []
+    target, squares = F.normalize(features.mean(0), dim=0), features.square().sum(1)
+    along, taken, rows = features @ target, torch.zeros_like(target), []
+    gone = torch.zeros_like(along)  # -inf where a row is taken: once is enough
     for _ in range(min(n, len(features))):
-        missing = missing + wanted
-        row = torch.addmv(squares, features, missing, alpha=-2).argmin(0, keepdim=True)
+        lengths = (squares + 2 * (features @ taken) + taken.square().sum()).clamp(min=0).sqrt()
+        cosines = (along + taken @ target) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        row = (cosines + gone).argmax(0, keepdim=True)
         rows.append(row)
-        missing = missing - features[row[0]]
-        squares = squares.index_fill(0, row, torch.inf)  # taken once
+        gone[row] = -torch.inf
+        taken = taken + features[row[0]]
     return torch.cat(rows)

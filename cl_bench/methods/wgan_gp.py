@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
-from cl_bench.data.batches import Batch
+from cl_bench.data.batches import Batch, at_once
 from cl_bench.methods.base import Learner, forget
 from cl_bench.networks.optimizers import Adam
 
@@ -83,10 +83,22 @@ class WGANGP(Learner):
         """n images in [0, 1], shape (n, C, H, W), made in batches with the generator in evaluation mode."""
         training = self.generator.training
         self.generator.eval()
-        images = torch.cat([self.generator(self.noise(len(part))) for part in torch.arange(n).split(1000)])
+        images = torch.cat([drawn(self.generator, self.noise(len(part))) for part in torch.arange(n).split(1000)])
         self.generator.train(training)
         return images
 
     def reset(self) -> None:
         """Forgets everything: fresh random weights for the generator and the critic."""
         forget(self)
+
+
+def drawn(generator: Callable[..., Tensor], *conditions: Tensor) -> Tensor:
+    """One image for each row of the conditions, as many drawn together as memory is sure to hold.
+
+    generator: in evaluation mode, where no image depends on the others.
+    """
+    if not len(conditions[0]):
+        return generator(*conditions)
+    size = at_once(generator(*(condition[:1] for condition in conditions)).shape[1:], 1000)
+    parts = zip(*(condition.split(size) for condition in conditions), strict=True)
+    return torch.cat([generator(*part) for part in parts])

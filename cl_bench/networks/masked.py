@@ -240,7 +240,6 @@ class MaskedGenerator(nn.Module):
             layer.begin()
             self._frozen.append((layer.used(below), layer.weight.detach().clone()))
             below = layer.reserved
-        self.outputs.requires_grad_(False)
         self.outputs.append(self.new_output(self.hidden[-1].units).to(self.hidden[0].weight.device))
 
     @torch.no_grad()
@@ -264,6 +263,7 @@ class MaskedGenerator(nn.Module):
 
     def end(self) -> list[Capacity]:
         """Reserves what the task opened, and grows by as much: the free capacity of each layer stays constant."""
+        self.outputs.requires_grad_(False)
         counts = [layer.end() for layer in self.hidden]
         inputs = self.hidden[0].weight.shape[0]
         for layer, count in zip(self.hidden, counts, strict=True):

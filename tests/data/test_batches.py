@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from cl_bench.data.batches import REPLAYED, Batches, Data
+from cl_bench.data.batches import REPLAYED, Batches, Data, at_once
 
 
 def numbered(n: int) -> Data:
@@ -74,3 +76,30 @@ def test_augmentation_is_for_training_only() -> None:
 def test_no_images_is_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
         Batches(numbered(0), batch_size=4, steps=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch_size", "expected"),
+    [
+        ((1, 8, 8), 2, 1024),  # small ones as ever, whatever the batch size
+        ((1, 28, 28), 10, 1024),
+        ((3, 32, 32), 128, 341),
+        ((3, 32, 32), 512, 512),
+        ((3, 64, 64), 128, 128),
+        ((3, 224, 224), 2, 6),
+        ((3, 224, 224), 64, 64),
+        ((3, 224, 224), 4096, 1024),
+        ((3, 3000, 2000), 1, 1),
+    ],
+)
+def test_images_are_looked_at_as_memory_allows(shape: tuple[int, ...], batch_size: int, expected: int) -> None:
+    assert at_once(shape, 1024, batch_size=batch_size) == expected
+
+
+def test_every_image_is_looked_at_once_in_order_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl_bench.data.batches.AT_ONCE", 12)
+    for batch_size, sizes in ((1, [3, 3, 3, 1]), (4, [4, 4, 2]), (99, [10])):
+        batches = list(replace(numbered(10), batch_size=batch_size).batches())
+        assert [len(batch.y) for batch in batches] == sizes
+        assert torch.cat([batch.y for batch in batches]).tolist() == list(range(10))
+    assert [len(batch.y) for batch in replace(numbered(10), batch_size=99).batches(4)] == [4, 4, 2]

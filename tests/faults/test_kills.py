@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import METHODS
+from conftest import CLOCKS, METHODS, without_clocks
 from processes import Attempt, Event, arguments_of, attempt
 
 pytestmark = pytest.mark.faults
 
 SEEDS = (0, 1, 2)
 EVERY = {0: 0.0, 1: 0.03, 2: 0.3}  # seconds between the checkpoints, by seed
-CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb")
 
 
 @pytest.fixture(scope="module")
@@ -60,17 +59,10 @@ def command_of(method: str, seed: int, every: float = 60) -> list[str]:
     return arguments_of(method, "trainer.epochs=4", "trainer.chunk=2", f"seed={seed}", f"checkpoint_every={every}")
 
 
-def without_clocks(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_clocks(one) for key, one in value.items() if key not in CLOCKS}
-    return [without_clocks(one) for one in value] if isinstance(value, list) else value
-
-
 def outcome(folder: Path) -> tuple[Any, list[list[str]], dict[str, Any]]:
-    """All numbers of the run in this folder, its curves, and its last state."""
+    """The whole results.json of the run in this folder but clocks, its curves, and its last state."""
     (results,) = folder.glob("outputs/*/*/results.json")
     found = json.loads(results.read_text())
-    del found["config"]["checkpoint_every"]
     with results.with_name("log.csv").open(newline="") as file:
         curves = [row for row in csv.reader(file) if row[3] not in CLOCKS]
     newest = max(results.parent.glob("checkpoints/task*.pt"), key=lambda file: int(file.stem[4:]))
@@ -109,8 +101,8 @@ def fell(events: list[Event]) -> str:
 def plan(whole: list[Event], chance: random.Random) -> list[tuple[int, float, float | None]]:
     """Kills: after which event of the whole story, how many seconds later, or at which share of the next checkpoint.
 
-    One inside each kind of phase, one in the middle of a checkpoint, one in evaluation, one between tasks, the rest
-    (two at least, six in all) anywhere.
+    One inside each kind of phase, one in the middle of a checkpoint, one in evaluation, one between tasks, one when all
+    is learned and the last results are not written yet, the rest (one at least, six in all) anywhere.
     """
     last = max(event.task for event in whole)
     chunks: dict[str, list[int]] = {}
@@ -125,8 +117,9 @@ def plan(whole: list[Event], chance: random.Random) -> list[tuple[int, float, fl
         (chance.choice(evaluations), chance.uniform(0, 0.005), None),
         (chance.choice(ends), chance.uniform(0, 0.002), None),
         (chance.randrange(before), 0.0, chance.random()),
+        (next(i for i, event in enumerate(whole) if event.what == "finishing"), 0.0, None),
     ]
-    while len(kills) < max(6, len(chunks) + 5):
+    while len(kills) < max(6, len(chunks) + 6):
         kills.append((chance.randrange(before), chance.uniform(0, 0.005), None))
     return sorted(kills, key=lambda kill: kill[0])
 

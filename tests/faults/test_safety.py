@@ -53,7 +53,7 @@ def test_nothing_in_the_package_can_unpickle_an_object() -> None:
                     }
                     assert given == {name: value}, (file, node.lineno)
                     loads += 1
-    assert loads >= 3  # checkpoints, the judge, arrays
+    assert loads >= 2  # torch's archives, arrays
 
 
 @pytest.mark.parametrize("which", ["x_train", "y_test"])

@@ -175,7 +175,7 @@ def test_samples_are_of_the_classes_asked_for_and_leave_the_mode() -> None:
     gan, painter = linear_gan()
     y = torch.randint(CLASSES, (2500,))  # more than are made at a time
     assert torch.equal(gan.sample(y), painter.images[y])
-    assert [len(part) for part in painter.asked] == [1000, 1000, 500]
+    assert [len(part) for part in painter.asked if len(part) > 1] == [1000, 1000, 500]  # one tells how large they are
     gan = small_gan()
     for training in (True, False):
         gan.generator.train(training)

@@ -35,14 +35,17 @@ def learned(method: ICaRL, scenario: Scenario, tasks: range) -> None:
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_herding_takes_what_a_search_over_all_images_takes(unit: bool) -> None:
+    """Both averages are scaled to length 1: "the results of any operation on feature vectors, e.g. averages, are also
+    re-normalized" (section 2.1)."""
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         features = torch.rand(40, 6, generator=generator, dtype=torch.float64)
         features = F.normalize(features) if unit else features
+        target = F.normalize(features.mean(0), dim=0)
         taken: list[int] = []
-        for k in range(1, 41):
+        for _ in range(40):
             gaps = [
-                torch.inf if i in taken else float((features.mean(0) - features[[*taken, i]].sum(0) / k).norm())
+                torch.inf if i in taken else float((target - F.normalize(features[[*taken, i]].mean(0), dim=0)).norm())
                 for i in range(40)
             ]
             taken.append(min(range(40), key=gaps.__getitem__))

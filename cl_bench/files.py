@@ -1,0 +1,93 @@
+"""Files that are read back: written whole or not at all, and used only if they are what was written.
+
+A kill, a full disk or a copy cut short leaves the old file or the new one. A disk that changes a bit later is found
+out by a checksum: torch's archives carry one for each tensor, JSON one for the whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
+
+if TYPE_CHECKING:
+    import torch
+
+CHECKSUM = "sha256"  # the key of a JSON file's checksum
+
+
+class Damaged(ValueError):
+    """A file is not what was written."""
+
+
+def write(file: Path, make: Callable[[Path], Any], fresh: Path | None = None) -> None:
+    """Writes a file by `make(path)` so that a kill at any moment leaves the old one or the new one, whole.
+
+    fresh: the file's name while it is written, one that no other process uses. Raises OSError on a full disk.
+    """
+    fresh = fresh or file.with_name(f"{file.name}.new")
+    if fresh.is_fifo():  # writing into a pipe waits for ever
+        fresh.unlink()
+    try:
+        make(fresh)
+        with fresh.open("r+b") as handle:  # Windows writes out no file that is open to be read
+            os.fsync(handle.fileno())
+        fresh.replace(file)
+    except OSError:
+        fresh.unlink(missing_ok=True)  # a full disk needs the room
+        raise
+
+
+def to_archive(state: Mapping[str, Any]) -> Callable[[Path], Any]:
+    """Writes tensors and plain values as torch does."""
+    import torch
+
+    content = BytesIO()  # torch would make a RuntimeError of a full disk
+    torch.save(dict(state), content)
+    return lambda file: file.write_bytes(content.getbuffer())
+
+
+def from_archive(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The tensors and plain values of a file. Raises FileNotFoundError, or Damaged."""
+    import torch
+
+    if not file.is_file():
+        raise FileNotFoundError(file)
+    try:
+        with ZipFile(file) as archive:
+            damaged = archive.testzip()  # torch doesn't look at the checksums
+        state = None if damaged else torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # torch and pickle raise anything on a damaged file
+        raise Damaged(file) from error
+    if not isinstance(state, dict):
+        raise Damaged(file)
+    return state
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON can hold, with a checksum of it that `unsealed` looks at."""
+    return {**content, CHECKSUM: _checksum(content)}
+
+
+def unsealed(content: Any) -> Any:
+    """What `sealed` was given; content that never had a checksum as it is. Raises Damaged.
+
+    >>> unsealed(sealed({"R": [[0.5]]}))
+    {'R': [[0.5]]}
+    """
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return content
+    kept = {key: value for key, value in content.items() if key != CHECKSUM}
+    if content[CHECKSUM] != _checksum(kept):
+        raise Damaged("its checksum is another one")
+    return kept
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Of the values, however a file spaces them."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
