@@ -12,7 +12,7 @@ import cl_bench
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
     {"signatures"},
-    {"config", "seeding"},
+    {"config", "seeding", "record"},
     {"networks", "metrics", "figures", "statistics"},
     {"data"},
     {"methods"},
