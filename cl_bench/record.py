@@ -7,10 +7,10 @@ import stat
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from annotated_types import Ge, Le, MinLen
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 MOST_TASKS = 40
 """So many tasks are drawn or printed one by one; of more, some are chosen (`thinned`)."""

@@ -237,7 +237,9 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     names = {task: " ".join(results["classes"][task]) for task in tasks}
     heads, legend = list(names.values()), ""
     if len(tasks) < T or max(map(len, heads)) > len("0.123"):
-        brief = {task: name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for task, name in names.items()}
+        brief = {
+            task: name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for task, name in names.items()
+        }
         legend = "tasks: " + ", ".join(f"{task + 1} {name}" for task, name in brief.items())
         heads = [str(task + 1) for task in tasks]
     console = Console()
