@@ -349,7 +349,7 @@ def read(path: Path) -> list[Row]:
     rows = []
     for line in lines:
         with suppress(ValueError, csv.Error):  # a number that is none, too few of them, a field without end
-            i, task, phase, name, value = next(csv.reader([line]), ())
+            i, task, phase, name, value = next(csv.reader([line]), [])
             rows.append(Row(int(i), int(task), phase, name, float(value)))
     return rows
 

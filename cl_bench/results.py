@@ -243,7 +243,9 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
         legend = "tasks: " + ", ".join(f"{task + 1} {name}" for task, name in brief.items())
         heads = [str(task + 1) for task in tasks]
     console = Console()
-    console.width = max(console.width, 7 * len(heads) + 12)  # a number is never cut, in a narrow log neither
+    console.width = max(
+        console.width, 7 * len(heads) + 8 + len(str(T))
+    )  # a number is never cut, in a narrow log neither
     console.print(f"{results['name']}: accuracy on each task", style="bold", highlight=False, markup=False)
     matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     matrix.add_column("after", justify="right", no_wrap=True)

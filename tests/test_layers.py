@@ -12,7 +12,7 @@ import cl_bench
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
     {"signatures"},
-    {"config", "seeding", "record"},
+    {"config", "seeding", "record", "provenance"},
     {"networks", "metrics", "figures", "statistics"},
     {"data"},
     {"methods"},
