@@ -323,7 +323,7 @@ def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float]
     said: list[str] = []
     results = read_results(place(reference, "reference"), said.append)
     if not results or results["status"] != "finished" or len(results["R"]) != n_tasks:
-        why = f" ({said[0].rpartition(': results.json ')[2]})" if said else ""
+        why = f" (results.json{said[0].rpartition(': results.json')[2]})" if said else ""
         raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there{why}")
     if other := differing(results, settings, scenario):
         raise InputError(
@@ -370,7 +370,7 @@ def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario:
         return "has other test images"
     drawn = drawn_from_seed(settings["scenario"])
     if drawn and results["seed"] != settings["seed"]:
-        return f"seed={results['seed']}, here {settings['seed']}, from which {drawn} is drawn"
+        return f"seed={results['seed']}, here {settings['seed']}, which decides on {drawn}"
     if results["classes"] != [list(task.names) for task in scenario.tasks]:
         return "has other classes in its tasks"
     return ""

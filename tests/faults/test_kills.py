@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 
 SEEDS = (0, 1, 2)
 EVERY = {0: 0.0, 1: 0.03, 2: 0.3}  # seconds between the checkpoints, by seed
-CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb")
+CLOCKS = ("provenance", "seconds", "peak_memory_mb", "peak_gpu_memory_mb")
 
 
 @pytest.fixture(scope="module")
