@@ -369,10 +369,10 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
     console.print(f"\n{len(jobs)} runs in {clock(seconds)}: {said}", style="bold")
     found: dict[str, list[dict[str, Any]]] = {}
     for job in sorted(jobs, key=lambda job: states.index(job.state)):
-        said: list[str] = []
+        damage: list[str] = []
         ended = job.state in ("there", "finished", "continued")
-        results = read_results(job.folder, said.append) if ended else None
-        job.reason = job.reason or "".join(said)
+        results = read_results(job.folder, damage.append) if ended else None
+        job.reason = job.reason or "".join(damage)
         if results:
             found.setdefault(job.configuration, []).append(results)
             console.print(f"  {job.state:9} {job.label}: kept in {job.folder}")

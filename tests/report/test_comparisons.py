@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ def of(folder: Path) -> Benchmark:
     return benchmark
 
 
-def noisy(folder: Path, method: str, mean: float, seeds: int = 5, draw: int = 0, **changes: object) -> None:
+def noisy(folder: Path, method: str, mean: float, seeds: int = 5, draw: int = 0, **changes: Any) -> None:
     noise = np.random.default_rng([draw, *method.encode()]).normal(0, 0.01, seeds)
     for seed in range(seeds):
         write(folder, method, seed, acc=float(np.clip(mean + noise[seed], 0, 1)), **changes)
