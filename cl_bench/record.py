@@ -95,6 +95,7 @@ class Results(TypedDict):
     b: list[Accuracy]
     n_test: list[Count]
     metrics: dict[str, Measured]
+    memory: NotRequired[dict[str, Count] | None]
     tasks: list[TaskRecord]
     parameters: Count
     bytes_kept: Count

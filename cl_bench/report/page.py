@@ -39,7 +39,7 @@ LONGEST = 60  # letters of a task's classes
 MATRIX = 20  # rows and columns of an accuracy matrix of more than MOST_TASKS
 CONDITIONS = (
     ("Trained with", "train_mask", "the outputs that take part in the training softmax"),
-    ("Memory", "budget", "how much of the past may be kept, or generated for replay"),
+    ("Budget", "budget", "how much of the past may be kept, or generated for replay"),
     ("Length", "length", "of training, for each task"),
 )
 """Columns of the table of results: title, attribute of a configuration, meaning."""
@@ -58,7 +58,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A configuration in the table of results. conditions: training mask, memory, length of training."""
+    """A configuration in the table of results. conditions: training mask, budget, length of training."""
 
     id: str
     label: str

@@ -24,8 +24,15 @@ from cl_bench.statistics import Comparison, Estimate, compare, estimate
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 """What bounds the others from below and above; they are no rivals for the best."""
 
-MEMORY = ("memory.images", "memory.per", "memory.bytes")
-BUDGETS = (*MEMORY, "method.budget", "method.per", "method.n_gen", "method.n_gen_mode")
+BUDGETS = (
+    "memory.images",
+    "memory.per",
+    "memory.bytes",
+    "method.budget",
+    "method.per",
+    "method.n_gen",
+    "method.n_gen_mode",
+)
 """How much of the past a method may keep or replay."""
 
 OWN = ("method.", "memory.")
@@ -155,12 +162,12 @@ class Configuration:
     @property
     def budget(self) -> str:
         """How much of the past may be kept or replayed, '' where the method has no such key."""
-        told = {short(key): shown(key, self.config[key]) for key in BUDGETS if self.config.get(key) is not None}
-        memory = {key: told.pop(key, "") for key in MEMORY}
-        count = next((f"{memory[key]} {key[7:]}" for key in ("memory.bytes", "memory.images") if memory[key]), "")
-        if count and memory["memory.per"] not in ("", "total"):
-            count += f" per {memory['memory.per']}"
-        return " ".join([*[count] * bool(count), *(f"{key}={value}" for key, value in told.items())])
+        told = {key: shown(key, self.config[key]) for key in BUDGETS if self.config.get(key) is not None}
+        if told.get("memory.per") == "total":
+            del told["memory.per"]
+        if "memory.bytes" in told:
+            told.pop("memory.images", None)
+        return " ".join(f"{short(key)}={value}" for key, value in told.items())
 
     @property
     def length(self) -> str:
@@ -278,7 +285,9 @@ def read_run(folder: Path) -> Run | Unread:
     settings = results["config"]
     scenario, method = settings["choices"]["scenario"], settings["choices"]["method"]
     dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
-    config = {key: value for key, value in flat(settings).items() if key not in MEMORY or keeps_images(settings)}
+    config = {
+        key: value for key, value in flat(settings).items() if not key.startswith("memory.") or keeps_images(settings)
+    }
     return Run(folder, results, config, dataset, scenario, method, changed)
 
 
@@ -431,7 +440,12 @@ def telling(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[s
 
 
 def short(key: str) -> str:
-    return key.removeprefix("method.").removesuffix("._target_")
+    """The part of a key that says enough.
+
+    >>> short("method.n_gen"), short("memory.images"), short("memory.bytes")
+    ('n_gen', 'memory', 'memory.bytes')
+    """
+    return "memory" if key == "memory.images" else key.removeprefix("method.").removesuffix("._target_")
 
 
 def shown(key: str, value: Any) -> str:

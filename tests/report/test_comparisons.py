@@ -104,7 +104,7 @@ def test_what_differs_is_said_where_it_is_seen(tmp_path: Path) -> None:
     text = page(tmp_path)
     table = text.partition('<table class="results')[2].partition("</table>")[0]
     assert re.findall(r'<td class="condition">(.*?)</td>', table) == [
-        "seen", "200 images", "10 epochs", "all", "", "100 epochs",
+        "seen", "memory=200", "10 epochs", "all", "", "100 epochs",
     ]  # fmt: skip
     assert table.count('class="differs"') == 2  # the mask and the length; one memory alone differs from none
     assert "Lengths of training differ: 10 epochs (er); 100 epochs (ewc)." in text

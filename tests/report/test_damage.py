@@ -23,6 +23,7 @@ WHOLE = results("er", 0, acc=0.7) | {
     "R_task_masked": [[0.5] * 3] * 3,
     "provenance": {"date": "2026-01-01", "machine": {"cpu": "x"}, "overrides": ["seed=0"]},
     "measured_on": "test images",
+    "memory": {"images": 200, "bytes": 14800},
 }
 WRONG: tuple[Any, ...] = (
     None, 1e300, -1e300, -1, 10**40, 2**70, "x", "", True, [], {}, [[]], [None], {"a": {"b": [1, "c"]}}, "\ud800", 0.5,
