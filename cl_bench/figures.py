@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from cl_bench.record import MOST_TASKS, thinned
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -29,6 +31,8 @@ ORDERED = colormaps["viridis"]  # early tasks dark, late ones light; told apart 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 LEGEND_ROWS = 12
+MOST_TICKS = 20  # named along an axis of more than MOST_TASKS tasks
+MOST_ROWS = 100  # of a grid of samples
 
 
 def draw_results(results: Mapping[str, Any], folder: Path) -> None:
@@ -82,7 +86,7 @@ def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
 
 
 def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
-    """A heat map with numbers: accuracy after learning each task (row) on each task (column).
+    """A heat map: accuracy after learning each task (row) on each task (column), with numbers where there is room.
 
     Tasks not learned yet, right of the black steps, are pale; what was not measured is blank.
 
@@ -92,20 +96,34 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     accuracy = np.array(R, dtype=float)
     T = len(accuracy)
     future = np.triu(np.ones((T, T), dtype=bool), k=1)
-    figure = Figure(figsize=(0.42 * T + 2.6, 0.42 * T + 1.6), layout="constrained")
+    many = T > MOST_TASKS
+    side = 8.4 if many else 0.42 * T
+    figure = Figure(figsize=(side + 2.6, side + 1.6), layout="constrained")
     axes = figure.add_subplot()
     heat = axes.imshow(accuracy, cmap="Blues", vmin=0, vmax=1, alpha=np.where(future, 0.35, 1.0))
-    for i, j in np.argwhere(~np.isnan(accuracy)):
+    for i, j in np.argwhere(~np.isnan(accuracy)) if not many else ():
         colour = "0.45" if future[i, j] else "white" if accuracy[i, j] > 0.55 else "black"
         axes.text(j, i, f"{100 * accuracy[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=9)
     ends = np.arange(T) + 0.5
     axes.plot(np.repeat(ends, 2), np.stack([ends - 1, ends], axis=1).ravel(), color="black", linewidth=1.2)
-    upright = max(map(len, labels)) > 3
-    axes.set_xticks(range(T), labels, rotation=90 if upright else 0)
-    axes.set_yticks(range(T), labels)
+    named = ticked(T)
+    names = [labels[task] for task in named]
+    upright = max(map(len, names)) > 3 or many
+    axes.set_xticks(named, names, rotation=90 if upright else 0)
+    axes.set_yticks(named, names)
     axes.set(xlabel="accuracy on task", ylabel="after learning task", title="Accuracy in %")
     figure.colorbar(heat, ax=axes, format=PercentFormatter(1), aspect=30)
     save(figure, path)
+
+
+def ticked(T: int) -> list[int]:
+    """The tasks that an axis names, from 0: all, or some of many."""
+    return thinned(T, MOST_TICKS) if T > MOST_TASKS else list(range(T))
+
+
+def wide(T: int) -> float:
+    """By how many inches T tasks along an axis widen a figure."""
+    return 0.12 * min(T, MOST_TASKS)
 
 
 def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
@@ -114,12 +132,16 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
     R, labels: as for `accuracy_matrix`.
     """
     T = len(R)
-    figure = Figure(figsize=(6.4 + 0.12 * T, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4 + wide(T), 4.2), layout="constrained")
     axes = figure.add_subplot()
     curves(axes, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
     as_shares(axes)
-    axes.set(ylabel="accuracy", title="Accuracy on each task")
-    figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
+    some = f" ({MOST_TASKS} of {T} tasks, mean over all)" if T > MOST_TASKS else ""
+    axes.set(ylabel="accuracy", title=f"Accuracy on each task{some}")
+    if T <= MOST_TASKS:
+        figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
+    else:
+        colourbar(figure, axes, T, "task")
     save(figure, path)
 
 
@@ -133,19 +155,20 @@ def once_learned(R: Matrix) -> tuple[np.ndarray, np.ndarray]:
 def curves(
     axes: Axes, table: np.ndarray, mean: np.ndarray, labels: Sequence[str], names: Sequence[str], mean_name: str
 ) -> None:
-    """A curve for each column of a table, by what was learned before, and their mean.
+    """A curve for each column of a table (of many for some), by what was learned before, and their mean.
 
     table: shape (T, K), NaN where there is nothing. mean: shape (T,). labels: of the tasks. names: of the columns.
     """
     after, K = np.arange(1, len(table) + 1), table.shape[1]
     # On top of all, but a curve that develops like the mean has to show through.
     axes.plot(after, mean, color="black", linewidth=5, alpha=0.5, zorder=3, label=mean_name)
-    for j in range(K):
+    marked = len(table) <= MOST_TASKS  # more of them lie on each other
+    for j in thinned(K):
         axes.plot(
             after,
             table[:, j],
             color=ORDERED(0.88 * j / max(K - 1, 1)),
-            marker=MARKERS[j % len(MARKERS)],
+            marker=MARKERS[j % len(MARKERS)] if marked else None,
             linestyle=DASHES[j // len(MARKERS) % len(DASHES)],
             markersize=5,
             linewidth=1.2,
@@ -157,8 +180,9 @@ def curves(
 
 def ticks(axes: Axes, labels: Sequence[str]) -> None:
     """The tasks along the x axis, from 1."""
+    named = ticked(len(labels))
     upright = max(map(len, labels)) > 3 and len(labels) > 8
-    axes.set_xticks(range(1, len(labels) + 1), labels, rotation=90 if upright else 0)
+    axes.set_xticks([task + 1 for task in named], [labels[task] for task in named], rotation=90 if upright else 0)
     axes.set_xlabel("after learning task")
 
 
@@ -173,16 +197,21 @@ def validation_in_training(curves: Mapping[str, Sequence[Sequence[float]]], path
 
     curves: for the label of each task (step, accuracy), steps counted from the beginning of its training.
     """
-    figure = Figure(figsize=(6.4 + 0.12 * len(curves), 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4 + wide(len(curves)), 3.6), layout="constrained")
     axes = figure.add_subplot()
     start, middles = 0.0, []
     for number, curve in enumerate(curves.values()):
         steps, accuracy = np.array(curve, dtype=float).T
-        axes.plot(start + steps, accuracy, color=ORDERED(0.88 * number / max(len(curves) - 1, 1)), marker=".")
+        marker = "." if len(curves) <= MOST_TASKS else None
+        axes.plot(start + steps, accuracy, color=ORDERED(0.88 * number / max(len(curves) - 1, 1)), marker=marker)
         middles.append(start + steps[-1] / 2)
         start += steps[-1]
-        axes.axvline(start, color="0.7", linewidth=0.8)
-    axes.set_xticks(middles, list(curves), rotation=90 if len(curves) > 8 else 0)
+        if len(curves) <= MOST_TASKS:
+            axes.axvline(start, color="0.7", linewidth=0.8)
+    named, labels = ticked(len(curves)), list(curves)
+    axes.set_xticks(
+        [middles[task] for task in named], [labels[task] for task in named], rotation=90 if len(curves) > 8 else 0
+    )
     axes.tick_params(axis="x", length=0)
     axes.set(
         xlabel="while learning task", ylabel="accuracy", title="Validation images of the tasks so far", xlim=(0, start)
@@ -247,7 +276,7 @@ def fid_over_tasks(fid: Matrix, mean: Sequence[float | None], labels: Sequence[s
     """
     table = np.array(fid, dtype=float)
     T, K = table.shape
-    figure = Figure(figsize=(6.4 + 0.12 * T, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4 + wide(T), 4.2), layout="constrained")
     axes = figure.add_subplot()
     curves(axes, table, np.array(mean, dtype=float), labels, [f"class {c}" for c in range(K)], "mean")
     axes.set(ylabel="FID", title="FID of each class: less is nearer to the real images")
@@ -266,7 +295,7 @@ def mergan_score_over_tasks(
     """
     table = np.array(score, dtype=float)
     T, K = table.shape
-    figure = Figure(figsize=(12.4 + 0.24 * T, 4.2), layout="constrained")
+    figure = Figure(figsize=(12.4 + 2 * wide(T), 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     curves(left, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
     left.set(title="learner on real test images (ACC)", ylabel="accuracy")
@@ -308,8 +337,8 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
         name: np.array([fact[name] for fact in facts], dtype=float)
         for name in ("total", "new", "reused", "free", "reserved")
     }
-    after = np.arange(1, len(facts) + 1)
-    figure = Figure(figsize=(9.5 + 0.24 * len(facts), 4.0), layout="constrained")
+    after, every = np.arange(1, len(facts) + 1), thinned(len(facts))
+    figure = Figure(figsize=(9.5 + 2 * wide(len(facts)), 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, colour, marker, what in (
         ("new", "tab:blue", "o", "newly blocked (NB)"),
@@ -317,14 +346,15 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
     ):
         left.plot(after, units[name] / units["total"], color=colour, linewidth=0.8, alpha=0.45)
         share = units[name].sum(axis=1) / units["total"].sum(axis=1)
-        left.plot(after, share, color=colour, marker=marker, linewidth=2, label=what)
+        left.plot(after, share, color=colour, marker=marker, markevery=every, linewidth=2, label=what)
     left.set(title="Capacity (thin: of each layer)", ylabel=f"share of all {facts[0]['of']}")
     as_shares(left)
 
     size, worst = (np.array([fact[name] for fact in facts], dtype=float) for name in ("size", "size_worst"))
     free = units["free"].sum(axis=1) / (units["free"] + units["reserved"]).sum(axis=1)
-    right.plot(after, worst, color="0.4", linestyle="--", marker="^", label="worst case: as much again for every task")
-    right.plot(after, size, color="tab:blue", marker="o", linewidth=2, label="network")
+    grown = {"linestyle": "--", "label": "worst case: as much again for every task"}
+    right.plot(after, worst, color="0.4", marker="^", markevery=every, **grown)
+    right.plot(after, size, color="tab:blue", marker="o", markevery=every, linewidth=2, label="network")
     right.fill_between(after, size * (1 - free), size, color="tab:blue", alpha=0.2, label="share still free")
     right.set(title="Size of the network", ylabel=facts[0]["of"])
     right.set_ylim(bottom=0)
@@ -369,31 +399,39 @@ def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float]]], pat
 def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequence[str] = ()) -> None:
     """How the replayed images are spread over the classes: a bar per task, stacked by class, in per cent.
 
+    Of many tasks some have a bar, and of many classes neighbours share a piece of it.
+
     counts: for the label of each task that replays, the number of images of each class, in the same order.
     names: of the classes, by default their numbers.
     """
-    table = np.array(list(counts.values()), dtype=float)
+    labels = list(counts)
+    labels = [labels[i] for i in thinned(len(labels))]
+    table = np.array([counts[label] for label in labels], dtype=float)
     total = table.sum(axis=1)
     share = table / np.maximum(total, 1)[:, None]
     present = [c for c in range(table.shape[1]) if table[:, c].any()]
     names = names or [str(c) for c in range(table.shape[1])]
     norm = Normalize(min(present, default=0), max(present, default=1))
     colours = {c: ORDERED(float(norm(c))) for c in present}
-    bars = max(len(counts), 4)
+    bars = max(len(labels), 4)
     figure = Figure(figsize=(2.6 + 0.55 * bars, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    where, bottom = np.arange(len(counts)), np.zeros(len(counts))
-    for c in present:
+    where, bottom = np.arange(len(labels)), np.zeros(len(labels))
+    for group in np.array_split(np.array(present, dtype=int), max(1, min(len(present), MOST_ROWS))):
+        if not len(group):
+            continue
+        c, height = int(group[0]), share[:, group].sum(axis=1)
         ink = "black" if sum(colours[c][:3]) > 1.4 else "white"
-        axes.bar(where, share[:, c], bottom=bottom, color=colours[c], edgecolor="white", linewidth=0.6, width=0.85)
-        for i in np.flatnonzero(share[:, c] > 0.055).tolist():  # there is room for a name
-            axes.text(i, bottom[i] + share[i, c] / 2, names[c], ha="center", va="center", fontsize=8, color=ink)
-        bottom += share[:, c]
+        edge = 0.6 if len(present) <= MOST_TASKS else 0.0
+        axes.bar(where, height, bottom=bottom, color=colours[c], edgecolor="white", linewidth=edge, width=0.85)
+        for i in np.flatnonzero(height > 0.055).tolist() if len(group) == 1 else ():  # there is room for a name
+            axes.text(i, bottom[i] + height[i] / 2, names[c], ha="center", va="center", fontsize=8, color=ink)
+        bottom += height
     for i, n in enumerate(total):
-        axes.text(i, 1.01, f"{n:.0f}", ha="center", va="bottom", fontsize=8, rotation=90 if len(counts) > 6 else 0)
-    axes.set_xticks(where, list(counts), rotation=90 if max(map(len, counts)) > 3 else 0)
+        axes.text(i, 1.01, f"{n:.0f}", ha="center", va="bottom", fontsize=8, rotation=90 if len(labels) > 6 else 0)
+    axes.set_xticks(where, labels, rotation=90 if max(map(len, labels)) > 3 else 0)
     axes.set(xlabel="while learning task", ylabel="share of the replayed images")
-    axes.set_title("Classes replayed, total on top", loc="left", pad=34 if len(counts) > 6 else 20)
+    axes.set_title("Classes replayed, total on top", loc="left", pad=34 if len(labels) > 6 else 20)
     axes.set(xlim=(-0.6, bars - 0.4), ylim=(0, 1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.spines[["top", "right"]].set_visible(False)
@@ -406,9 +444,11 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
 
 
 def sample_grid(images: Tensor, path: Path) -> None:
-    """Images in [0, 1], shape (rows, columns, C, H, W), side by side and large enough to be looked at."""
+    """Images in [0, 1], shape (rows, columns, C, H, W), side by side and large enough to be looked at; of many rows
+    some."""
     from torchvision.utils import save_image
 
+    images = images[thinned(len(images), MOST_ROWS)]
     scale = max(1, round(48 / images.shape[-1]))
     large = images.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytorch_lightning.loggers import Logger
 
+from cl_bench.record import thinned
+
 if TYPE_CHECKING:
     import wandb
 
@@ -209,7 +211,11 @@ class WandbLog(CSVLog):
         sent = task in self._sent_tasks if phase == MEASURED else step <= self._sent_step
         if self._run is None or sent:
             return
-        named = {f"{phase}/{name}": float(value) for name, value in values.items()}
+        accuracies = [name for name in values if name.startswith("accuracy/")]
+        shown = {accuracies[i] for i in thinned(len(accuracies))}  # W&B draws a panel for each name
+        named = {
+            f"{phase}/{name}": float(value) for name, value in values.items() if name in shown or name not in accuracies
+        }
         with self._guard():
             if phase != MEASURED:
                 named[f"{phase}/step"] = self._steps[phase]
@@ -274,11 +280,12 @@ def image(path: Path) -> wandb.Image:
 
 
 def table(R: list[list[float | None]]) -> wandb.Table:
-    """The accuracy matrix for W&B: a row after each task, a column on each task."""
+    """The accuracy matrix for W&B: a row after each task, a column on each task; of many tasks some."""
     import wandb
 
-    rows = [[i, *(value if is_number(value) else None for value in row)] for i, row in enumerate(R)]
-    return wandb.Table(columns=["after task", *(f"task {j}" for j in range(len(R)))], data=rows)
+    tasks = thinned(len(R))
+    rows = [[i, *(R[i][j] if is_number(R[i][j]) else None for j in tasks)] for i in tasks]
+    return wandb.Table(columns=["after task", *(f"task {j}" for j in tasks)], data=rows)
 
 
 def measured(record: Mapping[str, Any]) -> dict[str, float]:
@@ -335,10 +342,16 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a log.csv, none if there is no such file; a last line cut short by a crash is left out."""
-    text = path.read_text() if path.exists() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()[1:]
-    return [Row(int(i), int(task), phase, name, float(v)) for i, task, phase, name, v in csv.reader(lines)]
+    """The rows of a log.csv, none if there is no such file; what is no row is left out: a line cut short by a crash,
+    letters of another encoding, what somebody else wrote there."""
+    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    lines = text[: text.rfind("\n") + 1].replace("\0", "").split("\n")[1:]
+    rows = []
+    for line in lines:
+        with suppress(ValueError, csv.Error):  # a number that is none, too few of them, a field without end
+            i, task, phase, name, value = next(csv.reader([line]), [])
+            rows.append(Row(int(i), int(task), phase, name, float(value)))
+    return rows
 
 
 def rewrite(path: Path, rows: Iterable[Row]) -> None:

@@ -16,7 +16,10 @@ from typing import IO, Any
 import cl_bench
 from cl_bench import files
 from cl_bench.config import InputError
+from cl_bench.record import MOST_TASKS, Damaged, load_results, thinned
 
+MOST_SHOWN = 12  # tasks in the table on the console, of more than MOST_TASKS
+LONGEST_NAME = 40  # letters of a task's classes below it
 KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
 
 
@@ -61,7 +64,7 @@ class RunFolder:
         return lock
 
     def write_results(self, results: Mapping[str, Any]) -> None:
-        text = json.dumps(files.sealed(without_nan(results)), indent=1, allow_nan=False)
+        text = readable(files.sealed(without_nan(results)))
         self._replace("results.json", lambda file: file.write_bytes(text.encode()))
         self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
@@ -134,14 +137,42 @@ class RunFolder:
         files.write(self.path / name, make)
 
 
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """A folder's results.json, with None where there is none or it is not what was written."""
+def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """A folder's results.json, None where there is none or it can't be used (`record.load_results`).
+
+    say: told in one line why a file that is there can't be used.
+    """
     try:
-        results = files.unsealed(json.loads((folder / "results.json").read_text()))
-    except (OSError, ValueError):
+        return load_results(folder)
+    except FileNotFoundError:
         return None
-    whole = isinstance(results, dict) and "status" in results and isinstance(results.get("config"), dict)
-    return results if whole else None
+    except Damaged as error:
+        say(f"{folder}: {error}")
+        return None
+
+
+def readable(value: Any, indent: str = "") -> str:
+    """JSON with a line for each key, and one for each list of plain values: a matrix has a line a row.
+
+    >>> print(readable({"R": [[0.5, 0.1], [0.4, 0.6]], "n": {}}))
+    {
+     "R": [
+      [0.5, 0.1],
+      [0.4, 0.6]
+     ],
+     "n": {}
+    }
+    """
+    nested = isinstance(value, list) and any(isinstance(one, dict | list) for one in value)
+    if not value or not (nested or isinstance(value, dict)):
+        return json.dumps(value)
+    deeper = indent + " "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {readable(one, deeper)}" for key, one in value.items()]
+    else:
+        lines = [readable(one, deeper) for one in value]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{end}"
 
 
 def without_nan(value: Any) -> Any:
@@ -176,7 +207,7 @@ def _write_accuracy(file: Path, results: Mapping[str, Any]) -> None:
 
 
 def show(results: Mapping[str, Any], folder: Path) -> None:
-    """Prints the accuracy matrix and the metrics."""
+    """Prints the accuracy matrix and the metrics; of many tasks some."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -184,23 +215,32 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     def cell(value: float | None) -> str:
         return "·" if value is None or math.isnan(value) else f"{value:.3f}"
 
-    heads = [" ".join(names) for names in results["classes"]]
-    legend = ""
-    if max(map(len, heads)) > len("0.123"):
-        legend = "tasks: " + ", ".join(f"{task} {head}" for task, head in enumerate(heads, 1))
-        heads = [str(task + 1) for task in range(len(heads))]
+    T = len(results["classes"])
+    tasks = thinned(T, MOST_SHOWN) if T > MOST_TASKS else list(range(T))
+    names = {task: " ".join(results["classes"][task]) for task in tasks}
+    heads, legend = list(names.values()), ""
+    if len(tasks) < T or max(map(len, heads)) > len("0.123"):
+        brief = {
+            task: name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for task, name in names.items()
+        }
+        legend = "tasks: " + ", ".join(f"{task + 1} {name}" for task, name in brief.items())
+        heads = [str(task + 1) for task in tasks]
     console = Console()
-    console.width = max(console.width, 7 * len(heads) + 10)  # a number is never cut, in a narrow log neither
+    console.width = max(
+        console.width, 7 * len(heads) + 8 + len(str(T))
+    )  # a number is never cut, in a narrow log neither
     console.print(f"{results['name']}: accuracy on each task", style="bold", highlight=False, markup=False)
     matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    matrix.add_column("after", justify="right")
+    matrix.add_column("after", justify="right", no_wrap=True)
     for head in heads:
         matrix.add_column(head, justify="right")
-    matrix.add_row("start", *(cell(value) for value in results["b"]), style="dim")
-    for i, row in enumerate(results["R"]):
-        cells = [cell(value) if j <= i else f"[dim]{cell(value)}[/dim]" for j, value in enumerate(row)]
-        matrix.add_row(f"task {i + 1}", *cells)
+    matrix.add_row("start", *(cell(results["b"][task]) for task in tasks), style="dim")
+    for i in tasks:
+        values = {j: cell(results["R"][i][j]) for j in tasks}
+        matrix.add_row(f"task {i + 1}", *(text if j <= i else f"[dim]{text}[/dim]" for j, text in values.items()))
     console.print(matrix)
+    if len(tasks) < T:
+        console.print(f"{len(tasks)} of {T} tasks; all of them are in accuracy.csv", highlight=False)
     if legend:
         console.print(legend, highlight=False, markup=False)
     metrics = Table(show_header=False, box=None)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import resource
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-import cl_bench
 from cl_bench.config import (
     GROUPS,
     InputError,
@@ -41,8 +38,12 @@ from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
 from cl_bench.methods.base import Learner, Method
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.provenance import continued, provenance, versions
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
+
+REFERENCES = ("joint", "cumulative")
+"""Methods that learn all tasks together, and so say how well each could be learned."""
 
 
 def run(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,6 +175,7 @@ class Story:
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[dict[str, Any]] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
+        self.provenance = provenance(fit.device)
 
     def tell(self) -> dict[str, Any]:
         self.begin()
@@ -212,6 +214,10 @@ class Story:
             self.score.measure(self.method, after=-1)
         self.fit.steps_before = sum(phase["steps"] for record in self.records for phase in record["phases"])
         step = self.fit.steps_before + self.fit.resume(len(self.records))
+        if state or step:
+            self.provenance = continued(read_results(self.folder.path), self.provenance)
+        else:
+            self.folder.write_results(self.results())  # when it began, should it be killed in its first task
         tags = [str(choice) for choice in self.settings["choices"].values() if choice]
         self.logger.start(
             self.folder.path,
@@ -289,6 +295,7 @@ class Story:
             "seed": self.settings["seed"],
             "config": dict(self.settings),
             "versions": versions(),
+            "provenance": self.provenance,
             "kind": problem.kind,
             "masks": problem.rules,
             "measured_on": "validation images" if "trial" in self.settings else "test images",
@@ -306,19 +313,85 @@ class Story:
 
 def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float] | None:
     """Accuracy on each task of jointly trained models: the diagonal of a cumulative run, the last row of a joint
-    run, read from that run's folder."""
+    run, read from that run's folder.
+
+    Raises InputError where there is no such run, or one of another benchmark.
+    """
     reference, n_tasks = settings["reference"], scenario.problem.n_tasks
-    if reference is None:
+    if reference is None or "trial" in settings:  # a trial is measured on other images
         return None
-    results = read_results(place(reference, "reference"))
+    said: list[str] = []
+    results = read_results(place(reference, "reference"), said.append)
     if not results or results["status"] != "finished" or len(results["R"]) != n_tasks:
-        raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there")
-    classes = [list(task.names) for task in scenario.tasks]
-    if results["config"]["dataset"] != settings["dataset"] or results["classes"] != classes:
-        raise InputError(f"reference={reference}: is of other tasks ({results['name']}); choose a run of the same ones")
-    last = results["R"][-1]
-    diagonal = [results["R"][task][task] for task in range(n_tasks)]
-    return last if None in diagonal else diagonal
+        why = f" (results.json{said[0].rpartition(': results.json')[2]})" if said else ""
+        raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there{why}")
+    if other := differing(results, settings, scenario):
+        raise InputError(
+            f"reference={reference}: is of other tasks ({results['name']}): {other}; choose a run of the same ones"
+        )
+    if results["config"]["choices"]["method"] not in REFERENCES:
+        raise InputError(
+            f"reference={reference}: is a run of {results['config']['choices']['method']}, which learns one task after "
+            f"another; choose one of {' or '.join(REFERENCES)}"
+        )
+    for row in ([results["R"][task][task] for task in range(n_tasks)], results["R"][-1]):
+        if None not in row:
+            return row
+    raise InputError(f"reference={reference}: has no accuracy on some of its tasks")
+
+
+def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario: Scenario) -> str:
+    """In what a finished run is of another benchmark, by the key that a person sets; '' if it is of the same.
+
+    The length of training and all that belongs to a method may differ.
+    """
+    theirs = results["config"]
+
+    def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
+        """The values of a group by their dotted keys; what isn't set is not there."""
+        node = {group: {"": config["choices"].get(group), **(config.get(group) or {})}}
+        return {key.removesuffix("."): value for key, value in leaves(node) if value is not None}
+
+    for group in ("dataset", "scenario"):
+        own, other = by_key(settings, group), by_key(theirs, group)
+        same_kind = own.get(f"{group}._target_") == other.get(f"{group}._target_")
+        for key in dict.fromkeys([*own, *other]):
+            a_name = key == group and same_kind  # of a file with the same thing in it
+            if own.get(key) != other.get(key) and not a_name and key != "scenario.train_mask":
+                return f"{key}={typed(other.get(key))}, here {typed(own.get(key))}"
+    rules = scenario.problem.rules  # the training mask as it was used
+    for name, rule in results["masks"].items():
+        if name in rules and rule != rules[name]:
+            key = "scenario.train_mask" if name == "train" else f"the mask of the {name}"
+            return f"{key}={rule}, here {rules[name]}"
+    if (images := results.get("measured_on", "test images")) != "test images":
+        return f"measured on {images}"
+    if results["n_test"] != [len(test) for test in scenario.tests]:
+        return "has other test images"
+    drawn = drawn_from_seed(settings["scenario"])
+    if drawn and results["seed"] != settings["seed"]:
+        return f"seed={results['seed']}, here {settings['seed']}, which decides on {drawn}"
+    if results["classes"] != [list(task.names) for task in scenario.tasks]:
+        return "has other classes in its tasks"
+    return ""
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration by their dotted keys."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def drawn_from_seed(scenario: Mapping[str, Any]) -> str:
+    """What of a benchmark follows from the seed; '' where every seed has the same tasks and test images."""
+    if scenario["_target_"].endswith(".permuted"):
+        return "the permutations"
+    drawn = [key for key, value in scenario.items() if value == "random"]
+    drawn += [key for key in ("max_train", "max_test") if scenario.get(key) is not None]
+    return f"scenario.{drawn[0]}" if drawn else ""
 
 
 @contextmanager
@@ -344,12 +417,3 @@ def peak_memory_mb() -> float:
     """The most memory this process has held, in MB (2^20 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def versions() -> dict[str, str]:
-    return {
-        "cl_bench": cl_bench.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "pytorch_lightning": version("pytorch-lightning"),
-    }

@@ -44,6 +44,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.config import CONF, InputError, Stopped, check_settings, folder_of, plain
+from cl_bench.record import Damaged, load_json
 from cl_bench.results import read_results
 
 # our YAML has the launchers' own names, so that they are chosen by them; the plugins' schemas checking it is welcome
@@ -128,11 +129,15 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
 
 
 def finished(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The results of this run when it needn't run again."""
-    results = read_results(folder_of(settings)) if settings["resume"] else None
+    """The results of this run when it needn't run again; what can't be read is said, and made again."""
+    results = read_results(folder_of(settings), unread) if settings["resume"] else None
     # the reference is no part of the folder's name: with another one the metrics are worked out again
     same = results and results["config"].get("reference") == settings["reference"]
     return results if results and same and results["status"] == "finished" else None
+
+
+def unread(line: str) -> None:
+    print(f"not read: {line}; the run goes on from its checkpoints", file=sys.stderr)
 
 
 def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> None:
@@ -341,11 +346,14 @@ class View:
 
 
 def share(folder: Path) -> float:
-    """How much of a run is done, by its results.json: the tasks learned of all."""
-    results = read_results(folder)
-    if not results or not results.get("classes") or results["status"] != "running":
+    """How much of a run is done, by its results.json: the tasks learned of all. Asked twice a second, so this is no
+    check of the whole file."""
+    try:
+        results = load_json(folder / "results.json")
+        done = len(results["tasks"]) / len(results["classes"]) if results["status"] == "running" else 0.0
+    except (FileNotFoundError, Damaged, LookupError, TypeError, ZeroDivisionError):
         return 0.0
-    return len(results["tasks"]) / len(results["classes"])
+    return min(done, 1.0)
 
 
 def complain(job: Job) -> None:
@@ -361,7 +369,10 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
     console.print(f"\n{len(jobs)} runs in {clock(seconds)}: {said}", style="bold")
     found: dict[str, list[dict[str, Any]]] = {}
     for job in sorted(jobs, key=lambda job: states.index(job.state)):
-        results = read_results(job.folder) if job.state in ("there", "finished", "continued") else None
+        damage: list[str] = []
+        ended = job.state in ("there", "finished", "continued")
+        results = read_results(job.folder, damage.append) if ended else None
+        job.reason = job.reason or "".join(damage)
         if results:
             found.setdefault(job.configuration, []).append(results)
             console.print(f"  {job.state:9} {job.label}: kept in {job.folder}")

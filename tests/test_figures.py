@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from cl_bench.figures import (
     accuracy_matrix,
@@ -54,6 +57,45 @@ def test_accuracies_fit_a_page(tmp_path: Path, T: int) -> None:
         width, height = size(tmp_path / "a.png")
         assert 300 <= width <= 2000
         assert 250 <= height <= 2000
+
+
+def test_pictures_of_hundreds_of_tasks_are_bounded(tmp_path: Path) -> None:
+    """A text per pair of tasks would be 40,000 of them, and gigabytes."""
+    T = 200
+    made = {"FID": [50.0] * 10, "FID_mean": 50.0, "MeRGAN_score": [0.5] * 10, "MeRGAN_score_mean": 0.5}
+    tasks = [
+        {
+            "task": t,
+            "facts": {"replay_histogram": [3] * 150, "capacity": capacity(T)[t], "plasticity": plasticity(5)},
+            "generated": made,
+            "phases": [{"validation": [[5, 0.5], [10, 0.9]]}],
+        }
+        for t in range(T)
+    ]
+    results = {"R": triangular(T), "classes": [[f"permutation {t}"] for t in range(T)], "tasks": tasks}
+    with count_texts() as texts:
+        draw_results(results, tmp_path)
+    assert len(texts) < 1500
+    assert len(list(tmp_path.iterdir())) == 8
+    for path in tmp_path.iterdir():
+        width, height = size(path)
+        assert max(width, height) <= 4000
+        assert path.stat().st_size < 600_000
+
+
+@contextmanager
+def count_texts() -> Iterator[list[str]]:
+    """The texts that are put into axes one by one."""
+    texts: list[str] = []
+    put = Axes.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "text", lambda axes, x, y, s, **how: texts.append(s) or put(axes, x, y, s, **how))
+        yield texts
+
+
+def test_a_grid_of_a_thousand_classes_is_bounded(tmp_path: Path) -> None:
+    sample_grid(torch.zeros(1000, 2, 1, 48, 48), tmp_path / "samples.png")
+    assert size(tmp_path / "samples.png")[1] == 100 * 50 + 2
 
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
     {"signatures", "tuned"},
     {"config", "files", "seeding"},
+    {"record", "provenance"},
     {"networks", "metrics", "figures", "statistics"},
     {"data"},
     {"methods"},

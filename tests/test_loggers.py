@@ -467,3 +467,21 @@ def test_lightning_drives_it(tmp_path: Path) -> None:
     assert [(row.step, row.phase, row.name) for row in rows] == [
         (10, "generator", "loss"), (20, "generator", "loss"), (30, "solver", "loss"), (40, "solver", "loss"),
     ]  # fmt: skip
+
+
+def test_the_table_of_hundreds_of_tasks_is_bounded() -> None:
+    from cl_bench.loggers import table
+
+    R: list[list[float | None]] = [[0.5 if j <= i else None for j in range(400)] for i in range(400)]
+    made = table(R)
+    assert (len(made.columns), len(made.data)) == (41, 40)
+    assert (made.columns[1], made.columns[-1]) == ("task 0", "task 399")
+    assert made.data[-1] == [399, *[0.5] * 40]
+    assert len(table([[0.5] * 5] * 5).columns) == 6
+
+
+def test_letters_of_another_encoding_in_a_log_cost_that_line_alone(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(
+        b"step,task,phase,name,value\n1,0,train,loss,0.5\n\xff,\xfe\n2,0,train,loss,0.25\n3,"
+    )
+    assert [row.value for row in read(tmp_path / "log.csv")] == [0.5, 0.25]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -76,6 +77,11 @@ def malicious(name: str) -> Callable[[Path], Any]:
     return lambda folder: torch.save({"key": Malicious(), "task": 3}, folder / name)
 
 
+def piped(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
 def all_checkpoints(folder: Path) -> None:
     for file in folder.glob("checkpoints/*.pt"):
         cut(file)
@@ -98,6 +104,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "results half written": (lambda folder: cut(folder / "results.json"), []),
     "results of something else": (write("results.json", b"[1]"), []),
     "results claim to be finished": (write("results.json", b'{"status": "finished"}'), []),
+    "copies by hand": (lambda folder: shutil.copy(folder / LAST, folder / "checkpoints/task3 (copy).pt"), []),
+    "a task that is no number": (write("checkpoints/task²x.pt", b"x"), []),
+    "a folder like a checkpoint": (lambda folder: (folder / "checkpoints/task9.pt").mkdir(), []),
+    "a pipe for a checkpoint": (lambda folder: os.mkfifo(folder / "checkpoints/task9.pt"), []),
+    "a pipe for the phase": (lambda folder: piped(folder / PHASE), []),
+    "a pipe for the results": (lambda folder: piped(folder / "results.json"), []),
+    "a pipe for the log": (lambda folder: piped(folder / "log.csv"), []),
+    "a pipe beside the results": (lambda folder: os.mkfifo(folder / "results.json.new"), []),
+    "a log in another encoding": (write("log.csv", b"step,task\n\xff\xfe\n1,2,a,b,c\n1,\x000,train,loss\n"), []),
     "a half written next checkpoint": (write("checkpoints/task3.pt.new", b"PK"), []),
 }
 
@@ -332,6 +347,29 @@ def test_no_number_is_cut_however_many_there_are(n: int, width: int, capsys: pyt
     for i in range(1, n):
         assert ["task", str(i + 1), *(f"{(10 * i + j) / 1000:.3f}" for j in range(n))] in words
     assert max(map(len, lines)) <= width
+
+
+def test_of_hundreds_of_tasks_some_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, [[f"[b]permutation {i}", "x" * 500] for i in range(400)], Path("x"))
+    assert len(lines) < 40
+    assert max(map(len, lines)) <= 100
+    assert "12 of 400 tasks; all of them are in accuracy.csv" in lines
+    words = [line.split() for line in lines]
+    heads = next(line for line in words if line[:1] == ["after"])
+    assert (len(heads), heads[1], heads[-1]) == (13, "1", "400")
+    assert sum(line[:1] == ["task"] and len(line) == 14 for line in words) == 12
+    assert "tasks: 1 [b]permutation 0 " in " ".join(lines)
+
+
+def test_examples() -> None:
+    import doctest
+
+    from cl_bench import record, results
+
+    for module in (record, results):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
 
 
 def test_the_key_is_in_every_checkpoint_and_names_the_folder(killed: Path) -> None:

@@ -237,3 +237,27 @@ def test_the_interval_is_students() -> None:
 def test_searches_are_no_sweep(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "hparams_search=strength", "method=ewc", "seed=0,1"]) == 1
     assert capsys.readouterr().err.startswith("error: hparams_search with -m: search first")
+
+
+@pytest.mark.parametrize("harm", [{"R": None}, {"b": [0.1]}, {"metrics": {"ACC": 1e300}}], ids=str)
+def test_a_result_that_is_not_whole_is_named_and_made_again(
+    harm: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_pictures: None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = compose(*TINY, "output_root=outputs")
+    whole = run(settings)
+    file = folder_of(settings) / "results.json"
+    assert sweep.finished(settings)
+    file.write_text(json.dumps(json.loads(file.read_text()) | harm))
+    assert sweep.finished(settings) is None
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"not read: {file.parent}: results.json is damaged ({next(iter(harm))}")
+    sweep.summary([Job(TINY, "one", "", file.parent, state="there")], 1.0)
+    assert "results.json is damaged" in " ".join(capsys.readouterr().out.split())
+    assert run(settings)["R"] == whole["R"]  # from its checkpoints
+    assert sweep.finished(settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +12,7 @@ from typing import NoReturn
 from cl_bench.config import InputError
 from cl_bench.report.page import render
 from cl_bench.report.runs import benchmarks, read, select
-from cl_bench.report.tables import latex, markdown, write_csv
+from cl_bench.report.tables import csv_of, latex, markdown
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,24 +43,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
-    """Writes index.html, results.csv, table.md and table.tex.
+    """Writes index.html, results.csv, table.md and table.tex, all of them or none: an older page stays until then.
 
     Raises InputError where there is nothing to report of, or conditions that can't be met.
     """
     runs, unread, copies = read(folders)
+    for one in unread:
+        if one.damaged:
+            print(f"not read: {printable(one.folder)}: {one.reason}", file=sys.stderr)
     if where:
         runs, unread = select(runs, where), []
     found = benchmarks(runs)
+    texts = {
+        "index.html": render(found, runs, unread, copies, out),
+        "table.md": markdown(found),
+        "table.tex": latex(found),
+        "results.csv": csv_of(runs, found, out),
+    }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "index.html").write_text(render(found, runs, unread, copies, out), encoding="utf-8")
-    (out / "table.md").write_text(markdown(found), encoding="utf-8")
-    (out / "table.tex").write_text(latex(found), encoding="utf-8")
-    write_csv(runs, found, out / "results.csv")
+    with tempfile.TemporaryDirectory(prefix=".new", dir=out) as beside:
+        for name, text in texts.items():
+            (Path(beside) / name).write_bytes(text.encode(errors="replace"))  # a folder may have any bytes in its name
+        for name in texts:
+            (Path(beside) / name).replace(out / name)
     finished = sum(run.finished for run in runs)
     rest = len(runs) - finished + len(unread)
     configurations = sum(len(benchmark.configurations) for benchmark in found)
     aside = f", {rest} not finished" if rest else ""
-    print(f"{finished} finished runs of {configurations} configurations{aside}: {out / 'index.html'}")
+    print(f"{finished} finished runs of {configurations} configurations{aside}: {printable(out / 'index.html')}")
+
+
+def printable(path: Path) -> str:
+    """A path as any terminal can show it."""
+    return str(path).encode(errors="replace").decode()
 
 
 if __name__ == "__main__":

@@ -1,24 +1,28 @@
-"""The page: what it shows of each benchmark, worked out here and laid out in page.html."""
+"""The page: what it shows of each benchmark, worked out here and laid out in page.html.
+
+The template is handed dataclasses: of a dict `a.items` would be its method, and always true.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter, swatch
+from cl_bench.record import MOST_TASKS, thinned
+from cl_bench.report.charts import Style, swatch
+from cl_bench.report.comparisons import Tests, comparisons
+from cl_bench.report.plots import BY_NAME, Figure, Plots
 from cl_bench.report.runs import (
     BOUNDS,
     MACHINE,
     Benchmark,
     Configuration,
-    Curve,
     Run,
     Unread,
     as_typed,
@@ -27,20 +31,145 @@ from cl_bench.report.runs import (
     shown,
     sweeps,
 )
-from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column, best_of, columns_of, relative
-from cl_bench.statistics import Comparison, Estimate, compare
+from cl_bench.report.tables import ACC, Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
-BY_NAME = {column.name: column for column in COLUMNS}
+LONGEST = 60  # letters of a task's classes
+MATRIX = 20  # rows and columns of an accuracy matrix of more than MOST_TASKS
+CONDITIONS = (
+    ("Trained with", "train_mask", "the outputs that take part in the training softmax"),
+    ("Budget", "budget", "how much of the past may be kept, or generated for replay"),
+    ("Length", "length", "of training, for each task"),
+)
+"""Columns of the table of results: title, attribute of a configuration, meaning."""
 
 
 @dataclass(frozen=True)
-class Figure:
+class Number:
+    """A cell of the table of results. value: what it is sorted by. n: seeds behind it."""
+
+    mean: str
+    half: str
+    value: float | str
+    n: int
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A configuration in the table of results. conditions: training mask, budget, length of training."""
+
+    id: str
+    label: str
+    full: str
+    method: str
+    swatch: Markup
+    seeds: list[int]
+    conditions: list[str]
+    cells: list[Number]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A column of what differs besides the numbers. differs: the rows can't be compared without a thought."""
+
     title: str
-    chart: Markup
+    meaning: str
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Named:
+    """A configuration in a legend."""
+
+    id: str
+    label: str
+    swatch: Markup
+
+
+@dataclass(frozen=True)
+class MatrixCell:
+    """future: its task was still to be learned."""
+
+    text: str
+    value: str | None
+    future: bool
+
+    @property
+    def shade(self) -> str:
+        if self.future:
+            return "future"
+        value = float(self.value or 0)
+        return "strong" if value > 0.78 else "middling" if value > 0.57 else ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The accuracies of a configuration; tasks: the numbers of its rows and columns, from 1."""
+
+    id: str
+    label: str
+    tasks: list[int]
+    cells: list[list[MatrixCell]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Generated images; data: a PNG file in base 64."""
+
+    id: str
+    label: str
     caption: str
-    numbers: list[list[str]]  # the same as a table, its head first
+    data: str
+
+
+@dataclass(frozen=True)
+class NotFinished:
+    """A run that is in none of the numbers."""
+
+    status: str
+    folder: str
+    name: str
+    seed: str
+    progress: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Brief:
+    """A cell of the overview."""
+
+    text: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """A benchmark, ready to be laid out."""
+
+    id: str
+    title: str
+    mask: str
+    seeds: list[int]
+    runs: int
+    protocols: Mapping[str, Mapping[str, str]]
+    runs_of: Mapping[str, int]
+    protocol: str
+    notes: list[str]
+    conditions: list[Condition]
+    columns: list[Column]
+    rows: list[Row]
+    legend: list[Named]
+    figures: list[Figure]
+    swept: list[Figure]
+    note: str
+    matrices: list[Matrix]
+    matrix_note: str
+    classes: list[tuple[int, str]]
+    samples: list[Sample]
+    left_out: int
+    tests: list[Tests]
 
 
 def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:
@@ -59,26 +188,26 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         left -= len(section.samples)
         sections.append(section.told(f"b{place}"))
     unfinished = [
-        {
-            "name": f"{run.dataset}-{run.scenario}-{run.method}",
-            "seed": run.seed,
-            "status": "failed" if run.results["status"] == "failed" else "not finished",
-            "progress": f"{run.tasks_done} of {run.n_tasks} tasks",
-            "reason": run.results.get("reason") or "stopped or still running; the same command goes on with it",
-            "folder": relative(run.folder, out),
-        }
+        NotFinished(
+            status="failed" if run.results["status"] == "failed" else "not finished",
+            folder=relative(run.folder, out),
+            name=f"{run.dataset}-{run.scenario}-{run.method}",
+            seed=str(run.seed),
+            progress=f"{run.tasks_done} of {run.n_tasks} tasks",
+            reason=run.results.get("reason") or "stopped or still running; the same command goes on with it",
+        )
         for run in runs
         if not run.finished
     ]
     unfinished += [
-        {
-            "name": one.folder.parent.name,
-            "seed": one.folder.name.partition("-")[0].removeprefix("seed"),
-            "status": "not finished",
-            "progress": "none",
-            "reason": one.reason,
-            "folder": relative(one.folder, out),
-        }
+        NotFinished(
+            status="not read" if one.damaged else "not finished",
+            folder=relative(one.folder, out),
+            name=one.folder.parent.name,
+            seed=one.folder.name.partition("-")[0].removeprefix("seed"),
+            progress="none",
+            reason=one.reason,
+        )
         for one in unread
     ]
     finished = sum(run.finished for run in runs)
@@ -90,12 +219,12 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         overview=overview(found, methods) if len(found) > 1 else [],
         finished=finished,
         configurations=len(numbers),
-        unfinished=sorted(unfinished, key=lambda one: (one["status"], one["folder"])),
+        unfinished=sorted(unfinished, key=lambda one: (one.status, one.folder)),
         copies=copies,
     )
 
 
-def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[dict[str, str]]]]:
+def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[Brief]]]:
     """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
     runs of that benchmark follow, or else under the next."""
     rows = []
@@ -108,7 +237,7 @@ def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[s
             notes = [f"best of {several}"] if several > 1 else []
             notes += [first.protocol] if first and len(benchmark.protocols) > 1 else []
             text = ACC.cell(first.estimate("ACC")) if first else ""
-            cells.append({"text": text, "note": ", ".join(notes) if text else ""})
+            cells.append(Brief(text, ", ".join(notes) if text else ""))
         rows.append((method, cells))
     return rows
 
@@ -133,179 +262,115 @@ class Section:
         for one in self.all:
             rank = ranks[one.method] = ranks.get(one.method, -1) + 1
             self.styles[one] = Style.of(methods.index(one.method), rank)
-        self.methods = methods
         self.drawn = self.all if len(self.all) <= FEW else best_of_methods(self.all)
+        self.plots = Plots(self.drawn, numbers, self.styles, methods, benchmark.n_tasks)
         self.samples = [sample for one in self.drawn if (sample := self.sample(one))]
         self.left_out = max(0, len(self.samples) - pictures)
         self.samples = self.samples[:pictures]
 
-    def told(self, id: str) -> dict[str, Any]:
-        columns = columns_of(self.all)
-        figures = [self.over_tasks()]
-        figures += [
-            self.against(
+    def told(self, id: str) -> Told:
+        columns, plots, T = columns_of(self.all), self.plots, self.benchmark.n_tasks
+        figures = [
+            plots.over_tasks(),
+            plots.against(
                 "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
             ),
-            self.against("bytes_kept", "ACC", "Accuracy against what is kept", "Between tasks; logarithmic."),
-            self.against("seconds", "ACC", "Accuracy against time", "Of training; logarithmic."),
+            plots.against("bytes_kept", "ACC", "Accuracy against what is kept", "Between tasks; logarithmic."),
+            plots.against("seconds", "ACC", "Accuracy against time", "Of training; logarithmic."),
         ]
         swept = [
             figure
             for key, curves in sweeps(self.all).items()
             for name in ("ACC", "BWT")
-            if (figure := self.along(key, curves, BY_NAME[name]))
+            if (figure := plots.along(key, curves, BY_NAME[name]))
         ]
         note = ""
         if len(self.drawn) < len(self.all):
             note = (
                 f"Figures and comparisons show {len(self.drawn)} of {len(self.all)} configurations: of each method "
                 "(and protocol) the one with the highest ACC. It was chosen on test data, so it flatters methods "
-                "with many configurations."
+                "with many configurations. The tests are of all configurations, shown or not."
             )
-        return {
-            "id": id,
-            "title": self.benchmark.title,
-            "mask": self.benchmark.mask,
-            "seeds": sorted({run.seed for run in self.benchmark.runs}),
-            "runs": len(self.benchmark.runs),
-            "protocols": self.benchmark.protocols,
-            "runs_of": Counter(one.protocol for one in self.all for _ in one.runs),
-            "protocol": common(self.all),
-            "notes": mixtures(self.benchmark),
-            "columns": columns,
-            "rows": self.rows(columns),
-            "legend": [
-                {"id": self.numbers[one], "label": one.label, "swatch": swatch(self.styles[one])} for one in self.drawn
+        tasks = thinned(T, MATRIX) if T > MOST_TASKS else list(range(T))
+        return Told(
+            id=id,
+            title=self.benchmark.title,
+            mask=self.benchmark.mask,
+            seeds=sorted({run.seed for run in self.benchmark.runs}),
+            runs=len(self.benchmark.runs),
+            protocols=self.benchmark.protocols,
+            runs_of=Counter(one.protocol for one in self.all for _ in one.runs),
+            protocol=common(self.all),
+            notes=mixtures(self.benchmark),
+            conditions=[
+                Condition(title, meaning, len({getattr(one, name) for one in self.all} - {""}) > 1)
+                for title, name, meaning in CONDITIONS
             ],
-            "figures": [figure for figure in figures if figure],
-            "swept": swept,
-            "note": note,
-            "matrices": [
-                {"id": self.numbers[one], "label": one.label, "n": len(one.runs), "cells": matrix_cells(one)}
-                for one in self.drawn
-            ],
-            "classes": [" ".join(names) for names in self.benchmark.runs[0].results["classes"]],
-            "samples": self.samples,
-            "left_out": self.left_out,
-            "tests": self.tests(),
-        }
+            columns=columns,
+            rows=self.rows(columns),
+            legend=[Named(self.numbers[one], one.label, swatch(self.styles[one])) for one in self.drawn],
+            figures=[figure for figure in figures if figure],
+            swept=swept,
+            note=note,
+            matrices=[self.matrix(one, tasks) for one in self.drawn],
+            matrix_note=f"{len(tasks)} of {T} tasks are shown. " if len(tasks) < T else "",
+            classes=self.classes(tasks),
+            samples=self.samples,
+            left_out=self.left_out,
+            tests=comparisons(self.benchmark, self.drawn),
+        )
 
-    def rows(self, columns: Sequence[Column]) -> list[dict[str, Any]]:
+    def classes(self, tasks: Sequence[int]) -> list[tuple[int, str]]:
+        """The number of each task and its classes, as far as all runs have the same."""
+        found = [run.results["classes"] for run in self.benchmark.runs]
+        same = [all(classes[task] == found[0][task] for classes in found) for task in tasks]
+        told = (
+            " ".join(found[0][task]) if alike else "differs by run" for task, alike in zip(tasks, same, strict=True)
+        )
+        return [
+            (task + 1, text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+            for task, text in zip(tasks, told, strict=True)
+        ]
+
+    def matrix(self, one: Configuration, tasks: Sequence[int]) -> Matrix:
+        """The mean accuracies after and on these tasks."""
+        R = one.matrix(tasks)
+        cells = [
+            [
+                MatrixCell("", None, j > i)
+                if value is None
+                else MatrixCell(f"{100 * value:.0f}", f"{value:.3f}", j > i)
+                for j, value in enumerate(row)
+            ]
+            for i, row in enumerate(R)
+        ]
+        return Matrix(self.numbers[one], one.label, [task + 1 for task in tasks], cells)
+
+    def rows(self, columns: Sequence[Column]) -> list[Row]:
         best = {column: best_of(self.all, column) for column in columns}
-        rows = []
-        for one in self.all:
-            estimates = [one.estimate(column.name) for column in columns]
-            rows.append(
-                {
-                    "id": self.numbers[one],
-                    "label": one.label,
-                    "full": one.full_label,
-                    "method": one.method,
-                    "swatch": swatch(self.styles[one]),
-                    "seeds": one.seeds,
-                    "cells": [
-                        {
-                            "mean": "" if value is None else column.write(value.mean),
-                            "half": "" if value is None or value.half is None else column.write(value.half),
-                            "value": "" if value is None else value.mean,
-                            "n": 0 if value is None else value.n,
-                            "best": one in best[column],
-                        }
-                        for column, value in zip(columns, estimates, strict=True)
-                    ],
-                }
+
+        def number(one: Configuration, column: Column) -> Number:
+            value = one.estimate(column.name)
+            if value is None:
+                return Number("", "", "", 0, False)
+            half = "" if value.half is None else column.write(value.half)
+            return Number(column.write(value.mean), half, value.mean, value.n, one in best[column])
+
+        return [
+            Row(
+                id=self.numbers[one],
+                label=one.label,
+                full=one.full_label,
+                method=one.method,
+                swatch=swatch(self.styles[one]),
+                seeds=one.seeds,
+                conditions=[getattr(one, name) for _, name, _ in CONDITIONS],
+                cells=[number(one, column) for column in columns],
             )
-        return rows
+            for one in self.all
+        ]
 
-    def series(self, one: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
-        alone = sum(other.brief == one.brief for other in self.drawn) == 1
-        return Series(one.brief if alone else one.label, self.numbers[one], self.styles[one], points)
-
-    def over_tasks(self) -> Figure | None:
-        """Mean accuracy on the tasks seen so far, after each task."""
-        series, numbers = [], [["configuration", *(f"task {t + 1}" for t in range(self.benchmark.n_tasks))]]
-        for one in self.drawn:
-            accuracies = one.accuracies()
-            points = [(float(t), percent(value)) for t, value in enumerate(accuracies, 1) if value]
-            numbers.append([one.label, *(ACC.cell(value) for value in accuracies)])
-            if points:
-                series.append(self.series(one, points))
-        if not series:
-            return None
-        tasks = range(1, self.benchmark.n_tasks + 1)
-        every = -(-len(tasks) // 10)
-        chart = line_chart(
-            "Accuracy against task",
-            Axis("after learning task", [1.0, float(max(2, len(tasks)))], write=lambda value: f"{value:g}"),
-            share_axis("accuracy on tasks so far, %", series),
-            series,
-            [(float(task), str(task)) for task in tasks if (task - 1) % every == 0],
-        )
-        return Figure("Accuracy against task", chart, "Mean over the tasks seen so far.", numbers)
-
-    def against(self, x: str, y: str, title: str, caption: str) -> Figure | None:
-        """One metric against another, a point per configuration."""
-        across, up = BY_NAME[x], BY_NAME[y]
-        log = not across.better
-        series, missing = [], []
-        numbers = [["configuration", f"{across.title}, {across.unit}", f"{up.title}, {up.unit}"]]
-        for one in self.drawn:
-            at, value = one.estimate(x), one.estimate(y)
-            if at and value and (at.mean > 0 or not log):
-                numbers.append([one.label, across.cell(at), up.cell(value)])
-                series.append(self.series(one, [(scaled(at, across.scale), scaled(value, up.scale))]))
-            else:
-                missing.append(one.label)
-        if not series:
-            return None
-        if missing:
-            caption += f" Not measured for {', '.join(missing)}."
-        values = [point.mean for one in series for point, _ in one.points if isinstance(point, Estimate)]
-        chart = scatter(
-            title,
-            Axis(axis_title(across), values, log=log, write=lambda value: f"{value:,.4g}"),
-            share_axis(axis_title(up), series),
-            series,
-        )
-        return Figure(title, chart, caption, numbers)
-
-    def along(self, key: str, curves: Sequence[Curve], column: Column) -> Figure | None:
-        """A metric along a key of the configuration that was varied by itself, a line per method."""
-        values = {as_typed(value): value for _, points in curves for value, _ in points}
-        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
-        if numeric:
-            placed = {text: float(value) for text, value in values.items()}
-            log = min(placed.values()) > 0 and max(placed.values()) >= 8 * min(placed.values())
-        else:
-            placed, log = {text: float(place) for place, text in enumerate(sorted(values))}, False
-        texts = {place: shown(key, values[text]) for text, place in placed.items()}
-        series, numbers = [], [["curve", *(texts[place] for place in sorted(texts))]]
-        ranks: dict[str, int] = {}
-        for label, points in curves:
-            found = {placed[as_typed(value)]: one.estimate(column.name) for value, one in points}
-            method = points[0][1].method
-            rank = ranks[method] = ranks.get(method, -1) + 1
-            line = [(place, scaled(value, column.scale)) for place, value in sorted(found.items()) if value]
-            numbers.append([label, *(column.cell(found.get(place)) for place in sorted(texts))])
-            if line:
-                ids = " ".join(self.numbers[one] for _, one in points)
-                series.append(Series(label, ids, Style.of(self.methods.index(method), rank), line))
-        if not series:
-            return None
-        title = f"{column.title} against {short(key)}"
-        chart = line_chart(
-            title,
-            Axis(
-                short(key) + (", logarithmic" if log else ""), list(placed.values()), log=log, write=lambda v: texts[v]
-            ),
-            share_axis(f"{column.title}, {column.unit}", series),
-            series,
-            sorted(texts.items()),
-            joined=numeric,
-        )
-        return Figure(title, chart, column.meaning.capitalize() + ".", numbers)
-
-    def sample(self, one: Configuration) -> dict[str, str] | None:
+    def sample(self, one: Configuration) -> Sample | None:
         """What the generator made in the end, with the first seed that kept a picture."""
         for run in one.runs:
             picture = run.folder / "samples" / f"task{run.n_tasks}.png"
@@ -317,43 +382,8 @@ class Section:
                 ]
                 data = base64.b64encode(picture.read_bytes()).decode()
                 caption = ", ".join([f"seed {run.seed}", *told])
-                return {"id": self.numbers[one], "label": one.label, "caption": caption, "data": data}
+                return Sample(self.numbers[one], one.label, caption, data)
         return None
-
-    def tests(self) -> list[dict[str, Any]]:
-        """Paired comparisons of ACC within each protocol."""
-        tests = []
-        for protocol in self.benchmark.protocols:
-            rows = [one for one in self.drawn if one.protocol == protocol]
-            pairs = compare([one.by_seed("ACC") for one in rows])
-            tested = [pair for pair in pairs if pair.p is not None]
-            if tested:
-                places = sorted({place for pair in tested for place in (pair.first, pair.second)})
-                tests.append(
-                    {
-                        "protocol": protocol if len(self.benchmark.protocols) > 1 else "",
-                        "count": len(tested),
-                        "labels": [rows[place].label for place in places],
-                        "grid": grid(places, tested),
-                        "pairs": [
-                            {
-                                "first": rows[pair.first].label,
-                                "second": rows[pair.second].label,
-                                "difference": ACC.cell(pair.difference),
-                                "n": pair.difference.n,
-                                "p": p_text(pair.p),
-                                "holm": p_text(pair.holm),
-                            }
-                            for pair in sorted(tested, key=lambda pair: pair.p or 0)
-                        ],
-                    }
-                )
-        return tests
-
-
-def axis_title(column: Column) -> str:
-    what = {"LA": "plasticity: LA", "BWT": "stability: BWT", "bytes_kept": "kept", "seconds": "time"}
-    return f"{what.get(column.name, column.title)}, {column.unit}"
 
 
 def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
@@ -378,55 +408,3 @@ def common(configurations: Sequence[Configuration]) -> str:
         if wanted and same and value is not None and key not in MACHINE:
             told.append(f"{short(key)} {shown(key, value)}")
     return ", ".join(told)
-
-
-def matrix_cells(one: Configuration) -> list[list[dict[str, Any]]]:
-    """The mean accuracy matrix: the text of each cell, its value, and whether its task was still to be learned."""
-    return [
-        [
-            {
-                "text": "" if value is None else f"{100 * value:.0f}",
-                "value": None if value is None else f"{value:.3f}",
-                "future": j > i,
-            }
-            for j, value in enumerate(row)
-        ]
-        for i, row in enumerate(one.matrix())
-    ]
-
-
-def grid(places: Sequence[int], pairs: Sequence[Comparison]) -> list[list[dict[str, Any] | None]]:
-    """ACC of each row minus that of each column, for those at these places."""
-    cells: list[list[dict[str, Any] | None]] = [[None] * len(places) for _ in places]
-    for pair in pairs:
-        clear = pair.holm is not None and pair.holm < 0.05
-        for row, column, sign in ((pair.first, pair.second, 1), (pair.second, pair.first, -1)):
-            mean = 100 * sign * pair.difference.mean
-            text = f"{mean:+.1f}".replace("-", MINUS)
-            cells[places.index(row)][places.index(column)] = {"text": text, "clear": clear, "holm": p_text(pair.holm)}
-    return cells
-
-
-def p_text(p: float | None) -> str:
-    if p is None:
-        return ""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def percent(value: Estimate) -> Estimate:
-    return scaled(value, 100)
-
-
-def scaled(value: Estimate, scale: float) -> Estimate:
-    return Estimate(value.mean * scale, None if value.half is None else value.half * scale, value.n)
-
-
-def share_axis(title: str, series: Sequence[Series]) -> Axis:
-    """An axis of percentages around what there is."""
-    values = [value.mean for one in series for _, value in one.points]
-    centre, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
-    values += [centre - 0.5, centre + 0.5]  # less than a point isn't worth the whole height
-    ends = [end for one in series for _, v in one.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
-    # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
-    values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]
-    return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))

@@ -12,19 +12,33 @@ import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from cl_bench.config import WITHOUT_EFFECT, InputError, name_of, nearest
-from cl_bench.results import read_results
-from cl_bench.statistics import Estimate, estimate
+from cl_bench.record import Damaged, load_results
+from cl_bench.signatures import constant, parameters
+from cl_bench.statistics import Comparison, Estimate, compare, estimate
 
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 """What bounds the others from below and above; they are no rivals for the best."""
 
-BUDGETS = ("method.budget", "method.per", "method.n_gen", "method.n_gen_mode")
+BUDGETS = (
+    "memory.images",
+    "memory.per",
+    "memory.bytes",
+    "method.budget",
+    "method.per",
+    "method.n_gen",
+    "method.n_gen_mode",
+)
 """How much of the past a method may keep or replay."""
+
+OWN = ("method.", "memory.")
+"""How the keys of a method begin; all others are its protocol."""
+
+STATED = "the method's own"  # training mask
 
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took, as results.json names it."""
@@ -98,10 +112,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Unread:
-    """A folder of a run without a results.json that can be read."""
+    """A folder of a run without a results.json that can be read. damaged: there is one that can't."""
 
     folder: Path
     reason: str
+    damaged: bool = False
 
 
 class Configuration:
@@ -128,13 +143,39 @@ class Configuration:
 
     @property
     def own(self) -> dict[str, Any]:
-        """The values of the method."""
-        return {key: value for key, value in self.config.items() if key.startswith("method.")}
+        """The values of the method, and of what it keeps."""
+        return {key: value for key, value in self.config.items() if key.startswith(OWN)}
 
     @property
     def conditions(self) -> dict[str, Any]:
         """All values but those of the method, and the masks."""
-        return {key: value for key, value in self.config.items() if not key.startswith("method.")} | self.rules
+        found = {key: value for key, value in self.config.items() if not key.startswith(OWN)} | self.rules
+        if stated_mask(self.config) == self.train_mask:  # of the method, as its paper has it
+            found |= {key: STATED for key in ("scenario.train_mask", "mask.train") if key in found}
+        return found
+
+    @property
+    def train_mask(self) -> str:
+        """Which outputs took part in the training softmax."""
+        return self.rules["mask.train"]
+
+    @property
+    def budget(self) -> str:
+        """How much of the past may be kept or replayed, '' where the method has no such key."""
+        told = {key: shown(key, self.config[key]) for key in BUDGETS if self.config.get(key) is not None}
+        if told.get("memory.per") == "total":
+            del told["memory.per"]
+        if "memory.bytes" in told:
+            told.pop("memory.images", None)
+        return " ".join(f"{short(key)}={value}" for key, value in told.items())
+
+    @property
+    def length(self) -> str:
+        """How long each task is trained."""
+        for name in ("iterations", "epochs"):
+            if (value := self.config.get(f"trainer.{name}")) is not None:
+                return f"{shown('', value)} {name}"
+        return ""
 
     def by_seed(self, name: str) -> dict[int, float]:
         values = ((run.seed, run.number(name)) for run in self.runs)
@@ -148,10 +189,10 @@ class Configuration:
         columns = zip(*(run.accuracies() for run in self.runs), strict=True)
         return [estimate([value for value in column if value is not None]) for column in columns]
 
-    def matrix(self) -> list[list[float | None]]:
-        """R, averaged over the seeds."""
-        T = self.n_tasks
-        cells = [[[run.R[i][j] for run in self.runs] for j in range(T)] for i in range(T)]
+    def matrix(self, tasks: Sequence[int] | None = None) -> list[list[float | None]]:
+        """R after and on these tasks (None: all), averaged over the seeds."""
+        tasks = range(self.n_tasks) if tasks is None else tasks
+        cells = [[[run.R[i][j] for run in self.runs] for j in tasks] for i in tasks]
         return [[None if None in cell else math.fsum(cell) / len(cell) for cell in row] for row in cells]  # type: ignore[arg-type]
 
 
@@ -179,6 +220,22 @@ class Benchmark:
     @property
     def runs(self) -> list[Run]:
         return [run for configuration in self.configurations for run in configuration.runs]
+
+
+@lru_cache(maxsize=256)
+def compared(rows: tuple[Configuration, ...], name: str) -> list[Comparison]:
+    """All pairs of the configurations of a protocol by a metric; three tables mark the best of them.
+
+    None may be left out: to test those alone that came out best would find differences where there are none.
+    """
+    return compare([one.by_seed(name) for one in rows])
+
+
+def by_protocol(configurations: Iterable[Configuration]) -> dict[str, tuple[Configuration, ...]]:
+    found: dict[str, list[Configuration]] = {}
+    for one in configurations:
+        found.setdefault(one.protocol, []).append(one)
+    return {protocol: tuple(found[protocol]) for protocol in sorted(found, key=lambda name: int(name[1:]))}
 
 
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
@@ -217,20 +274,37 @@ def run_folders(top: Path) -> Iterator[Path]:
 
 
 def read_run(folder: Path) -> Run | Unread:
-    file = folder / "results.json"
-    if not file.exists():
-        return Unread(folder, "stopped before its first task was learned, or still at it")
-    results = read_results(folder)
-    needed = ("seed", "masks", "R", "metrics", "tasks", "classes")
-    if not results or not all(name in results for name in needed):
-        return Unread(folder, "results.json is damaged")
-    settings = results["config"]
     try:
-        scenario, method = str(settings["choices"]["scenario"]), str(settings["choices"]["method"])
-        dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
-    except (KeyError, TypeError):
-        return Unread(folder, "results.json doesn't say which data set, scenario and method it is of")
-    return Run(folder, results, flat(settings), dataset, scenario, method, file.stat().st_mtime)
+        results, changed = load_results(folder), (folder / "results.json").stat().st_mtime
+    except FileNotFoundError:
+        return Unread(folder, "stopped before its first task was learned, or still at it")
+    except Damaged as error:
+        return Unread(folder, str(error), damaged=True)
+    except OSError as error:  # the folder went while it was read
+        return Unread(folder, f"can't be read ({error.strerror})")
+    settings = results["config"]
+    scenario, method = settings["choices"]["scenario"], settings["choices"]["method"]
+    dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
+    config = {
+        key: value for key, value in flat(settings).items() if not key.startswith("memory.") or keeps_images(settings)
+    }
+    return Run(folder, results, config, dataset, scenario, method, changed)
+
+
+def keeps_images(settings: Mapping[str, Any]) -> bool:
+    """Whether the key `memory` has an effect on a run: whether its method takes it, as far as that is known."""
+    try:
+        return "memory" in parameters(str(settings["method"].get("_target_")))
+    except LookupError:
+        return True
+
+
+def stated_mask(config: Mapping[str, Any]) -> str | None:
+    """The training mask of a method's paper, where its class states one."""
+    try:
+        return constant(str(config.get("method._target_")), "train_mask")
+    except LookupError:
+        return None
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,7 +440,12 @@ def telling(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[s
 
 
 def short(key: str) -> str:
-    return key.removeprefix("method.").removesuffix("._target_")
+    """The part of a key that says enough.
+
+    >>> short("method.n_gen"), short("memory.images"), short("memory.bytes")
+    ('n_gen', 'memory', 'memory.bytes')
+    """
+    return "memory" if key == "memory.images" else key.removeprefix("method.").removesuffix("._target_")
 
 
 def shown(key: str, value: Any) -> str:
@@ -385,13 +464,18 @@ def shown(key: str, value: Any) -> str:
 def mixtures(benchmark: Benchmark) -> list[str]:
     """What a reader must know before comparing rows with each other, a sentence each."""
     notes, found = [], benchmark.configurations
-    budgets: dict[str, set[str]] = {}
-    for one in found:
-        if budget := " ".join(f"{short(key)}={shown(key, one.config[key])}" for key in BUDGETS if key in one.config):
-            budgets.setdefault(budget, set()).add(one.method)
-    if len(budgets) > 1:
-        listed = "; ".join(f"{budget} ({', '.join(sorted(methods))})" for budget, methods in budgets.items())
-        notes.append(f"Budgets of kept or replayed images differ: {listed}.")
+    for name, what in (
+        ("budget", "Budgets of kept or replayed images differ"),
+        ("train_mask", "Training masks differ"),
+        ("length", "Lengths of training differ"),
+    ):
+        methods: dict[str, set[str]] = {}
+        for one in found:
+            if value := getattr(one, name):
+                methods.setdefault(value, set()).add(one.method)
+        if len(methods) > 1:
+            listed = "; ".join(f"{value} ({', '.join(sorted(names))})" for value, names in methods.items())
+            notes.append(f"{what}: {listed}.")
     seeds = {tuple(one.seeds) for one in found}
     if len(seeds) > 1:
         least, most = min(map(len, seeds)), max(map(len, seeds))

@@ -6,9 +6,10 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
-from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed
+from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed, by_protocol, compared, mixtures
 from cl_bench.statistics import Estimate
 
 MINUS = "\N{MINUS SIGN}"
@@ -59,6 +60,9 @@ COLUMNS = (
     Column("seconds", "Time", "s", "seconds of training", 0, 1, 0),
 )
 ACC = COLUMNS[0]
+BOLD = (
+    "Bold: better than all others by more than chance (paired t-test on shared seeds, Holm over all pairs, p < 0.05)."
+)
 
 
 def columns_of(configurations: Sequence[Configuration]) -> list[Column]:
@@ -74,27 +78,30 @@ def columns_of(configurations: Sequence[Configuration]) -> list[Column]:
 
 
 def best_of(configurations: Sequence[Configuration], column: Column) -> set[Configuration]:
-    """The best in a column within each protocol, as far as its digits tell, none where all are alike; the bounds of
-    the others don't compete."""
+    """The best in a column within each protocol, where it is better than every rival by more than chance: by the paired
+    test, all pairs of the protocol under Holm. The bounds of the others are no rivals.
+
+    A single seed is never the best, as nothing can be said of its chance.
+    """
     best: set[Configuration] = set()
-    rivals: dict[str, list[tuple[float, Configuration]]] = {}
-    for one in configurations:
-        value = one.estimate(column.name)
-        if value and column.better and one.method not in BOUNDS:
-            rounded = round(column.better * column.scale * value.mean, column.digits)
-            rivals.setdefault(one.protocol, []).append((rounded, one))
-    for row in rivals.values():
-        top = max(value for value, _ in row)
-        if any(value < top for value, _ in row):
-            best |= {one for value, one in row if value == top}
+    for rows in by_protocol(configurations).values() if column.better else ():
+        means = {place: value.mean for place, one in enumerate(rows) if (value := one.estimate(column.name))}
+        rivals = {place for place in means if rows[place].method not in BOUNDS}
+        if len(rivals) > 1:
+            top = max(rivals, key=lambda place: column.better * means[place])
+            pairs = [pair for pair in compared(rows, column.name) if pair.clear]
+            beaten = {pair.second for pair in pairs if pair.first == top and column.better * pair.difference.mean > 0}
+            beaten |= {pair.first for pair in pairs if pair.second == top and column.better * pair.difference.mean < 0}
+            if rivals <= beaten | {top}:
+                best.add(rows[top])
     return best
 
 
-def write_csv(runs: Iterable[Run], found: Sequence[Benchmark], file: Path) -> None:
+def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
     """One row per run: what it is, its metrics and costs, every value of its configuration.
 
     Runs that aren't finished have no metrics: theirs tell of fewer tasks and must not be averaged with others.
-    Folders are relative to that of the file.
+    Folders are relative to `out`, where it will lie.
     """
     place = {
         run.folder: (benchmark, one) for benchmark in found for one in benchmark.configurations for run in one.runs
@@ -104,24 +111,25 @@ def write_csv(runs: Iterable[Run], found: Sequence[Benchmark], file: Path) -> No
     keys = sorted({key for run in runs for key in run.config})
     head = ["folder", "status", "reason", "dataset", "scenario", "method", "seed", "configuration", "protocol"]
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        rows = csv.writer(handle)
-        rows.writerow([*head, *metrics, *COSTS, *keys])
-        for run in runs:
-            results, (_, one) = run.results, place.get(run.folder, (None, None))
-            what = [
-                relative(run.folder, file.parent),
-                results["status"],
-                results.get("reason"),
-                run.dataset,
-                run.scenario,
-            ]
-            what += [run.method, run.seed, one and one.full_label, one and one.protocol, run.n_tasks, run.tasks_done]
-            what += [results["masks"]["train"], results["masks"]["evaluation"], results.get("device")]
-            what += [results.get("versions", {}).get("cl_bench")]
-            numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS)]
-            values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
-            rows.writerow([*what, *numbers, *values])
+    text = StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow([*head, *metrics, *COSTS, *keys])
+    for run in runs:
+        results, (_, one) = run.results, place.get(run.folder, (None, None))
+        what = [
+            relative(run.folder, out),
+            results["status"],
+            results.get("reason"),
+            run.dataset,
+            run.scenario,
+        ]
+        what += [run.method, run.seed, one and one.full_label, one and one.protocol, run.n_tasks, run.tasks_done]
+        what += [results["masks"]["train"], results["masks"]["evaluation"], results.get("device")]
+        what += [results.get("versions", {}).get("cl_bench")]
+        numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS)]
+        values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
+        rows.writerow([*what, *numbers, *values])
+    return text.getvalue()
 
 
 def relative(folder: Path, to: Path) -> str:
@@ -172,7 +180,8 @@ def latex(found: Sequence[Benchmark]) -> str:
 
 def explained(benchmark: Benchmark) -> Iterator[str]:
     """What must stand beside a table."""
-    yield f"Mean ± 95% interval over seeds (Student t); evaluation mask: {benchmark.mask}."
+    yield f"Mean ± 95% interval over seeds (Student t); evaluation mask: {benchmark.mask}. {BOLD}"
+    yield from mixtures(benchmark)
     if len(benchmark.protocols) > 1:
         told = "; ".join(
             f"{name}: " + ", ".join(f"{key}={value}" for key, value in differs.items())
@@ -193,6 +202,8 @@ LATEX = {
     "…": r"\dots{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": "$<$",
+    ">": "$>$",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 

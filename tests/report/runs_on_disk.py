@@ -11,7 +11,7 @@ from typing import Any
 def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **changes: Any) -> dict[str, Any]:
     """A results.json of a class-incremental run on digits whose last row has this mean accuracy.
 
-    changes: `scenario`, `train_mask`, `status`, or dotted keys of the configuration with `__` for the dot.
+    changes: `scenario`, `train_mask`, `status`, or keys of the configuration with `__` for the dot.
     """
     scenario, status = changes.pop("scenario", "class_incremental"), changes.pop("status", "finished")
     train_mask = changes.pop("train_mask", "seen")
@@ -26,7 +26,10 @@ def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **chang
     }
     for key, value in changes.items():
         group, _, name = key.partition("__")
-        config[group][name] = value
+        if name:
+            config[group][name] = value
+        else:
+            config[group] = value
     first = 0.98
     R = [[first if on == after else acc if on < after else 0.0 for on in range(tasks)] for after in range(tasks)]
     R[-1] = [acc] * tasks

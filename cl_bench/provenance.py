@@ -1,0 +1,119 @@
+"""Where a result comes from: when, by which command, of which code, on which machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cl_bench
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "scipy", "hydra-core", "omegaconf")
+"""What numbers may depend on."""
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What results.json holds below one key, so that equal runs are equal in all else.
+
+    date: the start, ISO 8601 in UTC. command: of this process, which a sweep shares. overrides: of this run, None when
+    it was started from Python. commit: of the code, with -dirty where it was changed; None without git.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sound(shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])),
+        "overrides": overrides(),
+        "commit": commit(),
+        "machine": machine(device),
+        "continued": [],
+    }
+
+
+def continued(earlier: Mapping[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of a run that goes on: that of its beginning, and in `continued` what came later.
+
+    earlier: its results so far, where they can be read; without them its beginning is not known any more.
+    """
+    first = (earlier or {}).get("provenance")
+    if not isinstance(first, dict):
+        return now
+    before = first.get("continued")
+    later = {key: value for key, value in now.items() if key != "continued"}
+    return first | {"continued": [*(before if isinstance(before, list) else []), later]}
+
+
+def overrides() -> list[str] | None:
+    from hydra.core.hydra_config import HydraConfig
+
+    return [sound(str(one)) for one in HydraConfig.get().overrides.task] if HydraConfig.initialized() else None
+
+
+def sound(text: str) -> str:
+    """A text that can be written as UTF-8: a command line may hold any bytes."""
+    return text.encode(errors="replace").decode()
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the code that runs, None when it doesn't lie in a git repository of its own."""
+    here = Path(cl_bench.__file__)
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(here.parent), *words]
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=10, check=False, errors="replace"
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not git("ls-files", "--error-unmatch", here.name):  # installed inside somebody's project
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The hardware by its kind; not whose it is, or where."""
+    cuda = device.type == "cuda"
+    return {
+        "system": platform.platform(),
+        "cpu": processor(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name(device) if cuda else None,
+        "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+    }
+
+
+@cache
+def processor() -> str:
+    """The name of the CPU, as far as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of this package, of Python, and of what numbers may depend on."""
+    found = {"cl_bench": cl_bench.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package.replace("-", "_")] = version(package)
+        except PackageNotFoundError:  # vendored
+            continue
+    return found | {"torch": str(torch.__version__)}  # with what it was built for

@@ -1,0 +1,155 @@
+"""The charts of a benchmark, each with its numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from cl_bench.record import thinned
+from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
+from cl_bench.report.runs import Configuration, Curve, as_typed, short, shown
+from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column
+from cl_bench.statistics import Estimate
+
+BY_NAME = {column.name: column for column in COLUMNS}
+
+
+@dataclass(frozen=True)
+class Figure:
+    title: str
+    chart: Markup
+    caption: str
+    numbers: list[list[str]]  # the same as a table, its head first
+
+
+@dataclass(frozen=True)
+class Plots:
+    """What draws the charts of a benchmark.
+
+    drawn: the configurations that a chart shows. numbers, styles: of each of them, and of those on a curve along a
+    parameter. methods: of the whole page, in order.
+    """
+
+    drawn: Sequence[Configuration]
+    numbers: Mapping[Configuration, str]
+    styles: Mapping[Configuration, Style]
+    methods: Sequence[str]
+    n_tasks: int
+
+    def series(self, one: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
+        alone = sum(other.brief == one.brief for other in self.drawn) == 1
+        return Series(one.brief if alone else one.label, self.numbers[one], self.styles[one], points)
+
+    def over_tasks(self) -> Figure | None:
+        """Mean accuracy on the tasks seen so far, after each task, of many after some."""
+        tasks = [task + 1 for task in thinned(self.n_tasks)]
+        series, numbers = [], [["configuration", *(f"task {task}" for task in tasks)]]
+        for one in self.drawn:
+            accuracies = one.accuracies()
+            values = {task: accuracies[task - 1] for task in tasks}
+            points = [(float(task), percent(value)) for task, value in values.items() if value]
+            numbers.append([one.label, *(ACC.cell(value) for value in values.values())])
+            if points:
+                series.append(self.series(one, points))
+        if not series:
+            return None
+        every = -(-len(tasks) // 10)
+        chart = line_chart(
+            "Accuracy against task",
+            Axis("after learning task", [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
+            share_axis("accuracy on tasks so far, %", series),
+            series,
+            [(float(task), str(task)) for task in tasks[::every]],
+        )
+        caption = "Mean over the tasks seen so far."
+        if len(tasks) < self.n_tasks:
+            caption += f" {len(tasks)} of {self.n_tasks} tasks are shown."
+        return Figure("Accuracy against task", chart, caption, numbers)
+
+    def against(self, x: str, y: str, title: str, caption: str) -> Figure | None:
+        """One metric against another, a point per configuration."""
+        across, up = BY_NAME[x], BY_NAME[y]
+        log = not across.better
+        series, missing = [], []
+        numbers = [["configuration", f"{across.title}, {across.unit}", f"{up.title}, {up.unit}"]]
+        for one in self.drawn:
+            at, value = one.estimate(x), one.estimate(y)
+            if at and value and (at.mean > 0 or not log):
+                numbers.append([one.label, across.cell(at), up.cell(value)])
+                series.append(self.series(one, [(scaled(at, across.scale), scaled(value, up.scale))]))
+            else:
+                missing.append(one.label)
+        if not series:
+            return None
+        if missing:
+            caption += f" Not measured for {', '.join(missing)}."
+        values = [point.mean for one in series for point, _ in one.points if isinstance(point, Estimate)]
+        chart = scatter(
+            title,
+            Axis(axis_title(across), values, log=log, write=lambda value: f"{value:,.4g}"),
+            share_axis(axis_title(up), series),
+            series,
+        )
+        return Figure(title, chart, caption, numbers)
+
+    def along(self, key: str, curves: Sequence[Curve], column: Column) -> Figure | None:
+        """A metric along a key of the configuration that was varied by itself, a line per method."""
+        values = {as_typed(value): value for _, points in curves for value, _ in points}
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
+        if numeric:
+            placed = {text: float(value) for text, value in values.items()}
+            log = min(placed.values()) > 0 and max(placed.values()) >= 8 * min(placed.values())
+        else:
+            placed, log = {text: float(place) for place, text in enumerate(sorted(values))}, False
+        texts = {place: shown(key, values[text]) for text, place in placed.items()}
+        series, numbers = [], [["curve", *(texts[place] for place in sorted(texts))]]
+        ranks: dict[str, int] = {}
+        for label, points in curves:
+            found = {placed[as_typed(value)]: one.estimate(column.name) for value, one in points}
+            method = points[0][1].method
+            rank = ranks[method] = ranks.get(method, -1) + 1
+            line = [(place, scaled(value, column.scale)) for place, value in sorted(found.items()) if value]
+            numbers.append([label, *(column.cell(found.get(place)) for place in sorted(texts))])
+            if line:
+                ids = " ".join(self.numbers[one] for _, one in points)
+                series.append(Series(label, ids, Style.of(self.methods.index(method), rank), line))
+        if not series:
+            return None
+        title = f"{column.title} against {short(key)}"
+        chart = line_chart(
+            title,
+            Axis(
+                short(key) + (", logarithmic" if log else ""), list(placed.values()), log=log, write=lambda v: texts[v]
+            ),
+            share_axis(f"{column.title}, {column.unit}", series),
+            series,
+            sorted(texts.items()),
+            joined=numeric,
+        )
+        return Figure(title, chart, column.meaning.capitalize() + ".", numbers)
+
+
+def axis_title(column: Column) -> str:
+    what = {"LA": "plasticity: LA", "BWT": "stability: BWT", "bytes_kept": "kept", "seconds": "time"}
+    return f"{what.get(column.name, column.title)}, {column.unit}"
+
+
+def percent(value: Estimate) -> Estimate:
+    return scaled(value, 100)
+
+
+def scaled(value: Estimate, scale: float) -> Estimate:
+    return Estimate(value.mean * scale, None if value.half is None else value.half * scale, value.n)
+
+
+def share_axis(title: str, series: Sequence[Series]) -> Axis:
+    """An axis of percentages around what there is."""
+    values = [value.mean for one in series for _, value in one.points]
+    centre, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
+    values += [centre - 0.5, centre + 0.5]  # less than a point isn't worth the whole height
+    ends = [end for one in series for _, v in one.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
+    # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
+    values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]
+    return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))
