@@ -14,7 +14,7 @@ from conftest import METHODS, Compose
 
 from cl_bench.config import compose, folder_of, target
 from cl_bench.fit import Fit, Watch
-from cl_bench.loggers import CSVLog
+from cl_bench.loggers import MEASURED, CSVLog, Row, read
 from cl_bench.methods.base import Method
 from cl_bench.results import RunFolder
 from cl_bench.run import prepare, run
@@ -71,6 +71,13 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     kept = json.loads((folder_of(settings) / "results.json").read_text())
     assert kept["metrics"]["ACC"] == results["metrics"]["ACC"]
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
+    phases = [len(record["phases"]) for record in kept["tasks"]]
+    assert max(phases) == target(settings["method"], "method").n_phases
+
+
+def losses_of(settings: dict[str, Any]) -> list[Row]:
+    """Every point of the curves."""
+    return [row for row in read(folder_of(settings) / "log.csv") if row.phase != MEASURED]
 
 
 @pytest.mark.parametrize(("method", "kind", "after", "more"), KILLS)
@@ -104,13 +111,14 @@ def test_killed_and_resumed_equals_uninterrupted(
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
     assert equal(state_of(settings)["method"], state["method"])
+    assert losses_of(settings) == losses_of(small(*base, root="whole"))
     for of_phase in ("optimizer_steps", "validation"):
         found = [[phase[of_phase] for phase in task["phases"]] for task in resumed["tasks"]]
         assert found == [[phase[of_phase] for phase in task["phases"]] for task in whole["tasks"]]
 
 
 def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=2)
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     for index in tasks:

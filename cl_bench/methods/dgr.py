@@ -42,6 +42,8 @@ class DGR(Classifier):
     generator per task instead, one number or one per task.
     """
 
+    n_phases = 2
+
     def __init__(
         self,
         problem: Problem,
