@@ -40,7 +40,8 @@ KILLS += [
     ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
-UNINTERRUPTED: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # results and last state
+Whole = tuple[dict[str, Any], dict[str, Any], list[Row]]  # results, last state, curves
+UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
 
 class Killed(BaseException):
@@ -88,8 +89,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     base = (f"method={method}", f"scenario={kind}_incremental", *more)
     if base not in UNINTERRUPTED:
         settings = small(*base, root="whole")
-        UNINTERRUPTED[base] = run(settings), state_of(settings)
-    whole, state = UNINTERRUPTED[base]
+        UNINTERRUPTED[base] = run(settings), state_of(settings), losses_of(settings)
+    whole, state, losses = UNINTERRUPTED[base]
     settings = small(*base, "checkpoint_every=0", root="killed")
     count = 0
 
@@ -111,7 +112,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
     assert equal(state_of(settings)["method"], state["method"])
-    assert losses_of(settings) == losses_of(small(*base, root="whole"))
+    assert losses_of(settings) == losses
     for of_phase in ("optimizer_steps", "validation"):
         found = [[phase[of_phase] for phase in task["phases"]] for task in resumed["tasks"]]
         assert found == [[phase[of_phase] for phase in task["phases"]] for task in whole["tasks"]]
