@@ -15,6 +15,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
 from cl_bench.config import CONF, TUNED, InputError, KnownError, Stopped, check_settings, explain, folder_of, plain
+from cl_bench.progress import first_line
 from cl_bench.sweep import finished, sweep
 
 
@@ -79,6 +80,8 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
     check_settings(settings)
     results = finished(settings)
     if not results:
+        if settings["trainer"]["progress"]:
+            print(first_line(settings), flush=True)  # at once: torch takes seconds to come
         from cl_bench.run import run
 
         results = run(settings)

@@ -43,7 +43,7 @@ Decay = Annotated[float, Ge(0), Lt(1)]
 
 WITHOUT_EFFECT = {
     "": ("output_root", "data_dir", "resume", "checkpoint_every", "debug", "logger", "choices", "reference"),
-    "trainer": ("chunk", "progress"),
+    "trainer": ("chunk", "log_every", "progress"),
 }
 """Keys that change no number, by group: they are left out of a run's key."""
 

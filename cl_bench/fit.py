@@ -6,21 +6,22 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from annotated_types import Ge, Gt, Le
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cl_bench.config import InputError, KnownError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data
 from cl_bench.loggers import RunLogger
 from cl_bench.methods.base import Learner
+from cl_bench.progress import RunProgress
 from cl_bench.results import RunFolder
 from cl_bench.seeding import derive, seeded
 
@@ -28,6 +29,8 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
 
 VALIDATIONS = 20  # in a phase, at most
+
+Logged = tuple[int, str, float]  # step of the phase from 0, name, value
 
 
 class Diverged(KnownError):
@@ -43,7 +46,8 @@ class Fit:
 
     epochs: passes over a phase's data. iterations: mini-batches per task instead. batch_size: images. chunk:
     mini-batches handed to Lightning at once; changes no number. accelerator, precision: as Lightning's. threads:
-    of torch on the CPU, None for its own choice. progress: a live bar, when there is a terminal.
+    of torch on the CPU, None for its own choice. log_every: steps whose mean is one point of a curve; changes no
+    result. progress: a bar for the whole run, when there is a terminal, and a line after each task.
     """
 
     def __init__(
@@ -51,7 +55,6 @@ class Fit:
         folder: RunFolder,
         logger: RunLogger,
         seed: int,
-        n_tasks: int,
         checkpoint_every: float,
         *,
         epochs: Positive = 1,
@@ -61,10 +64,12 @@ class Fit:
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
         threads: Annotated[int, Gt(0), Le(1024)] | None = None,
+        log_every: Positive = 5,
         progress: bool = True,
     ) -> None:
         self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
         self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
+        self.log_every, self.progress = log_every, RunProgress(shown=progress)
         self.device = device_of(accelerator)
         self.precision: Literal["32-true", "bf16-mixed"] = precision
         torch.backends.cudnn.deterministic = True  # else the same command may give other numbers on a GPU
@@ -78,7 +83,6 @@ class Fit:
         self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
         self._saved: dict[str, Any] | None = None
         self._task, self._began = -1, 0.0
-        self._bar = Bar(n_tasks, shown=progress)
 
     @contextmanager
     def task(self, index: int) -> Iterator[None]:
@@ -86,7 +90,8 @@ class Fit:
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
         self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
-        with seeded(self.seed, "task", index), self._bar.task(index):
+        self.progress.begin_task(index)
+        with seeded(self.seed, "task", index):
             yield
         self._saved = None
 
@@ -107,14 +112,18 @@ class Fit:
                 self.save(None)
             raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
+            record = saved["phases"][number]
             module.load_state_dict(saved["ends"][number])
-            return self._end(saved["phases"][number], saved["ends"][number])
+            self.progress.begin_phase(phase, record["steps"], done=record["steps"], seconds=record["seconds"])
+            return self._end(record, saved["ends"][number])
+        fixed = steps is not None or (epochs is None and self.iterations is not None)
         if steps is None:
             steps = self._steps(len(data), epochs, times)
 
         watch = Watch(self, number, phase, steps)
         if saved and number == len(saved["ends"]) and saved["running"]:
             start = watch.restore(module, saved["running"])
+        self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(self._task, phase, self.steps_before)
         seed = derive(self.seed, "batches", self._task, number)
         batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
@@ -192,7 +201,7 @@ class Trainer(pl.Trainer):
 
 
 class Watch(pl.Callback):
-    """Looks after one phase, once per chunk: the bar, the checkpoint when it is due, signals, numbers gone bad."""
+    """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad."""
 
     def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
         self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
@@ -201,12 +210,14 @@ class Watch(pl.Callback):
         self.seconds, self._saved = 0.0, None
         self._step = 0  # after the last chunk of this process
         self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
+        self._unlogged: list[Logged] = []  # of steps after the last point of the curves
 
     def restore(self, module: Learner, running: dict[str, Any]) -> int:
         """Puts the module where the phase was cut and returns the step to go on with."""
         module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.validation = list(running["validation"])
+        self._unlogged = list(running["unlogged"])
         self._saved = running
         return running["step"]
 
@@ -234,8 +245,10 @@ class Watch(pl.Callback):
         self.seconds = self._before + time.monotonic() - self._began
         step: int = module.at + 1  # type: ignore[operator]
         self._step = step
-        self._check(module)
-        self.fit._bar.show(self.phase, step, self.steps)
+        logged = self._check(module)
+        self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
+        points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
+        self.fit.logger.log_points(points)
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(module)  # type: ignore[arg-type]
             if accuracy is not None:
@@ -245,8 +258,8 @@ class Watch(pl.Callback):
         self._save(trainer, module, bool(self.fit.signal))
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
-        """Saves after a chunk when it is due. Not in `on_train_batch_end`: Lightning logs the chunk after that, and a
-        chunk that is saved and not logged would be missing from the curves of a run killed in between."""
+        """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be
+        missing from the curves of a run killed in between."""
         if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
             self.fit.save(
                 {
@@ -257,6 +270,7 @@ class Watch(pl.Callback):
                     "optimizer_steps": list(self.optimizer_steps),
                     "seconds": self.seconds,
                     "validation": self.validation,
+                    "unlogged": self._unlogged,
                 }
             )
 
@@ -270,16 +284,44 @@ class Watch(pl.Callback):
             learned = [p for p in group["params"] if p.grad is not None]
             self._gradients += [(module.at, self._names[p], p.grad.sum()) for p in learned]
 
-    def _check(self, module: Any) -> None:
-        """Raises Diverged with the first number of a chunk that is not finite, before anything of it is saved."""
+    def _check(self, module: Any) -> list[Logged]:
+        """The logged numbers of a chunk, for which a GPU is waited for once.
+
+        Raises Diverged with the first number that is not finite, before anything of the chunk is saved.
+        """
         found = [(at, 0, name, value) for at, name, value in module.logs]
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
         found += [(module.at, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()
-        bad = torch.stack([value.float() for *_, value in found]).isfinite().logical_not().nonzero().flatten().tolist()
+        numbers = torch.stack([value.float() for *_, value in found]).cpu()
+        bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
         if bad:
             at, _, name, value = min((found[i] for i in bad), key=lambda one: one[:2])
             raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
+        values = numbers[: len(module.logs)].tolist()
+        return [(at, name, value) for (at, name, _), value in zip(module.logs, values, strict=True)]
+
+
+def averaged(
+    logged: Sequence[Logged], every: int, done: int, n_steps: int
+) -> tuple[list[tuple[int, dict[str, float]]], list[Logged]]:
+    """The points of the curves that are complete when `done` of a phase's `n_steps` are, and what is left for later.
+
+    A point is the mean of each name over `every` steps, and stands at the last of them; the last of a phase may be
+    over fewer. The same points come out however the steps are cut into chunks.
+
+    >>> averaged([(0, "loss", 3.0), (1, "loss", 1.0), (2, "loss", 5.0)], every=2, done=3, n_steps=4)
+    ([(2, {'loss': 2.0})], [(2, 'loss', 5.0)])
+    """
+    end = done if done == n_steps else done // every * every
+    points = []
+    for window, ours in groupby((one for one in logged if one[0] < end), key=lambda one: one[0] // every):
+        values = defaultdict(list)
+        for _, name, value in ours:
+            values[name].append(value)
+        means = {name: math.fsum(of_name) / len(of_name) for name, of_name in values.items()}
+        points.append((min((window + 1) * every, n_steps), means))
+    return points, [one for one in logged if one[0] >= end]
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -298,36 +340,3 @@ def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-class Bar:
-    """Live lines for the tasks and for the phases of the current one; silent where there is no terminal."""
-
-    def __init__(self, n_tasks: int, *, shown: bool) -> None:
-        self.n_tasks, self.console = n_tasks, Console()
-        self.shown = shown and self.console.is_terminal
-        self.lines: dict[str, TaskID] = {}
-
-    @contextmanager
-    def task(self, index: int) -> Iterator[None]:
-        """Shown while the task with this index is learned."""
-        if not self.shown:
-            yield
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f} of {task.total:.0f}", justify="right"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self.console, transient=True, refresh_per_second=5) as self.progress:
-            self.lines = {"": self.progress.add_task("tasks", total=self.n_tasks, completed=index)}
-            yield
-
-    def show(self, phase: str, step: int, steps: int) -> None:
-        """`step` of `steps` in this phase are done."""
-        if self.shown:
-            if phase not in self.lines:
-                self.lines[phase] = self.progress.add_task(f"  {phase}", total=steps)
-            self.progress.update(self.lines[phase], completed=step)

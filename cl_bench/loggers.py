@@ -11,8 +11,9 @@ import logging
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -44,8 +45,8 @@ class Row(NamedTuple):
 class RunLogger(Logger):
     """The logger of one run, handed to each of its Trainers in turn; a subclass says where values go.
 
-    Calls come in this order: `start`; for each task, `phase` before and `log_metrics` (by Lightning) during
-    each Trainer, then `task`; at the end `finish`. `close` comes last, whatever happened before.
+    Calls come in this order: `start`; for each task, `phase` before and `log_points` (or `log_metrics`, by Lightning)
+    during each Trainer, then `task`; at the end `finish`. `close` comes last, whatever happened before.
     """
 
     def __init__(self) -> None:
@@ -79,18 +80,26 @@ class RunLogger(Logger):
         """The next Trainer is for this phase of this task; `step` is the number of steps before it."""
         self._task, self._phase, self._offset = task, phase, step
 
+    def log_points(self, points: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Points of the curves of this phase: how many of its steps were done, and the value of each name then."""
+        rows = [self._row(step, name, value) for step, values in points for name, value in values.items()]
+        if rows:
+            self._step = rows[-1].step
+            self.write(rows)
+
+    def _row(self, step: int, name: str, value: float) -> Row:
+        return Row(self._offset + step, self._task, self._phase, name, float(value))
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        values = {name: value for name, value in metrics.items() if name != "epoch"}  # Lightning adds its own
-        if values:
-            self._step = self._offset + (step or 0)
-            self.write(self._step, self._task, self._phase, values)
+        """One point, by Lightning, which adds an epoch of its own."""
+        self.log_points([(step or 0, {name: value for name, value in metrics.items() if name != "epoch"})])
 
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Nothing: the configuration has been known since `start`."""
 
     def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
         """A task was learned and all were measured; the numbers of the record go to the last step logged."""
-        self.write(self._step, task, MEASURED, measured(record))
+        self.write([Row(self._step, task, MEASURED, name, float(value)) for name, value in measured(record).items()])
 
     def finish(self, results: dict[str, Any], folder: Path) -> None:
         """The run is complete; `results` is the content of results.json."""
@@ -103,8 +112,8 @@ class RunLogger(Logger):
         """Get ready to write; see `start`."""
 
     @abstractmethod
-    def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
-        """Keep these values of one step of the run."""
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep these values; those of one step follow each other."""
 
 
 class CSVLog(RunLogger):
@@ -122,10 +131,9 @@ class CSVLog(RunLogger):
             rewrite(self._path, [row for row in read(self._path) if (row.task, row.phase) != (task, MEASURED)])
         super().task(task, record, folder)
 
-    def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         with self._path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows(Row(step, task, phase, name, float(v)) for name, v in values.items())
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 class WandbLog(CSVLog):
@@ -205,17 +213,19 @@ class WandbLog(CSVLog):
         elif run.url:
             log.info("W&B: %s", run.url)
 
-    def write(self, step: int, task: int, phase: str, values: Mapping[str, float]) -> None:
-        super().write(step, task, phase, values)
+    def write(self, rows: Sequence[Row]) -> None:
+        super().write(rows)
+        for (step, task, phase), of_point in groupby(rows, key=lambda row: row[:3]):
+            self._send(step, task, phase, {f"{phase}/{row.name}": row.value for row in of_point})
+
+    def _send(self, step: int, task: int, phase: str, named: dict[str, float]) -> None:
         self._count(step, phase)
         sent = task in self._sent_tasks if phase == MEASURED else step <= self._sent_step
         if self._run is None or sent:
             return
-        accuracies = [name for name in values if name.startswith("accuracy/")]
+        accuracies = [name for name in named if name.startswith(f"{MEASURED}/accuracy/")]
         shown = {accuracies[i] for i in thinned(len(accuracies))}  # W&B draws a panel for each name
-        named = {
-            f"{phase}/{name}": float(value) for name, value in values.items() if name in shown or name not in accuracies
-        }
+        named = {name: value for name, value in named.items() if name in shown or name not in accuracies}
         with self._guard():
             if phase != MEASURED:
                 named[f"{phase}/step"] = self._steps[phase]
@@ -223,7 +233,7 @@ class WandbLog(CSVLog):
             self._run.log({"step": step, "task": task, **named})
 
     def _count(self, step: int, phase: str) -> None:
-        """What came since the last call were steps of this phase: each chunk of mini-batches is logged at its end."""
+        """What came since the last call were steps of this phase: a point stands at the last of its steps."""
         if phase != MEASURED:
             self._steps[phase] += step - self._last
             self._last = step

@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ from cl_bench.config import (
     typed,
 )
 from cl_bench.data.datasets import Dataset
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.scenarios import Scenario, Task
 from cl_bench.figures import draw_results, sample_grid
 from cl_bench.fit import Fit
 from cl_bench.judge import Judge, generated_metrics
@@ -38,6 +38,7 @@ from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
 from cl_bench.methods.base import Learner, Method
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.progress import Plan
 from cl_bench.provenance import continued, provenance, versions
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
@@ -55,7 +56,6 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     folder = RunFolder(folder_of(settings), key_of(settings))
     scenario, method = prepare(settings)
-    n_tasks = scenario.problem.n_tasks
     reference = reference_of(settings, scenario)
     logger: RunLogger = build(settings["logger"], "logger")
     fit: Fit = build(
@@ -64,7 +64,6 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
         folder=folder,
         logger=logger,
         seed=settings["seed"],
-        n_tasks=n_tasks,
         checkpoint_every=settings["checkpoint_every"],
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
@@ -181,19 +180,21 @@ class Story:
         self.begin()
         failed = True
         try:
-            learned, measured = len(self.records), len(self.scenario.tests)  # a trial may learn the first tasks only
-            for task in self.scenario.tasks[learned:measured]:
-                self.method.task, self.method.facts = task.index, {}
-                with self.fit.task(task.index):
-                    self.method.learn(task, self.fit)
-                seconds = self.fit.seconds  # of training alone
-                if self.method.measurable:
-                    self.score.measure(self.method, after=task.index)
-                self.keep(task.index, seconds)
-                if self.fit.signal:
-                    raise Stopped(self.fit.signal)
-            failed = False
-            return self.end()
+            with self.fit.progress.live(self.plan()):
+                for task in self.to_learn[len(self.records) :]:
+                    self.method.task, self.method.facts = task.index, {}
+                    with self.fit.task(task.index):
+                        self.method.learn(task, self.fit)
+                    seconds = self.fit.seconds  # of training alone
+                    self.fit.progress.say_what("evaluation")
+                    if self.method.measurable:
+                        self.score.measure(self.method, after=task.index)
+                    self.keep(task.index, seconds)
+                    if self.fit.signal:
+                        raise Stopped(self.fit.signal)
+                failed = False
+                self.fit.progress.say_what("figures")
+                return self.end()
         except Exception as error:
             with suppress(OSError):  # a full disk has no room for this either
                 self.folder.write_results(self.results() | {"status": "failed", "reason": str(error)})
@@ -228,6 +229,20 @@ class Story:
             tags,
             step,
         )
+
+    @property
+    def to_learn(self) -> Sequence[Task]:
+        """The tasks of this run: a trial may learn the first ones only."""
+        return self.scenario.tasks[: len(self.scenario.tests)]
+
+    def plan(self) -> Plan:
+        """What is known of the run's length, by the tasks learned so far."""
+        plan = Plan([len(task.train) for task in self.to_learn], self.method.n_phases, self.fit.batch_size)
+        for record in self.records:
+            plan.begin_task(record["task"])
+            for phase in record["phases"]:
+                plan.begin_phase(phase["steps"], done=phase["steps"], seconds=phase["seconds"])
+        return plan
 
     def validate(self, module: Learner) -> float | None:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
@@ -264,6 +279,8 @@ class Story:
             task,
             {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.records},
         )
+        if "trial" not in self.settings:  # a search has a line for each of its trials
+            self.fit.progress.end_task(task, results["R"][task][: task + 1], seconds)
 
     def memory(self, task: int) -> dict[str, int] | None:
         """Bytes of a generator and of the images that it stands for: those of all tasks so far, raw."""
@@ -403,6 +420,7 @@ def saved_on_signals(fit: Fit) -> Iterator[None]:
 
     def stop(number: int, _: Any) -> None:
         fit.signal = number
+        fit.progress.stopping()
         signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

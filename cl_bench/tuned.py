@@ -15,7 +15,7 @@ MAY_SET = {
 """What a file of each group may set: how long is trained is the same for all methods of a benchmark."""
 
 
-def picked_up(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def picked_up(settings: Mapping[Any, Any], choices: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What came from files of conf/benchmark and conf/tuned: by file, each dotted key with its value.
 
     A key that the command line or an experiment has set to something else isn't there.

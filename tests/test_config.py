@@ -183,6 +183,7 @@ WITHOUT_EFFECT = [
     "reference=elsewhere",
     "logger=wandb",
     "trainer.chunk=7",
+    "trainer.log_every=1",
     "trainer.progress=false",
 ]
 WITH_EFFECT = [

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from cl_bench.config import compose, folder_of, target
 from cl_bench.fit import Fit, Watch
 from cl_bench.judge import Given
-from cl_bench.loggers import CSVLog
+from cl_bench.loggers import MEASURED, CSVLog, Row, read
 from cl_bench.methods.base import Method
 from cl_bench.results import RunFolder
 from cl_bench.run import prepare, run
@@ -44,7 +44,8 @@ KILLS += [
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
-UNINTERRUPTED: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}  # results and last state
+Whole = tuple[dict[str, Any], dict[str, Any], list[Row]]  # results, last state, curves
+UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
 
 class Killed(BaseException):
@@ -75,6 +76,13 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     kept = json.loads((folder_of(settings) / "results.json").read_text())
     assert kept["metrics"]["ACC"] == results["metrics"]["ACC"]
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
+    phases = [len(record["phases"]) for record in kept["tasks"]]
+    assert max(phases) == target(settings["method"], "method").n_phases
+
+
+def losses_of(settings: dict[str, Any]) -> list[Row]:
+    """Every point of the curves."""
+    return [row for row in read(folder_of(settings) / "log.csv") if row.phase != MEASURED]
 
 
 @pytest.mark.parametrize(("method", "kind", "after", "more"), KILLS)
@@ -85,8 +93,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     base = (f"method={method}", f"scenario={kind}_incremental", *more)
     if base not in UNINTERRUPTED:
         settings = small(*base, root="whole")
-        UNINTERRUPTED[base] = run(settings), state_of(settings)
-    whole, state = UNINTERRUPTED[base]
+        UNINTERRUPTED[base] = run(settings), state_of(settings), losses_of(settings)
+    whole, state, losses = UNINTERRUPTED[base]
     settings = small(*base, "checkpoint_every=0", root="killed")
     count = 0
 
@@ -108,13 +116,14 @@ def test_killed_and_resumed_equals_uninterrupted(
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
     assert equal(state_of(settings)["method"], state["method"])
+    assert losses_of(settings) == losses
     assert without_clocks(resumed) == without_clocks(whole)
     (folder_of(settings) / "results.json").unlink()  # as if killed after the last task, before its results were written
     assert without_clocks(run(settings)) == without_clocks(whole)
 
 
 def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=2)
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     for index in tasks:

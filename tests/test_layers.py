@@ -17,7 +17,7 @@ LAYERS = [
     {"networks", "metrics", "figures", "statistics"},
     {"data"},
     {"methods"},
-    {"results", "loggers", "measure", "judge"},
+    {"results", "loggers", "measure", "judge", "progress"},
     {"fit"},
     {"run"},
     {"search", "sweep"},

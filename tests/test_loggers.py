@@ -193,7 +193,7 @@ def test_a_run_continued_before_its_first_step_keeps_its_tasks(tmp_path: Path) -
         logger = CSVLog()
         logger.start(tmp_path, "0123abcd", "name", {}, "group", [], 0)
         rows = read(tmp_path / "log.csv")
-        logger.write(0, 0, MEASURED, {"seconds": 1.0})
+        logger.write([Row(0, 0, MEASURED, "seconds", 1.0)])
     assert rows == [Row(0, 0, MEASURED, "seconds", 1.0)]
 
 

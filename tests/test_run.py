@@ -54,7 +54,15 @@ def test_what_a_generative_run_leaves_behind(small: Compose) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["trainer.chunk=1", "checkpoint_every=0", "logger=wandb", "data_dir=elsewhere", "debug=true"]
+    "override",
+    [
+        "trainer.chunk=1",
+        "trainer.log_every=1",
+        "checkpoint_every=0",
+        "logger=wandb",
+        "data_dir=elsewhere",
+        "debug=true",
+    ],
 )
 def test_what_changes_no_number_changes_no_name(override: str, small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")

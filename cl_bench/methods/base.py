@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -58,25 +57,20 @@ class Learner(LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
     def training_step(self, chunk: Chunk, _: int) -> None:
-        """Steps over the mini-batches of a chunk; logs each scalar's mean once, and keeps all in `logs`."""
+        """Steps over the mini-batches of a chunk, and keeps what they log in `logs`."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         self.logs = []
         self.steps, self.epochs = chunk.batches.steps, chunk.batches.epochs
         for self.at, batch in chunk:
             self.epoch = self.at // chunk.batches.per_epoch
             self.logs += [(self.at, name, value) for name, value in self.step(batch, optimizers).items()]
-        values: dict[str, list[Tensor]] = defaultdict(list)
-        for _, name, value in self.logs:
-            values[name].append(value)
-        means = {name: torch.stack(of_name).mean() for name, of_name in values.items()}
-        # Lightning takes "step" for the x-axis; its own count stays at 0 under manual optimisation
-        self.log_dict({**means, "step": float(self.at + 1)}, batch_size=1)
 
 
 class Method(Learner):
     """A continual learner.
 
-    kinds: the scenarios in which it has a meaning. task: index of the task being learned, set by the runner.
+    kinds: the scenarios in which it has a meaning. n_phases: trainings of one network each, in a task that trains all
+    of them. task: index of the task being learned, set by the runner.
     measurable: False while there is nothing to measure yet (joint training before its last task).
     facts: what `learn` found out, kept with the task's results (plain Python values).
 
@@ -84,6 +78,7 @@ class Method(Learner):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
+    n_phases: ClassVar[int] = 1
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

@@ -46,6 +46,8 @@ class DGR(Classifier):
     mini-batches for the generator per task instead, one number or one per task.
     """
 
+    n_phases = 2
+
     def __init__(
         self,
         problem: Problem,

@@ -26,6 +26,8 @@ class PackNet(Isolation):
     passes over the images after pruning, None for as long as the trainer says. retrain_steps: mini-batches instead.
     """
 
+    n_phases = 2
+
     def __init__(
         self,
         problem: Problem,

@@ -68,7 +68,7 @@ def ours(
     with TemporaryDirectory() as path:
         folder, logger = RunFolder(Path(path), "speed"), CSVLog()
         logger.start(folder.path, "speed", "speed", {}, "", [], 0)
-        context = {"folder": folder, "logger": logger, "seed": 0, "n_tasks": len(tasks)}
+        context = {"folder": folder, "logger": logger, "seed": 0}
         fit = build(settings["trainer"], "trainer", checkpoint_every=settings["checkpoint_every"], **context)
         for task in tasks:
             method.task = task.index

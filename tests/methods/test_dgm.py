@@ -31,7 +31,7 @@ def beginning(small: Compose, *overrides: str) -> tuple[Scenario, DGM]:
 
 
 def learn(method: DGM, scenario: Scenario, index: int, folder: Path) -> None:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=2, batch_size=64)
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2, batch_size=64)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     method.task, method.facts = index, {}
     with fit.task(index):

@@ -40,7 +40,7 @@ def beginning(small: Compose, *overrides: str) -> tuple[Scenario, Isolation]:
 
 
 def learn(method: Isolation, scenario: Scenario, index: int, folder: Path) -> None:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 5, 1e9, epochs=8, batch_size=32)
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=8, batch_size=32)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     method.task, method.facts = index, {}
     with fit.task(index):

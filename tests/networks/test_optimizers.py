@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -34,14 +36,14 @@ def test_its_state_goes_on_only_when_that_is_asked_for(
     settings = small("method=finetune", "scenario=domain_incremental", *chosen, f"optimizer.keep_state={keep}".lower())
     scenario, method = prepare(settings)
     assert isinstance(method, Classifier)
-    network = prepare(settings)[1].get_submodule("network")
+    network = copy.deepcopy(method.network)
     theirs = optimizer(network.parameters(), **options)
     for task in scenario.tasks[:2]:
         method.task = task.index
         method.learn(task, one_pass)
         if saved:
             torch.save(method.state_dict(), tmp_path / "state.pt")
-            method = prepare(settings | {"seed": 9})[1]
+            method = cast(Classifier, prepare(settings | {"seed": 9})[1])
             method.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         if task.index and not keep:
             theirs = optimizer(network.parameters(), **options)
