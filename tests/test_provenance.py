@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +13,7 @@ from conftest import Compose
 
 from cl_bench.config import folder_of
 from cl_bench.provenance import continued, provenance
+from cl_bench.record import load_results
 from cl_bench.results import RunFolder
 from cl_bench.run import run
 
@@ -25,7 +25,7 @@ class Killed(BaseException):
 
 
 def kept(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads((folder_of(settings) / "results.json").read_text())
+    return load_results(folder_of(settings))
 
 
 def test_what_results_say_of_where_they_come_from(small: Compose) -> None:

@@ -10,6 +10,7 @@ import pytest
 from conftest import SMALL
 
 from cl_bench.config import InputError, compose, folder_of
+from cl_bench.record import load_results
 from cl_bench.run import differing, drawn_from_seed, prepare, reference_of, run
 
 
@@ -67,7 +68,7 @@ def test_another_benchmark_is_refused_by_name(run_of: str, overrides: str, named
 
 def altered(folder: Path, to: Path, **changes: Any) -> Path:
     to.mkdir()
-    (to / "results.json").write_text(json.dumps(json.loads((folder / "results.json").read_text()) | changes))
+    (to / "results.json").write_text(json.dumps(load_results(folder) | changes))  # without a checksum
     return to
 
 
