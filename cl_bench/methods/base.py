@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data
-from cl_bench.data.scenarios import Kind, Problem, Task
+from cl_bench.data.scenarios import Kind, Problem, Task, TrainMask
 from cl_bench.networks.optimizers import KeptState, Optimizer
 
 M = TypeVar("M", bound=nn.Module)
@@ -76,7 +76,8 @@ class Learner(LightningModule):
 class Method(Learner):
     """A continual learner.
 
-    kinds: the scenarios in which it has a meaning. task: index of the task being learned, set by the runner.
+    kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
+    learning; `scenario.train_mask` sets others. task: index of the task being learned, set by the runner.
     measurable: False while there is nothing to measure yet (joint training before its last task).
     facts: what `learn` found out, kept with the task's results (plain Python values).
 
@@ -84,6 +85,7 @@ class Method(Learner):
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
+    train_mask: ClassVar[TrainMask] = "seen"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
