@@ -12,16 +12,16 @@ from cl_bench.config import compose, declared, key_of, target
 from cl_bench.data.scenarios import TrainMask
 from cl_bench.run import run
 
-ALL = {"class", "task", "domain"}
-GAINS: dict[str, set[str]] = {
-    **dict.fromkeys(("joint", "cumulative"), ALL),
-    **dict.fromkeys(("er", "der", "gem", "agem", "dgr"), ALL),
-    **dict.fromkeys(("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"), {"class", "task"}),
-    # springs alone don't hold old classes apart from new ones
-    **dict.fromkeys(("ewc", "si", "mas", "rwalk"), {"task", "domain"}),
-    **dict.fromkeys(("lwf", "packnet", "hat"), {"task"}),
-    "finetune": set(),
+ALL = ("class", "domain", "task")
+CLAIMS = {
+    ALL: ("joint", "cumulative", "er", "der", "gem", "agem"),
+    ("class", "domain"): ("dgr",),
+    ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
+    ("domain", "task"): ("ewc", "si", "mas", "rwalk"),  # springs alone don't hold old classes apart from new ones
+    ("task",): ("lwf", "packnet", "hat"),
+    (): ("finetune",),
 }
+GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}
 """Where each method must beat fine-tuning: the kinds for which its paper claims a gain, or that it bounds."""
 
 # as long for every method; a generator gets images by the hundred, as tasks of 288 images have, and time to learn
@@ -40,12 +40,12 @@ def kinds_of(method: str) -> tuple[str, ...]:
 
 def test_each_method_is_on_the_list() -> None:
     assert set(GAINS) == set(METHODS)
-    assert all(GAINS[method] <= set(kinds_of(method)) for method in METHODS)
+    assert all(set(GAINS[method]) <= set(kinds_of(method)) for method in METHODS)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method in METHODS for kind in sorted(GAINS[method])])
+@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method in METHODS for kind in GAINS[method]])
 def test_it_beats_fine_tuning(method: str, kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """By the mean of three seeds; one where it is many times as dear and leaves no doubt."""
     seeds = range(1 if method in (*GENERATOR, "joint_gan") else 3)
