@@ -13,7 +13,8 @@ from runs_on_disk import write
 
 from cl_bench.config import InputError
 from cl_bench.report import runs
-from cl_bench.report.runs import Benchmark, benchmarks, mixtures, read, select, sweeps
+from cl_bench.report.runs import MEMORY, Benchmark, benchmarks, mixtures, read, select, sweeps
+from cl_bench.report.tables import columns_of
 
 
 def found_in(folder: Path) -> list[Benchmark]:
@@ -82,6 +83,19 @@ def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
     (benchmark,) = found_in(tmp_path)
     assert [one.label for one in benchmark.configurations] == ["finetune", "er memory=100", "er memory=200"]
     assert benchmark.protocols == {"P1": {}}
+
+
+def test_memories_and_generators_are_compared_by_what_they_keep(tmp_path: Path) -> None:
+    """In images: of a generator as many as its bytes would hold; a method that keeps nothing has no such number."""
+    for method, memory in (("er", {"images": 200, "bytes": 14800}), ("dgr", {"images": 1351, "bytes": 100000})):
+        path = write(tmp_path, method)
+        kept = json.loads((path / "results.json").read_text()) | {"memory": memory}
+        (path / "results.json").write_text(json.dumps(kept))
+    write(tmp_path, "ewc")
+    (benchmark,) = found_in(tmp_path)
+    numbers = {one.method: [one.runs[0].number(name) for name in MEMORY] for one in benchmark.configurations}
+    assert numbers == {"er": [200, 14800], "dgr": [1351, 100000], "ewc": [None, None]}
+    assert "memory_images" in [column.name for column in columns_of(benchmark.configurations)]
 
 
 def test_long_labels_are_shortened_but_stay_unique(tmp_path: Path) -> None:
