@@ -14,7 +14,18 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from cl_bench.config import CONF, TUNED, InputError, KnownError, Stopped, check_settings, explain, folder_of, plain
+from cl_bench.config import (
+    CONF,
+    TUNED,
+    InputError,
+    KnownError,
+    Stopped,
+    check_settings,
+    explain,
+    folder_of,
+    plain,
+    written_out,
+)
 from cl_bench.progress import first_line
 from cl_bench.sweep import finished, sweep
 
@@ -105,7 +116,7 @@ def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     flags = [argument for argument in arguments if argument not in overrides]
     known = [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
     none = {f"{group}=null": f"~{group}" for group in ("experiment", "hparams_search", *TUNED)}
-    return flags, [none.get(one) or one for one in known]
+    return flags, [none.get(one) or written_out(one) for one in known]
 
 
 def complain(error: Exception, debug: bool, which: str = "") -> str:

@@ -224,11 +224,13 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
-    build({key: value for key, value in settings.items() if key not in (*GROUPS, "choices")}, "", Top)
+    build({key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices")}, "", Top)
     for group in GROUPS:
         if settings[group] or group != "dataset":  # dataset=none
             check(settings[group], group)
-    kind, kinds = settings["scenario"].get("kind"), kinds_of(settings["method"])
+    if reads_memory(settings):
+        check_memory(settings.get("memory"))
+    kind, kinds = settings["scenario"].get("kind"), declared(settings["method"], "kinds")
     if kind and kind not in kinds:
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
         method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
@@ -236,15 +238,27 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
 
 
-def kinds_of(method: Mapping[str, Any]) -> tuple[str, ...]:
-    """The kinds of scenario in which a method has a meaning. Raises InputError for what is no method."""
+def declared(method: Mapping[str, Any], name: str) -> Any:
+    """What the class of a method says of itself: `kinds`, `train_mask`. Raises InputError for what is no method."""
     try:
-        return signatures.constant(method["_target_"], "kinds")
+        return signatures.constant(str(method.get("_target_")), name)
     except LookupError:
-        kinds = getattr(target(method, "method"), "kinds", None)
-    if kinds is None:
+        found = getattr(target(method, "method"), name, None)
+    if found is None:
         raise InputError(f"method._target_={method['_target_']}: is no Method")
-    return kinds
+    return found
+
+
+def reads_memory(settings: Mapping[str, Any]) -> bool:
+    """Whether the method keeps real images, as many as `memory` says."""
+    return "memory" in types_of(settings["method"], "method")
+
+
+def check_memory(node: Any) -> None:
+    """Raises InputError for what is no budget."""
+    if not isinstance(node, Mapping):
+        raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
+    check(node, "memory")
 
 
 def options_of(group: str) -> list[str]:
@@ -315,11 +329,26 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         settings["tuned_on"] = None
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
+    found = {str(key): value for key, value in settings.items()}
+    if isinstance(found.get("method"), dict):
+        _settle(found)
     groups = ("method", "dataset", "scenario", "experiment")
-    return {str(key): value for key, value in settings.items()} | {
+    return found | {
         "choices": {group: choices.get(group) for group in groups}
         | {"picked_up": {name: values for name, values in picked.items() if values.keys() - {"tuned_on"}}}
     }
+
+
+def _settle(settings: dict[str, Any]) -> None:
+    """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys."""
+    method, scenario = settings["method"], settings.get("scenario")
+    if isinstance(scenario, dict) and scenario.get("train_mask", "") in (None, "seen", "all", "current"):
+        if scenario.get("kind") != "class":
+            scenario["train_mask"] = None
+        elif scenario["train_mask"] is None:
+            scenario["train_mask"] = declared(method, "train_mask")
+    if not reads_memory(settings) and "memory" in settings:
+        check_memory(settings.pop("memory"))
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -329,8 +358,18 @@ def compose(*overrides: str) -> dict[str, Any]:
 
     inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
     with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", list(overrides), return_hydra_config=True)
+        config = compose("config", [written_out(override) for override in overrides], return_hydra_config=True)
         return plain(config, config.hydra.runtime.choices)
+
+
+def written_out(override: str) -> str:
+    """memory=100 for memory.images=100; anything else as it is.
+
+    >>> written_out("memory=100,200"), written_out("memory={images: 9, per: class}"), written_out("seed=1")
+    ('memory.images=100,200', 'memory={images: 9, per: class}', 'seed=1')
+    """
+    key, _, value = override.partition("=")
+    return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override
 
 
 def explain(error: Exception, overrides: Iterable[str]) -> str | None:

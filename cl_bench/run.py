@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import resource
@@ -37,11 +38,14 @@ from cl_bench.judge import Judge, generated_metrics
 from cl_bench.loggers import RunLogger
 from cl_bench.measure import Score, bytes_of
 from cl_bench.methods.base import Learner, Method
+from cl_bench.methods.memory import Budget, Memory, bytes_per_image
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.progress import Plan
 from cl_bench.provenance import continued, provenance, versions
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
+
+log = logging.getLogger(__name__)
 
 REFERENCES = ("joint", "cumulative")
 """Methods that learn all tasks together, and so say how well each could be learned."""
@@ -94,17 +98,24 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     if "trial" in settings:
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], settings["scenario"]["val_fraction"])
     problem = scenario.problem
-    shapes = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
+    given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
+    if "memory" in settings:
+        check_kind(settings["memory"], "memory", Budget)
+        available = sum(len(task.train) for task in scenario.tasks)
+        memory: Budget = build(settings["memory"], "memory", available=available)
+        if memory.bytes is None and memory.per == "total" and memory.images > available:
+            log.warning("%s: there are only %d training images, and no more are kept", memory, available)
+        given["memory"] = memory
     optimizer = build(settings["optimizer"], "optimizer")
-    weigh(settings["network"], "network", **shapes)
+    weigh(settings["network"], "network", **given)
     for key, node in settings["method"].items():  # a generator, a GAN
         if isinstance(node, Mapping) and "_target_" in node:
-            weigh(node, f"method.{key}", **shapes)
+            weigh(node, f"method.{key}", **given)
             anew(node, f"method.{key}")
     with seeded(seed, "network"):
-        network = build(settings["network"], "network", **shapes)
+        network = build(settings["network"], "network", **given)
     with seeded(seed, "method"):
-        method = build(settings["method"], "method", **shapes, network=network, optimizer=optimizer)
+        method = build(settings["method"], "method", **given, network=network, optimizer=optimizer)
     return scenario, method
 
 
@@ -283,15 +294,25 @@ class Story:
             self.fit.progress.end_task(task, results["R"][task][: task + 1], seconds)
 
     def memory(self, task: int) -> dict[str, int] | None:
-        """Bytes of a generator and of the images that it stands for: those of all tasks so far, raw."""
-        if "generator_bytes" not in self.method.facts:
+        """What is kept of the past, comparable between methods: the real images, with their bytes, or the bytes of a
+        generator, with the images that a memory of so many bytes would hold, and those of all tasks so far, raw."""
+        problem = self.scenario.problem
+        if "generator_bytes" in self.method.facts:
+            n_bytes = self.method.facts["generator_bytes"]
+            raw = sum(len(one.train) for one in self.scenario.tasks[: task + 1]) * math.prod(problem.image_shape)
+            return {
+                "images": n_bytes // bytes_per_image(problem),
+                "bytes": n_bytes,
+                "generator_bytes": n_bytes,
+                "raw_bytes_uint8": raw,
+                "raw_bytes_float32": 4 * raw,
+            }
+        memories = [part for part in self.method.modules() if isinstance(part, Memory)]
+        if not memories:
             return None
-        images = sum(len(one.train) for one in self.scenario.tasks[: task + 1])
-        raw = images * math.prod(self.scenario.problem.image_shape)
         return {
-            "generator_bytes": self.method.facts["generator_bytes"],
-            "raw_bytes_uint8": raw,
-            "raw_bytes_float32": 4 * raw,
+            "images": sum(map(len, memories)),
+            "bytes": sum(bytes_of(part.state_dict()) for part in memories),
         }
 
     def end(self) -> dict[str, Any]:
@@ -318,6 +339,7 @@ class Story:
             "measured_on": "validation images" if "trial" in self.settings else "test images",
             "classes": [list(task.names) for task in self.scenario.tasks],
             **score,
+            "memory": self.records[-1]["memory"] if self.records else None,
             "tasks": self.records,
             "parameters": sum(p.numel() for p in self.method.parameters() if p.requires_grad),
             "bytes_kept": bytes_of(self.method.state_dict()),

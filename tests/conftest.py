@@ -35,6 +35,9 @@ ACGAN = [
     "method.gan.discriminator.network.hidden=[16]",
 ]
 SMALL_OF = {
+    # it trains every output: a narrow network that pushes the classes to come down from the start ends with dead units
+    "der": ["network.hidden=[200]"],
+    "icarl": ["memory=1000"],  # few exemplars of a network that has seen little have poor means
     "ewc": ["method.strength=10"],
     "lwf": ["method.strength=0.3"],
     "mas": ["method.strength=0.01"],

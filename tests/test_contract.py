@@ -35,9 +35,9 @@ KILLS += [
     ("ewc_gan", "class", 11, ("method.fisher=classifier",)),
     ("rwalk", "domain", 9, ("method.interval=2",)),
     ("lwf", "task", 9, ("method.weighting=share",)),
-    ("er", "domain", 9, ("method.per=task", "method.weighting=by_task")),
+    ("er", "domain", 9, ("memory.per=task", "method.selection=random", "method.weighting=by_task")),
     ("si", "class", 7, ("network=resnet18", "network.width=2")),
-    ("der", "domain", 9, ("method.beta=0.5", "method.budget=30")),
+    ("der", "domain", 9, ("method.beta=0.5", "memory=30")),
     ("packnet", "task", 3, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
     ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("si", "task", 9, ("optimizer.keep_state=true",)),

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cl_bench import signatures
-from cl_bench.config import CONF, InputError, check_settings, compose, kinds_of, target
+from cl_bench.config import CONF, InputError, check_settings, compose, declared, target
 
 READ = """
 import json, sys
@@ -163,4 +163,4 @@ def test_and_so_are_the_scenarios(name: str, others: str) -> None:
     path = f"{others}.{name}"
     with pytest.raises(LookupError):
         signatures.constant(path, "kinds")
-    assert kinds_of({"_target_": path}) == (("task",) if name == "Named" else ("class", "task", "domain"))
+    assert declared({"_target_": path}, "kinds") == (("task",) if name == "Named" else ("class", "task", "domain"))

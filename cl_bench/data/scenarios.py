@@ -20,6 +20,7 @@ from cl_bench.seeding import derive
 
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
+TrainMask = Literal["seen", "all", "current"]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Views = Annotated[int, Gt(0), Le(1000)]
 
@@ -37,7 +38,7 @@ class Problem:
     kind: Kind
     image_shape: tuple[int, int, int]
     outputs: tuple[tuple[int, ...], ...]
-    train_mask: Literal["seen", "all", "current"] = "seen"
+    train_mask: TrainMask = "seen"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -146,7 +147,7 @@ def split(
     class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)]] = "fixed",
     uneven: bool = False,
     val_fraction: Fraction = 0.0,
-    train_mask: Literal["seen", "all", "current"] = "seen",
+    train_mask: TrainMask | None = None,
 ) -> Scenario:
     """The classes of one data set, some of them in each task.
 
@@ -181,7 +182,7 @@ def permuted(
     n_tasks: Views = 10,
     first_plain: bool = False,
     val_fraction: Fraction = 0.0,
-    train_mask: Literal["seen", "all", "current"] = "seen",
+    train_mask: TrainMask | None = None,
 ) -> Scenario:
     """All classes in every task, the pixels in another order (Goodfellow et al., 2014); no copy per task.
 
@@ -215,7 +216,7 @@ def rotated(
     angles: Literal["even", "random"] = "even",
     max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
-    train_mask: Literal["seen", "all", "current"] = "seen",
+    train_mask: TrainMask | None = None,
 ) -> Scenario:
     """All classes in every task, the images turned (Lopez-Paz and Ranzato, 2017); no copy per task.
 
@@ -241,7 +242,7 @@ def sequence(
     max_train: Positive | None = None,
     max_test: Positive | None = None,
     val_fraction: Fraction = 0.0,
-    train_mask: Literal["seen", "all", "current"] = "seen",
+    train_mask: TrainMask | None = None,
 ) -> Scenario:
     """One data set after another: MNIST, then SVHN, then digits.
 
@@ -273,7 +274,7 @@ def sequence(
         train = prepared(one.x_train, one.y_train, max_train, "train images")
         tests.append(prepared(one.x_test, one.y_test, max_test, "test images"))
         tasks.append(_task(index, [one.name], train, val_fraction, seed))
-    return Scenario(Problem(kind, (channels, side, side), outputs, train_mask), tasks, tests)
+    return Scenario(Problem(kind, (channels, side, side), outputs, train_mask or "seen"), tasks, tests)
 
 
 class Permute:
@@ -336,9 +337,11 @@ def _groups(
     return [part.tolist() for part in torch.tensor(order).tensor_split(n_tasks)]
 
 
-def _problem(kind: Kind, dataset: Dataset, outputs: tuple[tuple[int, ...], ...], train_mask: Rule) -> Problem:
+def _problem(
+    kind: Kind, dataset: Dataset, outputs: tuple[tuple[int, ...], ...], train_mask: TrainMask | None
+) -> Problem:
     c, h, w = dataset.x_train.shape[1:]
-    return Problem(kind, (c, h, w), outputs, train_mask, dataset.mean, dataset.std)  # type: ignore[arg-type]
+    return Problem(kind, (c, h, w), outputs, train_mask or "seen", dataset.mean, dataset.std)  # type: ignore[arg-type]
 
 
 def _data(images: Tensor, labels: Tensor, task: int, **more: Callable | None) -> Data:
@@ -377,7 +380,7 @@ def _views(
     view: Permute | Rotate,
     names: Sequence[str],
     val_fraction: float,
-    train_mask: Rule,
+    train_mask: TrainMask | None,
     max_train: int | None = None,
 ) -> Scenario:
     """Every task has all images, each seen its own way; the tasks share the pixels in memory.

@@ -10,7 +10,7 @@ from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
-from cl_bench.methods.memory import Memory, Per
+from cl_bench.methods.memory import Budget, Memory
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -22,7 +22,7 @@ class AGEM(Classifier):
     memory is drawn from its task when that ends. The promise is about the gradient: plain SGD follows it, while
     momentum and Adam turn away from it.
 
-    budget, per: images kept per class of a task, per task, or in total (the same number of each class).
+    memory: images kept; in total, the same number of each class.
     n_replay: images of memory in each step.
     """
 
@@ -33,13 +33,12 @@ class AGEM(Classifier):
         problem: Problem,
         network: nn.Module,
         optimizer: Optimizer,
+        memory: Budget,
         *,
-        budget: Positive = 25,
-        per: Per = "class",
         n_replay: Positive = 256,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Memory(budget, per, problem)
+        self.memory = Memory(memory, problem)
         self.n_replay = n_replay
 
     def learn(self, task: Task, fit: Fit) -> None:

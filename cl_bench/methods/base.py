@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data
-from cl_bench.data.scenarios import Kind, Problem, Task
+from cl_bench.data.scenarios import Kind, Problem, Task, TrainMask
 from cl_bench.networks.optimizers import KeptState, Optimizer
 
 M = TypeVar("M", bound=nn.Module)
@@ -69,8 +69,9 @@ class Learner(LightningModule):
 class Method(Learner):
     """A continual learner.
 
-    kinds: the scenarios in which it has a meaning. n_phases: trainings of one network each, in a task that trains all
-    of them. task: index of the task being learned, set by the runner.
+    kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
+    learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
+    them. task: index of the task being learned, set by the runner.
     measurable: False while there is nothing to measure yet (joint training before its last task).
     facts: what `learn` found out, kept with the task's results (plain Python values).
 
@@ -79,6 +80,7 @@ class Method(Learner):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
     n_phases: ClassVar[int] = 1
+    train_mask: ClassVar[TrainMask] = "seen"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

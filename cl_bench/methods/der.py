@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.scenarios import Problem, Task, TrainMask
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.memory import Reservoir
+from cl_bench.methods.memory import Budget, Reservoir
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -21,10 +23,14 @@ class DER(Classifier):
     logits f(x') of the step in which x' came, before its update, over every output. MSE is a mean over images and
     outputs. beta = 0 is DER, beta > 0 is DER++.
 
-    budget: images kept, with their logits. alpha: higher holds the old answers more firmly. beta: higher learns
-    more from old labels. n_replay: images in each draw; None: as many as the mini-batch has.
+    memory: images kept, with their logits, counted in total. alpha: higher holds the old answers more firmly. beta:
+    higher learns more from old labels. n_replay: images in each draw; None: as many as the mini-batch has.
+
+    The paper trains every output from the start. Logits of classes to come are kept and held too: where the
+    cross-entropy leaves these out, they stay as at random and so does what the memory says of them.
     """
 
+    train_mask: ClassVar[TrainMask] = "all"
     _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
@@ -32,14 +38,14 @@ class DER(Classifier):
         problem: Problem,
         network: nn.Module,
         optimizer: Optimizer,
+        memory: Budget,
         *,
-        budget: Positive = 200,
         alpha: NonNegative = 0.2,
         beta: NonNegative = 0.0,
         n_replay: Positive | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Reservoir(budget, problem.n_outputs)
+        self.memory = Reservoir(memory.places(problem, problem.n_outputs), problem.n_outputs)
         self.alpha, self.beta, self.n_replay = alpha, beta, n_replay
 
     def learn(self, task: Task, fit: Fit) -> None:

@@ -12,16 +12,16 @@ from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.memory import Memory, Reservoir
+from cl_bench.methods.memory import Budget, Memory, Reservoir
 from cl_bench.networks.optimizers import Optimizer
 
 
 class ER(Classifier):
     """Objective at each step: the mean cross-entropy on the mini-batch and as many images of memory together.
 
-    budget, per: images kept. `stream`: so many of all training images that ever came, each with the same chance,
-    the current task's too (a reservoir, renewed after each step); `total` (the same number of each class), `class`
-    or `task`: drawn from a task when it ends.
+    memory: images kept. selection: which. `reservoir`: any of all training images that ever came, each with the same
+    chance, the current task's too, renewed after each step; counted in total. `random`: drawn from a task when it
+    ends, the same number of each class if they are counted in total.
     n_replay: images of memory in each step; None: as many as the mini-batch has.
     weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
     task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
@@ -34,19 +34,24 @@ class ER(Classifier):
         problem: Problem,
         network: nn.Module,
         optimizer: Optimizer,
+        memory: Budget,
         *,
-        budget: Positive = 200,
-        per: Literal["stream", "total", "class", "task"] = "stream",
+        selection: Literal["reservoir", "random"] = "reservoir",
         n_replay: Positive | None = None,
         weighting: Literal["joint", "by_task"] = "joint",
     ) -> None:
         super().__init__(problem, network, optimizer)
-        if weighting == "by_task" and per == "stream":
+        if weighting == "by_task" and selection == "reservoir":
             raise InputError(
-                "method.weighting=by_task: needs a memory of old tasks alone, and method.per=stream keeps the current "
-                "one's too; set method.per=class, task or total"
+                "method.weighting=by_task: needs a memory of old tasks alone, and method.selection=reservoir keeps the "
+                "current one's too; set method.selection=random"
             )
-        self.memory = Reservoir(budget) if per == "stream" else Memory(budget, per, problem)
+        if memory.per != "total" and selection == "reservoir":
+            raise InputError(
+                f"memory.per={memory.per}: method.selection=reservoir counts all its images together; set "
+                "method.selection=random or memory.per=total"
+            )
+        self.memory = Reservoir(memory.places(problem)) if selection == "reservoir" else Memory(memory, problem)
         self.n_replay, self.weighting = n_replay, weighting
 
     def learn(self, task: Task, fit: Fit) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cl_bench.config import NonNegative, Positive
+from cl_bench.config import NonNegative
 from cl_bench.data.batches import Batch
 from cl_bench.data.scenarios import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.memory import Memory, Per
+from cl_bench.methods.memory import Budget, Memory
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -23,7 +23,7 @@ class GEM(Classifier):
     g_k is the gradient of the mean loss on the memory of task k, all of it, at every step. A memory is drawn from its
     task when that ends. The promise is about u: plain SGD follows u, while momentum and Adam turn away from it.
 
-    budget, per: images kept per task, per class of a task, or in total (the same number of each class).
+    memory: images kept; in total, the same number of each class.
     margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before the
     projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
     """
@@ -33,13 +33,12 @@ class GEM(Classifier):
         problem: Problem,
         network: nn.Module,
         optimizer: Optimizer,
+        memory: Budget,
         *,
-        budget: Positive = 256,
-        per: Per = "task",
         margin: NonNegative = 0.5,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Memory(budget, per, problem)
+        self.memory = Memory(memory, problem)
         self.margin = margin
         self._past: list[Batch] = []  # the memory of each old task as floats, rebuilt when a task begins
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import Positive, Rate
+from cl_bench.config import InputError, Rate
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit, frozen
 from cl_bench.methods.importance import eval_mode
-from cl_bench.methods.memory import Memory
+from cl_bench.methods.memory import Budget, Memory
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -27,8 +27,9 @@ class ICaRL(Classifier):
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
     (algorithm 1). Features and means have length 1.
 
-    budget, per: exemplars in total, shared equally by the classes so far, or per class. temperature: T of the old
-    answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de Ven et al., 2022).
+    memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its classes.
+    temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
+    Ven et al., 2022).
     Outputs that no task has used take part, with target 0, under the training mask `all` only.
     """
 
@@ -40,13 +41,15 @@ class ICaRL(Classifier):
         problem: Problem,
         network: nn.Module,
         optimizer: Optimizer,
+        memory: Budget,
         *,
-        budget: Positive = 2000,
-        per: Literal["total", "class"] = "total",
         temperature: Rate = 1.0,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Memory(budget, per, problem)
+        self.memory = Memory(memory, problem)
+        most = max(map(len, problem.outputs))
+        if memory.per == "task" and memory.count(problem) < most:
+            raise InputError(f"{memory}: less than one for each of {most} classes of a task, and iCaRL answers by them")
         self.temperature = temperature
         width: int = network.head.in_features  # type: ignore[union-attr, assignment]
         self.register_buffer("means", torch.zeros(problem.n_outputs, width))
@@ -98,8 +101,9 @@ class ICaRL(Classifier):
 
     def exemplars(self, data: Data) -> Data:
         """Of each class the images that its share of the budget allows, the most telling first."""
-        budget: int = self.memory.budget  # type: ignore[assignment]
-        share = budget if self.memory.per == "class" else budget // len(self.problem.seen(self.task))
+        n_images: int = self.memory.n_images  # type: ignore[assignment]
+        sharing = {"class": 1, "task": len(self.problem.outputs[self.task]), "total": len(self.problem.seen(self.task))}
+        share = n_images // sharing[self.memory.per]
         chosen = []
         for label in data.labels.unique():
             rows = (data.labels == label).nonzero().squeeze(1)

@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from cl_bench.config import InputError
+from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Problem
 from cl_bench.seeding import derive
 
 Per = Literal["total", "class", "task"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the past a rehearsal method may keep; the key `memory`, the same for all of them.
+
+    Args:
+        images: how many images.
+        per: what `images` counts: all that are kept, those of each class of a task, or those of each task.
+        bytes: instead of `images`, so many bytes: of pixels, labels, tasks, and what a method keeps with each image.
+        available: training images of all tasks; no reservoir has more places.
+    """
+
+    images: Positive
+    per: Per = "total"
+    bytes: Positive | None = None
+    available: int | None = None
+
+    def count(self, problem: Problem, n_logits: int = 0) -> int:
+        """The images that it allows, each kept with so many logits.
+
+        Raises InputError when it is too few bytes for a single one.
+        """
+        size = bytes_per_image(problem, n_logits)
+        n_images = self.images if self.bytes is None else self.bytes // size
+        if not n_images:
+            raise InputError(f"memory.bytes={self.bytes}: an image takes {size}, so set at least that")
+        return n_images
+
+    def places(self, problem: Problem, n_logits: int = 0) -> int:
+        """The places of a reservoir. Raises InputError for a budget per class or task, as a stream has neither."""
+        if self.per != "total":
+            raise InputError(f"memory.per={self.per}: a reservoir counts all its images together; set memory.per=total")
+        n_images = self.count(problem, n_logits)
+        return n_images if self.available is None else min(n_images, self.available)
+
+    def __str__(self) -> str:
+        """As a person types it."""
+        return f"memory.images={self.images}" if self.bytes is None else f"memory.bytes={self.bytes}"
+
+
+def bytes_per_image(problem: Problem, n_logits: int = 0) -> int:
+    """Bytes of an image in memory: its pixels (uint8), label (int64), task (int16) and logits (float32)."""
+    return math.prod(problem.image_shape) + 8 + 2 + 4 * n_logits
 
 
 class Memory(nn.Module):
@@ -23,8 +68,11 @@ class Memory(nn.Module):
     Images are kept as they lie in the data set (uint8), not as a batch sees them: the view (a permutation, a crop)
     belongs to the scenario and comes anew with the next task's data.
 
-    budget: images kept, in total, per class of a task or per task; None for all. A total is shared equally by the
-    classes so far: old ones give way to new ones. problem: to refuse a total that leaves a class with nothing.
+    A total is shared equally by the classes of the tasks so far: old ones give way to new ones.
+
+    Args:
+        budget: how many images; None for all.
+        problem: what they are of. Raises InputError for a total that leaves a class with nothing.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("images", "labels", "task")
@@ -32,12 +80,17 @@ class Memory(nn.Module):
     labels: Tensor
     task: Tensor
 
-    def __init__(self, budget: int | None = None, per: Per = "total", problem: Problem | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, problem: Problem | None = None) -> None:
         super().__init__()
-        classes = sum(map(len, problem.outputs)) if problem else 0
-        if budget is not None and per == "total" and budget < classes:
-            raise InputError(f"method.budget={budget}: less than one for each of {classes} classes")
-        self.budget, self.per = budget, per
+        self.per: Per = "total"
+        self.n_images: int | None = None
+        if budget and problem:
+            self.per, self.n_images = budget.per, budget.count(problem)
+            classes = sum(map(len, problem.outputs))
+            if self.per == "total" and self.n_images < classes:
+                holds = f" holds {self.n_images} images," if budget.bytes else ""
+                way = "more, or memory.per=class or task"
+                raise InputError(f"{budget}:{holds} less than one for each of {classes} classes; set {way}")
         self.register_buffer("images", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
         self.register_buffer("task", torch.empty(0, dtype=torch.int16))
@@ -56,11 +109,11 @@ class Memory(nn.Module):
     def keep(self, data: Data) -> Data:
         """Adds images, of each class or task the first that the budget allows; returns all that are kept."""
         kept = data + self.data(data) if len(self) else data
-        if self.budget is not None:
+        if self.n_images is not None:
             group = kept.task.long()
             if self.per != "task":
                 group = group * (1 + kept.labels.max()) + kept.labels
-            share = self.budget // len(group.unique()) if self.per == "total" else self.budget
+            share = self.n_images // len(group.unique()) if self.per == "total" else self.n_images
             kept = kept[(rank(group) < share).nonzero().squeeze(1)]
         for part in Memory.PARTS:
             setattr(self, part, getattr(kept, part))

@@ -24,15 +24,7 @@ from cl_bench.statistics import Comparison, Estimate, compare, estimate
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 """What bounds the others from below and above; they are no rivals for the best."""
 
-BUDGETS = (
-    "memory.images",
-    "memory.per",
-    "memory.bytes",
-    "method.budget",
-    "method.per",
-    "method.n_gen",
-    "method.n_gen_mode",
-)
+BUDGETS = ("memory.images", "memory.per", "memory.bytes", "method.n_gen", "method.n_gen_mode")
 """How much of the past a method may keep or replay."""
 
 OWN = ("method.", "memory.")
@@ -40,7 +32,10 @@ OWN = ("method.", "memory.")
 
 STATED = "the method's own"  # training mask
 
-COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
+MEMORY = ("memory_images", "memory_bytes")
+"""Real images kept, and their bytes; of a generator its bytes, and as many images as they would hold."""
+
+COSTS = ("seconds", "bytes_kept", *MEMORY, "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took, as results.json names it."""
 
 MACHINE = ("trainer.threads", "trainer.accelerator")
@@ -101,7 +96,10 @@ class Run:
 
     def number(self, name: str) -> float | None:
         """A metric or a cost, None where it was not measured."""
-        value = self.results.get(name) if name in COSTS else self.results["metrics"].get(name)
+        if name in MEMORY:
+            value = (self.results.get("memory") or {}).get(name.removeprefix("memory_"))
+        else:
+            value = self.results.get(name) if name in COSTS else self.results["metrics"].get(name)
         return value if value is not None and math.isfinite(value) else None
 
     def accuracies(self) -> list[float | None]:

@@ -57,6 +57,15 @@ COLUMNS = (
     Column("MeRGAN_score", "MeRGAN score", "%", "accuracy of a classifier of real images on generated ones", 1),
     Column("FID", "FID", "", "distance of generated from real images, in the features of the judge", -1, 1, 1),
     Column("bytes_kept", "Kept", "MB", "what is kept between tasks: networks, memories, generators", 0, 1e-6),
+    Column(
+        "memory_images",
+        "Memory",
+        "images",
+        "real images kept; of a generator, as many as its bytes would hold",
+        0,
+        1,
+        0,
+    ),
     Column("seconds", "Time", "s", "seconds of training", 0, 1, 0),
 )
 ACC = COLUMNS[0]

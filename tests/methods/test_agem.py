@@ -10,6 +10,7 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import split
 from cl_bench.methods import gem
 from cl_bench.methods.agem import AGEM, project
+from cl_bench.methods.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 
@@ -38,7 +39,7 @@ def test_no_step_raises_the_loss_on_memory(kind: str) -> None:
     torch.manual_seed(0)
     scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
     network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
-    method = AGEM(scenario.problem, network, SGD(), budget=10, n_replay=1000)
+    method = AGEM(scenario.problem, network, SGD(), memory=Budget(10, "class"), n_replay=1000)
     for task in scenario.tasks[:2]:
         method.task = task.index
         method.learn(task, one_pass)

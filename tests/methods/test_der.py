@@ -12,6 +12,7 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.base import frozen
 from cl_bench.methods.der import DER
+from cl_bench.methods.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 
@@ -37,7 +38,7 @@ def trained(method: DER, scenario: Scenario, steps: int) -> list[Any]:
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 def test_stored_logits_are_those_at_insertion(beta: float) -> None:
     """Of the network before the very step in which the image came, never touched afterwards."""
-    method, scenario = der(budget=40, beta=beta)
+    method, scenario = der(memory=Budget(40), beta=beta)
     before = trained(method, scenario, steps=20)
     memory, steps = method.memory, set()
     assert len(memory) == 40
@@ -52,7 +53,7 @@ def test_stored_logits_are_those_at_insertion(beta: float) -> None:
 
 @pytest.mark.parametrize(("beta", "draws"), [(0.0, 1), (0.5, 2)])
 def test_the_loss_is_of_independent_draws_and_a_mean_over_every_output(beta: float, draws: int) -> None:
-    method, scenario = der(budget=40, alpha=0.3, beta=beta, n_replay=15)
+    method, scenario = der(memory=Budget(40), alpha=0.3, beta=beta, n_replay=15)
     trained(method, scenario, steps=8)
     state = torch.get_rng_state()
     loss = method.replay_loss(15)

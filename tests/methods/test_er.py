@@ -14,6 +14,7 @@ from cl_bench.config import InputError
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.er import ER
+from cl_bench.methods.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 
@@ -28,7 +29,7 @@ def er(kind: str = "class", **settings: Any) -> tuple[ER, Scenario]:
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
 @pytest.mark.parametrize("weighting", ["joint", "by_task"])
 def test_the_loss_is_the_mean_over_all_or_weighs_memory_by_the_tasks(kind: str, weighting: str) -> None:
-    method, scenario = er(kind, budget=30, per="class", weighting=weighting, n_replay=50)
+    method, scenario = er(kind, memory=Budget(30, "class"), selection="random", weighting=weighting, n_replay=50)
     for index in range(3):
         method.task = index
         method.learn(scenario.tasks[index], one_pass)
@@ -44,7 +45,7 @@ def test_the_loss_is_the_mean_over_all_or_weighs_memory_by_the_tasks(kind: str, 
 
 
 def test_an_image_enters_a_reservoir_after_its_own_step() -> None:
-    method, scenario = er(budget=200)
+    method, scenario = er(memory=Budget(200))
     data = scenario.tasks[0].train
     method.task, method._like = 0, data
     optimizer = method.configure_optimizers()
@@ -61,7 +62,7 @@ def test_an_image_enters_a_reservoir_after_its_own_step() -> None:
 
 
 def test_images_of_one_task_stay_out_of_a_memory_drawn_at_its_end() -> None:
-    method, scenario = er(budget=7, per="class")
+    method, scenario = er(memory=Budget(7, "class"), selection="random")
     for index in (0, 1):
         method.task = index
 
@@ -76,5 +77,5 @@ def test_images_of_one_task_stay_out_of_a_memory_drawn_at_its_end() -> None:
 
 def test_a_reservoir_is_not_weighed_as_the_past_alone() -> None:
     """It holds images of the current task too."""
-    with pytest.raises(InputError, match=r"^method\.weighting=by_task: .* set method\.per=class, task or total$"):
-        er(weighting="by_task")
+    with pytest.raises(InputError, match=r"^method\.weighting=by_task: .* set method\.selection=random$"):
+        er(memory=Budget(200), weighting="by_task")

@@ -14,6 +14,7 @@ from torch import Tensor
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.gem import GEM, gradient, project
+from cl_bench.methods.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 
@@ -115,7 +116,7 @@ def test_gradients_that_are_not_finite_end_in_a_loss_that_is_not() -> None:
 
 def test_no_step_raises_the_loss_on_an_old_task() -> None:
     """The gradient that the optimiser is given, against those of each task's whole memory."""
-    method, scenario = gem(budget=20)
+    method, scenario = gem(memory=Budget(20, "task"))
     for task in scenario.tasks[:3]:
         method.task = task.index
         method.learn(task, one_pass)

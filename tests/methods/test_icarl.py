@@ -16,6 +16,7 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.base import frozen
 from cl_bench.methods.icarl import ICaRL, herd
+from cl_bench.methods.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 
@@ -55,7 +56,7 @@ def test_herding_takes_what_a_search_over_all_images_takes(unit: bool) -> None:
 
 
 def test_exemplars_are_herded_from_their_own_class_and_old_classes_keep_their_first() -> None:
-    method, scenario = icarl(budget=40)
+    method, scenario = icarl(memory=Budget(40))
     learned(method, scenario, range(1))
     first, data = copy.deepcopy(method.memory), scenario.tasks[0].train
     assert first.labels.bincount().tolist() == [20, 20]
@@ -71,7 +72,7 @@ def test_exemplars_are_herded_from_their_own_class_and_old_classes_keep_their_fi
 
 
 def test_class_means_are_those_of_the_current_network_and_the_nearest_answers() -> None:
-    method, scenario = icarl(budget=40)
+    method, scenario = icarl(memory=Budget(40))
     learned(method, scenario, range(1))
     before = method.means.clone()
     learned(method, scenario, range(1, 2))
@@ -90,7 +91,7 @@ def test_class_means_are_those_of_the_current_network_and_the_nearest_answers() 
 def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label(mask: str) -> None:
     """On images of the task and on exemplars alike, output by output."""
     temperature = 1.0 if mask == "seen" else 3.0
-    method, scenario = icarl(mask, budget=40, temperature=temperature)
+    method, scenario = icarl(mask, memory=Budget(40), temperature=temperature)
     learned(method, scenario, range(2))
     old, checked = frozen(method.network), 0
 
@@ -118,7 +119,7 @@ def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label
 
 def test_the_old_network_never_changes() -> None:
     """It answers without dropout and by its own running statistics, while the network learns and moves on."""
-    method, scenario = icarl(budget=40)
+    method, scenario = icarl(memory=Budget(40))
     method.network.features.extend([nn.BatchNorm1d(16), nn.Dropout(0.2)])  # type: ignore[union-attr, operator]
     learned(method, scenario, range(1))
     start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
@@ -141,7 +142,7 @@ def test_the_old_network_never_changes() -> None:
 
 def test_while_a_task_is_learned_the_network_answers() -> None:
     """The new classes have no mean yet, and would never be an answer."""
-    method, scenario = icarl(budget=40)
+    method, scenario = icarl(memory=Budget(40))
     learned(method, scenario, range(1))
     x = scenario.tasks[1].train.batch(torch.arange(50)).x
     answers: list[Tensor] = []

@@ -6,23 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Compose, one_pass
+from conftest import METHODS, Compose, one_pass
 from scipy.stats import chi2
 from torch import Tensor
 
-from cl_bench.config import InputError
+from cl_bench.config import InputError, compose, key_of, reads_memory
 from cl_bench.data.batches import Data
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import permuted, split
 from cl_bench.methods.base import bytes_of
-from cl_bench.methods.memory import Memory, Reservoir
-from cl_bench.run import prepare
+from cl_bench.methods.memory import Budget, Memory, Reservoir
+from cl_bench.run import prepare, run
 from cl_bench.seeding import derive
 
-COUNTED = [("er", per) for per in ("stream", "total", "class", "task")] + [("der", "stream")]
-COUNTED += [(method, per) for method in ("gem", "agem") for per in ("total", "class", "task")]
-COUNTED += [("icarl", "total"), ("icarl", "class")]
+COUNTED = [("er", "total", "reservoir"), ("der", "total", "")]
+COUNTED += [("er", per, "random") for per in ("total", "class", "task")]
+COUNTED += [(method, per, "") for method in ("gem", "agem", "icarl") for per in ("total", "class", "task")]
 IMAGE = 8 * 8 + 8 + 2  # bytes of a kept image, its label and its task
+DIGITS = split(digits(), 0, kind="class", n_tasks=5).problem
 
 
 def numbered(n: int) -> Data:
@@ -101,7 +102,7 @@ def test_a_reservoir_goes_on_from_its_state_alone_and_leaves_other_chance_alone(
 @pytest.mark.parametrize("kind", ["class", "domain"])
 def test_a_budget_holds_after_every_task_in_images_and_bytes(per: str, kind: str) -> None:
     scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
-    memory = Memory(23, per, scenario.problem)  # type: ignore[arg-type]
+    memory = Memory(Budget(23, per), scenario.problem)  # type: ignore[arg-type]
     for task in scenario.tasks:
         memory.keep_any(task.train)
         classes = 2 * (task.index + 1)
@@ -119,14 +120,14 @@ def test_what_is_drawn_from_a_task_is_any_of_its_images() -> None:
     data, runs, counts = numbered(40), 1000, torch.zeros(40)
     torch.manual_seed(0)
     for _ in range(runs):
-        memory = Memory(8, "task")
+        memory = Memory(Budget(8, "task"), DIGITS)
         memory.keep_any(data)
         counts += torch.bincount(memory.labels, minlength=40)
     assert chance(counts, 8, runs) > 1e-3
 
 
 def test_the_first_of_each_class_are_kept_in_their_order() -> None:
-    memory = Memory(6, "total")
+    memory = Memory(Budget(6), replace(DIGITS, outputs=((0, 1), (7,))))
     two = replace(numbered(20), labels=torch.arange(20) % 2)
     memory.keep(two)
     assert memory.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
@@ -147,23 +148,76 @@ def test_old_images_are_seen_as_they_were() -> None:
     assert not torch.equal(old.x, second.batch(torch.arange(30)).x)
 
 
-def test_a_total_too_small_for_the_classes_is_refused() -> None:
-    problem = split(digits(), 0, kind="class", n_tasks=5).problem
-    with pytest.raises(InputError, match=r"method\.budget=9: less than one for each of 10 classes"):
-        Memory(9, "total", problem)
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        (Budget(9), r"^memory\.images=9: less than one for each of 10 classes"),
+        (Budget(200, bytes=9 * IMAGE + 1), r"^memory\.bytes=667: holds 9 images, less than one for each of 10 classes"),
+        (Budget(200, "class", bytes=IMAGE - 1), r"^memory\.bytes=73: an image takes 74"),
+    ],
+)
+def test_a_budget_too_small_for_the_classes_is_refused(budget: Budget, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Memory(budget, DIGITS)
 
 
-@pytest.mark.parametrize(("method", "per"), COUNTED)
-def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(method: str, per: str, small: Compose) -> None:
-    """All of its state but the network (and iCaRL's means) is memory; nothing is kept twice."""
-    counted = [] if method == "der" else [f"method.per={per}"]
-    scenario, learner = prepare(small(f"method={method}", "method.budget=13", *counted))
+def test_bytes_are_as_many_images_as_fit_with_what_is_kept_of_each() -> None:
+    budget = Budget(200, bytes=10_000)
+    assert budget.count(DIGITS) == 10_000 // IMAGE
+    assert budget.count(DIGITS, n_logits=10) == 10_000 // (IMAGE + 40)
+    assert Budget(200).count(DIGITS, n_logits=10) == 200
+
+
+def test_a_reservoir_has_no_more_places_than_there_are_images_and_counts_in_total() -> None:
+    assert Budget(5000, available=1438).places(DIGITS) == 1438
+    assert Budget(50, available=1438).places(DIGITS) == 50
+    with pytest.raises(InputError, match=r"^memory\.per=class: a reservoir counts all .* set memory\.per=total$"):
+        Budget(50, "class").places(DIGITS)
+
+
+@pytest.mark.parametrize("unit", ["images", "bytes"])
+@pytest.mark.parametrize(("method", "per", "selection"), COUNTED)
+def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(
+    method: str, per: str, selection: str, unit: str, small: Compose
+) -> None:
+    """All of its state but the network (and iCaRL's means) is memory; nothing is kept twice. A budget means the same
+    to all of them: what it allows is used, up to what can't be shared equally."""
+    each = IMAGE + (4 * 10 if method == "der" else 0)
+    amount = "memory=13" if unit == "images" else f"memory.bytes={13 * each + 1}"
+    chosen = [f"method.selection={selection}"] if selection else []
+    scenario, learner = prepare(small(f"method={method}", amount, f"memory.per={per}", *chosen))
     for task in scenario.tasks[:3]:
         learner.task = task.index
         learner.learn(task, one_pass)
-        groups = {"class": 2 * (task.index + 1), "task": task.index + 1}.get(per, 1)
+        classes = 2 * (task.index + 1)
+        groups = {"class": classes, "task": task.index + 1}.get(per, 1)
         others = bytes_of(learner.network) + (4 * 10 * 32 if method == "icarl" else 0)  # type: ignore[arg-type]
         tensors = [value for value in learner.state_dict().values() if torch.is_tensor(value)]
         kept = sum(value.untyped_storage().nbytes() for value in tensors) - others
-        assert 0 < len(learner.memory) <= 13 * groups  # type: ignore[arg-type]
-        assert 0 < kept <= 13 * groups * (IMAGE + (4 * 10 if method == "der" else 0))
+        assert 13 * groups - classes < len(learner.memory) <= 13 * groups  # type: ignore[arg-type]
+        assert kept == len(learner.memory) * each  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["er", "der", "gem", "agem", "icarl"])
+def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
+    method: str, small: Compose, no_pictures: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = run(small(f"method={method}", "memory=5000"))
+    each = IMAGE + (4 * 10 if method == "der" else 0)
+    assert results["memory"] == {"images": 1438, "bytes": 1438 * each}
+    assert [task["memory"]["images"] for task in results["tasks"]][-1] == 1438
+    assert "memory.images=5000: there are only 1438 training images, and no more are kept" in caplog.messages
+
+
+def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depends_on_it() -> None:
+    reading = {method for method in METHODS if reads_memory(compose(f"method={method}"))}
+    assert reading == {"er", "der", "gem", "agem", "icarl"}
+    for method in METHODS:
+        keys = {key_of(compose(f"method={method}", *more)) for more in ((), ("memory=100",), ("memory.bytes=9000",))}
+        assert len(keys) == (3 if method in reading else 1), method
+
+
+def test_a_generator_is_told_in_images_of_memory(small: Compose, no_pictures: None) -> None:
+    memory = run(small("method=dgr", "scenario.n_tasks=2"))["memory"]
+    assert memory["images"] == memory["bytes"] // IMAGE
+    assert memory["bytes"] == memory["generator_bytes"]

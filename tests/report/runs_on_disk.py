@@ -27,7 +27,7 @@ def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **chang
     for key, value in changes.items():
         group, _, name = key.partition("__")
         if name:
-            config[group][name] = value
+            config.setdefault(group, {})[name] = value
         else:
             config[group] = value
     first = 0.98
@@ -57,7 +57,7 @@ def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **chang
 
 
 def write(outputs: Path, method: str, seed: int = 0, folder: str = "", **changes: Any) -> Path:
-    """`write(outputs, "er", seed=1, acc=0.9, method__budget=100)`: a run's folder, with what `results` says."""
+    """`write(outputs, "er", seed=1, acc=0.9, memory__images=100)`: a run's folder, with what `results` says."""
     found: Mapping[str, Any] = results(method, seed, **changes)
     number = len(list(outputs.glob("*/*")))
     path = outputs / (folder or f"{found['name'].rpartition('-')[0]}/seed{seed}-{number:08x}")

@@ -13,7 +13,8 @@ from runs_on_disk import write
 
 from cl_bench.config import InputError
 from cl_bench.report import runs
-from cl_bench.report.runs import Benchmark, benchmarks, mixtures, read, select, sweeps
+from cl_bench.report.runs import MEMORY, Benchmark, benchmarks, mixtures, read, select, sweeps
+from cl_bench.report.tables import columns_of
 
 
 def found_in(folder: Path) -> list[Benchmark]:
@@ -43,7 +44,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     "other",
     [
         {"train_mask": "current"},
-        {"method__budget": 200},
+        {"memory__images": 200},
         {"trainer__epochs": 20},
         {"network__hidden": [64]},
         {"tasks": 5},
@@ -52,8 +53,8 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     ids=str,
 )
 def test_nothing_but_the_seed_may_differ_in_an_average(tmp_path: Path, other: dict[str, Any]) -> None:
-    write(tmp_path, "er", 0, method__budget=100)
-    changes: dict[str, Any] = {"method__budget": 100} | other
+    write(tmp_path, "er", 0, memory__images=100)
+    changes: dict[str, Any] = {"memory__images": 100} | other
     write(tmp_path, "er", 1, **changes)
     configurations = [one for benchmark in found_in(tmp_path) for one in benchmark.configurations]
     assert [len(one.runs) for one in configurations] == [1, 1]
@@ -78,10 +79,23 @@ def test_a_mixture_of_protocols_is_named(tmp_path: Path) -> None:
 def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
     write(tmp_path, "finetune")
     for budget in (200, 100):
-        write(tmp_path, "er", method__budget=budget, method__per="class")
+        write(tmp_path, "er", memory__images=budget, memory__per="class")
     (benchmark,) = found_in(tmp_path)
-    assert [one.label for one in benchmark.configurations] == ["finetune", "er budget=100", "er budget=200"]
+    assert [one.label for one in benchmark.configurations] == ["finetune", "er memory=100", "er memory=200"]
     assert benchmark.protocols == {"P1": {}}
+
+
+def test_memories_and_generators_are_compared_by_what_they_keep(tmp_path: Path) -> None:
+    """In images: of a generator as many as its bytes would hold; a method that keeps nothing has no such number."""
+    for method, memory in (("er", {"images": 200, "bytes": 14800}), ("dgr", {"images": 1351, "bytes": 100000})):
+        path = write(tmp_path, method)
+        kept = json.loads((path / "results.json").read_text()) | {"memory": memory}
+        (path / "results.json").write_text(json.dumps(kept))
+    write(tmp_path, "ewc")
+    (benchmark,) = found_in(tmp_path)
+    numbers = {one.method: [one.runs[0].number(name) for name in MEMORY] for one in benchmark.configurations}
+    assert numbers == {"er": [200, 14800], "dgr": [1351, 100000], "ewc": [None, None]}
+    assert "memory_images" in [column.name for column in columns_of(benchmark.configurations)]
 
 
 def test_long_labels_are_shortened_but_stay_unique(tmp_path: Path) -> None:
@@ -93,21 +107,27 @@ def test_long_labels_are_shortened_but_stay_unique(tmp_path: Path) -> None:
 
 
 def test_what_hinders_a_comparison_is_said(tmp_path: Path) -> None:
-    write(tmp_path, "er", 0, method__budget=100, method__per="class")
-    write(tmp_path, "icarl", 0, method__budget=20, method__per="class")
-    path = write(tmp_path, "icarl", 1, method__budget=20, method__per="class")
+    write(tmp_path, "er", 0, memory__images=100, memory__per="class")
+    write(tmp_path, "icarl", 0, memory__images=20, memory__per="class")
+    path = write(tmp_path, "icarl", 1, memory__images=20, memory__per="class")
     changed = json.loads((path / "results.json").read_text()) | {"device": "cuda:0", "versions": {"cl_bench": "9"}}
     (path / "results.json").write_text(json.dumps(changed))
     (benchmark,) = found_in(tmp_path)
     said = " ".join(mixtures(benchmark))
-    for part in ("budget=100 per=class (er)", "budget=20 per=class (icarl)", "different seeds", "version", "cuda:0"):
+    for part in (
+        "memory=100 memory.per=class (er)",
+        "memory=20 memory.per=class (icarl)",
+        "different seeds",
+        "version",
+        "cuda:0",
+    ):
         assert part in said
 
 
 def test_alike_runs_need_no_warning(tmp_path: Path) -> None:
     for method in ("er", "icarl"):
         for seed in range(2):
-            write(tmp_path, method, seed, method__budget=100)
+            write(tmp_path, method, seed, memory__images=100)
     (benchmark,) = found_in(tmp_path)
     assert mixtures(benchmark) == []
 
@@ -179,13 +199,13 @@ def test_where(tmp_path: Path, where: list[str], left: int) -> None:
     [
         ("method", "type KEY=VALUE"),
         ("methd=er", "no run has a key 'methd'; did you mean 'method'?"),
-        ("budget=1", "did you mean 'method.budget'?"),
+        ("images=1", "did you mean 'memory.images'?"),
         ("method=err", "no run has method=err; did you mean 'er'?"),
-        ("method.budget=7", "no run has method.budget=7; choose from 100"),
+        ("memory.images=7", "no run has memory.images=7; choose from 100"),
     ],
 )
 def test_bad_conditions(tmp_path: Path, where: str, message: str) -> None:
-    write(tmp_path, "er", method__budget=100)
+    write(tmp_path, "er", memory__images=100)
     with pytest.raises(InputError) as error:
         select(read([tmp_path])[0], [where])
     assert where in str(error.value)

@@ -1,0 +1,98 @@
+"""At its defaults a method is the one of its paper: under its training mask, and better than doing nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, get_args
+
+import pytest
+from conftest import METHODS, Compose
+
+from cl_bench.config import compose, declared, key_of, target
+from cl_bench.data.scenarios import TrainMask
+from cl_bench.run import run
+
+ALL = ("class", "domain", "task")
+CLAIMS = {
+    ALL: ("joint", "cumulative", "er", "der", "gem", "agem"),
+    ("class", "domain"): ("dgr",),
+    ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
+    ("domain", "task"): ("ewc", "si", "mas", "rwalk"),  # springs alone don't hold old classes apart from new ones
+    ("task",): ("lwf", "packnet", "hat"),
+    (): ("finetune",),
+}
+GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}
+"""Where each method must beat fine-tuning: the kinds for which its paper claims a gain, or that it bounds."""
+
+# as long for every method; a generator gets images by the hundred, as tasks of 288 images have, and time to learn
+LENGTH = ("~tuned", "~tuned/scenario", "trainer.epochs=100", "trainer.batch_size=64")
+GENERATOR = {
+    "dgr": ("method.n_gen=300", "method.generator_epochs=100"),
+    "mergan": ("method.n_gen=300", "method.generator_epochs=100"),
+    "ewc_gan": ("method.n_gen=300", "method.generator_epochs=100"),
+    "dgm": ("method.n_gen=300",),
+}
+
+
+def kinds_of(method: str) -> tuple[str, ...]:
+    return target(compose(f"method={method}")["method"], "method").kinds
+
+
+def test_each_method_is_on_the_list() -> None:
+    assert set(GAINS) == set(METHODS)
+    assert all(set(GAINS[method]) <= set(kinds_of(method)) for method in METHODS)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(("method", "kind"), [(method, kind) for method in METHODS for kind in GAINS[method]])
+def test_it_beats_fine_tuning(method: str, kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """By the mean of three seeds; one where it is many times as dear and leaves no doubt."""
+    seeds = range(1 if method in (*GENERATOR, "joint_gan") else 3)
+    folder = str(tmp_path_factory.getbasetemp() / "defaults")
+    found = [mean([accuracy(one, kind, seed, folder) for seed in seeds]) for one in (method, "finetune")]
+    assert found[0] > found[1]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@cache
+def accuracy(method: str, kind: str, seed: int, folder: str) -> float:
+    machine = ("trainer.threads=1", "trainer.accelerator=cpu", f"output_root={folder}")
+    chosen = (f"method={method}", f"scenario={kind}_incremental", f"seed={seed}")
+    return run(compose(*chosen, *LENGTH, *GENERATOR.get(method, ()), *machine))["metrics"]["ACC"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_training_mask_is_that_of_its_paper_unless_it_is_set(method: str) -> None:
+    of_paper = declared(compose(f"method={method}")["method"], "train_mask")
+    assert of_paper == ("all" if method == "der" else "seen")
+    for mask in (None, *get_args(TrainMask)):
+        if "class" in kinds_of(method):
+            more = () if mask is None else (f"scenario.train_mask={mask}",)
+            assert compose(f"method={method}", *more)["scenario"]["train_mask"] == (mask or of_paper)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_results_carry_the_mask_that_was_used(small: Compose) -> None:
+    def used(*chosen: str) -> tuple[Any, Any]:
+        results = run(small(*chosen, "scenario.n_tasks=2", "trainer.epochs=1"))
+        return results["masks"]["train"], results["config"]["scenario"]["train_mask"]
+
+    assert used("method=der") == ("all", "all")
+    assert used("method=er") == ("seen", "seen")
+    assert used("method=der", "scenario.train_mask=seen") == ("seen", "seen")
+    assert used("method=der", "scenario=domain_incremental") == ("all", None)
+
+
+def test_equal_masks_are_equal_runs() -> None:
+    def keys(*chosen: str) -> set[str]:
+        return {key_of(compose(*chosen, f"scenario.train_mask={mask}")) for mask in ("null", "seen", "all", "current")}
+
+    assert key_of(compose("method=der")) == key_of(compose("method=der", "scenario.train_mask=all"))
+    assert key_of(compose("method=er")) == key_of(compose("method=er", "scenario.train_mask=seen"))
+    assert len(keys("method=er")) == 3
+    for scenario in ("task_incremental", "domain_incremental", "permuted"):
+        assert len(keys("method=er", f"scenario={scenario}")) == 1  # without effect there
