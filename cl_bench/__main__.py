@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from cl_bench.process import STOPPED, as_process
+
+if __name__ == "__main__":  # at once: what follows takes its time
+    as_process("cl_bench.__main__")
+
 import os
 import signal
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +33,7 @@ from cl_bench.config import (
     written_out,
 )
 from cl_bench.progress import first_line
+from cl_bench.results import Busy, at_work, wait_for
 from cl_bench.sweep import finished, sweep
 
 
@@ -56,14 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return None
 
     try:
-        flags, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
+        given, overrides = parsed(sys.argv[1:] if arguments is None else arguments)
+        flags = get_args_parser().parse_args(given)
         debug = "debug=true" in [override.lower() for override in overrides]
-        if flags in (["-m"], ["--multirun"]):
-            return int(not sweep(overrides, attempt))
-        sys.argv[1:] = [*flags, *overrides]
+        if is_sweep(flags, overrides):
+            return int(not sweep(overrides, attempt, flags))
+        sys.argv[1:] = [*given, *overrides]
         hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     except (Stopped, KeyboardInterrupt) as stop:
-        print("stopped; what was done is saved, and the same command goes on from there", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
     except Exception as error:
         line = None if isinstance(error, KnownError) else explain(error, overrides)
@@ -84,19 +92,35 @@ def accuracy(config: Any) -> float:
 def results_of(config: Any) -> tuple[dict[str, Any], Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
-    if settings.get("hparams_search"):
+    while settings.get("hparams_search"):
         from cl_bench.search import search
 
-        settings = search(HydraConfig.get().overrides.task)
+        try:
+            settings = search(HydraConfig.get().overrides.task)
+        except Busy as busy:
+            wait_for(busy.folder)
     check_settings(settings)
-    results = finished(settings)
-    if not results:
-        if settings["trainer"]["progress"]:
-            print(first_line(settings), flush=True)  # at once: torch takes seconds to come
+    folder = folder_of(settings)
+    if settings["trainer"]["progress"] and not finished(settings):
+        print(first_line(settings), flush=True)  # at once: torch takes seconds to come
+    while not (results := finished(settings)):
+        if at_work(folder):
+            wait_for(folder)
+            continue
         from cl_bench.run import run
 
-        results = run(settings)
-    return results, folder_of(settings)
+        try:
+            results = run(settings)
+            break
+        except Busy:  # it came in between
+            continue
+    return results, folder
+
+
+def is_sweep(flags: Namespace, overrides: Sequence[str]) -> bool:
+    """Whether this is a sweep to be run: with -m or as Hydra's own mode, whatever other flags there are."""
+    shown = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion or flags.run
+    return not shown and bool(flags.multirun or "hydra.mode=MULTIRUN" in overrides)
 
 
 def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -146,7 +170,3 @@ def relief(error: Exception) -> str:
     if places & {"datasets", "scenarios"}:
         return " by the data set; a smaller dataset.size, or fewer images, need less"
     return "; a smaller network or trainer.batch_size needs less"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -54,6 +54,19 @@ class KnownError(Exception):
 
 class InputError(KnownError, ValueError):
     """What a person asked for can't be done; the message is one line that names the key and the way out."""
+
+
+class NotApplicable(InputError):
+    """A method has no meaning in a scenario: an error of one run, and in a sweep over both a combination to leave out.
+
+    method, scenario: their names, as chosen.
+    """
+
+    def __init__(self, method: str, scenario: str, kind: str, kinds: Iterable[str]) -> None:
+        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
+        ways = ", ".join(f"scenario={names[kind]}" for kind in kinds)
+        super().__init__(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
+        self.method, self.scenario = method, scenario
 
 
 class Stopped(BaseException):
@@ -232,10 +245,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         check_memory(settings.get("memory"))
     kind, kinds = settings["scenario"].get("kind"), declared(settings["method"], "kinds")
     if kind and kind not in kinds:
-        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
-        method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
-        ways = ", ".join(f"scenario={names[one]}" for one in kinds)
-        raise InputError(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
+        raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], kind, kinds)
 
 
 def declared(method: Mapping[str, Any], name: str) -> Any:
@@ -259,6 +269,13 @@ def check_memory(node: Any) -> None:
     if not isinstance(node, Mapping):
         raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
     check(node, "memory")
+
+
+def check_name(group: str, choice: str) -> None:
+    """Raises InputError for a choice that leads out of its group's folder. Folders inside it are part of a name."""
+    path = PureWindowsPath(choice)  # knows both kinds of slash, and drives
+    if ".." in path.parts or path.anchor or choice.startswith("~"):
+        raise InputError(f"{group}={choice}: is a path, not a name; --config-dir=FOLDER adds files of your own")
 
 
 def options_of(group: str) -> list[str]:
@@ -314,6 +331,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
     assert isinstance(settings, dict)
+    for group, choice in choices.items():
+        check_name(group, str(choice))
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
         if chosen and chosen != by_itself:
@@ -383,12 +402,15 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"output_root: can't write {error.filename} ({error.strerror})"
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
-        group, _, choice = str(error.missing_cfg_file).partition("/")
-        choices: list[str] = options_of(group)
-        if group == "hydra":  # a group of Hydra's own
-            group, _, choice = str(error.missing_cfg_file).rpartition("/")
-            choices = sorted({*(error.options or []), *options_of(group)})
-        return f"{group}={choice}: no such {group}{nearest(choice, choices)}"
+        depth = 1 + str(error.missing_cfg_file).startswith("hydra/")  # hydra/launcher is a group
+        *names, choice = str(error.missing_cfg_file).split("/", depth)
+        group = "/".join(names)
+        try:
+            check_name(group, choice)
+        except InputError as wrong:
+            return str(wrong)
+        known = {*(error.options or []), *options_of(group)}  # Hydra's list has files of one's own, but no folders
+        return f"{group}={choice}: no such {group}{nearest(choice, known)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
@@ -404,20 +426,18 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"{named}: several values are a sweep and need -m; a list is written [1,2], a text with commas '1,2'"
     if "No match in the defaults list" in text:
         return f"{named}: there is no such group in this configuration"
+    no_name = text.startswith(("Config group override must be", "Error resolving interpolation"))
+    unread = isinstance(error, UnicodeError) or text.startswith("Unsupported type")  # of a person's own --config-dir
     for override in overrides:
         key, _, value = override.partition("=")
-        sweep = "(" in value  # glob(*)
         if not key:
             return f"{override}: no key; type KEY=VALUE"
-        if (
-            (CONF / key).is_dir()
-            and "hydra" not in key
-            and not sweep
-            and not set(value.split(",")) <= set(options_of(key))
-        ):
-            if isinstance(error, UnicodeError) or text.startswith("Unsupported type"):  # of a person's own --config-dir
+        ours = "hydra" in key or not (CONF / key).is_dir() or set(value.split(",")) <= set(options_of(key))
+        if not ours and "(" not in value:  # glob(*)
+            if unread:
                 return f"{override}: its file can't be read ({text})"
-            return f"{override}: no such {key}{nearest(value, options_of(key))}"
+            if no_name:
+                return f"{override}: no such {key}{nearest(value, options_of(key))}"
         if key.startswith("hydra.") and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
             return f"{override}: Hydra has no use for this value"
     return text if isinstance(error, HydraException | ValueError) else None

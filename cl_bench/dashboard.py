@@ -6,6 +6,11 @@ specification of the workspace is printed as JSON.
 
 from __future__ import annotations
 
+from cl_bench.process import as_process
+
+if __name__ == "__main__":  # at once: what follows takes its time
+    as_process("cl_bench.dashboard")
+
 import json
 import sys
 from collections.abc import Sequence
@@ -172,7 +177,3 @@ def save(place: Place) -> None:
     except Exception as error:  # of the network, or the project's
         reason = " ".join(str(error).split())
         raise InputError(f"project={place.project}: W&B did not take the workspace ({reason})") from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

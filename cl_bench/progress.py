@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from cl_bench.config import folder_of, name_of
+from cl_bench.tuned import described
 
 SHOW_CURSOR = b"\x1b[?25h"
 PER_SECOND = 4  # times that the bar is drawn
@@ -247,5 +248,7 @@ def logged_to_stdout(before: Any) -> Iterator[None]:
 
 
 def first_line(settings: Mapping[str, Any]) -> str:
-    """What is run and where it is kept, known before anything is imported or read."""
-    return f"{name_of(settings)}, seed {settings['seed']}: kept in {folder_of(settings)}"
+    """What is run, where it is kept and which values it picked up, known before anything is imported or read."""
+    picked = described(settings["choices"].get("picked_up", {}))
+    line = f"{name_of(settings)}, seed {settings['seed']}: kept in {folder_of(settings)}"
+    return f"{line}; picked up {picked}" if picked else line

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 import cl_bench
 from cl_bench import files
@@ -20,7 +23,17 @@ from cl_bench.record import MOST_TASKS, Damaged, load_results, thinned
 
 MOST_SHOWN = 12  # tasks in the table on the console, of more than MOST_TASKS
 LONGEST_NAME = 40  # letters of a task's classes below it
+LOCK = ".lock"
+PAUSE = 0.5  # s between two looks at a folder that another process has
 KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
+
+
+class Busy(InputError):
+    """Another process is at work in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"another process is at work in {folder}; it will have the result")
+        self.folder = folder
 
 
 class RunFolder:
@@ -38,29 +51,26 @@ class RunFolder:
         """Makes the folder and keeps other processes out of it; the lock dies with its owner.
 
         anew: an older result is moved out of the way first; nothing is deleted.
-        Raises InputError when it can't be written or when another process is at work there.
+        Raises InputError when it can't be written, and Busy when another process is at work there.
         """
         if anew and self.path.exists():
-            with self._lock():
+            with self._lock() as lock:
+                if os.name == "nt":  # no folder is moved there that has an open file; another's makes it fail as well
+                    lock.release()
                 self._set_aside()
         with self._lock():
             yield
 
-    def _lock(self) -> IO[str]:
-        """The folder's lock, held until the file is closed."""
+    def _lock(self) -> FileLock:
+        """The folder's lock, taken."""
+        lock = FileLock(self.path / LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise Busy(self.path) from None
         except OSError as error:
             raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(lock.fileno()), (self.path / ".lock").stat())
-        except OSError:
-            ours = False
-        if not ours:  # or the folder was set aside by another one meanwhile, and the lock with it
-            lock.close()
-            raise InputError(f"another process is at work in {self.path}; it will have the result")
         return lock
 
     def write_results(self, results: Mapping[str, Any]) -> None:
@@ -96,7 +106,11 @@ class RunFolder:
         number = 1
         while (old := self.path.with_name(f"{self.path.name}.old{number}")).exists():
             number += 1
-        self.path.rename(old)
+        try:
+            self.path.rename(old)
+        except PermissionError:
+            raise Busy(self.path) from None
+        (old / LOCK).unlink(missing_ok=True)  # it may be open in a process that is about to take it; so it gets nothing
         self.say(f"the older result is now in {old}")
 
     def _tasks(self) -> list[Path]:
@@ -135,6 +149,29 @@ class RunFolder:
     def _replace(self, name: str, make: Callable[[Path], Any]) -> None:
         """Writes a file of the folder, see `files.write`."""
         files.write(self.path / name, make)
+
+
+def at_work(folder: Path) -> bool:
+    """Whether some process holds the lock of this run's folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK).acquire(blocking=False):
+            return False
+    except OSError:  # held, or not ours to take
+        return True
+
+
+def wait_for(folder: Path, told: bool = False) -> None:
+    """Returns when no process is at work in a run's folder, and says meanwhile what is waited for.
+
+    told: somebody said so before.
+    """
+    while at_work(folder):
+        time.sleep(PAUSE)
+        if not told and at_work(folder):  # not somebody who only asked, as we do
+            print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
+            told = True
 
 
 def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:

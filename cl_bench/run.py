@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import resource
 import signal
 import sys
 import threading
@@ -44,6 +42,11 @@ from cl_bench.progress import Plan
 from cl_bench.provenance import continued, provenance, versions
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +131,9 @@ def weigh(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
     except RuntimeError:  # a number of weights that torch can't count
         weights = sys.maxsize
     gigabytes = 4 * 4 * weights / 2**30  # weights, gradients, and the two moments of Adam
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    import psutil  # brings what this system has in place of POSIX's
+
+    memory = psutil.virtual_memory().total / 2**30
     if gigabytes > memory:
         key, size = max(sizes(node, where), key=lambda one: max(np.ravel(one[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
@@ -455,5 +460,10 @@ def saved_on_signals(fit: Fit) -> Iterator[None]:
 
 def peak_memory_mb() -> float:
     """The most memory this process has held, in MB (2^20 bytes)."""
+    if resource is None:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -6,33 +6,30 @@ memory or a setting of one run reaches no other. Nothing here imports torch.
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import json
 import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hydra import version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
@@ -43,15 +40,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.config import CONF, InputError, Stopped, check_settings, folder_of, plain
+from cl_bench.config import (
+    CONF,
+    InputError,
+    KnownError,
+    NotApplicable,
+    Stopped,
+    check_settings,
+    explain,
+    folder_of,
+    plain,
+)
 from cl_bench.record import Damaged, load_json
-from cl_bench.results import read_results
-
-# our YAML has the launchers' own names, so that they are chosen by them; the plugins' schemas checking it is welcome
-warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
-
-Attempt = Callable[[Any], str | None]
-"""One run, given its configuration; returns why it failed, None when it didn't."""
+from cl_bench.results import at_work, read_results
+from cl_bench.workers import Attempt, alone, cores, gpus, noted
 
 COLUMNS = ("ACC", "BWT", "forgetting")
 LINES = 8  # running ones that the live view names
@@ -62,8 +64,9 @@ class Job:
     """One run of a sweep.
 
     overrides: its command line. label: what tells it from the sweep's other runs. configuration: the same but for the
-    seed. state: there (finished before), left, running, finished, continued (finished, and begun before), failed, or
-    lost (the launcher ended before it did). done: the share of its tasks that is learned.
+    seed. state: there (finished before), left, running, finished, continued (finished, and begun before), failed, lost
+    (the launcher ended before it did), or not applicable (`method` has no meaning in its scenario). done, before: the
+    share of its tasks that is learned, and that was when the launcher began. seconds: what the launcher took for it.
     """
 
     overrides: list[str]
@@ -72,42 +75,107 @@ class Job:
     folder: Path
     state: str = "left"
     reason: str = ""
+    method: str = ""
     done: float = 0.0
+    before: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds for a whole run like this one, None as long as there is nothing to tell it by."""
+        known = self.state in ("running", "finished", "continued") and self.seconds > 0 and self.done > self.before
+        return self.seconds / (self.done - self.before) if known else None
 
 
-def sweep(overrides: Sequence[str], attempt: Attempt) -> bool:
+def sweep(overrides: Sequence[str], attempt: Attempt, flags: Namespace | None = None) -> bool:
     """Runs what is missing of a sweep, says at the end what became of each run, and whether all are finished.
 
-    attempt: a run in this process, for Hydra's own launcher.
+    attempt: a run in this process, for Hydra's own launcher. flags: those of the command line that say where
+    configuration is looked for.
     Raises InputError, or an error of Hydra's, for what is wrong with the whole of it; nothing has begun then.
     """
     version.setbase("1.3")
-    hydra = Hydra.create_main_hydra2("cl_bench", create_config_search_path(str(CONF)))
+    hydra = loader(flags or Namespace())
     try:
-        config = hydra.compose_config("config", [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        config = base(hydra, overrides, getattr(flags, "config_name", None) or "config")
         jobs = expand(hydra, config)
         began = time.time()
         try:
-            launch(hydra, config, jobs, attempt)
+            launch(hydra, config, jobs, attempt, repeated(flags))
             dropped = any(job.state == "lost" for job in jobs) and "submitit_folder" not in config.hydra.launcher
             if dropped:  # joblib and Ray leave everything when they lose a worker; a cluster's queue goes on
-                launch(hydra, config, jobs, attempt)
+                launch(hydra, config, jobs, attempt, repeated(flags))
         finally:
             summary(jobs, time.time() - began)
     finally:
         GlobalHydra.instance().clear()
-    return all(job.state in ("there", "finished", "continued") for job in jobs)
+    return all(job.state in ("there", "finished", "continued", "not applicable") for job in jobs)
+
+
+def loader(flags: Namespace) -> Hydra:
+    """Hydra with the folders of configuration that `hydra.main` would look in, given the same flags."""
+    path = create_automatic_config_search_path(
+        None, "cl_bench.__main__", getattr(flags, "config_path", None) or str(CONF)
+    )
+    own = getattr(flags, "config_dir", None)
+    if own:
+        if not Path(own).is_dir():
+            raise InputError(f"--config-dir={own}: not found")
+        path.prepend("command-line", f"file://{Path(own).absolute()}", SearchPathQuery(provider="schema"))
+    return Hydra.create_main_hydra2("cl_bench", path)
+
+
+def repeated(flags: Namespace | None) -> list[str]:
+    """The flags that a run's own command line needs, too."""
+    names = ("config_path", "config_name", "config_dir")
+    values = {name: getattr(flags, name, None) for name in names}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+
+
+def base(hydra: Hydra, overrides: Sequence[str], name: str) -> Any:
+    """The configuration of a sweep as a whole: that of its first combination that there is. A fixed value is then
+    seen beside a choice that it may belong to."""
+    given = OverridesParser.create(hydra.config_loader).parse_overrides([*overrides])
+    ours = [one for one in given if not one.is_hydra_override()]
+    about = [str(one.input_line) for one in given if one.is_hydra_override()] + ["hydra.mode=MULTIRUN"]
+    first = None
+    for line in BasicSweeper.split_arguments(ours, None)[0]:
+        try:
+            config = hydra.compose_config(name, [*about, *line], RunMode.MULTIRUN)
+        except Exception as error:
+            first = first or error
+            continue
+        config.hydra.overrides.task = [str(one.input_line) for one in ours]
+        return config
+    raise first or InputError("-m: a sweep over nothing")
 
 
 def expand(hydra: Hydra, config: Any) -> list[Job]:
-    """The runs of a sweep, each once, with what is known of them already."""
+    """The runs of a sweep, each once, with what is known of them already.
+
+    Raises InputError when a combination can't be put together: nothing of a sweep with a wrong name in it begins. What
+    else is wrong is said before.
+    """
     fixed = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     given = OverridesParser.create(hydra.config_loader).parse_overrides([*fixed, *config.hydra.overrides.task])
     lines: list[list[str]] = BasicSweeper.split_arguments(given, None)[0]
-    composed = [hydra.config_loader.load_sweep_config(config, line) for line in lines]  # a wrong name ends it here
+    common = set.intersection(*map(set, lines))
+    composed, wrong = [], {}
+    for line in lines:
+        try:
+            composed.append(hydra.config_loader.load_sweep_config(config, line))
+        except Exception as error:
+            reason = str(error) if isinstance(error, KnownError) else explain(error, line)
+            if reason is None:
+                raise
+            wrong.setdefault(reason, []).append(" ".join(one for one in line if one not in common))
+    if wrong:
+        *more, last = [said(reason, where, len(lines)) for reason, where in wrong.items()]
+        for line in more:
+            print(f"error: {line}", file=sys.stderr)
+        raise InputError(last)
     if any(one.get("hparams_search") for one in composed):
         raise InputError("hparams_search with -m: search first, one command per method, then sweep with what was found")
-    common = set.intersection(*map(set, lines))
     jobs: dict[Path | str, Job] = {}
     for line, one in zip(lines, composed, strict=True):
         own = [override for override in line if override not in common]
@@ -116,6 +184,10 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
         try:
             settings = plain(one, one.hydra.runtime.choices)
             check_settings(settings)
+        except NotApplicable as error:
+            job.state, job.reason, job.method = "not applicable", str(error), error.method
+            jobs[job.label] = job
+            continue
         except InputError as error:
             job.state, job.reason = "failed", str(error)
             complain(job)
@@ -126,6 +198,13 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
             job.state = "there"
         jobs[job.folder] = job
     return list(jobs.values())
+
+
+def said(reason: str, where: Sequence[str], n_lines: int) -> str:
+    """What is wrong, and in which combinations unless it is in all."""
+    if len(where) == n_lines:
+        return reason
+    return f"{reason} (in {where[0]}{f' and {len(where) - 1} more' * (len(where) > 1)})"
 
 
 def finished(settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -140,20 +219,29 @@ def unread(line: str) -> None:
     print(f"not read: {line}; the run goes on from its checkpoints", file=sys.stderr)
 
 
-def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> None:
-    """Starts the runs that are left or lost and returns when they have ended, with `state` and `reason` set."""
+def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, flags: Sequence[str]) -> None:
+    """Starts the runs that are left or lost and returns when they have ended, with `state` and `reason` set.
+
+    flags: for the command lines of runs in processes of their own.
+    """
     left = [job for job in jobs if job.state in ("left", "lost")]
     if not left:
         return
     settings = config.hydra.launcher
     basic = settings._target_.endswith(".BasicLauncher")
     if settings.get("n_jobs") == 0:
-        settings.n_jobs = min(len(left), len(gpus()) or len(os.sched_getaffinity(0)))
+        settings.n_jobs = min(len(left), len(gpus()) or cores())
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "ERROR")  # else what a job prints begins with its machine's name
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     board = Path(tempfile.mkdtemp(prefix="board", dir=config.hydra.sweep.dir)).absolute()
     view = View(jobs, left, board, quiet=basic)
-    work = partial(noted, board=board, attempt=attempt if basic else partial(alone, here=Path.cwd()))
+    if not basic:
+        busy = [job.folder for job in left if at_work(job.folder)]
+        for folder in busy:
+            print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
+        attempt = partial(alone, here=Path.cwd(), flags=flags, told=busy)
+    here = settings._target_.endswith(("JoblibLauncher", "submitit_launcher.LocalLauncher"))  # Ray ends its own workers
+    work = partial(noted, board=board, attempt=attempt, owner=os.getpid() if here else None)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     try:
         launcher = Plugins.instance().instantiate_launcher(context, work, config)
@@ -166,7 +254,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> 
     if console.is_terminal:
         live = Live(get_renderable=view, console=console, refresh_per_second=2, transient=True)
     try:
-        with stopped_by_sigterm():
+        with stopped_by_signals():
             try:
                 with live:
                     launcher.launch([job.overrides for job in left], initial_job_idx=0)
@@ -182,116 +270,19 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt) -> 
         shutil.rmtree(board)
 
 
-def noted(config: Any, *, board: Path, attempt: Attempt) -> None:
-    """What a launcher calls for each run, wherever that is: the run, and a note about it for those who watch."""
-    note = board / str(HydraConfig.get().job.num)
-    write(note, {"began": time.time()})
-    try:
-        reason = attempt(config)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-    write(note, {"reason": reason})
-
-
-def alone(config: Any, here: Path) -> str | None:
-    """A run in a process of its own, with the working folder of the sweep, on the visible GPU with fewest runs."""
-    command = [sys.executable, "-m", "cl_bench", *HydraConfig.get().overrides.task]
-    with least_used_gpu() as environment:
-        process = subprocess.Popen(
-            command,
-            cwd=here,
-            env=os.environ | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=child,
-        )
-        try:
-            said = process.communicate()[1].strip()
-        except BaseException:
-            process.terminate()  # it saves and ends
-            process.wait()
-            raise
-    if process.returncode < 0:
-        return f"killed by {signal.Signals(-process.returncode).name}"
-    if process.returncode > 0:
-        *more, line = said.splitlines() or [f"exit code {process.returncode}"]
-        if more:
-            print(said, file=sys.stderr)
-        return line.removeprefix("error: ")
-    return None
-
-
-def child() -> None:
-    """What a run's process does before it begins: it will end with the launcher's worker and not before.
-
-    An orphan would keep others out of its folder. USR1 and USR2 go to all processes of a Slurm job when its time is up,
-    and are meant for the worker, which then stops the run in good order and queues it again.
-    """
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def gpus() -> list[str]:
-    """The GPUs that a process started here can use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [one for one in visible.split(",") if one not in ("", "-1")]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
-    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU")]
-
-
 @contextmanager
-def least_used_gpu() -> Iterator[dict[str, str]]:
-    """The environment in which only one of several visible GPUs is seen: the one with fewest runs of any sweep here.
-
-    A run on a GPU is a locked file; the lock goes with its owner.
-    """
-    several = gpus()
-    if len(several) < 2:
-        yield {}
-        return
-    places = Path(tempfile.gettempdir()) / f"cl_bench-gpus-{os.getuid()}"
-    places.mkdir(exist_ok=True)
-    for level in count():
-        for gpu in several:
-            with (places / f"{gpu}.{level}").open("w") as place:
-                try:
-                    fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    continue
-                yield {"CUDA_VISIBLE_DEVICES": gpu}
-                return
-
-
-def at_work(folder: Path) -> bool:
-    """Whether some process holds the lock of this run's folder. Not to be asked while runs may still begin."""
-    try:
-        with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
-
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the sweep as Ctrl-C does."""
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the sweep, which says what became of it."""
 
     def stop(number: int, _: Any) -> None:
         raise Stopped(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class View:
@@ -303,11 +294,10 @@ class View:
 
     def __init__(self, jobs: Sequence[Job], left: Sequence[Job], board: Path, quiet: bool) -> None:
         self.jobs, self.left, self.board, self.quiet = jobs, left, board, quiet
-        self.began = time.time()
         for job in left:
             job.state, job.done = "left", share(job.folder)
+            job.before = job.done
         self.begun = {id(job) for job in left if any((job.folder / "checkpoints").glob("*.pt"))}
-        self.before = sum(job.done for job in left)
 
     def look(self) -> None:
         """Brings the state of every run up to date."""
@@ -318,7 +308,8 @@ class View:
                 note = json.loads((self.board / str(number)).read_text())
             except FileNotFoundError:
                 continue
-            if "began" in note:
+            job.seconds = note.get("ended", time.time()) - note["began"]
+            if "ended" not in note:
                 job.state, job.done = "running", share(job.folder)
             elif note["reason"]:
                 job.state, job.reason = "failed", note["reason"]
@@ -333,16 +324,30 @@ class View:
         done = len(self.jobs) - sum(numbers.values())
         parts = [f"{done} of {len(self.jobs)} done", f"{numbers['running']} running", f"{numbers['left']} left"]
         parts += [f"{numbers['failed']} failed"] * bool(numbers["failed"])
-        worked = sum(1.0 if job.state == "failed" else job.done for job in self.left) - self.before
-        if worked > 0:
-            seconds = (time.time() - self.began) / worked * (len(self.left) - self.before - worked)
-            parts.append(f"{clock(seconds)} to go")
+        parts += filter(None, [self.to_go()])
         running = [job for job in self.jobs if job.state == "running"]
         rows = [Text(f"  {job.label}, {job.done:.0%}", style="dim") for job in running[:LINES]]
         if len(running) > LINES:
             rows.append(Text(f"  and {len(running) - LINES} more", style="dim"))
         bar = ProgressBar(total=len(self.jobs), completed=done + numbers["failed"], width=40)
         return Group(bar, Text(" · ".join(parts)), *rows)
+
+    def to_go(self) -> str | None:
+        """How long it will take, told by runs of the same configuration: others say nothing about it."""
+        paces: dict[str, list[float]] = {}
+        for job in self.left:
+            if job.pace:
+                paces.setdefault(job.configuration, []).append(job.pace)
+        ahead = [job for job in self.left if job.state in ("left", "running")]
+        known = [job for job in ahead if job.configuration in paces]
+        running = sum(job.state == "running" for job in ahead)
+        if not running or not ahead:
+            return None
+        if not known:
+            return "time to go not known yet"
+        seconds = [(1 - job.done) * (job.pace or fmean(paces[job.configuration])) for job in known]
+        least = "more than " * (len(known) < len(ahead))
+        return f"{least}{clock(max(max(seconds), sum(seconds) / running))} to go"
 
 
 def share(folder: Path) -> float:
@@ -363,12 +368,22 @@ def complain(job: Job) -> None:
 def summary(jobs: Sequence[Job], seconds: float) -> None:
     """Prints what became of each run and where it is, and each configuration's mean over its seeds."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    states = ("finished", "continued", "there", "failed", "lost", "running", "left")
+    states = ("finished", "continued", "there", "not applicable", "failed", "lost", "running", "left")
     numbers = {state: sum(job.state == state for job in jobs) for state in states}
     said = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
     console.print(f"\n{len(jobs)} runs in {clock(seconds)}: {said}", style="bold")
     found: dict[str, list[dict[str, Any]]] = {}
+    meaningless: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.state == "not applicable":
+            meaningless.setdefault(job.method, []).append(job)
     for job in sorted(jobs, key=lambda job: states.index(job.state)):
+        if job.state == "not applicable":
+            alike = meaningless.pop(job.method, [])
+            if alike:  # one line a method
+                several = f" ({len(alike)} runs)" * (len(alike) > 1)
+                console.print(f"  {job.state:9} {'; '.join(dict.fromkeys(one.reason for one in alike))}{several}")
+            continue
         damage: list[str] = []
         ended = job.state in ("there", "finished", "continued")
         results = read_results(job.folder, damage.append) if ended else None
@@ -407,11 +422,3 @@ def interval(values: Sequence[float | None]) -> str:
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
-def write(file: Path, content: Any) -> None:
-    """Writes JSON so that a reader finds the old file or the new one, whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)  # who watched may have left while this was in a queue
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(content))
-    fresh.replace(file)

@@ -42,6 +42,17 @@ BAD = [
     ("method=5", "method=5", "choose from"),
     ("'method=${seed}'", "method=${seed}", "choose from"),
     ("dataset=none", "dataset=none", "scenario=sequence"),
+    # a name is no path
+    ("method=../../x", "method=../../x", "is a path, not a name"),
+    ("method=../method/ewc", "method=../method/ewc", "is a path, not a name"),
+    ("method=FILES/method/broken", "/method/broken: is a path, not a name"),
+    ("experiment=three_scenarios/../split_mnist", "experiment=three_scenarios/../split_mnist", "is a path"),
+    ("dataset=..", "dataset=..", "is a path"),
+    ("hydra/launcher=../launcher/joblib", "hydra/launcher=../launcher/joblib", "is a path"),
+    ("tuned=../tuned/dgr-mnist", "tuned=../tuned/dgr-mnist", "is a path"),
+    ("method=dgr gan@method.gan=../gan/mlp", "../gan/mlp: is a path"),
+    ("-m method=ewc,../../x", "method=../../x", "is a path"),
+    ("--config-dir=FILES experiment=out", "../optimizer/sgd: is a path"),
     # keys
     ("sed=1", "sed: no such key", "did you mean 'seed'?"),
     ("methd=ewc", "methd", "did you mean 'method'?"),
@@ -212,6 +223,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (files / "method" / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (files / "experiment").mkdir()
     (files / "experiment" / "trial.yaml").write_text("# @package _global_\ntrial: {first_tasks: 2}")
+    (files / "experiment" / "out.yaml").write_text(
+        "# @package _global_\ndefaults: [{override /optimizer: ../optimizer/sgd}]"
+    )
     (files / "method" / "open.yaml").write_text("a: ${nope")
     return files
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -148,7 +149,7 @@ def test_what_a_signature_accepts_is_built_or_refused(group: str, name: str, mon
 
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of 256 MB: what is built in a test is small."""
-    monkeypatch.setattr(running.os, "sysconf", lambda name: 2**14)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**28))
 
 
 @pytest.mark.parametrize("key", ["seed", "checkpoint_every"])

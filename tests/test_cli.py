@@ -258,3 +258,118 @@ def test_out_of_memory_names_the_key_that_helps_there(
     assert main(["method=dgr", f"output_root={tmp_path}", *short]) == 1
     said = capsys.readouterr().err
     assert said == f"error: out of memory{advice} (you tried to allocate 9 bytes)\n"
+
+
+def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A line for bash in which CL stands for the command."""
+    line = f"set -o pipefail; {command.replace('CL', f'{sys.executable} -m cl_bench')}"
+    return subprocess.run(["bash", "-c", line], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("outputs", "code", "reason"),
+    [
+        ("| true", 1, "Broken pipe"),
+        (">/dev/full", 1, "No space left on device"),
+        (">&-", 1, "Bad file descriptor"),
+        (">&- 2>&-", 1, ""),
+        ("2>/dev/full", 0, ""),
+        ("2>&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_one_line(outputs: str, code: int, reason: str, tmp_path: Path) -> None:
+    """`--cfg` prints at once; so does what is finished."""
+    for arguments in ("--cfg job", "-m method=packnet seed=0,1"):
+        ended = shell(f"CL {arguments} {outputs}", tmp_path)
+        assert ended.returncode == code
+        assert ended.stderr.splitlines() == [f"error: standard output: {reason}; all else was done"] * bool(reason)
+
+
+@pytest.mark.parametrize("outputs", [">/dev/full", pytest.param("| head -1", marks=pytest.mark.slow)])
+def test_a_run_outlives_its_output(outputs: str, tmp_path: Path) -> None:
+    ended = shell(f"CL method=finetune {' '.join(QUICK)} {outputs}", tmp_path)
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    (results,) = tmp_path.glob("outputs/*/*/results.json")
+    assert kept(results.parent)["status"] == "finished"
+
+
+def test_a_terminal_that_knows_few_characters_is_no_error(tmp_path: Path) -> None:
+    ended = shell("PYTHONIOENCODING=ascii CL -m method=packnet,hat seed=0,1", tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("moment", ["hydra", "omegaconf", "cl_bench.config", "cl_bench.run", "torch", "numpy"])
+def test_a_signal_while_modules_are_imported_is_one_line(moment: str, tmp_path: Path) -> None:
+    """Each signal comes from inside an import, where a KeyboardInterrupt may be taken for something else."""
+    sitecustomize = f"""
+import builtins, os, signal, sys
+original = builtins.__import__
+def hooked(name, *more, **named):
+    if name == {moment!r} and "cl_bench.process" in sys.modules:
+        builtins.__import__ = original
+        os.kill(os.getpid(), int(os.environ["NUMBER"]))
+    return original(name, *more, **named)
+builtins.__import__ = hooked
+"""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(sitecustomize)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        environment = ENVIRONMENT | {"NUMBER": str(int(number))}
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "hook"), str(Path(cl_bench.__file__).parents[1])])
+        command = [sys.executable, "-m", "cl_bench", "method=finetune", *QUICK]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert ended.returncode == 128 + number
+        assert ended.stderr == "stopped; what was done is saved, and the same command goes on from there\n"
+        assert ended.stdout == ""
+
+
+def test_every_module_can_be_imported_where_posix_is_not(tmp_path: Path) -> None:
+    """As far as that can be seen on another system: what Windows lacks is hidden, and then a run is made."""
+    code = f"""
+import os, pkgutil, sys
+import psutil  # it has a part for each system, and this one's needs what is hidden now
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for name in ("sysconf", "getuid", "sched_getaffinity", "fork"):
+    if hasattr(os, name):
+        delattr(os, name)
+import warnings; warnings.simplefilter("ignore")
+import cl_bench
+from importlib import import_module
+for module in pkgutil.walk_packages(cl_bench.__path__, "cl_bench."):
+    import_module(module.name)
+from cl_bench.__main__ import main
+sys.exit(main({["method=finetune", *QUICK]!r}))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    (results,) = tmp_path.glob("outputs/*/*/results.json")
+    assert kept(results.parent)["peak_memory_mb"] > 50
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_of_others_on_a_full_disk_says_nothing(tmp_path: Path) -> None:
+    """W&B's `debug.log`: a traceback for each of its lines."""
+    (tmp_path / "logs.py").write_text(
+        "import logging\n"
+        "def main():\n"
+        "    logging.basicConfig(filename='/dev/full')\n"
+        "    for _ in range(3):\n"
+        "        logging.warning('x')\n"
+        "    return 0\n"
+    )
+    code = "from cl_bench.process import as_process; as_process('logs')"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["cl_bench.report", "cl_bench.dashboard"])
+def test_other_commands_say_one_line_too(module: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m {module} --help >/dev/full"
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "error: standard output: No space left on device; all else was done\n"

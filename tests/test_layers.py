@@ -11,7 +11,7 @@ import cl_bench
 
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
-    {"signatures", "tuned"},
+    {"signatures", "tuned", "process"},
     {"config", "files", "seeding"},
     {"record", "provenance"},
     {"networks", "metrics", "figures", "statistics"},
@@ -20,6 +20,7 @@ LAYERS = [
     {"results", "loggers", "measure", "judge", "progress"},
     {"fit"},
     {"run"},
+    {"workers"},
     {"search", "sweep"},
     {"report", "dashboard", "__main__"},
 ]

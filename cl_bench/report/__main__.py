@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from cl_bench.process import as_process
+
+if __name__ == "__main__":  # at once: what follows takes its time
+    as_process("cl_bench.report.__main__")
+
 import argparse
 import sys
 import tempfile
@@ -76,7 +81,3 @@ def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
 def printable(path: Path) -> str:
     """A path as any terminal can show it."""
     return str(path).encode(errors="replace").decode()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
