@@ -13,6 +13,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -101,19 +102,18 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
             wait_for(busy.folder)
     check_settings(settings)
     folder = folder_of(settings)
-    if settings["trainer"]["progress"] and not finished(settings):
+    results = finished(settings)
+    if not results and settings["trainer"]["progress"]:
         print(first_line(settings), flush=True)  # at once: torch takes seconds to come
-    while not (results := finished(settings)):
+    while not results:
         if at_work(folder):
             wait_for(folder)
+            results = finished(settings)
             continue
         from cl_bench.run import run
 
-        try:
+        with suppress(Busy):  # another process came in between
             results = run(settings)
-            break
-        except Busy:  # it came in between
-            continue
     return results, folder
 
 
