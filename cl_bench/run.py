@@ -447,8 +447,8 @@ def saved_on_signals(fit: Fit) -> Iterator[None]:
 
     def stop(number: int, _: Any) -> None:
         fit.signal = number
-        fit.progress.stopping()
         signal.signal(number, signal.SIG_DFL)
+        fit.progress.stopping()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

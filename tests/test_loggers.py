@@ -382,6 +382,8 @@ def test_a_real_run_continued_is_one_wandb_run_that_knows_nothing_of_the_machine
     steps = [point["train/step"] for point in points if "train/loss" in point]
     assert steps == sorted(set(steps))
     assert steps[-1] == sum(phase["steps"] for record in results["tasks"] for phase in record["phases"])
+    sent = [(point["step"], point["train/loss"]) for point in points if "train/loss" in point]
+    assert sent == [(row.step, row.value) for row in read(folder / "log.csv") if row.phase == "train"]
     summary: dict[str, Any] = {}
     for one in records:
         summary |= items(one.summary.update) | items(one.history.item)

@@ -217,9 +217,11 @@ sys.exit(main(sys.argv[1:]))
     arguments = ["method=ewc", "seed=3", "trainer.epochs=1"]
     command = [sys.executable, "-c", code, *arguments]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    settings = small("method=ewc")
-    assert re.fullmatch(
-        r"digits-class_incremental-ewc, seed 3: kept in outputs/digits-class_incremental-ewc/seed3-[0-9a-f]{8}\n",
-        ended.stdout,
-    )
+    folder = "outputs/digits-class_incremental-ewc/seed3-[0-9a-f]{8}"
+    assert re.fullmatch(rf"digits-class_incremental-ewc, seed 3: kept in {folder}(; picked up .*)?\n", ended.stdout)
+    settings = small("method=ewc", "method.strength=7")
+    settings["choices"]["picked_up"] = {}
     assert first_line(settings) == f"digits-class_incremental-ewc, seed 0: kept in {folder_of(settings)}"
+    settings["choices"]["picked_up"] = {"tuned/ewc-digits": {"method.strength": 7, "tuned_on": "first_2_tasks"}}
+    how = "method.strength=7 (conf/tuned/ewc-digits.yaml, chosen on validation images of first_2_tasks)"
+    assert first_line(settings).endswith(f"; picked up {how}")
