@@ -238,7 +238,7 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(RunFolder, "opened", lambda folder, anew: nullcontext())
     monkeypatch.setattr("cl_bench.results.show", lambda results, folder: None)
     monkeypatch.setattr(datasets, "_download", lambda *_: (_ for _ in ()).throw(InputError("no network")))
-    monkeypatch.setattr(datasets, "resize", lambda images, size: images[:, :, :1, :1].expand(-1, -1, size, size))
+    monkeypatch.setattr(datasets, "resize", lambda images, shape: images[:, :, :1, :1].expand(-1, -1, *shape))
     monkeypatch.setattr(sys, "argv", ["cl_bench"])
 
 
