@@ -120,6 +120,8 @@ def test_numbers_out_of_their_range(group: str, name: str) -> None:
         for value in (*WRONG, *LEGAL):
             line = said(check, changed(node, path, value), where)
             if line is None:
+                if value == ["text"] and str in plain_types(hint):  # names of classes
+                    continue
                 biggest = 10**9 if int in plain_types(hint) and float not in plain_types(hint) else 1e30
                 assert value in LEGAL, f"{key}={value} is accepted"
                 numbers: Any = value if isinstance(value, list) else [value or 0]

@@ -165,7 +165,9 @@ def split(
     if min(sizes) == 1 and (kind != "class" or train_mask == "current"):
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
         which = f"task {sizes.index(1) + 1} would have one class; " if max(sizes) > 1 else ""
-        raise InputError(f"scenario.{key}: {which}tasks of one class have nothing to tell apart; cut them otherwise")
+        raise InputError(
+            f"scenario.{key}: {which}tasks of one class have nothing to tell apart; choose fewer tasks, or other sizes"
+        )
     outputs, next_output = [], 0
     for group in groups:
         start = 0 if kind == "domain" else next_output

@@ -140,9 +140,8 @@ def test_a_rare_class_is_learned_and_chosen_by() -> None:
             permuted(few_of_one(n), 0, kind="domain", val_fraction=fraction)
 
 
-NAMED = replace(
-    digits(), class_names=tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-)
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMED = replace(digits(), class_names=NAMES)
 
 
 def test_a_class_order_by_name_or_number() -> None:
