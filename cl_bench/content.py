@@ -52,7 +52,7 @@ def content_of(settings: Mapping[str, Any]) -> str | list[Any] | None:
     several = scenario.get("datasets") if isinstance(scenario, Mapping) else None
     if isinstance(several, list):
         found = [digest(name, kept) if str(name).endswith(".npz") else None for name in several]
-        return [one or name for one, name in zip(found, several, strict=True)] if any(found) else None
+        return [known or name for known, name in zip(found, several, strict=True)] if any(found) else None
     path = dataset.get("path") if isinstance(dataset, Mapping) else None
     return digest(path, kept) if isinstance(path, str) else None
 

@@ -204,7 +204,7 @@ def test_samples_have_the_names_of_their_classes(tmp_path: Path, shape: tuple[in
     with Image.open(plain) as alone, Image.open(named) as beside:
         left = beside.width - width
         assert beside.convert("RGB").crop((left, 0, beside.width, height)).tobytes() == alone.convert("RGB").tobytes()
-        assert beside.convert("L").crop((0, 0, left, height)).getextrema()[0] < 100  # there is ink
+        assert min(beside.convert("L").crop((0, 0, left, height)).tobytes()) < 100  # there is ink
 
 
 def test_a_class_may_have_any_name(tmp_path: Path) -> None:
