@@ -21,6 +21,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from annotated_types import Ge, Gt, Le, Lt
 
 from cl_bench import signatures
+from cl_bench.content import by_content, content_of
 from cl_bench.tuned import picked_up
 
 CONF = next(
@@ -237,7 +238,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
-    build({key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices")}, "", Top)
+    build({key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices", "content")}, "", Top)
     for group in GROUPS:
         if settings[group] or group != "dataset":  # dataset=none
             check(settings[group], group)
@@ -286,7 +287,7 @@ def options_of(group: str) -> list[str]:
 
 def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
-    kept = {name: node for name, node in config.items() if name not in WITHOUT_EFFECT[""]}
+    kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
@@ -295,9 +296,18 @@ def key_of(config: Mapping[str, Any]) -> str:
 
 
 def name_of(config: Mapping[str, Any]) -> str:
-    """DATASET-SCENARIO-METHOD, as chosen on the command line."""
-    choices, several = config["choices"], config["scenario"].get("datasets")
-    dataset = "+".join(Path(str(name)).stem for name in several) if isinstance(several, list) else choices["dataset"]
+    """DATASET-SCENARIO-METHOD, as chosen on the command line; own data by the beginning of their digest."""
+    choices, content = config["choices"], config.get("content")
+    several = config["scenario"].get("datasets")
+    if isinstance(several, list):
+        content = content if isinstance(content, list) else several
+        names = [
+            Path(str(name)).stem if name == own else f"npz.{str(own)[:8]}"
+            for name, own in zip(several, content, strict=False)
+        ]
+        dataset = "+".join(names)
+    else:
+        dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
     return f"{dataset}-{choices['scenario']}-{choices['method']}"
 
 
@@ -333,6 +343,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     assert isinstance(settings, dict)
     for group, choice in choices.items():
         check_name(group, str(choice))
+    if "content" in settings:
+        raise InputError("content: no such key; it is worked out of dataset.path and scenario.datasets")
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
         if chosen and chosen != by_itself:
@@ -351,6 +363,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     found = {str(key): value for key, value in settings.items()}
     if isinstance(found.get("method"), dict):
         _settle(found)
+    if content := content_of(found):
+        found["content"] = content
     groups = ("method", "dataset", "scenario", "experiment")
     return found | {
         "choices": {group: choices.get(group) for group in groups}

@@ -7,18 +7,21 @@ The object-oriented API of matplotlib throughout: pyplot costs a second and keep
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from PIL import Image, ImageDraw, ImageFont
 
 from cl_bench.record import MOST_TASKS, thinned
 
@@ -33,11 +36,13 @@ DASHES = ("-", "--", "-.", ":")
 LEGEND_ROWS = 12
 MOST_TICKS = 20  # named along an axis of more than MOST_TASKS tasks
 MOST_ROWS = 100  # of a grid of samples
+LONGEST_NAME = 24  # letters of a class beside its samples
 
 
 def draw_results(results: Mapping[str, Any], folder: Path) -> None:
     """Every figure that results.json has the numbers for."""
     labels = task_labels(results["classes"])
+    names = [as_text(name) for name in results.get("class_names") or ()]
     accuracy_matrix(results["R"], labels, folder / "accuracy_matrix.png")
     accuracy_over_tasks(results["R"], labels, folder / "accuracy_over_tasks.png")
 
@@ -46,7 +51,7 @@ def draw_results(results: Mapping[str, Any], folder: Path) -> None:
         return {labels[task["task"]]: task["facts"][name] for task in results["tasks"] if task["facts"].get(name)}
 
     for name, draw, file in (
-        ("replay_histogram", class_histogram, "replay_histogram.png"),
+        ("replay_histogram", partial(class_histogram, names=names), "replay_histogram.png"),
         ("capacity", capacity_over_tasks, "capacity.png"),
         ("plasticity", plasticity_in_tasks, "plasticity.png"),
     ):
@@ -69,8 +74,8 @@ def draw_results(results: Mapping[str, Any], folder: Path) -> None:
         table = [generated.get(task, lacking) for task in range(len(labels))]
         fid, score = ([row[name] for row in table] for name in ("FID", "MeRGAN_score"))
         fid_mean, score_mean = ([row.get(f"{name}_mean") for row in table] for name in ("FID", "MeRGAN_score"))
-        fid_over_tasks(fid, fid_mean, labels, folder / "fid_over_tasks.png")
-        mergan_score_over_tasks(results["R"], score, score_mean, labels, folder / "mergan_score_over_tasks.png")
+        fid_over_tasks(fid, fid_mean, labels, folder / "fid_over_tasks.png", names)
+        mergan_score_over_tasks(results["R"], score, score_mean, labels, folder / "mergan_score_over_tasks.png", names)
 
 
 def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
@@ -79,10 +84,15 @@ def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
     >>> task_labels([["0", "1"], ["2", "3"]]), task_labels([["0", "1"], ["0", "1"]])
     (['1: 0 1', '2: 2 3'], ['1', '2'])
     """
-    names = [" ".join(task) for task in classes]
+    names = [as_text(" ".join(task)) for task in classes]
     if len(set(names)) < len(names) or max(map(len, names)) > 12:
         return [str(i) for i in range(1, len(names) + 1)]
     return [f"{i}: {name}" for i, name in enumerate(names, 1)]
+
+
+def as_text(name: str) -> str:
+    """A name as matplotlib takes it for text: a dollar begins no formula."""
+    return name.replace("$", r"\$")
 
 
 def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
@@ -269,16 +279,19 @@ def search_importance(
     save(figure, path)
 
 
-def fid_over_tasks(fid: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path) -> None:
+def fid_over_tasks(
+    fid: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path, names: Sequence[str] = ()
+) -> None:
     """FID of the generated images of each class, since its task was learned, and the mean.
 
-    fid: shape (T, n_outputs), None for what was not measured. mean: shape (T,). labels: one per task.
+    fid: shape (T, n_outputs), None for what was not measured. mean: shape (T,). labels: one per task. names: of the
+    classes, by default their numbers.
     """
     table = np.array(fid, dtype=float)
     T, K = table.shape
     figure = Figure(figsize=(6.4 + wide(T), 4.2), layout="constrained")
     axes = figure.add_subplot()
-    curves(axes, table, np.array(mean, dtype=float), labels, [f"class {c}" for c in range(K)], "mean")
+    curves(axes, table, np.array(mean, dtype=float), labels, [f"class {c}" for c in names or range(K)], "mean")
     axes.set(ylabel="FID", title="FID of each class: less is nearer to the real images")
     axes.set_ylim(bottom=0)
     legend(figure, axes, K)
@@ -286,12 +299,18 @@ def fid_over_tasks(fid: Matrix, mean: Sequence[float | None], labels: Sequence[s
 
 
 def mergan_score_over_tasks(
-    R: Matrix, score: Matrix, mean: Sequence[float | None], labels: Sequence[str], path: Path
+    R: Matrix,
+    score: Matrix,
+    mean: Sequence[float | None],
+    labels: Sequence[str],
+    path: Path,
+    names: Sequence[str] = (),
 ) -> None:
     """Two evaluations side by side that are not to be mixed up: the learner on real images of each task, and on the
     generated images of each class a classifier that learned the real ones of all classes at once.
 
-    R: as for `accuracy_matrix`. score: shape (T, n_outputs), None for what was not measured. mean: shape (T,).
+    R: as for `accuracy_matrix`. score: shape (T, n_outputs), None for what was not measured. mean: shape (T,). names:
+    of the classes, by default their numbers.
     """
     table = np.array(score, dtype=float)
     T, K = table.shape
@@ -299,7 +318,14 @@ def mergan_score_over_tasks(
     left, right = figure.subplots(1, 2, sharey=True)
     curves(left, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
     left.set(title="learner on real test images (ACC)", ylabel="accuracy")
-    curves(right, table, np.array(mean, dtype=float), labels, [f"class {c}" for c in range(K)], "mean of classes seen")
+    curves(
+        right,
+        table,
+        np.array(mean, dtype=float),
+        labels,
+        [f"class {c}" for c in names or range(K)],
+        "mean of classes seen",
+    )
     right.set(title="classifier of real images on generated ones (MeRGAN score)", ylabel="accuracy")
     right.yaxis.set_tick_params(labelleft=True)
     as_shares(left)
@@ -443,18 +469,41 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
     save(figure, path)
 
 
-def sample_grid(images: Tensor, path: Path) -> None:
-    """Images in [0, 1], shape (rows, columns, C, H, W), side by side and large enough to be looked at; of many rows
-    some."""
-    from torchvision.utils import save_image
+def sample_grid(images: Tensor, path: Path, names: Sequence[str] = ()) -> None:
+    """Images in [0, 1], shape (rows, columns, C, H, W), side by side and large enough to be looked at, the names of the
+    rows before them; of many rows some."""
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
 
-    images = images[thinned(len(images), MOST_ROWS)]
-    scale = max(1, round(48 / images.shape[-1]))
+    rows = thinned(len(images), MOST_ROWS)
+    images, names = images[rows], [names[row] for row in rows] if names else []
+    scale = max(1, round(48 / max(images.shape[-2:])))
     large = images.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
+    grid = make_grid(large.flatten(0, 1).float().cpu(), nrow=images.shape[1], pad_value=0.5)
+    picture = to_pil_image(grid.mul(255).round().byte())
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(large.flatten(0, 1), path, nrow=images.shape[1], pad_value=0.5)
+    with_names(picture, names).save(path)
+
+
+def with_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
+    """A picture of equally high rows with the name of each row left of it."""
+    if not any(names):
+        return picture
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 12)
+    short = [
+        name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}" for name in names
+    ]
+    left = 8 + math.ceil(max(font.getlength(name) for name in short))
+    named = Image.new("RGB", (left + picture.width, picture.height), "white")
+    named.paste(picture, (left, 0))
+    draw = ImageDraw.Draw(named)
+    for row, name in enumerate(short):
+        draw.text((left - 4, picture.height * (row + 0.5) / len(short)), name, "black", font, anchor="rm")
+    return named
 
 
 def save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Software": None})  # no version: equal pictures are equal files
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
+        figure.savefig(path, dpi=150, metadata={"Software": None})  # no version: equal pictures are equal files

@@ -45,6 +45,7 @@ class Config(TypedDict):
     method: dict[str, Any]
     scenario: dict[str, Any]
     dataset: NotRequired[dict[str, Any]]
+    content: NotRequired[str | list[Any]]
     trainer: NotRequired[dict[str, Any]]
     memory: NotRequired[dict[str, Any] | None]
     reference: NotRequired[str | None]
@@ -92,6 +93,7 @@ class Results(TypedDict):
     masks: Masks
     measured_on: NotRequired[str]
     classes: Annotated[list[list[str]], MinLen(1)]
+    class_names: NotRequired[list[str]]
     R: list[list[Accuracy]]
     R_task_masked: NotRequired[list[list[Accuracy]] | None]
     b: list[Accuracy]

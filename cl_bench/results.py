@@ -248,6 +248,7 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     def cell(value: float | None) -> str:
         return "·" if value is None or math.isnan(value) else f"{value:.3f}"
@@ -270,7 +271,7 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     matrix.add_column("after", justify="right", no_wrap=True)
     for head in heads:
-        matrix.add_column(head, justify="right")
+        matrix.add_column(Text(head), justify="right")
     matrix.add_row("start", *(cell(results["b"][task]) for task in tasks), style="dim")
     for i in tasks:
         values = {j: cell(results["R"][i][j]) for j in tasks}

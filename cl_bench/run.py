@@ -28,6 +28,7 @@ from cl_bench.config import (
     place,
     typed,
 )
+from cl_bench.content import by_content
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.scenarios import Scenario, Task
 from cl_bench.figures import draw_results, sample_grid
@@ -272,7 +273,8 @@ class Story:
         if judged:
             generated, samples = judged
             picture = f"samples/task{task + 1}.png"
-            sample_grid(samples, self.folder.path / picture)
+            names = self.scenario.problem.class_names
+            sample_grid(samples, self.folder.path / picture, [names[output] for output in self.judge.seen(task)])
         record = {
             "task": task,
             "phases": self.fit.phases,
@@ -343,6 +345,7 @@ class Story:
             "masks": problem.rules,
             "measured_on": "validation images" if "trial" in self.settings else "test images",
             "classes": [list(task.names) for task in self.scenario.tasks],
+            "class_names": list(problem.class_names),
             **score,
             "memory": self.records[-1]["memory"] if self.records else None,
             "tasks": self.records,
@@ -389,7 +392,7 @@ def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario:
 
     The length of training and all that belongs to a method may differ.
     """
-    theirs = results["config"]
+    settings, theirs = by_content(settings), by_content(results["config"])
 
     def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
         """The values of a group by their dotted keys; what isn't set is not there."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib.axes import Axes
+from PIL import Image
 
 from cl_bench.figures import (
     accuracy_matrix,
@@ -188,6 +189,36 @@ def test_small_samples_are_enlarged(tmp_path: Path) -> None:
     sample_grid(torch.rand(2, 8, 1, 8, 8), tmp_path / "samples" / "task1.png")
     width, height = size(tmp_path / "samples" / "task1.png")
     assert (width, height) == (8 * (48 + 2) + 2, 2 * (48 + 2) + 2)
+
+
+@pytest.mark.parametrize("shape", [(12, 24), (24, 12)])
+def test_samples_have_the_names_of_their_classes(tmp_path: Path, shape: tuple[int, int]) -> None:
+    images = torch.rand(3, 8, 1, *shape)
+    plain, named = tmp_path / "plain.png", tmp_path / "named.png"
+    sample_grid(images, plain)
+    sample_grid(images, named, ["cat", "a name that is much longer than there is room for", "dog"])
+    width, height = size(plain)
+    assert (width, height) == (8 * (2 * shape[1] + 2) + 2, 3 * (2 * shape[0] + 2) + 2)
+    assert size(named)[1] == height
+    assert 60 < size(named)[0] - width < 250
+    with Image.open(plain) as alone, Image.open(named) as beside:
+        left = beside.width - width
+        assert beside.convert("RGB").crop((left, 0, beside.width, height)).tobytes() == alone.convert("RGB").tobytes()
+        assert min(beside.convert("L").crop((0, 0, left, height)).tobytes()) < 100  # there is ink
+
+
+def test_a_class_may_have_any_name(tmp_path: Path) -> None:
+    """Nothing in it is a formula, and a letter that the font lacks is no warning."""
+    names = ["$x_", r"\frac", "_a", "\N{CJK UNIFIED IDEOGRAPH-732B}"]
+    generated = {"FID": [1.0] * 4, "FID_mean": 1.0, "MeRGAN_score": [0.5] * 4, "MeRGAN_score_mean": 0.5}
+    facts = {"replay_histogram": [3, 5, 1, 1]}
+    tasks = [{"task": task, "facts": facts, "generated": generated} for task in range(2)]
+    results = {"R": triangular(2), "classes": [names[:2], names[2:]], "class_names": names, "tasks": tasks}
+    draw_results(results, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+    before = (tmp_path / "fid_over_tasks.png").read_bytes()
+    draw_results(results | {"class_names": list("abcd")}, tmp_path)
+    assert (tmp_path / "fid_over_tasks.png").read_bytes() != before
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -11,7 +11,7 @@ import cl_bench
 
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
-    {"signatures", "tuned", "process"},
+    {"signatures", "tuned", "process", "content"},
     {"config", "files", "seeding"},
     {"record", "provenance"},
     {"networks", "metrics", "figures", "statistics"},

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import InputError, Share, Side, nearest, place
+from cl_bench.content import hidden, natural
+from cl_bench.data import class_names
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Dataset:
 
     x_train, x_test: uint8, shape (N, C, H, W).
     y_train, y_test: int64, shape (N,), every class 0..n_classes-1 in both.
+    class_names: what each class is called; their numbers if left out.
     mean, std: per channel, on the [0, 1] scale; None leaves pixels in [0, 1].
     augment: what is done to a training batch only, `augment(x) -> x`.
     """
@@ -44,6 +46,11 @@ class Dataset:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augment: Callable[[Tensor], Tensor] | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(map(str, range(self.n_classes))))
 
 
 def load(name: str, data_dir: Path) -> Dataset:
@@ -81,7 +88,7 @@ def mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:
 
 def fashion_mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:
     """70,000 grey 28x28 pictures of clothes, ten kinds."""
-    return _mnist("fashion_mnist", data_dir, size)
+    return replace(_mnist("fashion_mnist", data_dir, size), class_names=class_names.FASHION_MNIST)
 
 
 def svhn(data_dir: Path, *, size: Side | None = None) -> Dataset:
@@ -115,6 +122,7 @@ def cifar10(data_dir: Path, *, size: Side | None = None, augment: bool = True) -
         _cifar("cifar10", data_dir, size),
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2470, 0.2435, 0.2615),
+        class_names=class_names.CIFAR10,
         augment=crop_and_flip if augment else None,
     )
 
@@ -125,6 +133,7 @@ def cifar100(data_dir: Path, *, size: Side | None = None, augment: bool = True) 
         _cifar("cifar100", data_dir, size),
         mean=(0.5071, 0.4867, 0.4408),
         std=(0.2675, 0.2565, 0.2761),
+        class_names=class_names.CIFAR100,
         augment=crop_and_flip if augment else None,
     )
 
@@ -133,51 +142,66 @@ def npz(*, path: str, name: str | None = None, size: Side | None = None) -> Data
     """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`.
 
     Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, the second form where both
-    fit. Labels are integers 0..n-1.
+    fit. Labels are whole numbers from 0; the classes are those that occur, in their order, and are called by their
+    labels, or as an array `class_names` in the file says.
     """
     file = place(path, "dataset.path")
     read = _dataset("npz", file, _read_npz("npz", file), size)
     return replace(read, name=file.stem if name is None else name)
 
 
-def image_folder(*, path: str, size: Side, test_fraction: Share = 0.2) -> Dataset:
+def image_folder(
+    *,
+    path: str,
+    size: Side,
+    grayscale: bool | None = None,
+    background: Literal["white", "black"] = "white",
+    test_fraction: Share = 0.2,
+) -> Dataset:
     """Your own pictures, a folder per class: path/train/CLASS and path/test/CLASS, or path/CLASS alone.
 
     Without train and test folders, `test_fraction` of each class, evenly spaced in the order of the file
-    names, are the test images. Every picture becomes RGB, its shorter side `size`, and its centre is cut out.
+    names, are the test images. Every picture's centre square becomes `size` wide, as `pictures.square` says.
     """
-    from torchvision.datasets import ImageFolder
+    from cl_bench.data.pictures import classes_below, read_pictures
 
     where, root = f"dataset=image_folder: {path}", place(path, "dataset.path")
+    if not root.is_dir():
+        raise InputError(f"{where}: is {'no folder' if root.exists() else 'missing'}; it must have a folder per class")
     parts = [part for part in ("train", "test") if (root / part).is_dir()]
-    if len(parts) == 1 and any(child.is_dir() for child in (root / parts[0]).iterdir()):
+    if len(parts) == 1 and any(child.is_dir() and not hidden(child.name) for child in (root / parts[0]).iterdir()):
         raise InputError(f"{where} has a folder {parts[0]} but not both train and test")
-    try:
-        folders = [ImageFolder(root / part) for part in parts] if len(parts) == 2 else [ImageFolder(root)]
-    except OSError as error:
-        raise InputError(f"{where}: {_reason(error)}") from error
-    if odd := sorted(set(folders[0].classes) ^ set(folders[-1].classes)):
+    folders = [classes_below(root / part, where) for part in (parts if len(parts) == 2 else [""])]
+    if odd := sorted(set(folders[0]) ^ set(folders[-1]), key=natural):
         raise InputError(f"{where}: the class '{odd[0]}' is in only one of the folders train and test")
+    names = tuple(folders[0])
 
-    files = [np.array([file for file, _ in folder.samples]) for folder in folders]
-    labels = [np.array(folder.targets) for folder in folders]
+    files = [file for folder in folders for pictures in folder.values() for file in pictures]
+    labels = [np.repeat(np.arange(len(names)), [len(folder[name]) for name in names]) for folder in folders]
+    test = np.repeat([False, True], [len(labels[0]), len(files) - len(labels[0])])
     if len(folders) == 1:
-        if alone := [name for name, n in zip(folders[0].classes, np.bincount(labels[0]), strict=True) if n == 1]:
+        if alone := [name for name in names if len(folders[0][name]) == 1]:
             raise InputError(f"{where}: class '{alone[0]}' has one picture; it takes one to train and one to test")
         test = _evenly(labels[0], test_fraction)
-        files, labels = [files[0][~test], files[0][test]], [labels[0][~test], labels[0][test]]
-    x_train, x_test = (_read_pictures(part, size) for part in files)
-    return _dataset("image_folder", root, Arrays(x_train, labels[0], x_test, labels[1]), None)
+    images, y = read_pictures(files, size, grayscale, background, "dataset=image_folder"), np.concatenate(labels)
+    return _dataset("image_folder", root, Arrays(images[~test], y[~test], images[test], y[test], names), None)
 
 
 # --------------------------------------------------------------------------------------------- on images
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 images, shape (N, C, H, W), as (N, C, size, size): bilinear, antialiased."""
-    if images.shape[-2:] == (size, size):
+def resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """uint8 images, shape (N, C, H, W), as (N, C, *shape): bilinear, antialiased. They keep their proportions; what is
+    left is black, equally on both sides."""
+    height, width = images.shape[-2:]
+    if (height, width) == shape:
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+    scale = min(shape[0] / height, shape[1] / width)
+    inner = max(round(height * scale), 1), max(round(width * scale), 1)
+    if inner != (height, width):
+        images = F.interpolate(images, inner, mode="bilinear", antialias=True)
+    down, right = shape[0] - inner[0], shape[1] - inner[1]
+    return F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
 
 
 def crop_and_flip(x: Tensor, pad: int = 4) -> Tensor:
@@ -208,6 +232,10 @@ class Arrays(NamedTuple):
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    class_names: np.ndarray | tuple[str, ...] = ()
+
+
+NEEDED = Arrays._fields[:4]
 
 
 def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:
@@ -243,7 +271,7 @@ def _cifar(name: str, data_dir: Path, size: int | None) -> Dataset:
         name,
         {folder / part: md5 for part, md5 in checked},
         lambda: [source(data_dir, train, download=True) for train in (True, False)],
-        f"put the files of {source.filename} there, or {', '.join(Arrays._fields)} in {file}",
+        f"put the files of {source.filename} there, or {', '.join(NEEDED)} in {file}",
     )
     arrays = Arrays(train.data, np.array(train.targets), test.data, np.array(test.targets))
     return _dataset(name, folder, arrays, size)
@@ -280,7 +308,7 @@ def _read_idx(name: str, file: Path) -> np.ndarray:
 
 def _read_npz(name: str, file: Path) -> Arrays:
     """The four arrays of a file of `numpy.savez`; pickled objects are refused."""
-    where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(Arrays._fields)}"
+    where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(NEEDED)}"
     if not file.is_file():
         raise InputError(f"{where} is missing; it must be {needed}")
     try:
@@ -292,6 +320,8 @@ def _read_npz(name: str, file: Path) -> Arrays:
     arrays = []
     with content:
         for key in Arrays._fields:
+            if key not in content and key not in NEEDED:
+                continue
             if key not in content:
                 found = ", ".join(content.files) or "nothing"
                 raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
@@ -301,26 +331,6 @@ def _read_npz(name: str, file: Path) -> Arrays:
                 allowed = "it must be a whole array of plain numbers"
                 raise InputError(f"{where}: {key} cannot be read; {allowed} ({_reason(error)})") from error
     return Arrays(*arrays)
-
-
-def _read_pictures(files: np.ndarray, size: int) -> np.ndarray:
-    """RGB pictures as uint8, shape (N, 3, size, size); decoding lets go of the interpreter, hence threads."""
-    from torchvision.datasets.folder import default_loader
-    from torchvision.transforms import v2
-
-    images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    square = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.PILToTensor()])
-
-    def read(i: int, file: str) -> None:
-        try:
-            images[i] = square(default_loader(file))
-        except Exception as error:  # Pillow too raises many classes on a damaged file
-            raise InputError(_damaged("image_folder", file, error)) from error
-
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(read, range(len(files)), files):
-            pass
-    return images.numpy()
 
 
 def _dataset(name: str, source: Path, arrays: Arrays, size: int | None) -> Dataset:
@@ -335,17 +345,18 @@ def _dataset(name: str, source: Path, arrays: Arrays, size: int | None) -> Datas
     if shapes[0] != shapes[1]:
         raise InputError(f"{where}: images are {shapes[0]} in x_train but {shapes[1]} in x_test")
 
-    train, test = (set(y.unique().tolist()) for y in labels)
+    train, test = (np.unique(y) for y in labels)
     if len(train) < 2:
         raise InputError(f"{where}: y_train has a single class; there must be at least 2")
-    if gaps := sorted(set(range(len(train))) - train):
-        raise InputError(f"{where}: y_train has no image of class {gaps[0]}; labels must be 0..n-1 without a gap")
-    if unknown := sorted(test - train):
-        raise InputError(f"{where}: class {unknown[0]} is in y_test but never in y_train")
-    if unmeasured := sorted(train - test):
-        raise InputError(f"{where}: class {unmeasured[0]} is in y_train but never in y_test")
-    images = images if size is None else [resize(x, size) for x in images]
-    return Dataset(name, images[0], labels[0], images[1], labels[1], n_classes=len(train))
+    for has, lacks, here, there in ((test, train, "test", "train"), (train, test, "train", "test")):
+        if len(lone := np.setdiff1d(has, lacks)):
+            raise InputError(f"{where}: class {lone[0]} is in y_{here} but never in y_{there}")
+    names = np.asarray(arrays.class_names) if len(arrays.class_names) else train.astype(str)
+    if names.dtype.kind != "U" or names.shape != train.shape or len(np.unique(names)) < len(names):
+        raise InputError(f"{where}: class_names must be {len(train)} different texts, one for each label that occurs")
+    y_train, y_test = (torch.from_numpy(np.searchsorted(train, y)) for y in labels)
+    x_train, x_test = images if size is None else [resize(x, (size, size)) for x in images]
+    return Dataset(name, x_train, y_train, x_test, y_test, n_classes=len(train), class_names=tuple(names.tolist()))
 
 
 def _images(where: str, key: str, x: np.ndarray) -> Tensor:
@@ -367,8 +378,8 @@ def _images(where: str, key: str, x: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(x))
 
 
-def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> Tensor:
-    """Integer labels, one per image, as int64."""
+def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> np.ndarray:
+    """Integer labels, one per image, as they are."""
     if not np.issubdtype(y.dtype, np.integer):
         raise InputError(f"{where}: y_{part} is {y.dtype}; labels must be integers")
     if y.ndim != 1:
@@ -376,8 +387,10 @@ def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> Tensor:
     if len(y) != n_images:
         raise InputError(f"{where}: x_{part} has {n_images} images but y_{part} has {len(y)} labels")
     if y.min() < 0:
-        raise InputError(f"{where}: y_{part} has the negative label {y.min()}; labels must be 0..n-1")
-    return torch.from_numpy(y.astype(np.int64))
+        raise InputError(f"{where}: y_{part} has the negative label {y.min()}; labels must be 0 or more")
+    if y.max() > 2**63 - 1:
+        raise InputError(f"{where}: y_{part} has the label {y.max()}; the largest may be 2^63 - 1")
+    return y.astype(np.int64)
 
 
 def _evenly(labels: np.ndarray, fraction: float) -> np.ndarray:

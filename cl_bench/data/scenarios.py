@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from cl_bench.config import InputError, Positive, Side
+from cl_bench.config import InputError, Positive, Side, nearest, typed
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.datasets import Dataset, load, resize
 from cl_bench.seeding import derive
@@ -33,6 +33,7 @@ class Problem:
     image_shape: (C, H, W). outputs: the logits that stand for the classes of each task.
     train_mask: which outputs take part in the training softmax of class-incremental learning.
     mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
+    class_names: what each output stands for, n_outputs of them; () where nobody said.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Problem:
     train_mask: TrainMask = "seen"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def n_tasks(self) -> int:
@@ -144,7 +146,7 @@ def split(
     kind: Kind,
     n_tasks: Positive | None = None,
     classes_per_task: Positive | None = None,
-    class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)]] = "fixed",
+    class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)] | str] = "fixed",
     uneven: bool = False,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
@@ -153,24 +155,33 @@ def split(
 
     Outputs are numbered in the order in which classes appear. Domain-incremental tasks share the outputs: the
     first class of each task is output 0, the second output 1.
+    class_order: a list has each class once, by its name or by its number.
     Raises InputError when the classes can't be cut as asked.
     """
-    groups = _groups(dataset.n_classes, _order(dataset.n_classes, class_order, seed), n_tasks, classes_per_task, uneven)
-    if max(map(len, groups)) == 1 and (kind != "class" or train_mask == "current"):
+    groups = _groups(
+        dataset.n_classes, _order(dataset.class_names, class_order, seed), n_tasks, classes_per_task, uneven
+    )
+    sizes = [len(group) for group in groups]
+    if min(sizes) == 1 and (kind != "class" or train_mask == "current"):
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
-        raise InputError(f"scenario.{key}: tasks of one class have nothing to tell apart; choose fewer tasks")
+        which = f"task {sizes.index(1) + 1} would have one class; " if max(sizes) > 1 else ""
+        raise InputError(
+            f"scenario.{key}: {which}tasks of one class have nothing to tell apart; choose fewer tasks, or other sizes"
+        )
     outputs, next_output = [], 0
     for group in groups:
         start = 0 if kind == "domain" else next_output
         outputs.append(tuple(range(start, start + len(group))))
         next_output += len(group)
 
-    problem = _problem(kind, dataset, tuple(outputs), train_mask)
+    names = [[dataset.class_names[label] for label in group] for group in groups]
+    called = [f"task {task}" for task in range(1, 1 + len(groups))]
+    problem = _problem(kind, dataset, tuple(outputs), train_mask, _output_names(outputs, names, called))
     tasks, tests = [], []
     for index, group in enumerate(groups):
         train = _select(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
         tests.append(_select(dataset.x_test, dataset.y_test, group, outputs[index], index))
-        tasks.append(_task(index, [str(label) for label in group], train, val_fraction, seed))
+        tasks.append(_task(index, names[index], problem, train, val_fraction, seed))
     return Scenario(problem, tasks, tests)
 
 
@@ -221,7 +232,8 @@ def rotated(
     """All classes in every task, the images turned (Lopez-Paz and Ranzato, 2017); no copy per task.
 
     max_angle: degrees. angles: evenly spaced from 0 to below `max_angle`, or drawn from the seed and sorted.
-    max_train: at most so many training images of each task, drawn from the seed anew for each.
+    max_train: at most so many training images of each task, drawn from the seed anew for each, one of each class at
+        least.
     """
     generator = torch.Generator().manual_seed(derive(seed, "angles"))
     degrees = (
@@ -246,35 +258,38 @@ def sequence(
 ) -> Scenario:
     """One data set after another: MNIST, then SVHN, then digits.
 
-    Grey images become colour where any set has colour; all take one size (`size`, or the largest among them).
+    Grey images become colour where any set has colour. All take one size: `size` by `size`, or the largest height and
+    the largest width among them; they keep their proportions, black is around them.
     Domain-incremental sets must have the same number of classes: they share the outputs.
-    max_train, max_test: at most so many images of each set, drawn from the seed.
+    max_train, max_test: at most so many images of each set, drawn from the seed, one of each class at least.
     """
     if not datasets:
         raise InputError("scenario.datasets=[]: name at least one data set")
     sets = [load(name, data_dir) for name in datasets]
-    counts = [one.n_classes for one in sets]
+    counts = [dataset.n_classes for dataset in sets]
     if kind == "domain" and len(set(counts)) > 1:
         found = ", ".join(f"{one.name} has {one.n_classes}" for one in sets)
         raise InputError(f"scenario.kind=domain: the sets must share their classes, but {found}; try kind=task")
-    side = size or max(one.x_train.shape[-1] for one in sets)
-    channels = max(one.x_train.shape[1] for one in sets)
+    shapes = [dataset.x_train.shape[1:] for dataset in sets]
+    channels, height, width = (max(lengths) for lengths in zip(*shapes, strict=True))
+    height, width = (size, size) if size else (height, width)
 
     starts = [0 if kind == "domain" else sum(counts[:i]) for i in range(len(sets))]
     outputs = tuple(tuple(range(start, start + n)) for start, n in zip(starts, counts, strict=True))
+    names = _output_names(outputs, [dataset.class_names for dataset in sets], [dataset.name for dataset in sets])
+    problem = Problem(kind, (channels, height, width), outputs, train_mask or "seen", class_names=names)
     tasks, tests = [], []
-    for index, one in enumerate(sets):
+    for index, dataset in enumerate(sets):
 
-        def prepared(x: Tensor, y: Tensor, most: int | None, purpose: str, index: int = index) -> Data:
-            generator = torch.Generator().manual_seed(derive(seed, purpose, index))
-            rows = torch.randperm(len(y), generator=generator)[: most or len(y)]
-            x = resize(x[rows], side).expand(-1, channels, -1, -1)
+        def prepared(x: Tensor, y: Tensor, most: int | None, key: str, index: int = index) -> Data:
+            rows = _drawn(y, most, derive(seed, f"{key} images", index), f"max_{key}")
+            x = resize(x[rows], (height, width)).expand(-1, channels, -1, -1)
             return _data(x.contiguous(), y[rows] + starts[index], index)
 
-        train = prepared(one.x_train, one.y_train, max_train, "train images")
-        tests.append(prepared(one.x_test, one.y_test, max_test, "test images"))
-        tasks.append(_task(index, [one.name], train, val_fraction, seed))
-    return Scenario(Problem(kind, (channels, side, side), outputs, train_mask or "seen"), tasks, tests)
+        train = prepared(dataset.x_train, dataset.y_train, max_train, "train")
+        tests.append(prepared(dataset.x_test, dataset.y_test, max_test, "test"))
+        tasks.append(_task(index, [dataset.name], problem, train, val_fraction, seed))
+    return Scenario(problem, tasks, tests)
 
 
 class Permute:
@@ -292,7 +307,10 @@ class Permute:
 
 
 class Rotate:
-    """Turns an image of task t by `degrees[t]`, bilinearly; the last entry (0) is for generated images."""
+    """Turns an image of task t by `degrees[t]`, bilinearly; the last entry (0) is for generated images.
+
+    What leaves the frame is lost, what comes in is black.
+    """
 
     def __init__(self, degrees: Tensor) -> None:
         self.degrees = degrees
@@ -303,20 +321,32 @@ class Rotate:
     def __call__(self, x: Tensor, task: Tensor) -> Tensor:
         angle = torch.deg2rad(self.degrees[task.long()])
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        turn = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
+        height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
+        turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(
+            -1, 2, 3
+        )
         return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
 
 
-def _order(n_classes: int, class_order: str | list[int], seed: int) -> list[int]:
+def _order(names: Sequence[str], class_order: str | list[int | str], seed: int) -> list[int]:
+    """The numbers of all classes, in their order."""
+    n_classes = len(names)
     if class_order == "fixed":
         return list(range(n_classes))
     if class_order == "random":
         generator = torch.Generator().manual_seed(derive(seed, "class order"))
         return torch.randperm(n_classes, generator=generator).tolist()
     assert isinstance(class_order, list)
-    if sorted(class_order) != list(range(n_classes)):
-        raise InputError(f"scenario.class_order={class_order}: must hold each class from 0 to {n_classes - 1} once")
-    return class_order
+    numbers = {name: number for number, name in enumerate(names)}
+    order = [numbers.get(str(label), label) for label in class_order]
+    if not all(str(label) in numbers for label in class_order):  # names may be numbers, but others than those from 0
+        order = class_order
+    if len(order) != n_classes or set(order) != set(range(n_classes)):
+        unknown = [label for label in class_order if isinstance(label, str) and label not in numbers]
+        near = nearest(unknown[0], names) if unknown else ""
+        must = f"must hold each class from 0 to {n_classes - 1} once, or the name of each"
+        raise InputError(f"scenario.class_order={typed(class_order)}: {must}{near}")
+    return [int(number) for number in order]
 
 
 def _groups(
@@ -338,10 +368,33 @@ def _groups(
 
 
 def _problem(
-    kind: Kind, dataset: Dataset, outputs: tuple[tuple[int, ...], ...], train_mask: TrainMask | None
+    kind: Kind,
+    dataset: Dataset,
+    outputs: tuple[tuple[int, ...], ...],
+    train_mask: TrainMask | None,
+    class_names: tuple[str, ...],
 ) -> Problem:
     c, h, w = dataset.x_train.shape[1:]
-    return Problem(kind, (c, h, w), outputs, train_mask or "seen", dataset.mean, dataset.std)  # type: ignore[arg-type]
+    mask = train_mask or "seen"
+    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names)  # type: ignore[arg-type]
+
+
+def _output_names(
+    outputs: Sequence[Sequence[int]], classes: Sequence[Sequence[str]], tasks: Sequence[str]
+) -> tuple[str, ...]:
+    """What each output stands for: a class, or the first three of those that share it; with its task where several
+    outputs have classes of one name.
+
+    outputs, classes: of each task, in the same order. tasks: what each is called.
+    """
+    stands_for: dict[int, dict[str, str]] = {}
+    for task, numbers, names in zip(tasks, outputs, classes, strict=True):
+        for output, name in zip(numbers, names, strict=True):
+            stands_for.setdefault(output, {}).setdefault(name, task)
+    named = {output: "/".join([*found][:3]) + "/..." * (len(found) > 3) for output, found in sorted(stands_for.items())}
+    if len(set(named.values())) == len(named):
+        return tuple(named.values())
+    return tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
 
 
 def _data(images: Tensor, labels: Tensor, task: int, **more: Callable | None) -> Data:
@@ -358,18 +411,42 @@ def _select(
     return _data(x[rows], output_of[y[rows]], task, **more)
 
 
-def _task(index: int, names: Sequence[str], train: Data, val_fraction: float, seed: int) -> Task:
-    """A task with a stratified share of its images set apart for selection."""
+def _task(index: int, names: Sequence[str], problem: Problem, train: Data, val_fraction: float, seed: int) -> Task:
+    """A task with a stratified share of its images set apart for selection, of each class one at least.
+
+    Raises InputError when that leaves a class without an image to train on.
+    """
     held_out = torch.zeros(len(train), dtype=torch.bool)
     generator = torch.Generator().manual_seed(derive(seed, "validation", index))
     for label in train.labels.unique() if val_fraction else []:
         rows = (train.labels == label).nonzero().squeeze(1)
+        apart = max(round(val_fraction * len(rows)), 1)
+        if apart == len(rows):
+            which = f"its {len(rows)} images of class '{problem.class_names[label]}'"
+            raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on of {which}")
         rows = rows[torch.randperm(len(rows), generator=generator)]
-        held_out[rows[: round(val_fraction * len(rows))]] = True
+        held_out[rows[:apart]] = True
     val = train[held_out.nonzero().squeeze(1)]
     if val_fraction:
         train = train[(~held_out).nonzero().squeeze(1)]
     return Task(index, tuple(names), train, val)
+
+
+def _drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
+    """The rows of at most so many images, drawn from the seed, in a random order; one of each class is among them.
+
+    Raises InputError when there are more classes.
+    """
+    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if most is None:
+        return rows
+    drawn = labels[rows]
+    first = torch.stack([(drawn == label).int().argmax() for label in labels.unique()])
+    if len(first) > most:
+        raise InputError(f"scenario.{key}={most}: fewer than one for each of {len(first)} classes")
+    later = torch.ones(len(rows), dtype=torch.bool)
+    later[first] = False
+    return rows[torch.cat([first, later.nonzero().squeeze(1)])[:most].sort()[0]]
 
 
 def _views(
@@ -390,15 +467,16 @@ def _views(
     """
     n = dataset.n_classes
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
-    problem = _problem(kind, dataset, tuple(tuple(range(start, start + n)) for start in starts), train_mask)
+    outputs = tuple(tuple(range(start, start + n)) for start in starts)
+    class_names = _output_names(outputs, [dataset.class_names] * n_tasks, names)
+    problem = _problem(kind, dataset, outputs, train_mask, class_names)
     everything = _data(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
-    shared = _task(0, [], everything, val_fraction, seed)
+    shared = _task(0, [], problem, everything, val_fraction, seed)
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
         train, val = (_as_task(data, index, start) for data in (shared.train, shared.val))
         if max_train:
-            generator = torch.Generator().manual_seed(derive(seed, "train images", index))
-            train = train[torch.randperm(len(train), generator=generator)[:max_train]]
+            train = train[_drawn(train.labels, max_train, derive(seed, "train images", index), "max_train")]
         tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
         tasks.append(Task(index, (name,), train, val))
     return Scenario(problem, tasks, tests)

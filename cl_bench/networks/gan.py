@@ -55,12 +55,17 @@ class MLPCritic(nn.Sequential):
 
 
 def _quarter(image_shape: tuple[int, int, int]) -> int:
-    size = image_shape[1]
-    if size != image_shape[2] or size % 4:
-        raise InputError(
-            f"dataset.size={size}: a convolutional generator needs square images of a multiple of 4; try 32"
-        )
-    return size // 4
+    height, width = image_shape[1:]
+    if height != width or height % 4:
+        raise not_of(image_shape, "a multiple of 4")
+    return height // 4
+
+
+def not_of(image_shape: tuple[int, int, int], sides: str) -> InputError:
+    """Why there is no generator for images of this shape."""
+    height, width = image_shape[1:]
+    size = height if height == width else f"{height}x{width}"
+    return InputError(f"dataset.size={size}: a convolutional generator needs square images of {sides}; try 32")
 
 
 class DCGenerator(nn.Sequential):
@@ -110,10 +115,7 @@ def halvings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
     while size > 7 and size % 2 == 0:
         size, times = size // 2, times + 1
     if image_shape[1] != image_shape[2] or not times or not 4 <= size <= 7:
-        raise InputError(
-            f"dataset.size={image_shape[1]}: a convolutional generator needs square images of a side of 4 to 7 "
-            "doubled some times; try 32"
-        )
+        raise not_of(image_shape, "a side of 4 to 7 doubled some times")
     return size, times
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.config import WITHOUT_EFFECT, InputError, name_of, nearest
+from cl_bench.content import by_content
 from cl_bench.record import Damaged, load_results
 from cl_bench.signatures import constant, parameters
 from cl_bench.statistics import Comparison, Estimate, compare, estimate
@@ -284,7 +285,9 @@ def read_run(folder: Path) -> Run | Unread:
     scenario, method = settings["choices"]["scenario"], settings["choices"]["method"]
     dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
     config = {
-        key: value for key, value in flat(settings).items() if not key.startswith("memory.") or keeps_images(settings)
+        key: value
+        for key, value in flat(by_content(settings)).items()
+        if not key.startswith("memory.") or keeps_images(settings)
     }
     return Run(folder, results, config, dataset, scenario, method, changed)
 

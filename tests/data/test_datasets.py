@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from cl_bench.config import CONF, InputError, build
-from cl_bench.data import datasets
+from cl_bench.data import class_names, datasets
 from cl_bench.data.datasets import crop_and_flip, load, resize
 
 Arrays = dict[str, np.ndarray]
@@ -90,17 +90,17 @@ def test_digits_larger() -> None:
     small, large = datasets.digits(), datasets.digits(size=32)
     assert large.x_train.shape == (1438, 1, 32, 32)
     assert large.x_train.dtype == torch.uint8
-    back = resize(large.x_test, 8)
+    back = resize(large.x_test, (8, 8))
     assert torch.corrcoef(torch.stack([back.flatten(), small.x_test.flatten()]).float())[0, 1] > 0.9
 
 
 def test_resize_is_the_mean_of_what_it_covers() -> None:
     flat = torch.full((2, 3, 9, 5), 7, dtype=torch.uint8)
-    assert torch.equal(resize(flat, 4), torch.full((2, 3, 4, 4), 7, dtype=torch.uint8))
-    assert resize(flat[:, :, :5], 5).data_ptr() == flat.data_ptr()
+    assert torch.equal(resize(flat, (18, 10)), torch.full((2, 3, 18, 10), 7, dtype=torch.uint8))
+    assert resize(flat[:, :, :5], (5, 5)).data_ptr() == flat.data_ptr()
     half = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     half[..., 8:] = 200
-    assert resize(half, 2).float().mean().item() == pytest.approx(100, abs=1)
+    assert resize(half, (2, 2)).float().mean().item() == pytest.approx(100, abs=1)
 
 
 # --------------------------------------------------------------------------------------------------- npz
@@ -131,6 +131,37 @@ def test_npz_axes(tmp_path: Path, stored: tuple[int, ...], expected: tuple[int, 
     assert np.array_equal(data.x_test.numpy(), np.moveaxis(x, 3, 1) if channels_last else x.reshape(3, *expected))
 
 
+@pytest.mark.parametrize(("first", "step", "kind"), [(0, 1, np.int64), (1, 1, np.uint8), (3, 7, np.int16)])
+def test_labels_may_start_anywhere_and_have_gaps(tmp_path: Path, first: int, step: int, kind: type) -> None:
+    written = arrays()
+    labels = {key: (first + step * written[key]).astype(kind) for key in ("y_train", "y_test")}
+    np.savez(tmp_path / "mine.npz", **written | labels)  # type: ignore[arg-type]
+    data = datasets.npz(path=str(tmp_path / "mine.npz"))
+    assert data.y_train.tolist() == written["y_train"].tolist()
+    assert data.y_test.tolist() == written["y_test"].tolist()
+    assert data.class_names == tuple(str(first + step * label) for label in range(3))
+    np.savez(tmp_path / "mine.npz", class_names=np.array(["cat", "dog", "cow"]), **written | labels)  # type: ignore[arg-type]
+    assert datasets.npz(path=str(tmp_path / "mine.npz")).class_names == ("cat", "dog", "cow")
+
+
+def test_classes_have_names() -> None:
+    assert datasets.digits().class_names == tuple("0123456789")
+    for names, n in ((class_names.FASHION_MNIST, 10), (class_names.CIFAR10, 10), (class_names.CIFAR100, 100)):
+        assert len(set(names)) == n
+        assert not any(name != name.strip() for name in names)
+    assert list(class_names.CIFAR100) == sorted(class_names.CIFAR100)  # as its authors numbered them
+
+
+@pytest.mark.parametrize("shape", [(12, 24), (24, 12)])
+def test_a_square_stays_a_square_whatever_it_lies_in(shape: tuple[int, int]) -> None:
+    image = torch.zeros(1, 1, *shape, dtype=torch.uint8)
+    image[..., 4:8, 4:8] = 255
+    large = resize(image, (48, 48))[0, 0] > 127
+    assert large.any(1).sum() == large.any(0).sum() == 8
+    down, right = ((48 - 2 * side) // 2 for side in shape)
+    assert large[down + 8 : down + 16, right + 8 : right + 16].all()
+
+
 def test_npz_name_and_size(tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", **arrays((3, 8, 10)))  # type: ignore[arg-type]
     data = datasets.npz(path=str(tmp_path / "mine.npz"), name="birds", size=16)
@@ -155,11 +186,16 @@ WRONG: dict[str, tuple[Arrays, tuple[str, ...]]] = {
     "new test class": ({"y_test": np.array([0, 1, 7])}, ("class 7 is in y_test but never in y_train",)),
     "no test of a class": ({"y_test": np.array([0, 1, 1])}, ("class 2 is in y_train but never in y_test",)),
     "one class": ({"y_train": np.zeros(6, int)}, ("y_train has a single class", "at least 2")),
-    "gap": (
-        {"y_train": np.array([0, 1, 3] * 2)},
-        ("y_train has no image of class 2", "0..n-1 without a gap"),
+    "in training only": ({"y_train": np.array([0, 1, 3] * 2)}, ("class 2 is in y_test but never in y_train",)),
+    "from 1 in training only": ({"y_train": np.array([1, 2, 3] * 2)}, ("class 0 is in y_test but never in y_train",)),
+    "too large a label": (
+        {"y_train": np.array([0, 1, 2**64 - 1] * 2, np.uint64)},
+        ("y_train has the label 18446744073709551615", "2^63 - 1"),
     ),
-    "from 1": ({"y_train": np.array([1, 2, 3] * 2)}, ("y_train has no image of class 0",)),
+    "too few names": ({"class_names": np.array(["cat", "dog"])}, ("class_names must be 3 different texts",)),
+    "one name twice": ({"class_names": np.array(["cat", "dog", "cat"])}, ("class_names must be 3 different texts",)),
+    "names that are numbers": ({"class_names": np.arange(3)}, ("class_names must be 3 different texts",)),
+    "names of bytes": ({"class_names": np.array([b"a", b"b", b"c"])}, ("class_names must be 3 different texts",)),
     "empty": ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, ("x_test is empty",)),
     "objects": ({"y_train": np.array([0, 1, 2, 0, 1, None])}, ("y_train cannot be read", "plain numbers")),
     "two sizes": ({"x_test": np.zeros((3, 9, 8), np.uint8)}, ("1x8x8 in x_train but 1x9x8 in x_test",)),
@@ -385,6 +421,7 @@ def write_pictures(root: Path, classes: str = "ab", n: int = 5, mode: str = "RGB
 
 
 def greys(images: torch.Tensor) -> list[int]:
+    assert images.shape[1] == 1
     assert torch.equal(images, images[:, :1, :1, :1].expand_as(images))
     return images[:, 0, 0, 0].tolist()
 
@@ -393,7 +430,7 @@ def test_image_folder_split_by_itself(tmp_path: Path) -> None:
     write_pictures(tmp_path, n=5)
     data = datasets.image_folder(path=str(tmp_path), size=8, test_fraction=0.4)
     assert (data.name, data.n_classes) == ("image_folder", 2)
-    assert data.x_train.shape == (6, 3, 8, 8)
+    assert data.x_train.shape == (6, 1, 8, 8)
     assert data.y_test.tolist() == [0, 0, 1, 1]
     assert greys(data.x_test) == [0, 2, 40, 42]
     assert greys(data.x_train) == [1, 3, 4, 41, 43, 44]
@@ -410,7 +447,7 @@ def test_image_folder_train_and_test(tmp_path: Path) -> None:
     write_pictures(tmp_path / "train", n=3, mode="L")
     write_pictures(tmp_path / "test", n=2, mode="P")
     data = datasets.image_folder(path=str(tmp_path), size=16)
-    assert data.x_train.shape == (6, 3, 16, 16)
+    assert data.x_train.shape == (6, 1, 16, 16)
     assert greys(data.x_test) == [0, 1, 40, 41]
 
 
@@ -420,9 +457,13 @@ def test_image_folder_wrong(tmp_path: Path) -> None:
             datasets.image_folder(path=str(tmp_path / folder), size=8)
         one_line(error, f"dataset=image_folder: {tmp_path / folder}", *words)
 
-    refused("nowhere")
+    refused("nowhere", "is missing")
+    (tmp_path / "file").touch()
+    refused("file", "is no folder")
     (tmp_path / "empty" / "a").mkdir(parents=True)
-    refused("empty", "no valid file")
+    refused("empty", f"there is no picture in {tmp_path / 'empty' / 'a'}", ".png")
+    (tmp_path / "bare" / ".git").mkdir(parents=True)
+    refused("bare", "there is no class folder")
     write_pictures(tmp_path / "half" / "train")
     refused("half", "has a folder train but not both")
     write_pictures(tmp_path / "odd" / "train", "abc")

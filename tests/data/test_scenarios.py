@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from cl_bench.config import InputError
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Problem, Scenario, masked, permuted, rotated, sequence, split
+from cl_bench.data.datasets import Dataset, digits
+from cl_bench.data.scenarios import Problem, Rotate, Scenario, _drawn, masked, permuted, rotated, sequence, split
 
 SPLIT = ((0, 1), (2, 3), (4, 5))
 
@@ -69,7 +71,7 @@ def test_split_hands_every_image_to_one_task(kind: str, cut: tuple[str, int]) ->
 
 
 def test_outputs_are_numbered_in_order_of_appearance() -> None:
-    order = [7, 3, 9, 0, 1, 2, 4, 5, 6, 8]
+    order: list[int | str] = [7, 3, 9, 0, 1, 2, 4, 5, 6, 8]
     scenario = split(digits(), 0, kind="class", n_tasks=5, class_order=order)
     assert scenario.problem.outputs[1] == (2, 3)
     assert scenario.tasks[1].names == ("9", "0")
@@ -97,6 +99,82 @@ def test_uneven_splits_only_when_asked_for() -> None:
 def test_a_single_class_must_have_something_to_be_told_from(kind: str, mask: str) -> None:
     with pytest.raises(InputError, match="tasks of one class have nothing to tell apart"):
         split(digits(), 0, kind=kind, n_tasks=10, train_mask=mask)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mask", "cut", "which"),
+    [
+        ("task", "seen", {"classes_per_task": 3}, "task 4"),  # 3 + 3 + 3 + 1
+        ("domain", "seen", {"classes_per_task": 3}, "task 4"),
+        ("class", "current", {"classes_per_task": 9}, "task 2"),
+        ("task", "seen", {"n_tasks": 9}, "task 2"),  # 2 + 1 + 1 + ...
+    ],
+)
+def test_one_small_task_is_enough_to_be_refused(kind: str, mask: str, cut: dict[str, int], which: str) -> None:
+    """It would be right before it is learned."""
+    with pytest.raises(
+        InputError, match=rf"scenario\.\w+={kind if kind != 'class' else mask}: {which} would have one class"
+    ):
+        split(digits(), 0, kind=kind, train_mask=mask, uneven=True, **cut)  # type: ignore[arg-type]
+    assert split(digits(), 0, kind="class", uneven=True, **cut).problem.n_outputs == 10  # type: ignore[arg-type]
+
+
+def few_of_one(n: int) -> Dataset:
+    """Ten classes, of which the last has n training images."""
+    whole = digits()
+    keep = torch.cat([(whole.y_train != 9).nonzero()[:, 0], (whole.y_train == 9).nonzero()[:n, 0]])
+    return replace(whole, x_train=whole.x_train[keep], y_train=whole.y_train[keep])
+
+
+def test_a_rare_class_is_learned_and_chosen_by() -> None:
+    for scenario in (
+        split(few_of_one(3), 0, kind="class", n_tasks=5, val_fraction=0.1),
+        split(few_of_one(3), 0, kind="class", n_tasks=5, val_fraction=0.8),
+    ):
+        assert (scenario.tasks[4].train.labels == 9).sum() > 0
+        assert (scenario.tasks[4].val.labels == 9).sum() > 0
+    for n, fraction in ((1, 0.1), (3, 0.9)):
+        line = rf"scenario.val_fraction={fraction}: leaves nothing to train on of its {n} images of class '9'"
+        with pytest.raises(InputError, match=line):
+            split(few_of_one(n), 0, kind="class", n_tasks=5, val_fraction=fraction)
+        with pytest.raises(InputError, match=line):
+            permuted(few_of_one(n), 0, kind="domain", val_fraction=fraction)
+
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NAMED = replace(digits(), class_names=NAMES)
+
+
+def test_a_class_order_by_name_or_number() -> None:
+    def first(order: list[Any], data: Dataset = NAMED) -> tuple[str, ...]:
+        return split(data, 0, kind="class", n_tasks=5, class_order=order).tasks[0].names
+
+    assert first([*reversed(NAMED.class_names)]) == ("nine", "eight")
+    assert first([*reversed(range(10))]) == ("nine", "eight")
+    from_one = replace(digits(), class_names=tuple(str(n) for n in range(1, 11)))
+    assert first([*reversed(range(1, 11))], from_one) == ("10", "9")  # they are names
+    assert first([*reversed(range(10))], from_one) == ("10", "9")  # 0 is none, so these are numbers
+    for wrong in (["nin"], [*range(9), "nine"], [*range(9)], [0, *range(9)], [*NAMED.class_names[:9], "nin"]):
+        with pytest.raises(
+            InputError, match=r"scenario.class_order=.*each class from 0 to 9 once, or the name of each"
+        ):
+            first(wrong)
+    with pytest.raises(InputError, match="did you mean 'nine'"):
+        first([*NAMED.class_names[:9], "nin"])
+
+
+def test_what_each_output_stands_for(tmp_path: Path) -> None:
+    order = [7, 3, 9, 0, 1, 2, 4, 5, 6, 8]
+    of = split(NAMED, 0, kind="class", n_tasks=5, class_order=order).problem  # type: ignore[arg-type]
+    assert of.class_names == tuple(NAMED.class_names[label] for label in order)
+    assert split(NAMED, 0, kind="domain", n_tasks=2).problem.class_names[0] == "zero/five"
+    assert split(NAMED, 0, kind="domain", n_tasks=5).problem.class_names[1] == "one/three/five/..."
+    assert permuted(NAMED, 0, kind="domain", n_tasks=3).problem.class_names == NAMED.class_names
+    several = permuted(NAMED, 0, kind="class", n_tasks=2).problem.class_names
+    assert several[:11:10] == ("zero (permutation 0)", "zero (permutation 1)")
+    assert len(set(several)) == 20
+    both = sequence(tmp_path, 0, kind="class", datasets=["digits", "digits"]).problem
+    assert len(both.class_names) == both.n_outputs == 20
 
 
 def test_the_validation_slice_is_stratified_and_apart() -> None:
@@ -158,6 +236,24 @@ def test_rotation_by_quarter_turns_is_exact() -> None:
         assert any(close)
 
 
+@pytest.mark.parametrize("shape", [(12, 24), (24, 12), (12, 12)])
+def test_a_turned_square_is_a_square_in_images_of_any_shape(shape: tuple[int, int]) -> None:
+    height, width = shape
+    image = torch.zeros(1, 1, height, width)
+    image[..., height // 2 - 2 : height // 2 + 2, width // 2 - 2 : width // 2 + 2] = 1
+    for degrees in (0.0, 90.0, 180.0, 270.0):
+        turned = Rotate(torch.tensor([degrees]))(image, torch.tensor([0]))
+        assert torch.allclose(turned, image, atol=1e-5)
+    corner = torch.zeros_like(image)  # up and right of the centre
+    corner[..., height // 2 - 4 : height // 2 - 2, width // 2 + 2 : width // 2 + 4] = 1
+    there = {
+        tuple((Rotate(torch.tensor([degrees]))(corner, torch.tensor([0]))[0, 0] > 0.5).nonzero()[0].tolist())
+        for degrees in (0.0, 90.0, 180.0, 270.0)
+    }
+    rows, columns = (height // 2 - 4, height // 2 + 2), (width // 2 - 4, width // 2 + 2)
+    assert there == set(product(rows, columns))
+
+
 def test_each_rotation_may_have_a_few_images_of_its_own() -> None:
     few = rotated(digits(), 0, kind="domain", n_tasks=3, max_train=50)
     assert [len(task.train) for task in few.tasks] == [50] * 3
@@ -181,6 +277,34 @@ def test_a_sequence_reconciles_size_and_colour(tmp_path: Path) -> None:
     few = sequence(tmp_path, 0, datasets=["digits", path], kind="class", max_train=20, size=8)
     assert few.problem.n_outputs == 20
     assert [len(task.train) for task in few.tasks] == [20, 20]
+
+
+def test_a_sequence_of_images_that_are_not_square(tmp_path: Path) -> None:
+    labels = np.arange(20) % 10
+    square = np.zeros((20, 12, 24), np.uint8)
+    square[:, 4:8, 10:14] = 255
+    np.savez(tmp_path / "wide.npz", x_train=square, y_train=labels, x_test=square, y_test=labels)
+    names = ["digits", str(tmp_path / "wide.npz")]
+    wide = sequence(tmp_path, 0, kind="domain", datasets=names)
+    assert wide.problem.image_shape == (1, 12, 24)
+    assert torch.equal(wide.tests[1].images[0, 0], torch.from_numpy(square[0]))
+    assert not wide.tests[0].images[..., :6].any()  # an 8x8 digit is 12x12 in the middle
+    assert not wide.tests[0].images[..., 18:].any()
+    small = sequence(tmp_path, 0, kind="domain", datasets=names, size=12).tests[1].images[0, 0] > 127
+    assert small.any(1).sum() == small.any(0).sum() == 2
+
+
+def test_a_few_images_are_some_of_each_class() -> None:
+    labels = torch.tensor([0] * 500 + [1] * 500 + [2])
+    for seed in range(20):
+        rows = _drawn(labels, 6, seed, "max_train")
+        assert len(rows.unique()) == 6
+        assert labels[rows].unique().tolist() == [0, 1, 2]
+    plain = torch.randperm(1001, generator=torch.Generator().manual_seed(3))[:900]
+    assert 1000 in plain
+    assert torch.equal(_drawn(labels, 900, 3, "max_train"), plain)  # as drawn, where no class is left out
+    with pytest.raises(InputError, match=r"scenario.max_train=9: fewer than one for each of 10 classes"):
+        rotated(digits(), 0, kind="domain", max_train=9)
 
 
 def test_a_shared_head_needs_shared_classes(tmp_path: Path) -> None:

@@ -132,7 +132,8 @@ def test_a_step_of_the_gan_moves_every_weight(name: str) -> None:
 )
 @pytest.mark.parametrize("shape", [(1, 9, 9), (3, 30, 30), (1, 8, 12), (1, 3, 3)])
 def test_a_size_that_does_not_fit_is_named(make: Callable[[Shape], nn.Module], shape: Shape) -> None:
-    with pytest.raises(InputError, match=rf"^dataset\.size={shape[1]}: .*; try 32$"):
+    size = f"{shape[1]}" if shape[1] == shape[2] else f"{shape[1]}x{shape[2]}"
+    with pytest.raises(InputError, match=rf"^dataset\.size={size}: .*; try 32$"):
         make(shape)
 
 

@@ -1,0 +1,107 @@
+"""What a person's own data are: the files that count, and a digest of their content, wherever they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+SYSTEM = {"__macosx", "__pycache__", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
+"""Files and folders that systems leave beside a person's own, in lower case; others of theirs begin with a dot."""
+
+LARGE = 2**25  # bytes; what is less is read in 30 ms
+SETTLED = 2.0  # s after which a file that changes again has another time
+
+
+def hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM
+
+
+def natural(name: str) -> tuple[list[Any], str]:
+    """A sort key by which numbers in names come in their order.
+
+    >>> sorted(["10", "9", "a10", "a9"], key=natural)
+    ['9', '10', 'a9', 'a10']
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder but hidden ones and those of systems, in natural order; links are followed."""
+    found, been = [], set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(here)
+        below[:] = [] if place in been else [name for name in below if not hidden(name)]
+        if place not in been:
+            found += [Path(here, name) for name in names if not hidden(name)]
+        been.add(place)
+    return sorted(found, key=lambda file: [natural(part) for part in file.relative_to(folder).parts])
+
+
+def content_of(settings: Mapping[str, Any]) -> str | list[Any] | None:
+    """Digests of a person's own data: of what lies at `dataset.path`, or the list `scenario.datasets` with a digest in
+    the place of each file. None without own data, and where there is nothing to read."""
+    kept = str(settings.get("output_root"))
+    dataset, scenario = (settings.get(group) or {} for group in ("dataset", "scenario"))
+    several = scenario.get("datasets") if isinstance(scenario, Mapping) else None
+    if isinstance(several, list):
+        found = [digest(name, kept) if str(name).endswith(".npz") else None for name in several]
+        return [known or name for known, name in zip(found, several, strict=True)] if any(found) else None
+    path = dataset.get("path") if isinstance(dataset, Mapping) else None
+    return digest(path, kept) if isinstance(path, str) else None
+
+
+def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a person's own data named by their content, wherever they lie."""
+    content, kept = config.get("content"), {key: value for key, value in config.items() if key != "content"}
+    if isinstance(content, list):
+        return kept | {"scenario": {**kept["scenario"], "datasets": content}}
+    return kept | {"dataset": {**(kept.get("dataset") or {}), "path": content}} if content else kept
+
+
+def digest(data: str, output_root: str) -> str | None:
+    """16 hex digits that name the content of a file, or of a folder: the names of its files below it, and their bytes.
+
+    Below `output_root` those of large data are kept, which are read again only when a size or a time has changed. Each
+    is a name without content, FINGERPRINT-DIGEST: it is there or not, and never half written.
+    None for what isn't there or can't be read; whoever needs it will say why.
+    """
+    began = time.time()
+    try:
+        path, kept = Path(data).expanduser(), Path(output_root).expanduser() / ".digests"
+        files = files_below(path) if path.is_dir() else [path]
+        files = [file for file in files if file.is_file()]
+        if not files:
+            return None
+        states = [file.stat() for file in files]
+        if sum(state.st_size for state in states) < LARGE:
+            return _digest(path, files)
+        lines = [
+            (os.fsencode(file.relative_to(path)), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+            for file, state in zip(files, states, strict=True)
+        ]
+        fingerprint = hashlib.sha256(repr(lines).encode()).hexdigest()[:32]
+        for known in kept.glob(f"{fingerprint}-*"):
+            return known.name.rpartition("-")[2]
+        found = _digest(path, files)
+    except (OSError, RuntimeError, ValueError):  # ~NAME of nobody, a path that can't be
+        return None
+    if max(max(state.st_mtime, state.st_ctime) for state in states) < began - SETTLED:
+        with suppress(OSError):  # a folder that can't be written costs time alone
+            kept.mkdir(parents=True, exist_ok=True)
+            (kept / f"{fingerprint}-{found}").touch()
+    return found
+
+
+def _digest(path: Path, files: list[Path]) -> str:
+    whole = hashlib.sha256()
+    for name, file in sorted((os.fsencode(file.relative_to(path)), file) for file in files):
+        with file.open("rb") as opened:
+            whole.update(name + b"\0" + hashlib.file_digest(opened, "sha256").digest())
+    return whole.hexdigest()[:16]

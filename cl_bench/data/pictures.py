@@ -1,0 +1,142 @@
+"""Picture files as squares of 8 bits: what a file holds is converted as it is meant to be seen, or refused by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from cl_bench.config import InputError
+from cl_bench.content import files_below, hidden, natural
+
+log = logging.getLogger(__name__)
+
+ENDINGS = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm"),
+    *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+}
+MOST_PIXELS = 2**30  # 4 GB while it is converted
+LARGE = 2**25  # pixels; pictures of more are read one at a time
+
+Background = Literal["white", "black"]
+
+
+def classes_below(folder: Path, where: str) -> dict[str, list[Path]]:
+    """The pictures of each class folder, in natural order. Other files are left out, with a warning."""
+    try:
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name)]
+    except OSError as error:
+        raise InputError(f"{where}: can't be read as a folder ({error.strerror})") from error
+    if not names:
+        raise InputError(f"{where}: there is no class folder in {folder}")
+    found, others = {}, []
+    for name in sorted(names, key=natural):
+        files = files_below(folder / name)
+        found[name] = [file for file in files if file.suffix.lower() in ENDINGS]
+        others += [file for file in files if file.suffix.lower() not in ENDINGS]
+        if not found[name]:
+            raise InputError(f"{where}: there is no picture in {folder / name} ({' '.join(sorted(ENDINGS))})")
+    if others:
+        log.warning("%s: %d files are no pictures and left out, such as %s", where, len(others), others[0])
+    return found
+
+
+def read_pictures(
+    files: Sequence[Path], size: int, grayscale: bool | None, background: Background, where: str
+) -> np.ndarray:
+    """The centre square of each picture, uint8, shape (N, C, size, size); decoding lets go of the interpreter, hence
+    threads. C is 3, or 1 if `grayscale` is true, or null and every picture is grey.
+
+    Raises InputError with the name of a file that is damaged, or has no one right reading.
+    """
+    images = np.empty((len(files), size, size, 1 if grayscale else 3), np.uint8)
+    one_at_a_time = Lock()
+
+    def read(row: int) -> None:
+        try:
+            with Image.open(files[row]) as picture:
+                pixels = picture.width * picture.height
+                if pixels > MOST_PIXELS:
+                    raise Unclear(f"has {picture.width}x{picture.height} pixels; the most is 2^30, make it smaller")
+                if pixels <= LARGE:
+                    images[row] = square(picture, size, grayscale, background)
+                else:
+                    with one_at_a_time:
+                        images[row] = square(picture, size, grayscale, background)
+        except MemoryError:
+            raise
+        except Unclear as error:
+            raise InputError(f"{where}: {files[row]} {error}") from error
+        except Exception as error:  # Pillow raises many classes on a damaged file
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            what = "is damaged or not of its format; delete or replace it"
+            raise InputError(f"{where}: {files[row]} {what} ({reason})") from error
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # it takes a sound picture of 180 million for a bomb
+    try:
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(read, range(len(files))):
+                pass
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    images = np.moveaxis(images, 3, 1)
+    if grayscale is None and (images == images[:, :1]).all():
+        images = images[:, :1]
+    return np.ascontiguousarray(images)
+
+
+class Unclear(Exception):
+    """A sound picture without one right reading; the message says why, after the name of the file."""
+
+
+def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, background: Background) -> np.ndarray:
+    """The centre of a picture, its shorter side resized to `size`: uint8, shape (size, size, 1 or 3).
+
+    Turned as its EXIF data say; 16 bits are scaled to 8; what is transparent shows the background.
+    Raises Unclear for several pictures in a file and for depths whose white isn't known.
+    """
+    n_frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # a photograph and its previews
+    if n_frames > 1:
+        raise Unclear(f"holds {n_frames} pictures; save the one that is meant in a file of its own")
+    depth = picture.tile[0][3] if picture.tile else ""  # how pixels lie in the file
+    depth = depth[0] if isinstance(depth, tuple) else depth
+    seen = ImageOps.exif_transpose(picture)
+    if seen.mode in ("L", "RGB") or seen.mode.startswith("I"):
+        if "transparency" in seen.info and seen.mode != depth:
+            raise Unclear("marks a colour as transparent in other than 8 bits; save it with an alpha channel")
+        if seen.mode.startswith("I"):
+            seen = Image.fromarray(_eight_bits(seen, picture))
+    if seen.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"):
+        raise Unclear(f"holds {seen.mode} pixels, whose black and white aren't known; save it with 8 or 16 bits")
+    if seen.has_transparency_data:
+        seen = _laid_on(background, seen.convert("RGBA"))
+    seen = ImageOps.fit(seen.convert("L" if grayscale else "RGB"), (size, size), Image.Resampling.BILINEAR)
+    return np.asarray(seen).reshape(size, size, -1)
+
+
+def _eight_bits(picture: Image.Image, file: ImageFile.ImageFile) -> np.ndarray:
+    """A grey picture of up to 16 bits as uint8."""
+    values = np.asarray(picture)
+    tags = getattr(file, "tag_v2", {})  # of a TIFF file
+    bits = tags.get(258, (16,))[0]
+    if picture.mode == "I" and file.format not in ("PNG", "PPM"):  # theirs are 16 bits
+        raise Unclear("holds 32-bit numbers, whose black and white aren't known; save it with 8 or 16 bits")
+    grey = np.round(values.astype(np.float32) * (255 / (2**bits - 1))).astype(np.uint8)
+    return 255 - grey if tags.get(262) == 0 else grey  # 0 is white
+
+
+def _laid_on(background: Background, picture: Image.Image) -> Image.Image:
+    flat = Image.new("RGBA", picture.size, background)
+    flat.alpha_composite(picture)
+    alpha, colours = np.asarray(picture.getchannel("A")), np.asarray(flat.convert("RGB"))
+    if alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+        other = "black" if background == "white" else "white"
+        raise Unclear(f"vanishes on a {background} background; set dataset.background={other}")
+    return flat
