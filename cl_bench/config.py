@@ -238,7 +238,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
-    build({key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices", "content")}, "", Top)
+    build(
+        {key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices", "content")}, "", Top
+    )
     for group in GROUPS:
         if settings[group] or group != "dataset":  # dataset=none
             check(settings[group], group)
