@@ -29,6 +29,10 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
 
 VALIDATIONS = 20  # in a phase, at most
+ONE_IMAGE = (
+    "network: its batch normalization can't train on a single image; raise memory, method.n_replay or "
+    "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
+)
 
 Logged = tuple[int, str, float]  # step of the phase from 0, name, value
 
@@ -133,6 +137,10 @@ class Fit:
                 trainer = self._trainer(watch)
                 try:
                     trainer.fit(module, batches)
+                except ValueError as error:
+                    if "more than 1 value per channel" in str(error):  # torch's words
+                        raise InputError(ONE_IMAGE) from error
+                    raise
                 finally:  # circles of references would keep its images and moments until Python looks for them
                     trainer.strategy.optimizers = []
                     vars(trainer).clear()

@@ -8,6 +8,7 @@ from conftest import Compose
 from torch import nn
 from torchvision.models import resnet18
 
+from cl_bench.config import InputError
 from cl_bench.networks.resnet import Residual, ResNet18
 from cl_bench.run import prepare, run
 
@@ -53,6 +54,19 @@ def test_a_narrow_one_keeps_channels_first(width: int) -> None:
 def test_methods_learn_with_it(method: str, small: Compose) -> None:
     results = run(small(f"method={method}", "network=resnet18", "network.width=2", "scenario.n_tasks=2"))
     assert results["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "replay",
+    [
+        ("method=der", "memory=1"),
+        ("method=agem", "method.n_replay=1"),
+        ("method=gem", "memory.images=1", "memory.per=task"),
+    ],
+)
+def test_batch_normalization_of_one_replayed_image_is_one_line(replay: tuple[str, ...], small: Compose) -> None:
+    with pytest.raises(InputError, match="batch normalization can't train on a single image; raise memory"):
+        run(small(*replay, "network=resnet18", "network.width=2", "scenario.n_tasks=2"))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
