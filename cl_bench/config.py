@@ -442,7 +442,10 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"{named}: several values are a sweep and need -m; a list is written [1,2], a text with commas '1,2'"
     if "No match in the defaults list" in text:
         return f"{named}: there is no such group in this configuration"
-    no_name = text.startswith(("Config group override must be", "Error resolving interpolation"))
+    # Hydra stumbles over a choice that is a list
+    no_name = isinstance(error, TypeError) or text.startswith(
+        ("Config group override must be", "Error resolving interpolation")
+    )
     unread = isinstance(error, UnicodeError) or text.startswith("Unsupported type")  # of a person's own --config-dir
     for override in overrides:
         key, _, value = override.partition("=")

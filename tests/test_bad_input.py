@@ -40,6 +40,7 @@ BAD = [
     ("method=null", "method=null", "choose from"),
     ("method=[ewc,dgr]", "method=[ewc,dgr]", "no such method"),
     ("method=5", "method=5", "choose from"),
+    ("method=[FALSE]", "method=[FALSE]", "no such method", "choose from"),
     ("'method=${seed}'", "method=${seed}", "choose from"),
     ("dataset=none", "dataset=none", "scenario=sequence"),
     # a name is no path

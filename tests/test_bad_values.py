@@ -5,6 +5,7 @@ What is tried follows from the files and the constructors' signatures, so a new 
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import sys
@@ -93,9 +94,17 @@ def around(group: str, node: dict[str, Any]) -> dict[str, Any]:
         group, node = "method", loaded("method", "dgm") | {"generator": node}
     chosen[group] = node
     if group == "method":
-        kind = target(node, "method").kinds[0]
-        chosen["scenario"] = loaded("scenario", KINDS[kind])
+        method = target(node, "method")
+        chosen["scenario"] = loaded("scenario", KINDS[method.kinds[0]])
+        if "memory" in inspect.signature(method).parameters:
+            chosen["memory"] = memory()
     return chosen
+
+
+@cache
+def memory() -> dict[str, Any]:
+    """The budget of a method that keeps images."""
+    return compose("method=er")["memory"]
 
 
 def said(doing: Callable[..., Any], *of: Any) -> str | None:

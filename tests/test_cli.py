@@ -318,7 +318,7 @@ builtins.__import__ = hooked
     for number in (signal.SIGINT, signal.SIGTERM):
         environment = ENVIRONMENT | {"NUMBER": str(int(number))}
         environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "hook"), str(Path(cl_bench.__file__).parents[1])])
-        command = [sys.executable, "-m", "cl_bench", "method=finetune", *QUICK]
+        command = [sys.executable, "-m", "cl_bench", "method=finetune", *QUICK, "trainer.progress=false"]
         ended = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
         )

@@ -22,7 +22,7 @@ from cl_bench.run import run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
-COMMAND = [*SMALL, *SMALL_OF["dgr"], "method=dgr", "checkpoint_every=0"]
+COMMAND = [*SMALL, *SMALL_OF["dgr"], "method=dgr", "checkpoint_every=0", "trainer.progress=false"]
 
 
 class Killed(BaseException):
