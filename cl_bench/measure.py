@@ -91,6 +91,12 @@ class Score(nn.Module):
         return (first.index(name) if name in first else len(first), name)
 
 
-def bytes_of(state: dict[str, Any]) -> int:
-    """Bytes of the tensors in a state dict."""
-    return sum(value.nbytes for value in state.values() if isinstance(value, Tensor))
+def bytes_of(state: Any) -> int:
+    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
+
+    >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
+    20
+    """
+    if isinstance(state, Tensor):
+        return state.nbytes
+    return sum(map(bytes_of, state.values())) if isinstance(state, dict) else 0
