@@ -68,10 +68,11 @@ def test_every_method_trains_as_long_as_the_others_on_a_benchmark(name: str) -> 
 
 def test_a_run_knows_what_it_picked_up() -> None:
     chosen = ("method=ewc", "dataset=digits", "scenario=domain_incremental")
-    picked = compose(*chosen)["choices"]["picked_up"]
+    settings = compose(*chosen)
+    picked = settings["choices"]["picked_up"]
     assert picked["benchmark/digits"] == {"trainer.epochs": 100, "trainer.batch_size": 64}
-    assert picked["tuned/scenario/ewc-digits-domain_incremental"]["tuned_on"] == compose(*chosen)["tuned_on"] == "all_tasks"
-    assert f"method.strength={compose(*chosen)['method']['strength']}" in described(picked)
+    assert settings["tuned_on"] == picked["tuned/scenario/ewc-digits-domain_incremental"]["tuned_on"] == "all_tasks"
+    assert f"method.strength={settings['method']['strength']}" in described(picked)
     given = compose(*chosen, "method.strength=0.5", "trainer.epochs=3")
     assert given["choices"]["picked_up"] == {"benchmark/digits": {"trainer.batch_size": 64}}
     assert "tuned_on" not in given
