@@ -28,8 +28,8 @@ BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 BUDGETS = ("memory.images", "memory.per", "memory.bytes", "method.n_gen", "method.n_gen_mode")
 """How much of the past a method may keep or replay."""
 
-OWN = ("method.", "memory.")
-"""How the keys of a method begin; all others are its protocol."""
+OWN = ("method.", "memory.", "tuned_on")
+"""How the keys of a method begin, and how its values were chosen; all others are its protocol."""
 
 STATED = "the method's own"  # training mask
 

@@ -85,6 +85,13 @@ def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
     assert benchmark.protocols == {"P1": {}}
 
 
+def test_how_a_methods_values_were_chosen_is_no_protocol(tmp_path: Path) -> None:
+    write(tmp_path, "er")
+    write(tmp_path, "ewc", tuned_on="all_tasks", method__strength=100)
+    (benchmark,) = found_in(tmp_path)
+    assert benchmark.protocols == {"P1": {}}
+
+
 def test_memories_and_generators_are_compared_by_what_they_keep(tmp_path: Path) -> None:
     """In images: of a generator as many as its bytes would hold; a method that keeps nothing has no such number."""
     for method, memory in (("er", {"images": 200, "bytes": 14800}), ("dgr", {"images": 1351, "bytes": 100000})):
