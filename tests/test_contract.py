@@ -85,17 +85,8 @@ def losses_of(settings: dict[str, Any]) -> list[Row]:
     return [row for row in read(folder_of(settings) / "log.csv") if row.phase != MEASURED]
 
 
-@pytest.mark.parametrize(("method", "kind", "after", "more"), KILLS)
-def test_killed_and_resumed_equals_uninterrupted(
-    method: str, kind: str, after: int, more: tuple[str, ...], small: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed right after its `after`-th checkpoint, whatever that falls on, and told to go on."""
-    base = (f"method={method}", f"scenario={kind}_incremental", *more)
-    if base not in UNINTERRUPTED:
-        settings = small(*base, root="whole")
-        UNINTERRUPTED[base] = run(settings), state_of(settings), losses_of(settings)
-    whole, state, losses = UNINTERRUPTED[base]
-    settings = small(*base, "checkpoint_every=0", root="killed")
+def run_and_be_killed(settings: dict[str, Any], after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that dies right after its `after`-th checkpoint."""
     count = 0
 
     def dying(save: Any) -> Any:
@@ -113,6 +104,20 @@ def test_killed_and_resumed_equals_uninterrupted(
         patch.setattr(RunFolder, "save_task", dying(RunFolder.save_task))
         with pytest.raises(Killed):
             run(settings)
+
+
+@pytest.mark.parametrize(("method", "kind", "after", "more"), KILLS)
+def test_killed_and_resumed_equals_uninterrupted(
+    method: str, kind: str, after: int, more: tuple[str, ...], small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after its `after`-th checkpoint, whatever that falls on, and told to go on."""
+    base = (f"method={method}", f"scenario={kind}_incremental", *more)
+    if base not in UNINTERRUPTED:
+        settings = small(*base, root="whole")
+        UNINTERRUPTED[base] = run(settings), state_of(settings), losses_of(settings)
+    whole, state, losses = UNINTERRUPTED[base]
+    settings = small(*base, "checkpoint_every=0", root="killed")
+    run_and_be_killed(settings, after, monkeypatch)
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
     assert equal(state_of(settings)["method"], state["method"])

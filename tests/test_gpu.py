@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from conftest import METHODS, Compose
-from test_contract import KINDS, Killed, equal, state_of
+from test_contract import KINDS, equal, run_and_be_killed, state_of
 
-from cl_bench.results import RunFolder
 from cl_bench.run import run
 
 pytestmark = [
@@ -34,23 +31,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     whole = run(small(*base, root="whole"))
     assert whole["device"].startswith("cuda")
     settings = small(*base, "checkpoint_every=0", root="killed")
-    count = 0
-
-    def dying(save: Any) -> Any:
-        def wrapped(*args: Any) -> None:
-            nonlocal count
-            save(*args)
-            count += 1
-            if count == 9:
-                raise Killed
-
-        return wrapped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_phase", dying(RunFolder.save_phase))
-        patch.setattr(RunFolder, "save_task", dying(RunFolder.save_task))
-        with pytest.raises(Killed):
-            run(settings)
+    run_and_be_killed(settings, 9, monkeypatch)
     resumed = run(settings)
     assert str(resumed["R"]) == str(whole["R"])
     assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])
