@@ -43,6 +43,7 @@ from cl_bench.progress import Plan
 from cl_bench.provenance import continued, provenance, versions
 from cl_bench.results import RunFolder, read_results
 from cl_bench.seeding import seeded
+from cl_bench.tuned import leaves
 
 try:
     import resource
@@ -421,15 +422,6 @@ def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario:
     if results["classes"] != [list(task.names) for task in scenario.tasks]:
         return "has other classes in its tasks"
     return ""
-
-
-def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a configuration by their dotted keys."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def drawn_from_seed(scenario: Mapping[str, Any]) -> str:

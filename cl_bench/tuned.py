@@ -30,7 +30,7 @@ def picked_up(settings: Mapping[Any, Any], choices: Mapping[str, Any]) -> dict[s
     found = {}
     for group, may_set in MAY_SET.items():
         name = f"{group}/{choices.get(group)}"
-        values = dict(_leaves(_loaded(name)))
+        values = dict(leaves(_loaded(name)))
         for key in values:
             if key.partition(".")[0] not in may_set:
                 raise ValueError(f"conf/{name}.yaml: {key}: such a file may set {', '.join(may_set)} alone")
@@ -63,11 +63,11 @@ def _loaded(name: str) -> Any:
     return {}
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Each dotted key below a node, with its value."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
+            yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 

@@ -120,9 +120,7 @@ class Classifier(Method):
             value = getattr(problem, name)
             constant = None if value is None else torch.tensor(value).view(1, -1, 1, 1)
             self.register_buffer(name, constant, persistent=False)
-        self._barred: dict[
-            int, Tensor
-        ] = {}  # for the current task: what may not answer, a row per label or one for all
+        self._barred: dict[int, Tensor] = {}  # of the current task: what may not answer, by label or for all labels
 
     @cached_property
     def weights(self) -> dict[str, nn.Parameter]:
