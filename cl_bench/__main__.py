@@ -21,21 +21,14 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
-from cl_bench.config import (
-    CONF,
-    TUNED,
-    InputError,
-    KnownError,
-    Stopped,
-    check_settings,
-    explain,
-    folder_of,
-    plain,
-    written_out,
-)
-from cl_bench.progress import first_line
-from cl_bench.results import Busy, at_work, wait_for
-from cl_bench.sweep import finished, sweep
+from cl_bench.config import InputError, KnownError, Stopped
+from cl_bench.config.compose import check_settings, plain, written_out
+from cl_bench.config.explain import explain
+from cl_bench.config.names import CONF, TUNED, folder_of
+from cl_bench.runs.folder import Busy, at_work, wait_for
+from cl_bench.runs.progress import first_line
+from cl_bench.sweep.jobs import finished
+from cl_bench.sweep.launch import sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def accuracy(config: Any) -> float:
     """The average accuracy of one run, which is shown; of the best that a search finds."""
-    from cl_bench.results import show
+    from cl_bench.runs.console import show
 
     results, folder = results_of(config)
     show(results, folder)
@@ -94,7 +87,7 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
     while settings.get("hparams_search"):
-        from cl_bench.search import search
+        from cl_bench.sweep.search import search
 
         try:
             settings = search(HydraConfig.get().overrides.task)
@@ -110,7 +103,7 @@ def results_of(config: Any) -> tuple[dict[str, Any], Path]:
             wait_for(folder)
             results = finished(settings)
             continue
-        from cl_bench.run import run
+        from cl_bench.runs.loop import run
 
         with suppress(Busy):  # another process came in between
             results = run(settings)

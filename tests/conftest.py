@@ -14,11 +14,12 @@ from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from cl_bench import judge
-from cl_bench.config import CONF, compose
+from cl_bench.config.compose import compose
+from cl_bench.config.names import CONF
 from cl_bench.data.batches import Data
+from cl_bench.evaluation import judge
 from cl_bench.methods.base import Learner
-from cl_bench.results import without_nan
+from cl_bench.runs.folder import without_nan
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
 SMALL = [
@@ -92,7 +93,7 @@ def _same_machine_everywhere(request: pytest.FixtureRequest, monkeypatch: pytest
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
-    monkeypatch.setattr("cl_bench.run.draw_results", lambda results, folder: None)
+    monkeypatch.setattr("cl_bench.runs.loop.draw_results", lambda results, folder: None)
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ import pytest
 
 import cl_bench
 from cl_bench.__main__ import main
-from cl_bench.config import InputError, compose, folder_of
-from cl_bench.run import run
+from cl_bench.config import InputError
+from cl_bench.config.compose import compose
+from cl_bench.config.names import folder_of
+from cl_bench.runs.loop import run
 
 QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "network.hidden=[16]"]
 # some seconds of training, so that there is a middle to be killed in
@@ -300,7 +302,9 @@ def test_a_terminal_that_knows_few_characters_is_no_error(tmp_path: Path) -> Non
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("moment", ["hydra", "omegaconf", "cl_bench.config", "cl_bench.run", "torch", "numpy"])
+@pytest.mark.parametrize(
+    "moment", ["hydra", "omegaconf", "cl_bench.config.compose", "cl_bench.runs.loop", "torch", "numpy"]
+)
 def test_a_signal_while_modules_are_imported_is_one_line(moment: str, tmp_path: Path) -> None:
     """Each signal comes from inside an import, where a KeyboardInterrupt may be taken for something else."""
     sitecustomize = f"""
@@ -367,7 +371,7 @@ def test_a_log_of_others_on_a_full_disk_says_nothing(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", ["cl_bench.report", "cl_bench.dashboard"])
+@pytest.mark.parametrize("module", ["cl_bench.report", "cl_bench.report.dashboard"])
 def test_other_commands_say_one_line_too(module: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m {module} --help >/dev/full"
     ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -13,13 +13,16 @@ import torch
 from conftest import METHODS, Compose, without_clocks
 from torchmetrics import Metric
 
-from cl_bench.config import compose, folder_of, target
-from cl_bench.fit import Fit, Watch
-from cl_bench.judge import Given
-from cl_bench.loggers import MEASURED, CSVLog, Row, read
+from cl_bench.config.compose import compose
+from cl_bench.config.names import folder_of
+from cl_bench.config.schema import target
+from cl_bench.evaluation.judge import Given
 from cl_bench.methods.base import Method
-from cl_bench.results import RunFolder
-from cl_bench.run import prepare, run
+from cl_bench.runs.fit import Fit, Watch
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -220,6 +223,6 @@ def test_no_network_sees_more_large_images_at_once_than_a_few_mini_batches(
     )
     monkeypatch.setattr("cl_bench.data.batches.AT_ONCE", 5 * 64)
     monkeypatch.setattr(torch.nn.Module, "__call__", counted)
-    monkeypatch.setattr("cl_bench.judge.BATCH_SIZE", 8)
+    monkeypatch.setattr("cl_bench.evaluation.judge.BATCH_SIZE", 8)
     assert run(settings)["status"] == "finished"
     assert max(largest.values()) <= 3 * 8, largest

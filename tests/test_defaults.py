@@ -8,9 +8,11 @@ from typing import Any, get_args
 import pytest
 from conftest import METHODS, Compose
 
-from cl_bench.config import compose, declared, key_of, target
-from cl_bench.data.scenarios import TrainMask
-from cl_bench.run import run
+from cl_bench.config.compose import compose, declared
+from cl_bench.config.names import key_of
+from cl_bench.config.schema import target
+from cl_bench.data.problem import TrainMask
+from cl_bench.runs.loop import run
 
 ALL = ("class", "domain", "task")
 CLAIMS = {

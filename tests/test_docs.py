@@ -19,12 +19,14 @@ import yaml
 from conftest import METHODS, Compose
 
 import cl_bench
-from cl_bench import config
-from cl_bench.config import CONF, compose, options_of, target
-from cl_bench.data.scenarios import Problem
-from cl_bench.judge import generated_metrics
-from cl_bench.metrics import continual_metrics
-from cl_bench.run import run
+from cl_bench.config import compose as config
+from cl_bench.config.compose import compose
+from cl_bench.config.names import CONF, options_of
+from cl_bench.config.schema import target
+from cl_bench.data.problem import Problem
+from cl_bench.evaluation.judge import generated_metrics
+from cl_bench.evaluation.metrics import continual_metrics
+from cl_bench.runs.loop import run
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -7,7 +7,7 @@ import torch
 from conftest import METHODS, Compose
 from test_contract import KINDS, equal, run_and_be_killed, state_of
 
-from cl_bench.run import run
+from cl_bench.runs.loop import run
 
 pytestmark = [
     pytest.mark.gpu,

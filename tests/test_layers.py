@@ -11,18 +11,17 @@ import cl_bench
 
 ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
-    {"signatures", "tuned", "process", "content"},
-    {"config", "files", "seeding"},
-    {"record", "provenance"},
-    {"networks", "metrics", "figures", "statistics"},
+    {"config"},
+    {"files", "seeding", "process"},
+    {"record"},
+    {"networks"},
     {"data"},
     {"methods"},
-    {"results", "loggers", "measure", "judge", "progress"},
-    {"fit"},
-    {"run"},
-    {"workers"},
-    {"search", "sweep"},
-    {"report", "dashboard", "__main__"},
+    {"evaluation"},
+    {"runs"},
+    {"sweep"},
+    {"report"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(file for file in ROOT.rglob("*.py") if file != ROOT / "__init__.py")
@@ -56,7 +55,7 @@ def test_what_must_answer_at_once_imports_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, cl_bench, cl_bench.__main__, cl_bench.results; sys.exit('torch' in sys.modules)"
+    code = "import sys, cl_bench, cl_bench.__main__, cl_bench.runs.folder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

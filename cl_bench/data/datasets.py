@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_bench.config import InputError, Share, Side, nearest, place
-from cl_bench.content import hidden, natural
+from cl_bench.config import InputError, Share, Side
+from cl_bench.config.content import hidden, natural
+from cl_bench.config.errors import nearest
+from cl_bench.config.names import place
 from cl_bench.data import class_names
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from cl_bench.config import InputError
-from cl_bench.content import files_below, hidden, natural
+from cl_bench.config.content import files_below, hidden, natural
 
 log = logging.getLogger(__name__)
 

@@ -3,110 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le, Lt
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from cl_bench.config import InputError, Positive, Side, nearest, typed
+from cl_bench.config import InputError, Positive, Side
+from cl_bench.config.errors import nearest, typed
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.datasets import Dataset, load, resize
+from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.data.views import Permute, Rotate
 from cl_bench.seeding import derive
 
-Kind = Literal["class", "task", "domain"]
-Rule = Literal["seen", "all", "current", "own"]
-TrainMask = Literal["seen", "all", "current"]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Views = Annotated[int, Gt(0), Le(1000)]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What a learner may know of a benchmark before its first task.
-
-    kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
-    image_shape: (C, H, W). outputs: the logits that stand for the classes of each task.
-    train_mask: which outputs take part in the training softmax of class-incremental learning.
-    mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
-    class_names: what each output stands for, n_outputs of them; () where nobody said.
-    """
-
-    kind: Kind
-    image_shape: tuple[int, int, int]
-    outputs: tuple[tuple[int, ...], ...]
-    train_mask: TrainMask = "seen"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    class_names: tuple[str, ...] = ()
-
-    @property
-    def n_tasks(self) -> int:
-        return len(self.outputs)
-
-    @property
-    def n_outputs(self) -> int:
-        return 1 + max(max(outputs) for outputs in self.outputs)
-
-    def seen(self, task: int) -> Tensor:
-        """The outputs of tasks 0 to `task`, int64, ascending."""
-        return self.mask("seen", after=task)[0].nonzero().squeeze(1)
-
-    @property
-    def task_of_output(self) -> Tensor:
-        """The first task that each output belongs to, int64 (n_outputs,)."""
-        first = torch.empty(self.n_outputs, dtype=torch.int64)
-        for task in reversed(range(self.n_tasks)):
-            first[list(self.outputs[task])] = task
-        return first
-
-    @property
-    def rules(self) -> dict[str, Rule]:
-        """Which outputs compete in training, in evaluation and in the baseline before any training."""
-        if self.kind == "class":
-            return {"train": self.train_mask, "evaluation": "seen", "baseline": "all"}
-        rule: Rule = "own" if self.kind == "task" else "all"
-        return {"train": rule, "evaluation": rule, "baseline": rule}
-
-    def mask(self, rule: Rule, after: int) -> Tensor:
-        """Which outputs may answer for an image of each task, once tasks 0 to `after` have come; here alone the
-        three kinds of scenario differ.
-
-        all: every output. own: those of the image's task. seen: those of tasks 0 to `after`. current: those of
-        task `after`. Returns bool, shape (n_tasks, n_outputs).
-        """
-        if rule == "all":
-            return torch.ones(self.n_tasks, self.n_outputs, dtype=torch.bool)
-        has = torch.zeros(self.n_tasks, self.n_outputs, dtype=torch.bool)
-        for task, outputs in enumerate(self.outputs):
-            has[task, list(outputs)] = True
-        if rule == "own":
-            return has
-        seen = has[: after + 1].any(0) if rule == "seen" else has[after]
-        return seen.expand_as(has)
-
-
-def masked(logits: Tensor, allowed: Tensor) -> Tensor:
-    """The logits, with those that may not answer at the lowest finite value (their softmax is 0, never NaN)."""
-    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a learner is handed: the images of one task and nothing of the others.
-
-    index: 0 for the first. names: its classes as the data set calls them. train, val: its images; `val` (a
-    stratified slice, may be empty) is for selection.
-    """
-
-    index: int
-    names: tuple[str, ...]
-    train: Data
-    val: Data
 
 
 class Scenario(LightningDataModule):
@@ -290,42 +205,6 @@ def sequence(
         tests.append(prepared(dataset.x_test, dataset.y_test, max_test, "test"))
         tasks.append(_task(index, [dataset.name], problem, train, val_fraction, seed))
     return Scenario(problem, tasks, tests)
-
-
-class Permute:
-    """Puts the pixels of an image of task t in the order `orders[t]`; the last row is for generated images."""
-
-    def __init__(self, orders: Tensor) -> None:
-        self.orders = orders
-
-    def to(self, device: torch.device | str) -> Permute:
-        return Permute(self.orders.to(device))
-
-    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
-        order = self.orders[task.long()].unsqueeze(1).expand(-1, x.shape[1], -1)
-        return x.flatten(2).gather(2, order).view_as(x)
-
-
-class Rotate:
-    """Turns an image of task t by `degrees[t]`, bilinearly; the last entry (0) is for generated images.
-
-    What leaves the frame is lost, what comes in is black.
-    """
-
-    def __init__(self, degrees: Tensor) -> None:
-        self.degrees = degrees
-
-    def to(self, device: torch.device | str) -> Rotate:
-        return Rotate(self.degrees.to(device))
-
-    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
-        angle = torch.deg2rad(self.degrees[task.long()])
-        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
-        turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(
-            -1, 2, 3
-        )
-        return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
 
 
 def _order(names: Sequence[str], class_order: str | list[int | str], seed: int) -> list[int]:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from cl_bench.config import Positive
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
-from cl_bench.methods.memory import Budget, Memory
+from cl_bench.methods.parts.memory import Budget, Memory
 from cl_bench.networks.optimizers import Optimizer
 
 

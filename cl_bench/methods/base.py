@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data
-from cl_bench.data.scenarios import Kind, Problem, Task, TrainMask
+from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.networks.optimizers import KeptState, Optimizer
 
 M = TypeVar("M", bound=nn.Module)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.memory import Memory
+from cl_bench.methods.parts.memory import Memory
 from cl_bench.networks.optimizers import Optimizer
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Problem, Task, TrainMask
+from cl_bench.data.problem import Problem, Task, TrainMask
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.memory import Budget, Reservoir
+from cl_bench.methods.parts.memory import Budget, Reservoir
 from cl_bench.networks.optimizers import Optimizer
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive, Rate
 from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
-from cl_bench.data.scenarios import Problem, Task
-from cl_bench.methods.acgan import evenly
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit, bytes_of, forget
-from cl_bench.methods.wgan_gp import drawn, gradient_penalty
+from cl_bench.methods.parts.acgan import evenly
+from cl_bench.methods.parts.wgan_gp import drawn, gradient_penalty
 from cl_bench.networks.gan import Discriminator
 from cl_bench.networks.masked import Capacity, Mask, MaskedGenerator, Position
 from cl_bench.networks.optimizers import Adam

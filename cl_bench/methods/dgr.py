@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Rate, Share
 from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
-from cl_bench.data.scenarios import Problem, Task, masked
-from cl_bench.methods.acgan import ACGAN, evenly
+from cl_bench.data.problem import Problem, Task, masked
 from cl_bench.methods.base import Classifier, Fit, bytes_of, frozen
-from cl_bench.methods.wgan_gp import WGANGP
+from cl_bench.methods.parts.acgan import ACGAN, evenly
+from cl_bench.methods.parts.wgan_gp import WGANGP
 from cl_bench.networks.optimizers import Optimizer
 
 log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.memory import Budget, Memory, Reservoir
+from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
 from cl_bench.networks.optimizers import Optimizer
 
 

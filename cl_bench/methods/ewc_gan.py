@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Data, at_once
-from cl_bench.data.scenarios import Problem, Task
-from cl_bench.methods.acgan import ACGAN, evenly
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit, frozen
 from cl_bench.methods.dgr import DGR
-from cl_bench.methods.importance import sum_of_powers
-from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.methods.parts.acgan import ACGAN, evenly
+from cl_bench.methods.parts.importance import sum_of_powers
+from cl_bench.methods.parts.quadratic import QuadraticPull
 from cl_bench.networks.gan import with_class
 from cl_bench.networks.optimizers import Optimizer
 

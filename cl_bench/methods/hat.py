@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError, NonNegative, Rate
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
-from cl_bench.methods.isolation import Isolation
+from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.optimizers import Optimizer
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError, Rate
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Kind, Problem, Task
+from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit, frozen
-from cl_bench.methods.importance import eval_mode
-from cl_bench.methods.memory import Budget, Memory
+from cl_bench.methods.parts.importance import eval_mode
+from cl_bench.methods.parts.memory import Budget, Memory
 from cl_bench.networks.optimizers import Optimizer
 
 

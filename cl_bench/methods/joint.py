@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cl_bench.data.scenarios import Task
+from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.cumulative import Cumulative
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from cl_bench.config import Positive
-from cl_bench.data.scenarios import Problem, Task
-from cl_bench.methods.acgan import ACGAN
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit, Method, bytes_of
-from cl_bench.methods.memory import Memory
+from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.methods.parts.memory import Memory
 
 
 class JointGAN(Method):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Rate
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Problem, Task, masked
+from cl_bench.data.problem import Problem, Task, masked
 from cl_bench.methods.base import Classifier, Fit, frozen
 from cl_bench.networks.optimizers import Optimizer
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.importance import sum_of_powers
-from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.methods.parts.importance import sum_of_powers
+from cl_bench.methods.parts.quadratic import QuadraticPull
 from cl_bench.networks.optimizers import Optimizer
 
 

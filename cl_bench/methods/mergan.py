@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Data
-from cl_bench.data.scenarios import Problem, Task
-from cl_bench.methods.acgan import ACGAN, evenly
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit, frozen
 from cl_bench.methods.dgr import DGR
+from cl_bench.methods.parts.acgan import ACGAN, evenly
 from cl_bench.networks.gan import ConditionalGenerator
 from cl_bench.networks.optimizers import Optimizer
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cl_bench.config import Decay, InputError, Positive
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
-from cl_bench.methods.isolation import Isolation
+from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.optimizers import Optimizer
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive, Rate, Share
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Problem, Task
+from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
-from cl_bench.methods.importance import fisher
+from cl_bench.methods.parts.importance import fisher
 from cl_bench.methods.si import SI
 from cl_bench.networks.optimizers import Optimizer
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from cl_bench.statistics import Estimate
+from cl_bench.evaluation.statistics import Estimate
 
 WIDTH, HEIGHT = 440, 300
 LEFT, TOP, BOTTOM = 64, 14, 48

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cl_bench.evaluation.statistics import Comparison
 from cl_bench.report.runs import Benchmark, Configuration, by_protocol, compared
 from cl_bench.report.tables import ACC, MINUS
-from cl_bench.statistics import Comparison
 
 
 @dataclass(frozen=True)

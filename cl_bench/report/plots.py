@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import thinned
 from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
 from cl_bench.report.runs import Configuration, Curve, as_typed, short, shown
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column
-from cl_bench.statistics import Estimate
 
 BY_NAME = {column.name: column for column in COLUMNS}
 

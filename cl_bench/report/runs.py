@@ -16,11 +16,13 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from cl_bench.config import WITHOUT_EFFECT, InputError, name_of, nearest
-from cl_bench.content import by_content
+from cl_bench.config import InputError
+from cl_bench.config.content import by_content
+from cl_bench.config.errors import nearest
+from cl_bench.config.names import WITHOUT_EFFECT, name_of
+from cl_bench.config.signatures import constant, parameters
+from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estimate
 from cl_bench.record import Damaged, load_results
-from cl_bench.signatures import constant, parameters
-from cl_bench.statistics import Comparison, Estimate, compare, estimate
 
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 """What bounds the others from below and above; they are no rivals for the best."""

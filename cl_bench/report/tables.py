@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed, by_protocol, compared, mixtures
-from cl_bench.statistics import Estimate
 
 MINUS = "\N{MINUS SIGN}"
 

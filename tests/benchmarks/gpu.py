@@ -28,7 +28,7 @@ from two_runs import compare as compare_runs
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.gem import project
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 
 def move(device: str) -> None:

@@ -26,10 +26,11 @@ from rich.live import Live
 from rich.table import Table
 from speed import SETTINGS, learn_task, ours
 
-from cl_bench.config import compose
-from cl_bench.data.scenarios import Task
+from cl_bench.config.compose import compose
+from cl_bench.data.problem import Task
 from cl_bench.methods.base import Method
-from cl_bench.run import prepare, run
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 CONSTANT: dict[str, tuple[str, ...]] = {
     "finetune": (),

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from by_hand import Timing
 from torch import nn
 
-from cl_bench.config import compose
+from cl_bench.config.compose import compose
 from cl_bench.data.batches import Data
 from cl_bench.methods.base import Classifier
 

@@ -28,17 +28,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from cl_bench.config import build, compose
-from cl_bench.data.scenarios import Task
-from cl_bench.fit import Fit
-from cl_bench.loggers import CSVLog
-from cl_bench.methods.acgan import ACGAN
+from cl_bench.config.compose import compose
+from cl_bench.config.schema import build
+from cl_bench.data.problem import Task
 from cl_bench.methods.base import Method
 from cl_bench.methods.dgr import DGR
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.mas import MAS
-from cl_bench.results import RunFolder
-from cl_bench.run import prepare
+from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.runs.fit import Fit
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import CSVLog
+from cl_bench.runs.setup import prepare
 
 SETTINGS = (
     "dataset=mnist",

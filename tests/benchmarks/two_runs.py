@@ -24,7 +24,7 @@ from rich.table import Table
 from speed import SETTINGS, settings_of, weights_of
 from startup import RUN, seconds
 
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 
 def sweep(n: int, at_once: int, data_dir: str, epochs: int, accelerator: str) -> tuple[float, list[float]]:

@@ -21,11 +21,11 @@ from by_hand import Timing
 from rich.console import Console
 from rich.table import Table
 
-from cl_bench.config import compose
-from cl_bench.data.scenarios import Task
-from cl_bench.fit import Fit
+from cl_bench.config.compose import compose
+from cl_bench.data.problem import Task
 from cl_bench.methods.base import Method
 from cl_bench.methods.dgr import DGR
+from cl_bench.runs.fit import Fit
 
 # the others call layers one by one (hat), or watch them so that the compiler gives up (ewc, mas, rwalk)
 METHODS = ("finetune", "si", "lwf", "er", "der", "gem", "agem", "icarl", "packnet", *speed.GANS)

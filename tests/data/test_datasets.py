@@ -16,7 +16,9 @@ import pytest
 import torch
 import yaml
 
-from cl_bench.config import CONF, InputError, build
+from cl_bench.config import InputError
+from cl_bench.config.names import CONF
+from cl_bench.config.schema import build
 from cl_bench.data import class_names, datasets
 from cl_bench.data.datasets import crop_and_flip, load, resize
 

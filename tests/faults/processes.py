@@ -20,10 +20,13 @@ from typing import Any, NamedTuple
 
 from conftest import METHODS, SMALL, SMALL_OF
 
-from cl_bench.config import compose, target
+from cl_bench.config.compose import compose
+from cl_bench.config.schema import target
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["cl_bench.run", "cl_bench.sweep", *(f"cl_bench.methods.{name}" for name in METHODS)])
+SERVER.set_forkserver_preload(
+    ["cl_bench.runs.loop", "cl_bench.sweep.launch", *(f"cl_bench.methods.{name}" for name in METHODS)]
+)
 PATIENCE = 300  # seconds without a word from a process: others may be at work here
 
 
@@ -120,10 +123,10 @@ def _run(arguments: list[str], folder: Path, pipe: Connection) -> None:
 
 
 def _tell_all(pipe: Connection) -> None:
-    import cl_bench.run
-    from cl_bench.fit import Fit, Watch
-    from cl_bench.measure import Score
-    from cl_bench.results import RunFolder
+    import cl_bench.runs.loop
+    from cl_bench.evaluation.scores import Score
+    from cl_bench.runs.fit import Fit, Watch
+    from cl_bench.runs.folder import RunFolder
 
     now: dict[str, Any] = {"task": -1, "phase": "", "step": 0}
 
@@ -173,5 +176,5 @@ def _tell_all(pipe: Connection) -> None:
     around(Fit, "__call__", nothing, lambda *_: tell("trained"))
     around(Score, "measure", lambda *_: tell("evaluation"), lambda *_: tell("evaluated"))
     around(RunFolder, "save_task", nothing, lambda _, index, __: tell("kept", task=index, phase="", step=0))
-    cl_bench.run.draw_results = lambda results, folder: tell("finishing")  # pictures take longer than the run
+    cl_bench.runs.loop.draw_results = lambda results, folder: tell("finishing")  # pictures take longer than the run
     tell("begun")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Compose
-from test_sweep import LAUNCHERS, TINY, launchers
+from sweep_commands import LAUNCHERS, TINY, launchers
 
 import cl_bench
 from cl_bench.__main__ import main
-from cl_bench.config import folder_of
-from cl_bench.run import run
+from cl_bench.config.names import folder_of
+from cl_bench.runs.loop import run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -14,10 +14,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from test_sweep import LAUNCHERS, LONG, TINY, installed, kept, launchers, numbers, start, trains
+from sweep_commands import LAUNCHERS, LONG, TINY, installed, kept, launchers, numbers, start, trains
 
-from cl_bench.config import compose, folder_of
-from cl_bench.run import run
+from cl_bench.config.compose import compose
+from cl_bench.config.names import folder_of
+from cl_bench.runs.loop import run
 
 pytestmark = pytest.mark.faults
 

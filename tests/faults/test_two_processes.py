@@ -13,7 +13,7 @@ import pytest
 from processes import Attempt, arguments_of, attempt
 from test_kills import done, outcome, same
 
-from cl_bench.results import Busy, RunFolder
+from cl_bench.runs.folder import Busy, RunFolder
 
 COMMAND = arguments_of("dgr", "trainer.epochs=8", "trainer.chunk=2", "checkpoint_every=0")
 WAITS = "another process is at work in outputs/"

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from cl_bench.data.batches import REPLAYED, Batch
 from cl_bench.data.scenarios import Scenario
-from cl_bench.methods.acgan import ACGAN, evenly
 from cl_bench.methods.dgr import DGR
+from cl_bench.methods.parts.acgan import ACGAN, evenly
 from cl_bench.networks.gan import ConditionalGenerator, ConditionalMLP, Discriminator
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import Adam
-from cl_bench.run import prepare, run
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 SHAPE, CLASSES = (1, 8, 8), 4
 

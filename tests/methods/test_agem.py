@@ -10,7 +10,7 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import split
 from cl_bench.methods import gem
 from cl_bench.methods.agem import AGEM, project
-from cl_bench.methods.memory import Budget
+from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 

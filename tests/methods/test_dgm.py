@@ -11,13 +11,14 @@ from conftest import Compose
 from torch import Tensor
 
 from cl_bench.data.scenarios import Scenario
-from cl_bench.fit import Fit
-from cl_bench.loggers import CSVLog
 from cl_bench.methods.dgm import DGM
 from cl_bench.networks.masked import Gate, MaskedDCGenerator, MaskedGenerator, MaskedLayer, MaskedMLP
 from cl_bench.networks.optimizers import Adam
-from cl_bench.results import RunFolder
-from cl_bench.run import prepare, run
+from cl_bench.runs.fit import Fit
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import CSVLog
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 MASKS = ("activations", "weights")
 GENERATORS = ("mlp", "dcgan")

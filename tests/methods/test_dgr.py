@@ -12,7 +12,8 @@ from cl_bench.config import InputError
 from cl_bench.data.batches import REPLAYED, Batch, Data
 from cl_bench.methods.base import Learner
 from cl_bench.methods.dgr import DGR
-from cl_bench.run import prepare, run
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 
 def scholar(small: Compose, *overrides: str, task: int = 2) -> tuple[DGR, Any]:

@@ -14,7 +14,7 @@ from cl_bench.config import InputError
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.er import ER
-from cl_bench.methods.memory import Budget
+from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import split
 from cl_bench.methods.ewc import EWC
-from cl_bench.methods.quadratic import QuadraticPull
+from cl_bench.methods.parts.quadratic import QuadraticPull
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 

@@ -17,7 +17,7 @@ from cl_bench.data.batches import REPLAYED, Data
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Learner
 from cl_bench.methods.ewc_gan import EWCGAN
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 GANS = {
     "acgan_mlp": [],

@@ -10,7 +10,7 @@ import torch
 from conftest import Compose
 
 from cl_bench.methods.base import Classifier, Learner
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_hydra")
 

@@ -9,10 +9,10 @@ from conftest import Compose
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch
-from cl_bench.methods.gan import GAN
+from cl_bench.methods.parts.gan import GAN
 from cl_bench.networks.gan import MLPCritic, MLPGenerator
 from cl_bench.networks.optimizers import Adam
-from cl_bench.run import run
+from cl_bench.runs.loop import run
 
 SHAPE = (1, 8, 8)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.gem import GEM, gradient, project
-from cl_bench.methods.memory import Budget
+from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 

@@ -11,10 +11,11 @@ import torch
 from conftest import Compose
 from test_isolation import NETWORKS, answers, beginning, learn
 
-from cl_bench.config import InputError, folder_of
+from cl_bench.config import InputError
+from cl_bench.config.names import folder_of
 from cl_bench.methods.hat import CLAMP, HAT
-from cl_bench.methods.isolation import Isolation
-from cl_bench.run import run
+from cl_bench.methods.parts.isolation import Isolation
+from cl_bench.runs.loop import run
 
 
 def hat(small: Compose, *overrides: str) -> tuple:

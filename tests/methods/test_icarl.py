@@ -16,7 +16,7 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.base import frozen
 from cl_bench.methods.icarl import ICaRL, herd
-from cl_bench.methods.memory import Budget
+from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.methods import importance
-from cl_bench.methods.importance import Power, fisher, sum_of_powers
+from cl_bench.methods.parts import importance
+from cl_bench.methods.parts.importance import Power, fisher, sum_of_powers
 
 Scores = Callable[[Tensor], Iterable[Tensor]]
 

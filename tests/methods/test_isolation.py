@@ -12,11 +12,12 @@ from torch import Tensor
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
 from cl_bench.data.scenarios import Scenario
-from cl_bench.fit import Fit
-from cl_bench.loggers import CSVLog
-from cl_bench.methods.isolation import Isolation
-from cl_bench.results import RunFolder
-from cl_bench.run import prepare, run
+from cl_bench.methods.parts.isolation import Isolation
+from cl_bench.runs.fit import Fit
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import CSVLog
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 METHODS = ("packnet", "hat")
 GENTLE = {"packnet": (), "hat": ("method.embedding_lr=0.01",)}  # in so short a training no layer may close altogether

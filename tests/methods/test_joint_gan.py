@@ -12,7 +12,7 @@ from cl_bench.data.batches import Data
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Learner
 from cl_bench.methods.joint_gan import JointGAN
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 
 class Recorder:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
 from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Kind, Scenario, split
+from cl_bench.data.problem import Kind
+from cl_bench.data.scenarios import Scenario, split
 from cl_bench.methods.lwf import LwF, Teacher
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD

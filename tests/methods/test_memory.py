@@ -10,13 +10,16 @@ from conftest import METHODS, Compose, one_pass
 from scipy.stats import chi2
 from torch import Tensor
 
-from cl_bench.config import InputError, compose, key_of, reads_memory
+from cl_bench.config import InputError
+from cl_bench.config.compose import compose, reads_memory
+from cl_bench.config.names import key_of
 from cl_bench.data.batches import Data
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import permuted, split
 from cl_bench.methods.base import bytes_of
-from cl_bench.methods.memory import Budget, Memory, Reservoir
-from cl_bench.run import prepare, run
+from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 from cl_bench.seeding import derive
 
 COUNTED = [("er", "total", "reservoir"), ("der", "total", "")]

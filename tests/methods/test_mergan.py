@@ -15,7 +15,7 @@ from cl_bench.data.batches import REPLAYED, Data
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Learner, frozen
 from cl_bench.methods.mergan import MeRGAN
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 
 def beginning(small: Compose, *overrides: str, task: int = 2) -> tuple[Scenario, MeRGAN]:

@@ -11,7 +11,7 @@ from test_isolation import OPTIMIZERS, answers, beginning, learn
 
 from cl_bench.config import InputError
 from cl_bench.methods.packnet import PackNet
-from cl_bench.run import run
+from cl_bench.runs.loop import run
 
 
 def packnet(small: Compose, *overrides: str) -> tuple:

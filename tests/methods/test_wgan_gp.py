@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch
-from cl_bench.methods.wgan_gp import WGANGP, gradient_penalty
+from cl_bench.methods.parts.wgan_gp import WGANGP, gradient_penalty
 from cl_bench.networks.gan import DCCritic, DCGenerator, MLPCritic, MLPGenerator
 from cl_bench.networks.optimizers import Adam
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
-from cl_bench.methods.acgan import ACGAN
+from cl_bench.methods.parts.acgan import ACGAN
 from cl_bench.networks.cnn import CNN
 from cl_bench.networks.gan import (
     ConditionalDCGenerator,
@@ -28,7 +28,7 @@ from cl_bench.networks.gan import (
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import Adam
 from cl_bench.networks.resnet_gan import ConditionalResNetGenerator, ResNetNetwork
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 Shape = tuple[int, int, int]
 SHAPES: list[Shape] = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]

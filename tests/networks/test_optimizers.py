@@ -13,7 +13,7 @@ from conftest import Compose, one_pass
 
 from cl_bench.config import InputError
 from cl_bench.methods.base import Classifier
-from cl_bench.run import prepare
+from cl_bench.runs.setup import prepare
 
 KINDS = {
     "adam": (torch.optim.Adam, {"lr": 0.01, "fused": True}, ("optimizer.lr=0.01",)),

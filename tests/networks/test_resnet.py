@@ -10,7 +10,8 @@ from torchvision.models import resnet18
 
 from cl_bench.config import InputError
 from cl_bench.networks.resnet import Residual, ResNet18
-from cl_bench.run import prepare, run
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

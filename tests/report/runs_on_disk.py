@@ -20,7 +20,7 @@ def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **chang
         "output_root": "/somewhere",
         "method": {"_target_": f"cl_bench.methods.{method}.X"},
         "scenario": {"_target_": "cl_bench.data.scenarios.split", "kind": "class", "train_mask": train_mask},
-        "trainer": {"_target_": "cl_bench.fit.Fit", "epochs": 10, "chunk": 32},
+        "trainer": {"_target_": "cl_bench.runs.fit.Fit", "epochs": 10, "chunk": 32},
         "network": {"_target_": "cl_bench.networks.mlp.MLP", "hidden": [32]},
         "choices": {"method": method, "dataset": "digits", "scenario": scenario, "experiment": None},
     }

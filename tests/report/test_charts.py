@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report import charts
 from cl_bench.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Series, Style, line_chart, scatter, spread
-from cl_bench.statistics import Estimate
 
 
 def test_examples() -> None:

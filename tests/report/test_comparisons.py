@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from runs_on_disk import write
 
+from cl_bench.evaluation.statistics import compare
 from cl_bench.report.__main__ import main
 from cl_bench.report.comparisons import comparisons
 from cl_bench.report.runs import Benchmark, benchmarks, read
 from cl_bench.report.tables import ACC, best_of
-from cl_bench.statistics import compare
 
 
 def of(folder: Path) -> Benchmark:

@@ -220,7 +220,7 @@ def test_bad_conditions(tmp_path: Path, where: str, message: str) -> None:
 
 
 def test_a_real_run_can_be_read(small: Compose, tmp_path: Path, no_pictures: None) -> None:
-    from cl_bench.run import run
+    from cl_bench.runs.loop import run
 
     results = run(small("method=er", "trainer.epochs=1", "scenario.n_tasks=2"))
     ((one,),) = [benchmark.configurations for benchmark in found_in(tmp_path / "outputs")]

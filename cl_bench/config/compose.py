@@ -1,0 +1,155 @@
+"""The configuration of a run as plain Python, checked as far as that needs no data and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+
+from cl_bench.config import signatures
+from cl_bench.config.content import content_of
+from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
+from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, options_of
+from cl_bench.config.schema import build, check, target, types_of
+from cl_bench.config.tuned import picked_up
+from cl_bench.config.types import NonNegative
+
+
+@dataclass(frozen=True)
+class Top:
+    """The keys outside the groups; `conf/config.yaml` explains them."""
+
+    seed: Annotated[int, Ge(0), Le(10**12)]
+    output_root: str
+    data_dir: str
+    resume: bool
+    checkpoint_every: NonNegative
+    reference: str | None
+    debug: bool
+    tuned_on: str | None = None
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Checks all of a configuration that can be known without data, and without torch, whose import takes seconds.
+
+    Raises InputError for an unknown key, a wrong type, a missing value, or a scenario that the method has no
+    meaning in.
+    """
+    for group in GROUPS:
+        if not isinstance(settings.get(group), Mapping):
+            raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
+    build(
+        {key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices", "content")}, "", Top
+    )
+    for group in GROUPS:
+        if settings[group] or group != "dataset":  # dataset=none
+            check(settings[group], group)
+    if reads_memory(settings):
+        check_memory(settings.get("memory"))
+    kind, kinds = settings["scenario"].get("kind"), declared(settings["method"], "kinds")
+    if kind and kind not in kinds:
+        raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], kind, kinds)
+
+
+def declared(method: Mapping[str, Any], name: str) -> Any:
+    """What the class of a method says of itself: `kinds`, `train_mask`. Raises InputError for what is no method."""
+    try:
+        return signatures.constant(str(method.get("_target_")), name)
+    except LookupError:
+        found = getattr(target(method, "method"), name, None)
+    if found is None:
+        raise InputError(f"method._target_={method['_target_']}: is no Method")
+    return found
+
+
+def reads_memory(settings: Mapping[str, Any]) -> bool:
+    """Whether the method keeps real images, as many as `memory` says."""
+    return "memory" in types_of(settings["method"], "method")
+
+
+def check_memory(node: Any) -> None:
+    """Raises InputError for what is no budget."""
+    if not isinstance(node, Mapping):
+        raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
+    check(node, "memory")
+
+
+def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed Hydra configuration as plain Python, with the names that were chosen for its groups."""
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    try:
+        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        settings = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise InputError(f"{error.full_key}: needs a value") from None
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+    assert isinstance(settings, dict)
+    for group, choice in choices.items():
+        check_name(group, str(choice))
+    if "content" in settings:
+        raise InputError("content: no such key; it is worked out of dataset.path and scenario.datasets")
+    for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
+        chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
+        if chosen and chosen != by_itself:
+            known = GlobalHydra.instance().config_loader().get_group_options(group)
+            if chosen not in known:
+                raise InputError(f"{group}={chosen}: no such file{nearest(chosen, known)}")
+    try:
+        picked = picked_up(settings, choices)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    labeled = [values for values in picked.values() if "tuned_on" in values]
+    if labeled and all(len(values) == 1 for values in labeled):  # every value of theirs was set to something else
+        settings["tuned_on"] = None
+    if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
+        settings.pop("tuned_on", None)
+    found = {str(key): value for key, value in settings.items()}
+    if isinstance(found.get("method"), dict):
+        _settle(found)
+    if content := content_of(found):
+        found["content"] = content
+    groups = ("method", "dataset", "scenario", "experiment")
+    return found | {
+        "choices": {group: choices.get(group) for group in groups}
+        | {"picked_up": {name: values for name, values in picked.items() if values.keys() - {"tuned_on"}}}
+    }
+
+
+def _settle(settings: dict[str, Any]) -> None:
+    """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys."""
+    method, scenario = settings["method"], settings.get("scenario")
+    if isinstance(scenario, dict) and scenario.get("train_mask", "") in (None, "seen", "all", "current"):
+        if scenario.get("kind") != "class":
+            scenario["train_mask"] = None
+        elif scenario["train_mask"] is None:
+            scenario["train_mask"] = declared(method, "train_mask")
+    if not reads_memory(settings) and "memory" in settings:
+        check_memory(settings.pop("memory"))
+
+
+def compose(*overrides: str) -> dict[str, Any]:
+    """The plain configuration of `python -m cl_bench OVERRIDES`, from Python."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
+    with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [written_out(override) for override in overrides], return_hydra_config=True)
+        return plain(config, config.hydra.runtime.choices)
+
+
+def written_out(override: str) -> str:
+    """memory=100 for memory.images=100; anything else as it is.
+
+    >>> written_out("memory=100,200"), written_out("memory={images: 9, per: class}"), written_out("seed=1")
+    ('memory.images=100,200', 'memory={images: 9, per: class}', 'seed=1')
+    """
+    key, _, value = override.partition("=")
+    return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override

@@ -1,0 +1,84 @@
+"""Names and places: the groups and files of conf/, and the key, the name and the folder of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from cl_bench.config.content import by_content
+from cl_bench.config.errors import InputError
+
+CONF = next(
+    folder for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if folder.is_dir()
+)
+"""The YAML files: inside an installed wheel, else beside the package in a checkout."""
+
+GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "trainer", "logger")
+"""The nouns of a command line; each is a folder of YAML files."""
+
+TUNED = {"benchmark": ("dataset",), "tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset", "scenario")}
+"""Groups whose choice follows by itself from those of others, where there is a file of these names."""
+
+WITHOUT_EFFECT = {
+    "": ("output_root", "data_dir", "resume", "checkpoint_every", "debug", "logger", "choices", "reference"),
+    "trainer": ("chunk", "log_every", "progress"),
+}
+"""Keys that change no number, by group: they are left out of a run's key."""
+
+
+def check_name(group: str, choice: str) -> None:
+    """Raises InputError for a choice that leads out of its group's folder. Folders inside it are part of a name."""
+    path = PureWindowsPath(choice)  # knows both kinds of slash, and drives
+    if ".." in path.parts or path.anchor or choice.startswith("~"):
+        raise InputError(f"{group}={choice}: is a path, not a name; --config-dir=FOLDER adds files of your own")
+
+
+def options_of(group: str) -> list[str]:
+    """What can be chosen for a group: the names of its YAML files, with FOLDER/ before those in a folder of it."""
+    top = CONF / group
+    return sorted(file.relative_to(top).with_suffix("").as_posix() for file in top.rglob("*.yaml"))
+
+
+def key_of(config: Mapping[str, Any]) -> str:
+    """Eight hex digits that name what a run computes: equal for configurations with equal results."""
+    kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}
+    for group, names in WITHOUT_EFFECT.items():
+        if group:
+            kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """DATASET-SCENARIO-METHOD, as chosen on the command line; own data by the beginning of their digest."""
+    choices, content = config["choices"], config.get("content")
+    several = config["scenario"].get("datasets")
+    if isinstance(several, list):
+        content = content if isinstance(content, list) else several
+        names = [
+            Path(str(name)).stem if name == own else f"npz.{str(own)[:8]}"
+            for name, own in zip(several, content, strict=False)
+        ]
+        dataset = "+".join(names)
+    else:
+        dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
+    return f"{dataset}-{choices['scenario']}-{choices['method']}"
+
+
+def folder_of(config: Mapping[str, Any]) -> Path:
+    """Where the run of this configuration lives: the same command finds its own folder again."""
+    root = place(config["output_root"], "output_root")
+    return root / name_of(config) / f"seed{config['seed']}-{key_of(config)}"
+
+
+def place(path: str, where: str) -> Path:
+    """A path as a person types it, with ~ for a home. Raises InputError for one that can't be."""
+    try:
+        if path and "\0" not in path:
+            return Path(path).expanduser()
+    except RuntimeError:  # ~NAME of nobody
+        pass
+    raise InputError(f"{where}={path!r}: is no path")

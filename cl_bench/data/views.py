@@ -1,0 +1,43 @@
+"""How the images of a task are seen: permuted pixels, turned images; no copy per task."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Permute:
+    """Puts the pixels of an image of task t in the order `orders[t]`; the last row is for generated images."""
+
+    def __init__(self, orders: Tensor) -> None:
+        self.orders = orders
+
+    def to(self, device: torch.device | str) -> Permute:
+        return Permute(self.orders.to(device))
+
+    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
+        order = self.orders[task.long()].unsqueeze(1).expand(-1, x.shape[1], -1)
+        return x.flatten(2).gather(2, order).view_as(x)
+
+
+class Rotate:
+    """Turns an image of task t by `degrees[t]`, bilinearly; the last entry (0) is for generated images.
+
+    What leaves the frame is lost, what comes in is black.
+    """
+
+    def __init__(self, degrees: Tensor) -> None:
+        self.degrees = degrees
+
+    def to(self, device: torch.device | str) -> Rotate:
+        return Rotate(self.degrees.to(device))
+
+    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
+        angle = torch.deg2rad(self.degrees[task.long()])
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
+        turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(
+            -1, 2, 3
+        )
+        return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)

@@ -1,0 +1,103 @@
+"""Measuring a method on the test images of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from cl_bench.data.problem import masked
+from cl_bench.data.scenarios import Scenario
+from cl_bench.evaluation.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, OrNaN, continual_metrics
+from cl_bench.methods.base import Method
+from cl_bench.methods.parts.importance import eval_mode
+
+
+class Score(nn.Module):
+    """The accuracy matrix of a run and every metric on it; its state is its counts.
+
+    With classes to be told apart across tasks it counts a second matrix, of the same run with the task given
+    (only the task's own outputs may answer): a different quantity, kept under a different name.
+
+    reference: accuracy on each task of jointly trained models, for intransigence.
+    """
+
+    metrics: MetricCollection
+    own: AccuracyMatrix
+
+    def __init__(self, scenario: Scenario, reference: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.scenario, self.problem = scenario, scenario.problem
+        # A5 and A10, after 5 and 10 classes, mean something only where classes are told apart across tasks
+        classes = [len(outputs) if self.problem.kind == "class" else 0 for outputs in self.problem.outputs]
+        self.metrics = continual_metrics(self.problem.n_tasks, classes, reference)
+        self.own = AccuracyMatrix(self.problem.n_tasks)
+        self.or_nan = OrNaN()
+
+    @torch.no_grad()
+    def measure(self, method: Method, after: int) -> None:
+        """Counts right answers on every task, after learning task `after` (-1: before any training)."""
+        method.eval()
+        rule = self.problem.rules["baseline" if after < 0 else "evaluation"]
+        allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
+        given = self.problem.kind == "task"
+        for task, batches in enumerate(self.scenario.test_dataloader()):
+            for batch in batches:
+                logits = method(batch.x, task=task if given else None)
+                answer = masked(logits, allowed[task].to(logits.device)).argmax(1)
+                self.metrics.update(after, task, answer, batch.y)
+                if self.problem.kind == "class":
+                    answer = masked(logits, own[task].to(logits.device)).argmax(1)
+                    self.own.update(after, task, answer, batch.y)
+
+    @torch.no_grad()
+    def validation(self, method: Method, after: int) -> float | None:
+        """Accuracy on the validation images of tasks 0 to `after`, None where there are none."""
+        tasks = [task for task in self.scenario.tasks[: after + 1] if len(task.val)]
+        allowed = self.problem.mask(self.problem.rules["evaluation"], after)
+        right = 0
+        with eval_mode(method):
+            for task in tasks:
+                for batch in task.val.batches():
+                    logits = method(batch.x, task=task.index if self.problem.kind == "task" else None)
+                    answer = masked(logits, allowed[task.index].to(logits.device)).argmax(1)
+                    right += int((answer == batch.y).sum())
+        return right / sum(len(task.val) for task in tasks) if tasks else None
+
+    def results(self) -> dict[str, Any]:
+        """Matrices and metrics as plain numbers, NaN where nothing was measured."""
+        counts = cast(ContinualMetric, self.metrics["ACC"])
+        metrics = self.metrics.items(keep_base=True, copy_state=False)
+        values = {name: self.or_nan(name, metric.compute) for name, metric in metrics}
+        return {
+            "R": counts.R.tolist(),
+            "b": counts.b.tolist(),
+            "R_task_masked": self.own.R.tolist() if self.problem.kind == "class" else None,
+            "n_test": [len(test) for test in self.scenario.tests],
+            "metrics": {name: values[name] for name in sorted(values, key=self.order)},
+        }
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """The tasks after which A5 and A10 are measured, where these exist."""
+        return {name: one.tasks - 1 for name, one in self.metrics.items() if isinstance(one, AccuracyAfter)}
+
+    @staticmethod
+    def order(name: str) -> tuple[int, str]:
+        """What people look at first comes first."""
+        first = ("ACC", "BWT", "FWT", "forgetting")
+        return (first.index(name) if name in first else len(first), name)
+
+
+def bytes_of(state: Any) -> int:
+    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
+
+    >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
+    20
+    """
+    if isinstance(state, Tensor):
+        return state.nbytes
+    return sum(map(bytes_of, state.values())) if isinstance(state, dict) else 0

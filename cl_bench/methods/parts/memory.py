@@ -1,0 +1,205 @@
+"""Real images that a method keeps between tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import InputError, Positive
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.problem import Problem
+from cl_bench.seeding import derive
+
+Per = Literal["total", "class", "task"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of the past a rehearsal method may keep; the key `memory`, the same for all of them.
+
+    Args:
+        images: how many images.
+        per: what `images` counts: all that are kept, those of each class of a task, or those of each task.
+        bytes: instead of `images`, so many bytes: of pixels, labels, tasks, and what a method keeps with each image.
+        available: training images of all tasks; no reservoir has more places.
+    """
+
+    images: Positive
+    per: Per = "total"
+    bytes: Positive | None = None
+    available: int | None = None
+
+    def count(self, problem: Problem, n_logits: int = 0) -> int:
+        """The images that it allows, each kept with so many logits.
+
+        Raises InputError when it is too few bytes for a single one.
+        """
+        size = bytes_per_image(problem, n_logits)
+        n_images = self.images if self.bytes is None else self.bytes // size
+        if not n_images:
+            raise InputError(f"memory.bytes={self.bytes}: an image takes {size}, so set at least that")
+        return n_images
+
+    def places(self, problem: Problem, n_logits: int = 0) -> int:
+        """The places of a reservoir. Raises InputError for a budget per class or task, as a stream has neither."""
+        if self.per != "total":
+            raise InputError(f"memory.per={self.per}: a reservoir counts all its images together; set memory.per=total")
+        n_images = self.count(problem, n_logits)
+        return n_images if self.available is None else min(n_images, self.available)
+
+    def __str__(self) -> str:
+        """As a person types it."""
+        return f"memory.images={self.images}" if self.bytes is None else f"memory.bytes={self.bytes}"
+
+
+def bytes_per_image(problem: Problem, n_logits: int = 0) -> int:
+    """Bytes of an image in memory: its pixels (uint8), label (int64), task (int16) and logits (float32)."""
+    return math.prod(problem.image_shape) + 8 + 2 + 4 * n_logits
+
+
+class Memory(nn.Module):
+    """Images and labels, filled when a task ends; their bytes are part of the method's state.
+
+    Images are kept as they lie in the data set (uint8), not as a batch sees them: the view (a permutation, a crop)
+    belongs to the scenario and comes anew with the next task's data.
+
+    A total is shared equally by the classes of the tasks so far: old ones give way to new ones.
+
+    Args:
+        budget: how many images; None for all.
+        problem: what they are of. Raises InputError for a total that leaves a class with nothing.
+    """
+
+    PARTS: ClassVar[tuple[str, ...]] = ("images", "labels", "task")
+    images: Tensor
+    labels: Tensor
+    task: Tensor
+
+    def __init__(self, budget: Budget | None = None, problem: Problem | None = None) -> None:
+        super().__init__()
+        self.per: Per = "total"
+        self.n_images: int | None = None
+        if budget and problem:
+            self.per, self.n_images = budget.per, budget.count(problem)
+            classes = sum(map(len, problem.outputs))
+            if self.per == "total" and self.n_images < classes:
+                holds = f" holds {self.n_images} images," if budget.bytes else ""
+                way = "more, or memory.per=class or task"
+                raise InputError(f"{budget}:{holds} less than one for each of {classes} classes; set {way}")
+        self.register_buffer("images", torch.empty(0, dtype=torch.uint8))
+        self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
+        self.register_buffer("task", torch.empty(0, dtype=torch.int16))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def data(self, like: Data) -> Data:
+        """What is kept, seen as the images of `like` are."""
+        return replace(like, images=self.images, labels=self.labels, task=self.task)
+
+    def draw(self, n: int) -> Tensor:
+        """n different rows at random, all of them where there are fewer; int64."""
+        return torch.randperm(len(self))[:n].to(self.labels.device)
+
+    def keep(self, data: Data) -> Data:
+        """Adds images, of each class or task the first that the budget allows; returns all that are kept."""
+        kept = data + self.data(data) if len(self) else data
+        if self.n_images is not None:
+            group = kept.task.long()
+            if self.per != "task":
+                group = group * (1 + kept.labels.max()) + kept.labels
+            share = self.n_images // len(group.unique()) if self.per == "total" else self.n_images
+            kept = kept[(rank(group) < share).nonzero().squeeze(1)]
+        for part in Memory.PARTS:
+            setattr(self, part, getattr(kept, part))
+        return kept
+
+    def keep_any(self, data: Data) -> Data:
+        """Adds images as the budget allows, each with the same chance.
+
+        A ring over the training batches would hold the last of a random permutation: such a draw too.
+        """
+        return self.keep(data[torch.randperm(len(data)).to(data.labels.device)])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for part in self.PARTS:  # it takes its size from the state it loads
+            if prefix + part in state_dict:
+                setattr(self, part, torch.empty_like(state_dict[prefix + part], device=self.labels.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Reservoir(Memory):
+    """Some images of a stream of mini-batches, each image of it with the same chance (Vitter, 1985, algorithm R).
+
+    An image that comes again, in another pass over the data, is another image of the stream.
+
+    places: images kept at most. outputs: width of the logits kept with each image, 0 for none.
+    """
+
+    PARTS = (*Memory.PARTS, "logits")
+    logits: Tensor
+
+    def __init__(self, places: int, outputs: int = 0) -> None:
+        super().__init__()
+        self.places = places
+        self.register_buffer("logits", torch.empty(0, outputs))
+        self.seed, self.seen = int(torch.randint(2**31, ())), 0  # seen: images of the stream so far
+
+    def add(self, batch: Batch, logits: Tensor | None = None) -> None:
+        """The next mini-batch of the stream, and what the network says of it, (B, outputs).
+
+        Image number i, from 0, takes place i. When all places are taken it draws one of 0 to i and takes that, if
+        there is such a place. The draws follow from the seed and i alone, and are made on the CPU: nothing waits
+        for a GPU, and most mini-batches of a long stream touch no image.
+        """
+        assert batch.images is not None, "a generated image is not kept"
+        number = torch.arange(self.seen, self.seen + len(batch.y))
+        generator = torch.Generator().manual_seed(derive(self.seed, self.seen))
+        drawn = torch.rand(len(number), generator=generator, dtype=torch.float64).mul_(number + 1).long()
+        place = torch.where(number < self.places, number, drawn)
+        self.seen += len(number)
+        if not (place < self.places).any():
+            return
+
+        places = min(self.places, self.seen)
+        row_at = torch.full((places + 1,), -1)  # the last place is for all that find none
+        row_at.scatter_reduce_(0, place.clamp(max=places), number - number[0], "amax")  # the later one stays
+        place = (row_at[:-1] >= 0).nonzero().squeeze(1)
+        if logits is None:
+            logits = self.logits.new_empty(len(number), 0)
+        self._put(place, row_at[place], (batch.images, batch.y, batch.task, logits))
+
+    def _put(self, place: Tensor, row: Tensor, parts: tuple[Tensor, ...]) -> None:
+        """Puts these rows of the parts in their places, ascending; places not there yet follow on those that are."""
+        n, old = len(self), int((place < len(self)).sum())
+        place, row = place[:old].to(self.labels.device), row.to(self.labels.device)
+        for name, part in zip(self.PARTS, parts, strict=True):
+            kept, part = getattr(self, name), part.detach().index_select(0, row)
+            if old:
+                kept.index_copy_(0, place, part[:old].to(kept.dtype))
+            if old < len(row):
+                kept = torch.cat([kept.view(n, *part.shape[1:]), part[old:].to(kept.dtype)])
+                setattr(self, name, kept)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seed": self.seed, "seen": self.seen}
+
+    def set_extra_state(self, state: Mapping[str, int]) -> None:
+        self.seed, self.seen = state["seed"], state["seen"]
+
+
+def rank(group: Tensor) -> Tensor:
+    """The position of each row among the rows of its group, from 0, int64.
+
+    >>> rank(torch.tensor([5, 3, 5, 5, 3])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    order = torch.argsort(group, stable=True)
+    ordered = group[order]
+    position = torch.arange(len(group), device=group.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(order).scatter_(0, order, position)

@@ -1,0 +1,59 @@
+"""What a finished run prints: the accuracy matrix and the metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cl_bench.record import MOST_TASKS, thinned
+
+MOST_SHOWN = 12  # tasks in the table on the console, of more than MOST_TASKS
+LONGEST_NAME = 40  # letters of a task's classes below it
+
+
+def show(results: Mapping[str, Any], folder: Path) -> None:
+    """Prints the accuracy matrix and the metrics; of many tasks some."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    def cell(value: float | None) -> str:
+        return "·" if value is None or math.isnan(value) else f"{value:.3f}"
+
+    T = len(results["classes"])
+    tasks = thinned(T, MOST_SHOWN) if T > MOST_TASKS else list(range(T))
+    names = {task: " ".join(results["classes"][task]) for task in tasks}
+    heads, legend = list(names.values()), ""
+    if len(tasks) < T or max(map(len, heads)) > len("0.123"):
+        brief = {
+            task: name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for task, name in names.items()
+        }
+        legend = "tasks: " + ", ".join(f"{task + 1} {name}" for task, name in brief.items())
+        heads = [str(task + 1) for task in tasks]
+    console = Console()
+    console.width = max(
+        console.width, 7 * len(heads) + 8 + len(str(T))
+    )  # a number is never cut, in a narrow log neither
+    console.print(f"{results['name']}: accuracy on each task", style="bold", highlight=False, markup=False)
+    matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    matrix.add_column("after", justify="right", no_wrap=True)
+    for head in heads:
+        matrix.add_column(Text(head), justify="right")
+    matrix.add_row("start", *(cell(results["b"][task]) for task in tasks), style="dim")
+    for i in tasks:
+        values = {j: cell(results["R"][i][j]) for j in tasks}
+        matrix.add_row(f"task {i + 1}", *(text if j <= i else f"[dim]{text}[/dim]" for j, text in values.items()))
+    console.print(matrix)
+    if len(tasks) < T:
+        console.print(f"{len(tasks)} of {T} tasks; all of them are in accuracy.csv", highlight=False)
+    if legend:
+        console.print(legend, highlight=False, markup=False)
+    metrics = Table(show_header=False, box=None)
+    for name, value in results["metrics"].items():
+        metrics.add_row(name, cell(value))
+    console.print(metrics)
+    line = f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}"
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

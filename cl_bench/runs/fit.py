@@ -1,0 +1,350 @@
+"""Training phases: the only place where a Lightning Trainer is made, and where a killed phase goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import groupby
+from typing import Annotated, Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from annotated_types import Ge, Gt, Le
+
+from cl_bench.config import InputError, KnownError, Positive, Stopped
+from cl_bench.data.batches import Batches, Data
+from cl_bench.methods.base import Learner
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.progress import RunProgress
+from cl_bench.seeding import derive, seeded
+
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
+warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
+
+VALIDATIONS = 20  # in a phase, at most
+ONE_IMAGE = (
+    "network: its batch normalization can't train on a single image; raise memory, method.n_replay or "
+    "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
+)
+
+Logged = tuple[int, str, float]  # step of the phase from 0, name, value
+
+
+class Diverged(KnownError):
+    """A loss, a gradient or a weight is no longer a finite number."""
+
+
+class Fit:
+    """Trains a module for one phase: `fit(module, data, phase="solver")`; see `methods.base.Fit`.
+
+    Inside `with fit.task(i):` it remembers finished phases, saves the running one every `checkpoint_every`
+    seconds and, when the story of a task is told again after a kill, returns from finished phases at once and
+    continues the one that was cut at its step.
+
+    epochs: passes over a phase's data. iterations: mini-batches per task instead. batch_size: images. chunk:
+    mini-batches handed to Lightning at once; changes no number. accelerator, precision: as Lightning's. threads:
+    of torch on the CPU, None for its own choice. log_every: steps whose mean is one point of a curve; changes no
+    result. progress: a bar for the whole run, when there is a terminal, and a line after each task.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        logger: RunLogger,
+        seed: int,
+        checkpoint_every: float,
+        *,
+        epochs: Positive = 1,
+        iterations: Positive | None = None,
+        batch_size: Annotated[int, Ge(2), Le(10**9)] = 128,
+        chunk: Positive = 32,
+        accelerator: Literal["auto", "cpu", "gpu"] = "auto",
+        precision: Literal["32-true", "bf16-mixed"] = "32-true",
+        threads: Annotated[int, Gt(0), Le(1024)] | None = None,
+        log_every: Positive = 5,
+        progress: bool = True,
+    ) -> None:
+        self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
+        self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
+        self.log_every, self.progress = log_every, RunProgress(shown=progress)
+        self.device = device_of(accelerator)
+        self.precision: Literal["32-true", "bf16-mixed"] = precision
+        torch.backends.cudnn.deterministic = True  # else the same command may give other numbers on a GPU
+        if threads:
+            torch.set_num_threads(threads)
+        self.signal: int | None = None
+        self.validate: Callable[[Learner], float | None] = lambda module: None  # accuracy in the middle of a phase
+        self.saved_at = 0.0  # seconds, on the monotonic clock
+        self.phases: list[dict[str, Any]] = []  # records of this task's finished phases
+        self.steps_before = 0  # mini-batches of the run so far
+        self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
+        self._saved: dict[str, Any] | None = None
+        self._task, self._began = -1, 0.0
+
+    @contextmanager
+    def task(self, index: int) -> Iterator[None]:
+        """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
+        self._task, self.phases, self._ends = index, [], []
+        self.saved_at = time.monotonic()
+        self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
+        self.progress.begin_task(index)
+        with seeded(self.seed, "task", index):
+            yield
+        self._saved = None
+
+    def __call__(
+        self,
+        module: Learner,
+        data: Data,
+        *,
+        phase: str,
+        epochs: int | None = None,
+        steps: int | None = None,
+        times: int = 1,
+    ) -> None:
+        number = len(self.phases)
+        saved, start = self._saved, 0
+        if self.signal:
+            if not saved or number > len(saved["ends"]):  # else what is there already is farther
+                self.save(None)
+            raise Stopped(self.signal)
+        if saved and number < len(saved["ends"]):
+            record = saved["phases"][number]
+            module.load_state_dict(saved["ends"][number])
+            self.progress.begin_phase(phase, record["steps"], done=record["steps"], seconds=record["seconds"])
+            return self._end(record, saved["ends"][number])
+        fixed = steps is not None or (epochs is None and self.iterations is not None)
+        if steps is None:
+            steps = self._steps(len(data), epochs, times)
+
+        watch = Watch(self, number, phase, steps)
+        if saved and number == len(saved["ends"]) and saved["running"]:
+            start = watch.restore(module, saved["running"])
+        self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
+        self.logger.phase(self._task, phase, self.steps_before)
+        seed = derive(self.seed, "batches", self._task, number)
+        batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
+        with seeded(self.seed, "phase", self._task, number):
+            module.train()
+            if len(batches):
+                trainer = self._trainer(watch)
+                try:
+                    trainer.fit(module, batches)
+                except ValueError as error:
+                    if "more than 1 value per channel" in str(error):  # torch's words
+                        raise InputError(ONE_IMAGE) from error
+                    raise
+                finally:  # circles of references would keep its images and moments until Python looks for them
+                    trainer.strategy.optimizers = []
+                    vars(trainer).clear()
+                    module.trainer = None
+        module.to(self.device)
+        record = {
+            "phase": phase,
+            "steps": steps,
+            "optimizer_steps": watch.optimizer_steps,
+            "seconds": watch.seconds,
+            "validation": watch.validation,
+        }
+        self._end(record, module.state_dict())
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this task so far, before a kill too."""
+        return time.monotonic() - self._began
+
+    def resume(self, task: int) -> int:
+        """Looks for what was saved in the middle of this task, and returns how many of its mini-batches that were."""
+        self._saved = saved = self.folder.load_phase(task)
+        if not saved:
+            return 0
+        return sum(record["steps"] for record in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+
+    def save(self, running: dict[str, Any] | None) -> None:
+        """Saves this task's finished phases and the running one."""
+        state = {"task": self._task, "seconds": self.seconds, "phases": self.phases, "ends": self._ends}
+        self.folder.save_phase(state | {"running": running})
+        self.saved_at = time.monotonic()
+
+    def _steps(self, n: int, epochs: int | None, times: int) -> int:
+        if epochs is None and self.iterations:
+            return self.iterations * times
+        return (epochs or self.epochs) * math.ceil(n / self.batch_size)
+
+    def _end(self, record: dict[str, Any], state: dict[str, Any]) -> None:
+        self.phases.append(record)
+        self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+        self.steps_before += record["steps"]
+
+    def _trainer(self, watch: Watch) -> Trainer:
+        return Trainer(
+            max_epochs=1,
+            accelerator="gpu" if self.device.type == "cuda" else "cpu",
+            devices=1,
+            precision=self.precision,
+            logger=self.logger,
+            log_every_n_steps=1,
+            callbacks=[watch],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.folder.path,
+        )
+
+
+class Trainer(pl.Trainer):
+    """Lightning's, but for what it does on SIGTERM."""
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Never: signals are for `Watch`; Lightning would stop without saving."""
+        return False
+
+
+class Watch(pl.Callback):
+    """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad."""
+
+    def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
+        self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
+        self.optimizer_steps: list[int] = []  # of each optimiser
+        self.validation: list[list[float]] = []  # step, accuracy
+        self.seconds, self._saved = 0.0, None
+        self._step = 0  # after the last chunk of this process
+        self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
+        self._unlogged: list[Logged] = []  # of steps after the last point of the curves
+
+    def restore(self, module: Learner, running: dict[str, Any]) -> int:
+        """Puts the module where the phase was cut and returns the step to go on with."""
+        module.load_state_dict(running["module"])
+        self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
+        self.validation = list(running["validation"])
+        self._unlogged = list(running["unlogged"])
+        self._saved = running
+        return running["step"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
+        self._names = {parameter: name for name, parameter in module.named_parameters()}
+        for number, optimizer in enumerate(trainer.optimizers):
+            optimizer.register_step_post_hook(partial(self._look, module, number))
+        if self._saved:
+            for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            restore_rng(self._saved["rng"])
+        self._began = time.monotonic()
+        self._before, self._saved = self.seconds, None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
+        self._save(trainer, module, bool(stop))
+        if stop and self._step:
+            raise Stopped(stop)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.seconds = self._before + time.monotonic() - self._began
+        step: int = module.at + 1  # type: ignore[operator]
+        self._step = step
+        logged = self._check(module)
+        self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
+        points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
+        self.fit.logger.log_points(points)
+        if step * VALIDATIONS // self.steps > len(self.validation):
+            accuracy = self.fit.validate(module)  # type: ignore[arg-type]
+            if accuracy is not None:
+                self.validation.append([step, accuracy])
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save(trainer, module, bool(self.fit.signal))
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
+        """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be
+        missing from the curves of a run killed in between."""
+        if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
+            self.fit.save(
+                {
+                    "step": self._step,
+                    "module": module.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                    "rng": rng(),
+                    "optimizer_steps": list(self.optimizer_steps),
+                    "seconds": self.seconds,
+                    "validation": self.validation,
+                    "unlogged": self._unlogged,
+                }
+            )
+
+    def _look(self, module: Any, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """After a step of an optimiser: counts it and notes its gradients' sums.
+
+        Sums take 2% of a step of a small network, norms up to twice that; nothing here waits for a GPU.
+        """
+        self.optimizer_steps[number] += 1
+        for group in optimizer.param_groups:
+            learned = [p for p in group["params"] if p.grad is not None]
+            self._gradients += [(module.at, self._names[p], p.grad.sum()) for p in learned]
+
+    def _check(self, module: Any) -> list[Logged]:
+        """The logged numbers of a chunk, for which a GPU is waited for once.
+
+        Raises Diverged with the first number that is not finite, before anything of the chunk is saved.
+        """
+        found = [(at, 0, name, value) for at, name, value in module.logs]
+        found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
+        found += [(module.at, 2, name, p.detach().sum()) for p, name in self._names.items()]
+        self._gradients.clear()
+        numbers = torch.stack([value.float() for *_, value in found]).cpu()
+        bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
+        if bad:
+            at, _, name, value = min((found[i] for i in bad), key=lambda one: one[:2])
+            raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
+        values = numbers[: len(module.logs)].tolist()
+        return [(at, name, value) for (at, name, _), value in zip(module.logs, values, strict=True)]
+
+
+def averaged(
+    logged: Sequence[Logged], every: int, done: int, n_steps: int
+) -> tuple[list[tuple[int, dict[str, float]]], list[Logged]]:
+    """The points of the curves that are complete when `done` of a phase's `n_steps` are, and what is left for later.
+
+    A point is the mean of each name over `every` steps, and stands at the last of them; the last of a phase may be
+    over fewer. The same points come out however the steps are cut into chunks.
+
+    >>> averaged([(0, "loss", 3.0), (1, "loss", 1.0), (2, "loss", 5.0)], every=2, done=3, n_steps=4)
+    ([(2, {'loss': 2.0})], [(2, 'loss', 5.0)])
+    """
+    end = done if done == n_steps else done // every * every
+    points = []
+    for window, ours in groupby((one for one in logged if one[0] < end), key=lambda one: one[0] // every):
+        values = defaultdict(list)
+        for _, name, value in ours:
+            values[name].append(value)
+        means = {name: math.fsum(of_name) / len(of_name) for name, of_name in values.items()}
+        points.append((min((window + 1) * every, n_steps), means))
+    return points, [one for one in logged if one[0] >= end]
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device to train on. Raises InputError when a GPU is asked for and there is none."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise InputError("trainer.accelerator=gpu: there is no GPU here; choose cpu or auto")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def rng() -> dict[str, Any]:
+    """The state of torch's random numbers."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,241 @@
+"""The folder of a run: atomic checkpoints, results.json, accuracy.csv, and who may write there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+import cl_bench
+from cl_bench import files
+from cl_bench.config import InputError
+from cl_bench.record import Damaged, load_results
+
+LOCK = ".lock"
+PAUSE = 0.5  # s between two looks at a folder that another process has
+KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
+
+
+class Busy(InputError):
+    """Another process is at work in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"another process is at work in {folder}; it will have the result")
+        self.folder = folder
+
+
+class RunFolder:
+    """Everything one run leaves behind, under `path`.
+
+    path: see `config.folder_of`. key: names the configuration; a checkpoint of another one is not used.
+    say: where one-line messages go.
+    """
+
+    def __init__(self, path: Path, key: str, say: Callable[[str], None] = print) -> None:
+        self.path, self.key, self.say = path, key, say
+
+    @contextmanager
+    def opened(self, anew: bool = False) -> Iterator[None]:
+        """Makes the folder and keeps other processes out of it; the lock dies with its owner.
+
+        anew: an older result is moved out of the way first; nothing is deleted.
+        Raises InputError when it can't be written, and Busy when another process is at work there.
+        """
+        if anew and self.path.exists():
+            with self._lock() as lock:
+                if os.name == "nt":  # no folder is moved there that has an open file; another's makes it fail as well
+                    lock.release()
+                self._set_aside()
+        with self._lock():
+            yield
+
+    def _lock(self) -> FileLock:
+        """The folder's lock, taken."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise Busy(self.path) from None
+        except OSError as error:
+            raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
+        return lock
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        text = readable(files.sealed(without_nan(results)))
+        self._replace("results.json", lambda file: file.write_bytes(text.encode()))
+        self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
+
+    def save_task(self, index: int, state: dict[str, Any]) -> None:
+        """Keeps the state at the end of a task; older ones than the one before are dropped."""
+        self._save(f"task{index}.pt", state)
+        (self.path / "checkpoints" / "phase.pt").unlink(missing_ok=True)
+        for old in self._tasks()[KEPT:]:
+            old.unlink()
+
+    def load_task(self) -> dict[str, Any] | None:
+        """The newest state at the end of a task that can be read, None when a run has to begin."""
+        for file in self._tasks():
+            state = self._load(file.name)
+            if state is not None:
+                return state
+        return None
+
+    def save_phase(self, state: dict[str, Any]) -> None:
+        """Keeps the state in the middle of a task."""
+        self._save("phase.pt", state)
+
+    def load_phase(self, task: int) -> dict[str, Any] | None:
+        """The state in the middle of this task, if there is one that can be read."""
+        state = self._load("phase.pt")
+        return state if state is not None and state["task"] == task else None
+
+    def _set_aside(self) -> None:
+        number = 1
+        while (old := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+            number += 1
+        try:
+            self.path.rename(old)
+        except PermissionError:
+            raise Busy(self.path) from None
+        (old / LOCK).unlink(missing_ok=True)  # it may be open in a process that is about to take it; so it gets nothing
+        self.say(f"the older result is now in {old}")
+
+    def _tasks(self) -> list[Path]:
+        """The states at the ends of tasks, the newest first; another file in their folder is none of ours."""
+        numbers = {
+            int(name[1]): file
+            for file in (self.path / "checkpoints").glob("task*.pt")
+            if (name := re.fullmatch(r"task(0|[1-9][0-9]{0,8})\.pt", file.name)) and file.is_file()
+        }
+        return [file for _, file in sorted(numbers.items(), reverse=True)]
+
+    def _save(self, name: str, state: dict[str, Any]) -> None:
+        archive = files.to_archive(state | {"key": self.key, "version": cl_bench.__version__})
+        (self.path / "checkpoints").mkdir(exist_ok=True)
+        self._replace(f"checkpoints/{name}", archive)
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        file = self.path / "checkpoints" / name
+        try:
+            state = files.from_archive(file)
+        except FileNotFoundError:
+            return None
+        except files.Damaged:
+            return self._refuse(file, "is damaged")
+        if state.get("key") != self.key:
+            return self._refuse(file, "belongs to another configuration")
+        if state.get("version", cl_bench.__version__) != cl_bench.__version__:
+            return self._refuse(file, f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
+        return state
+
+    def _refuse(self, file: Path, why: str) -> None:
+        """Puts a checkpoint out of the way of those to come; it isn't ours to delete."""
+        aside = file.replace(file.with_name(f"{file.name}.unusable"))
+        self.say(f"{file} {why}; it is now {aside.name}, and the run goes on from what was saved before it")
+
+    def _replace(self, name: str, make: Callable[[Path], Any]) -> None:
+        """Writes a file of the folder, see `files.write`."""
+        files.write(self.path / name, make)
+
+
+def at_work(folder: Path) -> bool:
+    """Whether some process holds the lock of this run's folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK).acquire(blocking=False):
+            return False
+    except OSError:  # held, or not ours to take
+        return True
+
+
+def wait_for(folder: Path, told: bool = False) -> None:
+    """Returns when no process is at work in a run's folder, and says meanwhile what is waited for.
+
+    told: somebody said so before.
+    """
+    while at_work(folder):
+        time.sleep(PAUSE)
+        if not told and at_work(folder):  # not somebody who only asked, as we do
+            print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
+            told = True
+
+
+def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+    """A folder's results.json, None where there is none or it can't be used (`record.load_results`).
+
+    say: told in one line why a file that is there can't be used.
+    """
+    try:
+        return load_results(folder)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        say(f"{folder}: {error}")
+        return None
+
+
+def readable(value: Any, indent: str = "") -> str:
+    """JSON with a line for each key, and one for each list of plain values: a matrix has a line a row.
+
+    >>> print(readable({"R": [[0.5, 0.1], [0.4, 0.6]], "n": {}}))
+    {
+     "R": [
+      [0.5, 0.1],
+      [0.4, 0.6]
+     ],
+     "n": {}
+    }
+    """
+    nested = isinstance(value, list) and any(isinstance(one, dict | list) for one in value)
+    if not value or not (nested or isinstance(value, dict)):
+        return json.dumps(value)
+    deeper = indent + " "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {readable(one, deeper)}" for key, one in value.items()]
+    else:
+        lines = [readable(one, deeper) for one in value]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{end}"
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with None for every number that is not finite: JSON has none of them.
+
+    >>> without_nan({0: [0.5, math.nan, (math.inf, 1)]})
+    {'0': [0.5, None, [None, 1]]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_accuracy(file: Path, results: Mapping[str, Any]) -> None:
+    """One row per measurement: after learning which task (-1: before any), on which task."""
+    with file.open("w", newline="") as handle:
+        rows = csv.writer(handle)
+        rows.writerow(["after", "on", "mask", "accuracy", "n_test"])
+        tables = {results["masks"]["evaluation"]: results["R"]}
+        if results.get("R_task_masked"):
+            tables["own"] = results["R_task_masked"]
+        for on, accuracy in enumerate(results["b"]):
+            if accuracy is not None and not math.isnan(accuracy):
+                rows.writerow([-1, on, results["masks"]["baseline"], accuracy, results["n_test"][on]])
+        for mask, table in tables.items():
+            for after, row in enumerate(table):
+                for on, accuracy in enumerate(row):
+                    if accuracy is not None and not math.isnan(accuracy):
+                        rows.writerow([after, on, mask, accuracy, results["n_test"][on]])

@@ -1,0 +1,254 @@
+"""What a person sees of one run while it goes on: a first line, one bar for the whole run, a line after each task."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from cl_bench.config.names import folder_of, name_of
+from cl_bench.config.tuned import described
+
+SHOW_CURSOR = b"\x1b[?25h"
+PER_SECOND = 4  # times that the bar is drawn
+
+
+@dataclass
+class Phase:
+    """One training of one network. fixed: its length doesn't depend on the number of images."""
+
+    task: int
+    n_steps: int
+    fixed: bool
+    done: int = 0
+    seconds: float = 0.0
+
+
+class Plan:
+    """How many mini-batches a whole run has, and how long they take, as far as that can be known by now.
+
+    What a method trains in a task it says when it begins. Later tasks are expected to go on like those that have
+    begun: with the same number of mini-batches where that is fixed, otherwise with the same number of passes over
+    the task's own images, which may grow from task to task, as where images of all old tasks are replayed.
+
+    Args:
+        n_images: of each task that the run learns.
+        n_phases: trainings in a task that trains everything; until one of them all has begun, the end isn't known.
+        batch_size: images in a mini-batch.
+    """
+
+    def __init__(self, n_images: Sequence[int], n_phases: int, batch_size: int) -> None:
+        self.per_pass = [math.ceil(n / batch_size) for n in n_images]
+        self.n_phases = n_phases
+        self.tasks: list[list[Phase]] = [[] for _ in n_images]
+        self.index = 0
+
+    def begin_task(self, index: int) -> None:
+        """The task with this index begins; those before are done."""
+        self.index = index
+
+    def begin_phase(self, n_steps: int, *, fixed: bool = False, done: int = 0, seconds: float = 0.0) -> Phase:
+        """The next phase of the task begins, or goes on after a kill with what was `done` in `seconds`."""
+        phase = Phase(self.index, n_steps, fixed, done, seconds)
+        self.tasks[self.index].append(phase)
+        return phase
+
+    @property
+    def done(self) -> int:
+        """Mini-batches so far."""
+        return sum(phase.done for task in self.tasks for phase in task)
+
+    @property
+    def total(self) -> int | None:
+        """Mini-batches of the whole run, as expected; None while nothing can be said."""
+        left = self._left()
+        return None if left is None else self.done + sum(n for _, n in left)
+
+    @property
+    def certain(self) -> bool:
+        """Whether every phase has begun."""
+        return self.index == len(self.tasks) - 1 and len(self.tasks[-1]) >= self.n_phases
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of training alone, at the speed that each kind of phase had last; None while nothing can be said."""
+        left = self._left()
+        if left is None:
+            return None
+        seconds = 0.0
+        for number, n_steps in left:
+            timed = [phase for phase in self._history(number) if phase.done]
+            if n_steps and not timed:
+                return None
+            seconds += n_steps * timed[-1].seconds / timed[-1].done if timed else 0.0
+        return seconds
+
+    def _left(self) -> list[tuple[int, int]] | None:
+        """Number within its task, and mini-batches to come, of each phase that isn't over."""
+        whole = [len(phases) for phases in self.tasks[: self.index] if phases]
+        n_phases = max(whole, default=self.n_phases)  # what was done counts, not what was said
+        left = []
+        for index in range(self.index, len(self.tasks)):
+            begun = self.tasks[index]
+            left += [(number, phase.n_steps - phase.done) for number, phase in enumerate(begun)]
+            for number in range(len(begun), n_phases):
+                if not self._history(number):
+                    return None
+                left.append((number, self._expected(number, index)))
+        return left
+
+    def _history(self, number: int) -> list[Phase]:
+        return [task[number] for task in self.tasks if len(task) > number]
+
+    def _expected(self, number: int, index: int) -> int:
+        """Mini-batches of a phase that hasn't begun."""
+        *before, last = self._history(number)
+        if last.fixed:
+            return last.n_steps
+        passes, growth = last.n_steps / self.per_pass[last.task], 0.0
+        if before:
+            earlier = before[-1].n_steps / self.per_pass[before[-1].task]
+            growth = (passes - earlier) / (last.task - before[-1].task)
+        return max(0, round((passes + growth * (index - last.task)) * self.per_pass[index]))
+
+
+class RunProgress:
+    """One bar for a whole run and a line after each task; without a terminal the lines alone.
+
+    It costs training two assignments per chunk: a thread of rich's looks at them four times a second. What can't be
+    written (a closed pipe, a full disk) never ends a run: it goes on in silence.
+    """
+
+    def __init__(self, *, shown: bool) -> None:
+        self.shown, self.console = shown, Console()
+        self._plan: Plan | None = None
+        self._phase: Phase | None = None
+        self._what, self._loss, self._stopping = "", "", False
+        self._changed = self._began = time.monotonic()
+        self._outside = 0.0  # seconds of the last task that no phase took: those of its evaluation, for one
+
+    @contextmanager
+    def live(self, plan: Plan) -> Iterator[None]:
+        """Shown inside; the bar goes when it ends, and the terminal is as it was, whatever happened."""
+        self._plan, self._what = plan, ""
+        live: AbstractContextManager[Any] = nullcontext()
+        if self.shown and self.console.is_terminal:
+            live = Live(get_renderable=self._view, console=self.console, refresh_per_second=PER_SECOND, transient=True)
+        before = sys.stdout
+        try:
+            with live, logged_to_stdout(before):
+                yield
+        finally:
+            self._plan = self._phase = None
+
+    def begin_task(self, index: int) -> None:
+        """The task with this index begins."""
+        self._began = self._changed = time.monotonic()
+        if self._plan:
+            self._plan.begin_task(index)
+            self._phase, self._what, self._loss = None, "", ""
+
+    def begin_phase(self, name: str, n_steps: int, **more: Any) -> None:
+        """The next phase of the task begins; see `Plan.begin_phase`."""
+        if self._plan:
+            self._phase, self._what, self._loss = self._plan.begin_phase(n_steps, **more), name, ""
+
+    def step(self, done: int, seconds: float, logged: Sequence[tuple[str, float]]) -> None:
+        """So many mini-batches of this phase are done, in so many seconds of training; once per chunk, with what was
+        logged in it, of which the mean of the first name is shown."""
+        if self._phase:
+            self._phase.done, self._phase.seconds = done, seconds
+            losses = [value for name, value in logged if name == logged[0][0]]
+            self._loss = f"{logged[0][0]} {sum(losses) / len(losses):.3g}" if losses else ""
+            self._changed = time.monotonic()
+
+    def say_what(self, what: str) -> None:
+        """What is done outside of training."""
+        self._what, self._loss = what, ""
+
+    def end_task(self, index: int, accuracies: Sequence[float], seconds: float) -> None:
+        """A task was learned in so many seconds, and measured on all tasks so far; NaN where it wasn't."""
+        if not self._plan:
+            return
+        trained = sum(phase.seconds for phase in self._plan.tasks[index])
+        self._outside = max(0.0, time.monotonic() - self._began - trained)
+        own, mean = accuracies[-1], sum(accuracies) / len(accuracies)
+        known = "not measured yet" if math.isnan(mean) else f"accuracy {own:.3f}, of all so far {mean:.3f}"
+        self.print(f"task {index + 1} of {len(self._plan.tasks)}: {known}; {seconds:.1f} s")
+
+    def print(self, line: str) -> None:
+        """A line that stays."""
+        if not self.shown:
+            return
+        try:
+            print(line, flush=True)  # not by rich, which would end the process
+        except (OSError, ValueError):  # nobody listens any more
+            self.shown = False
+
+    def stopping(self) -> None:
+        """A signal came; safe in its handler. A second one may end the process at once, so the cursor is shown now."""
+        self._stopping = True
+        if self._plan and self.shown and self.console.is_terminal:
+            with suppress(OSError, ValueError):
+                os.write(self.console.file.fileno(), SHOW_CURSOR)
+
+    def _view(self) -> RenderableType:
+        """One line, of which a narrow terminal lacks the end."""
+        plan = self._plan
+        if plan is None:
+            return ""
+        total, about = plan.total, "" if plan.certain else "~"
+        whole = "?" if total is None else f"{about}{total:,}"
+        task = f"task {plan.index + 1}/{len(plan.tasks)} {'stopping' if self._stopping else self._what}"
+        # steady as the texts change
+        texts = [f"{task:20}", f"{plan.done:{len(whole)},}/{whole}", f"{self._to_go(plan):13}", f"{self._loss:10}"]
+        room = self.console.width - 4  # that of the ^C that a terminal adds
+        while len(texts) > 1 and sum(len(text) + 2 for text in texts) > room:
+            texts.pop()
+        width = max(0, room - sum(len(text) + 2 for text in texts))
+        bar = ProgressBar(total=total, completed=plan.done, pulse=total is None, width=width)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_row(texts[0], bar, *texts[1:])
+        return grid
+
+    def _to_go(self, plan: Plan) -> str:
+        seconds = plan.seconds_left
+        if seconds is None:
+            return ""
+        seconds += self._outside * (len(plan.tasks) - plan.index)
+        seconds = max(0.0, seconds - (time.monotonic() - self._changed))
+        return f"{timedelta(seconds=round(seconds))} to go"
+
+
+@contextmanager
+def logged_to_stdout(before: Any) -> Iterator[None]:
+    """What is logged to the standard output that was `before` goes to the one of now: above the bar, not into it."""
+    handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
+    ours = [handler for handler in handlers if handler.stream is before]
+    for handler in ours:
+        handler.setStream(sys.stdout)
+    try:
+        yield
+    finally:
+        for handler in ours:
+            handler.setStream(before)
+
+
+def first_line(settings: Mapping[str, Any]) -> str:
+    """What is run, where it is kept and which values it picked up, known before anything is imported or read."""
+    picked = described(settings["choices"].get("picked_up", {}))
+    line = f"{name_of(settings)}, seed {settings['seed']}: kept in {folder_of(settings)}"
+    return f"{line}; picked up {picked}" if picked else line

@@ -1,0 +1,91 @@
+"""`reference=`: how well jointly trained models do on the same benchmark, read from a finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cl_bench.config import InputError
+from cl_bench.config.content import by_content
+from cl_bench.config.errors import typed
+from cl_bench.config.names import place
+from cl_bench.config.tuned import leaves
+from cl_bench.data.scenarios import Scenario
+from cl_bench.runs.folder import read_results
+
+REFERENCES = ("joint", "cumulative")
+"""Methods that learn all tasks together, and so say how well each could be learned."""
+
+
+def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float] | None:
+    """Accuracy on each task of jointly trained models: the diagonal of a cumulative run, the last row of a joint
+    run, read from that run's folder.
+
+    Raises InputError where there is no such run, or one of another benchmark.
+    """
+    reference, n_tasks = settings["reference"], scenario.problem.n_tasks
+    if reference is None or "trial" in settings:  # a trial is measured on other images
+        return None
+    said: list[str] = []
+    results = read_results(place(reference, "reference"), said.append)
+    if not results or results["status"] != "finished" or len(results["R"]) != n_tasks:
+        why = f" (results.json{said[0].rpartition(': results.json')[2]})" if said else ""
+        raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there{why}")
+    if other := differing(results, settings, scenario):
+        raise InputError(
+            f"reference={reference}: is of other tasks ({results['name']}): {other}; choose a run of the same ones"
+        )
+    if results["config"]["choices"]["method"] not in REFERENCES:
+        raise InputError(
+            f"reference={reference}: is a run of {results['config']['choices']['method']}, which learns one task after "
+            f"another; choose one of {' or '.join(REFERENCES)}"
+        )
+    for row in ([results["R"][task][task] for task in range(n_tasks)], results["R"][-1]):
+        if None not in row:
+            return row
+    raise InputError(f"reference={reference}: has no accuracy on some of its tasks")
+
+
+def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario: Scenario) -> str:
+    """In what a finished run is of another benchmark, by the key that a person sets; '' if it is of the same.
+
+    The length of training and all that belongs to a method may differ.
+    """
+    settings, theirs = by_content(settings), by_content(results["config"])
+
+    def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
+        """The values of a group by their dotted keys; what isn't set is not there."""
+        node = {group: {"": config["choices"].get(group), **(config.get(group) or {})}}
+        return {key.removesuffix("."): value for key, value in leaves(node) if value is not None}
+
+    for group in ("dataset", "scenario"):
+        own, other = by_key(settings, group), by_key(theirs, group)
+        same_kind = own.get(f"{group}._target_") == other.get(f"{group}._target_")
+        for key in dict.fromkeys([*own, *other]):
+            a_name = key == group and same_kind  # of a file with the same thing in it
+            if own.get(key) != other.get(key) and not a_name and key != "scenario.train_mask":
+                return f"{key}={typed(other.get(key))}, here {typed(own.get(key))}"
+    rules = scenario.problem.rules  # the training mask as it was used
+    for name, rule in results["masks"].items():
+        if name in rules and rule != rules[name]:
+            key = "scenario.train_mask" if name == "train" else f"the mask of the {name}"
+            return f"{key}={rule}, here {rules[name]}"
+    if (images := results.get("measured_on", "test images")) != "test images":
+        return f"measured on {images}"
+    if results["n_test"] != [len(test) for test in scenario.tests]:
+        return "has other test images"
+    drawn = drawn_from_seed(settings["scenario"])
+    if drawn and results["seed"] != settings["seed"]:
+        return f"seed={results['seed']}, here {settings['seed']}, which decides on {drawn}"
+    if results["classes"] != [list(task.names) for task in scenario.tasks]:
+        return "has other classes in its tasks"
+    return ""
+
+
+def drawn_from_seed(scenario: Mapping[str, Any]) -> str:
+    """What of a benchmark follows from the seed; '' where every seed has the same tasks and test images."""
+    if scenario["_target_"].endswith(".permuted"):
+        return "the permutations"
+    drawn = [key for key, value in scenario.items() if value == "random"]
+    drawn += [key for key in ("max_train", "max_test") if scenario.get(key) is not None]
+    return f"scenario.{drawn[0]}" if drawn else ""

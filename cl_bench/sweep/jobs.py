@@ -1,0 +1,162 @@
+"""What a sweep consists of: one job for each run, and what is known of it before anything begins."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+
+from cl_bench.config import InputError, KnownError, NotApplicable
+from cl_bench.config.compose import check_settings, plain
+from cl_bench.config.explain import explain
+from cl_bench.config.names import CONF, folder_of
+from cl_bench.runs.folder import read_results
+
+
+@dataclass
+class Job:
+    """One run of a sweep.
+
+    overrides: its command line. label: what tells it from the sweep's other runs. configuration: the same but for the
+    seed. state: there (finished before), left, running, finished, continued (finished, and begun before), failed, lost
+    (the launcher ended before it did), or not applicable (`method` has no meaning in its scenario). done, before: the
+    share of its tasks that is learned, and that was when the launcher began. seconds: what the launcher took for it.
+    """
+
+    overrides: list[str]
+    label: str
+    configuration: str
+    folder: Path
+    state: str = "left"
+    reason: str = ""
+    method: str = ""
+    done: float = 0.0
+    before: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds for a whole run like this one, None as long as there is nothing to tell it by."""
+        known = self.state in ("running", "finished", "continued") and self.seconds > 0 and self.done > self.before
+        return self.seconds / (self.done - self.before) if known else None
+
+
+def loader(flags: Namespace) -> Hydra:
+    """Hydra with the folders of configuration that `hydra.main` would look in, given the same flags."""
+    path = create_automatic_config_search_path(
+        None, "cl_bench.__main__", getattr(flags, "config_path", None) or str(CONF)
+    )
+    own = getattr(flags, "config_dir", None)
+    if own:
+        if not Path(own).is_dir():
+            raise InputError(f"--config-dir={own}: not found")
+        path.prepend("command-line", f"file://{Path(own).absolute()}", SearchPathQuery(provider="schema"))
+    return Hydra.create_main_hydra2("cl_bench", path)
+
+
+def repeated(flags: Namespace | None) -> list[str]:
+    """The flags that a run's own command line needs, too."""
+    names = ("config_path", "config_name", "config_dir")
+    values = {name: getattr(flags, name, None) for name in names}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value]
+
+
+def base(hydra: Hydra, overrides: Sequence[str], name: str) -> Any:
+    """The configuration of a sweep as a whole: that of its first combination that there is. A fixed value is then
+    seen beside a choice that it may belong to."""
+    given = OverridesParser.create(hydra.config_loader).parse_overrides([*overrides])
+    ours = [one for one in given if not one.is_hydra_override()]
+    about = [str(one.input_line) for one in given if one.is_hydra_override()] + ["hydra.mode=MULTIRUN"]
+    first = None
+    for line in BasicSweeper.split_arguments(ours, None)[0]:
+        try:
+            config = hydra.compose_config(name, [*about, *line], RunMode.MULTIRUN)
+        except Exception as error:
+            first = first or error
+            continue
+        config.hydra.overrides.task = [str(one.input_line) for one in ours]
+        return config
+    raise first or InputError("-m: a sweep over nothing")
+
+
+def expand(hydra: Hydra, config: Any) -> list[Job]:
+    """The runs of a sweep, each once, with what is known of them already.
+
+    Raises InputError when a combination can't be put together: nothing of a sweep with a wrong name in it begins. What
+    else is wrong is said before.
+    """
+    fixed = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    given = OverridesParser.create(hydra.config_loader).parse_overrides([*fixed, *config.hydra.overrides.task])
+    lines: list[list[str]] = BasicSweeper.split_arguments(given, None)[0]
+    common = set.intersection(*map(set, lines))
+    composed, wrong = [], {}
+    for line in lines:
+        try:
+            composed.append(hydra.config_loader.load_sweep_config(config, line))
+        except Exception as error:
+            reason = str(error) if isinstance(error, KnownError) else explain(error, line)
+            if reason is None:
+                raise
+            wrong.setdefault(reason, []).append(" ".join(one for one in line if one not in common))
+    if wrong:
+        *more, last = [said(reason, where, len(lines)) for reason, where in wrong.items()]
+        for line in more:
+            print(f"error: {line}", file=sys.stderr)
+        raise InputError(last)
+    if any(one.get("hparams_search") for one in composed):
+        raise InputError("hparams_search with -m: search first, one command per method, then sweep with what was found")
+    jobs: dict[Path | str, Job] = {}
+    for line, one in zip(lines, composed, strict=True):
+        own = [override for override in line if override not in common]
+        seedless = " ".join(override for override in own if not override.startswith("seed="))
+        job = Job(line, " ".join(own) or " ".join(line), seedless, Path())
+        try:
+            settings = plain(one, one.hydra.runtime.choices)
+            check_settings(settings)
+        except NotApplicable as error:
+            job.state, job.reason, job.method = "not applicable", str(error), error.method
+            jobs[job.label] = job
+            continue
+        except InputError as error:
+            job.state, job.reason = "failed", str(error)
+            complain(job)
+            jobs[job.label] = job
+            continue
+        job.folder = folder_of(settings)
+        if finished(settings):
+            job.state = "there"
+        jobs[job.folder] = job
+    return list(jobs.values())
+
+
+def said(reason: str, where: Sequence[str], n_lines: int) -> str:
+    """What is wrong, and in which combinations unless it is in all."""
+    if len(where) == n_lines:
+        return reason
+    return f"{reason} (in {where[0]}{f' and {len(where) - 1} more' * (len(where) > 1)})"
+
+
+def finished(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The results of this run when it needn't run again; what can't be read is said, and made again."""
+    results = read_results(folder_of(settings), unread) if settings["resume"] else None
+    # the reference is no part of the folder's name: with another one the metrics are worked out again
+    same = results and results["config"].get("reference") == settings["reference"]
+    return results if results and same and results["status"] == "finished" else None
+
+
+def unread(line: str) -> None:
+    print(f"not read: {line}; the run goes on from its checkpoints", file=sys.stderr)
+
+
+def complain(job: Job) -> None:
+    print(f"error: {job.reason} (in {' '.join(job.overrides)})", file=sys.stderr)

@@ -1,0 +1,206 @@
+"""From YAML to checked objects: what is refused, and what a run's name depends on."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import yaml
+from annotated_types import Ge
+
+from cl_bench.config import InputError, Positive
+from cl_bench.config.compose import compose
+from cl_bench.config.errors import nearest
+from cl_bench.config.names import CONF, GROUPS, folder_of, key_of, name_of
+from cl_bench.config.schema import build, check, target
+
+NODES = [file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"]
+
+
+@dataclass
+class Inner:
+    x: float = 0.5
+
+
+class Outer:
+    def __init__(
+        self,
+        given: str,
+        *,
+        n: Positive,
+        inner: Inner,
+        pair: tuple[float, float] = (0.0, 1.0),
+        way: Literal["a", "b"] = "a",
+        steps: Positive | list[Positive] | None = None,
+        share: Annotated[float, Ge(0)] = 0.0,
+        flag: bool = False,
+        free: Any = None,
+        outer: Outer | None = None,
+    ) -> None:
+        self.given, self.n, self.inner, self.pair, self.way = given, n, inner, pair, way
+        self.steps, self.share, self.flag, self.free = steps, share, flag, free
+
+
+@pytest.fixture(autouse=True)
+def _of_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Inner were one of our own classes."""
+    import cl_bench.networks.mlp as module
+
+    monkeypatch.setattr(module, "Inner", Inner, raising=False)
+    monkeypatch.setattr(Inner, "__module__", "cl_bench.networks.mlp")
+
+
+INNER = {"_target_": "cl_bench.networks.mlp.Inner"}
+
+
+def outer(**values: Any) -> Outer:
+    return build({"n": 1, "inner": INNER} | values, "group", Outer, given="from the context")
+
+
+def test_values_reach_the_constructor_with_their_types() -> None:
+    built = outer(n=3, inner=INNER | {"x": 2}, pair=[1, 2.5], way="b", steps=[1, 2], share=1, flag=True, free={"k": 1})
+    assert built.given == "from the context"
+    assert (built.n, built.way, built.steps, built.flag, built.free) == (3, "b", [1, 2], True, {"k": 1})
+    assert built.inner == Inner(2.0)
+    assert built.pair == (1.0, 2.5)  # a list in YAML
+    assert isinstance(built.share, float)  # 1 in YAML
+
+
+def test_the_configuration_goes_before_the_context() -> None:
+    assert outer(given="from the node").given == "from the node"
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"m": 1}, "group.m: no such key; choose from group.flag, group.free, group.given, group.inner, group.n, "),
+        ({"pai": 1}, "group.pai: no such key; did you mean 'group.pair'?"),
+        ({"n": 0}, "group.n=0: input should be greater than 0"),
+        ({"n": 1.0}, "group.n=1.0: input should be a valid integer"),
+        ({"n": True}, "group.n=true: input should be a valid integer"),
+        ({"n": "1"}, "group.n=1: input should be a valid integer"),
+        ({"n": None}, "group.n=null: input should be a valid integer"),
+        ({"pair": [1]}, "group.pair=[1]: field required"),
+        ({"pair": [1, "x"]}, 'group.pair=[1,"x"]: input should be a valid number'),
+        ({"way": "c"}, "group.way=c: input should be 'a' or 'b'"),
+        ({"steps": [0]}, "group.steps=[0]: input should be a valid integer or input should be greater than 0"),
+        ({"share": float("nan")}, "group.share=nan: input should be a finite number"),
+        ({"share": float("inf")}, "group.share=inf: input should be a finite number"),
+        ({"flag": 1}, "group.flag=1: input should be a valid boolean"),
+        ({"outer": 5}, "group.outer=5: has keys of its own, set one of them: group.outer.KEY=VALUE"),
+        ({"inner": INNER | {"y": 1}}, "group.inner.y: no such key; choose from group.inner.x"),
+        ({"inner": INNER | {"x": "1"}}, "group.inner.x=1: input should be a valid number"),
+        ({"inner": {"_target_": "os.system"}}, "group.inner._target_=os.system: not a part of cl_bench"),
+    ],
+)
+def test_what_is_refused(values: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError) as error:
+        outer(**values)
+    assert str(error.value).startswith(line)
+
+
+def test_what_is_missing() -> None:
+    with pytest.raises(InputError, match=r"^group\.inner: needs a value$"):
+        build({"n": 1}, "group", Outer, given="")
+    with pytest.raises(InputError, match=r"^n: needs a value$"):
+        build({"inner": INNER}, "", Outer, given="")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "os.system",
+        "cl_bench",
+        "cl_benchmark.x",
+        "cl_bench.runs.folder.os",
+        "cl_bench.runs.folder.contextmanager",
+        "cl_bench.no.X",
+        "cl_bench.networks.mlp.No",
+        "",
+        5,
+    ],
+)
+def test_only_this_package_is_called(path: Any) -> None:
+    with pytest.raises(InputError, match=r"^group\._target_="):
+        target({"_target_": path}, "group")
+
+
+def test_the_nearest_choice() -> None:
+    assert nearest("fintune", ["ewc", "finetune"]) == "; did you mean 'finetune'?"
+    assert nearest("xyz", ["b", "a"], "group.") == "; choose from group.a, group.b"
+    assert nearest("xyz", []) == ""
+
+
+@pytest.mark.parametrize("file", NODES, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
+    """Everything legal is in the YAML, so nobody needs a +; its values are legal; it begins with what it is."""
+    text = file.read_text()
+    assert text.startswith("# ")
+
+    def compare(node: dict[str, Any], where: str) -> None:
+        parameters = inspect.signature(target(node, where)).parameters.values()
+        keywords = {one.name for one in parameters if one.kind == one.KEYWORD_ONLY}
+        nodes = {key for key, value in node.items() if isinstance(value, dict)}
+        chosen = {
+            choice.strip("/") for default in node.get("defaults", []) if default != "_self_" for choice in default
+        }
+        if keywords:  # what comes before the * is given by the run
+            assert set(node) - nodes - {"_target_", "defaults"} == keywords - nodes - chosen, where
+        for key in nodes:
+            compare(node[key], f"{where}.{key}")
+
+    node = yaml.safe_load(text)
+    compare(node, file.stem)
+    check({key: value for key, value in node.items() if key != "defaults" and value != "???"}, file.stem)
+
+
+def test_every_top_key_has_a_comment() -> None:
+    lines = (CONF / "config.yaml").read_text().splitlines()
+    keys = [key for key in compose() if key not in (*GROUPS, "choices")]
+    for key in keys:
+        assert any(re.match(rf"{key}: .*# .+", line) for line in lines), key
+
+
+WITHOUT_EFFECT = [
+    "output_root=elsewhere",
+    "data_dir=elsewhere",
+    "resume=false",
+    "checkpoint_every=0",
+    "debug=true",
+    "reference=elsewhere",
+    "logger=wandb",
+    "trainer.chunk=7",
+    "trainer.log_every=1",
+    "trainer.progress=false",
+]
+WITH_EFFECT = [
+    "seed=1",
+    "method=ewc",
+    "dataset=mnist",
+    "scenario=task_incremental",
+    "network.hidden=[400]",
+    "optimizer.lr=0.1",
+    "trainer.epochs=3",
+    "trainer.precision=bf16-mixed",
+    "method.optimizer.lr=0.1",
+]
+
+
+def test_what_changes_no_number_keeps_the_key() -> None:
+    assert key_of(compose(*WITHOUT_EFFECT)) == key_of(compose())
+
+
+def test_what_changes_a_number_changes_the_key() -> None:
+    keys = {key_of(compose(override)) for override in WITH_EFFECT}
+    assert len(keys | {key_of(compose())}) == len(WITH_EFFECT) + 1
+
+
+def test_where_a_run_lives() -> None:
+    settings = compose("method=ewc", "seed=3", "output_root='~/here'")
+    assert folder_of(settings) == Path.home() / "here/digits-class_incremental-ewc" / f"seed3-{key_of(settings)}"
+    several = compose("scenario=sequence", "scenario.datasets=[mnist,some/own.npz]", "method=joint")
+    assert name_of(several) == "mnist+own-sequence-joint"

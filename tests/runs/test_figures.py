@@ -1,0 +1,238 @@
+"""The figures exist, are PNG files of a size that fits a page, and survive the numbers of odd runs."""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.axes import Axes
+from PIL import Image
+
+from cl_bench.runs.figures import (
+    accuracy_matrix,
+    accuracy_over_tasks,
+    capacity_over_tasks,
+    class_histogram,
+    draw_results,
+    fid_over_tasks,
+    mergan_score_over_tasks,
+    plasticity_in_tasks,
+    sample_grid,
+    search_history,
+    search_importance,
+    task_labels,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_warning():
+    """A warning of matplotlib or numpy would be printed into every run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def size(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert len(data) > 2000
+    width, height = struct.unpack(">II", data[16:24])
+    return width, height
+
+
+def triangular(T: int) -> list[list[float | None]]:
+    return [[0.9 - 0.03 * (i - j) if j <= i else 0.1 for j in range(T)] for i in range(T)]
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 20])
+def test_accuracies_fit_a_page(tmp_path: Path, T: int) -> None:
+    for draw in (accuracy_matrix, accuracy_over_tasks):
+        draw(triangular(T), task_labels([[str(2 * t), str(2 * t + 1)] for t in range(T)]), tmp_path / "a.png")
+        width, height = size(tmp_path / "a.png")
+        assert 300 <= width <= 2000
+        assert 250 <= height <= 2000
+
+
+def test_pictures_of_hundreds_of_tasks_are_bounded(tmp_path: Path) -> None:
+    """A text per pair of tasks would be 40,000 of them, and gigabytes."""
+    T = 200
+    made = {"FID": [50.0] * 10, "FID_mean": 50.0, "MeRGAN_score": [0.5] * 10, "MeRGAN_score_mean": 0.5}
+    tasks = [
+        {
+            "task": t,
+            "facts": {"replay_histogram": [3] * 150, "capacity": capacity(T)[t], "plasticity": plasticity(5)},
+            "generated": made,
+            "phases": [{"validation": [[5, 0.5], [10, 0.9]]}],
+        }
+        for t in range(T)
+    ]
+    results = {"R": triangular(T), "classes": [[f"permutation {t}"] for t in range(T)], "tasks": tasks}
+    with count_texts() as texts:
+        draw_results(results, tmp_path)
+    assert len(texts) < 1500
+    assert len(list(tmp_path.iterdir())) == 8
+    for path in tmp_path.iterdir():
+        width, height = size(path)
+        assert max(width, height) <= 4000
+        assert path.stat().st_size < 600_000
+
+
+@contextmanager
+def count_texts() -> Iterator[list[str]]:
+    """The texts that are put into axes one by one."""
+    texts: list[str] = []
+    put = Axes.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "text", lambda axes, x, y, s, **how: texts.append(s) or put(axes, x, y, s, **how))
+        yield texts
+
+
+def test_a_grid_of_a_thousand_classes_is_bounded(tmp_path: Path) -> None:
+    sample_grid(torch.zeros(1000, 2, 1, 48, 48), tmp_path / "samples.png")
+    assert size(tmp_path / "samples.png")[1] == 100 * 50 + 2
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    """Joint training is measured after its last task only."""
+    for draw in (accuracy_matrix, accuracy_over_tasks):
+        draw([[None, None], [0.9, 0.8]], ["1", "2"], tmp_path / "none.png")
+        draw([[math.nan, math.nan], [0.9, 0.8]], ["1", "2"], tmp_path / "nan.png")
+        assert size(tmp_path / "none.png")[0] > 300
+        assert (tmp_path / "none.png").read_bytes() == (tmp_path / "nan.png").read_bytes()
+
+
+@pytest.mark.parametrize(("tasks", "classes"), [(1, 2), (4, 10), (19, 40)])
+def test_histograms_fit_a_page(tmp_path: Path, tasks: int, classes: int) -> None:
+    counts = {str(t): [t * c for c in range(classes)] for t in range(tasks)}  # the first replays nothing at all
+    class_histogram(counts, tmp_path / "histogram.png")
+    width, height = size(tmp_path / "histogram.png")
+    assert 300 <= width <= 2200
+    assert height <= 1000
+
+
+def test_results_are_drawn(tmp_path: Path) -> None:
+    tasks = [{"task": i, "facts": {"replay_histogram": [3, 5, 0, 0]} if i else {}} for i in range(2)]
+    results = {"R": triangular(2), "classes": [["cat", "dog"], ["cow", "hen"]], "tasks": tasks}
+    draw_results(results, tmp_path / "figures")
+    names = ["accuracy_matrix.png", "accuracy_over_tasks.png", "replay_histogram.png"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
+
+
+def seen(T: int, classes: int, value: float) -> list[list[float | None]]:
+    """A value for each class of the tasks learned so far, but for one of which nothing was generated."""
+    return [[value + c if c < classes * (t + 1) // T and c != 1 else None for c in range(classes)] for t in range(T)]
+
+
+@pytest.mark.parametrize(("T", "classes"), [(1, 2), (5, 10), (10, 10), (10, 100), (20, 40)])
+def test_what_is_generated_fits_a_page(tmp_path: Path, T: int, classes: int) -> None:
+    labels = task_labels([[str(t)] for t in range(T)])
+    fid_over_tasks(seen(T, classes, 50), [60.0] * T, labels, tmp_path / "fid.png")
+    mergan_score_over_tasks(triangular(T), seen(T, classes, 0), [0.5] * T, labels, tmp_path / "score.png")
+    for name in ("fid", "score"):
+        width, height = size(tmp_path / f"{name}.png")
+        assert 300 <= width <= 2700
+        assert 250 <= height <= 1000
+
+
+def capacity(T: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "layers": ["layer 1", "layer 2"],
+            "total": [20 + 4 * t, 10 + 2 * t],
+            "new": [4, 2],
+            "reused": [2 * t, t],
+            "free": [20, 10],
+            "reserved": [4 * t + 4, 2 * t + 2],
+            "of": "units",
+            "size": 1000 + 100 * t,
+            "size_worst": 1000 * (t + 2),
+        }
+        for t in range(T)
+    ]
+
+
+def plasticity(moments: int) -> list[list[float]]:
+    return [[0.5 - 0.3 * m / moments, 0.4 * m / moments] for m in range(moments)]
+
+
+@pytest.mark.parametrize("T", [1, 2, 5, 10, 20])
+def test_the_growth_of_a_generator_fits_a_page(tmp_path: Path, T: int) -> None:
+    labels = task_labels([[str(2 * t), str(2 * t + 1)] for t in range(T)])
+    capacity_over_tasks(dict(zip(labels, capacity(T), strict=True)), tmp_path / "capacity.png")
+    plasticity_in_tasks(dict.fromkeys(labels, plasticity(50)), tmp_path / "plasticity.png")
+    for name in ("capacity", "plasticity"):
+        width, height = size(tmp_path / f"{name}.png")
+        assert 300 <= width <= 2300
+        assert 250 <= height <= 1000
+
+
+def test_what_a_generating_run_knows_is_drawn(tmp_path: Path) -> None:
+    """Also where only the last task generates (joint training), or a result is from before there were such numbers."""
+    facts = [{"capacity": one, "plasticity": plasticity(5)} for one in capacity(2)]
+    made = {"FID": [50.0, None], "FID_mean": 50.0, "MeRGAN_score": [0.5, None], "MeRGAN_score_mean": 0.25}
+    tasks = [{"task": 0, "facts": facts[0]}, {"task": 1, "facts": facts[1], "generated": made}]
+    results = {"R": triangular(2), "classes": [["cat"], ["dog"]], "tasks": tasks}
+    draw_results(results, tmp_path / "figures")
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
+        "accuracy_matrix", "accuracy_over_tasks", "capacity", "fid_over_tasks", "mergan_score_over_tasks", "plasticity",
+    }  # fmt: skip
+
+
+def test_small_samples_are_enlarged(tmp_path: Path) -> None:
+    sample_grid(torch.rand(2, 8, 1, 8, 8), tmp_path / "samples" / "task1.png")
+    width, height = size(tmp_path / "samples" / "task1.png")
+    assert (width, height) == (8 * (48 + 2) + 2, 2 * (48 + 2) + 2)
+
+
+@pytest.mark.parametrize("shape", [(12, 24), (24, 12)])
+def test_samples_have_the_names_of_their_classes(tmp_path: Path, shape: tuple[int, int]) -> None:
+    images = torch.rand(3, 8, 1, *shape)
+    plain, named = tmp_path / "plain.png", tmp_path / "named.png"
+    sample_grid(images, plain)
+    sample_grid(images, named, ["cat", "a name that is much longer than there is room for", "dog"])
+    width, height = size(plain)
+    assert (width, height) == (8 * (2 * shape[1] + 2) + 2, 3 * (2 * shape[0] + 2) + 2)
+    assert size(named)[1] == height
+    assert 60 < size(named)[0] - width < 250
+    with Image.open(plain) as alone, Image.open(named) as beside:
+        left = beside.width - width
+        assert beside.convert("RGB").crop((left, 0, beside.width, height)).tobytes() == alone.convert("RGB").tobytes()
+        assert min(beside.convert("L").crop((0, 0, left, height)).tobytes()) < 100  # there is ink
+
+
+def test_a_class_may_have_any_name(tmp_path: Path) -> None:
+    """Nothing in it is a formula, and a letter that the font lacks is no warning."""
+    names = ["$x_", r"\frac", "_a", "\N{CJK UNIFIED IDEOGRAPH-732B}"]
+    generated = {"FID": [1.0] * 4, "FID_mean": 1.0, "MeRGAN_score": [0.5] * 4, "MeRGAN_score_mean": 0.5}
+    facts = {"replay_histogram": [3, 5, 1, 1]}
+    tasks = [{"task": task, "facts": facts, "generated": generated} for task in range(2)]
+    results = {"R": triangular(2), "classes": [names[:2], names[2:]], "class_names": names, "tasks": tasks}
+    draw_results(results, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+    before = (tmp_path / "fid_over_tasks.png").read_bytes()
+    draw_results(results | {"class_names": list("abcd")}, tmp_path)
+    assert (tmp_path / "fid_over_tasks.png").read_bytes() != before
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_a_search_fits_a_page(tmp_path: Path, n: int) -> None:
+    values = {
+        "method.strength": [1e-2, 1.0, 1e8],
+        "optimizer.lr": [0.1, 0.2, 0.3],
+        "network.hidden": ["[8]", "[9]", "[8]"],
+    }
+    names = [*values, "method.online"][:n]
+    tried = {name: [(value, 0.5) for value in values.get(name, ["true", "false", "true"])] for name in names}
+    search_importance(dict.fromkeys(names, 1 / n), tried, "all tasks", tmp_path / "importance.png")
+    width, height = size(tmp_path / "importance.png")
+    assert 300 <= width <= 2700
+    assert 250 <= height <= 1000
+    search_history([None, 0.3, 0.5, None, 0.4][:n], "the first 2 tasks", tmp_path / "history.png")
+    assert size(tmp_path / "history.png") == (960, 540)

@@ -1,0 +1,135 @@
+"""The curves of a run: which points there are, that nothing but `log_every` changes them, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from conftest import Compose
+
+from cl_bench.config.names import folder_of, key_of
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
+from cl_bench.runs.loop import run
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+TWO_NETWORKS = ("method=dgr", "scenario.n_tasks=2", "method.gan.n_critic=3")  # one of which logs in some steps only
+
+EACH: list[tuple[dict[str, Any], list[Row]]] = []
+
+
+class Killed(BaseException):
+    pass
+
+
+def curves(settings: dict[str, Any]) -> list[Row]:
+    return [row for row in read(folder_of(settings) / "log.csv") if row.phase != MEASURED]
+
+
+def each_step(small: Compose) -> tuple[dict[str, Any], list[Row]]:
+    """The results of two networks in two tasks, and what each of their steps logged; made once."""
+    if not EACH:
+        settings = small(*TWO_NETWORKS, "trainer.log_every=1", root="each")
+        EACH.append((run(settings), curves(settings)))
+    return EACH[0]
+
+
+def means(single: list[Row], windows: list[int]) -> list[Row]:
+    """The points over windows of steps that end at these steps of the run, from the rows of single steps."""
+    points = []
+    for first, last in zip([0, *windows], windows, strict=False):
+        inside = [row for row in single if first < row.step <= last]
+        for name in dict.fromkeys(row.name for row in inside):
+            values = [row.value for row in inside if row.name == name]
+            points.append(Row(last, inside[0].task, inside[0].phase, name, math.fsum(values) / len(values)))
+    return points
+
+
+def windows(results: dict[str, Any], every: int) -> list[int]:
+    """Where each window ends when a new one begins with each phase."""
+    ends, before = [], 0
+    for phase in (phase for task in results["tasks"] for phase in task["phases"]):
+        ends += [before + min(first + every, phase["steps"]) for first in range(0, phase["steps"], every)]
+        before += phase["steps"]
+    return ends
+
+
+def test_a_point_is_the_mean_of_log_every_steps_whatever_the_chunk(small: Compose) -> None:
+    results, single = each_step(small)
+    n_steps = sum(phase["steps"] for task in results["tasks"] for phase in task["phases"])
+    assert list(dict.fromkeys(row.step for row in single)) == list(range(1, n_steps + 1))
+    assert len(windows(results, 7)) > n_steps / 7  # the last of a phase is a short one
+    for every, chunk in ((1, 1), (2, 3), (5, 2), (7, 1000), (1000, 3)):
+        other = small(*TWO_NETWORKS, f"trainer.log_every={every}", f"trainer.chunk={chunk}", root=f"{every} {chunk}")
+        assert run(other)["R"] == results["R"]
+        assert key_of(other) == results["key"]
+        assert curves(other) == means(single, windows(results, every)), (every, chunk)
+
+
+def test_a_task_of_thirty_steps_has_a_curve(small: Compose) -> None:
+    """By default; the whole run used to have five points."""
+    settings = small("method=finetune", "trainer.iterations=30", "trainer.chunk=32")
+    run(settings)
+    assert len(curves(settings)) == 5 * 30 / settings["trainer"]["log_every"] == 30
+
+
+@pytest.mark.parametrize(("after", "then"), [(1, 7), (3, 2), (5, 7), (8, 2)])
+def test_every_step_is_in_one_point_after_a_kill_though_log_every_changed(
+    after: int, then: int, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after this many checkpoints, each in the middle of a window of seven."""
+    results, single = each_step(small)
+    saves = 0
+
+    def save(self: RunFolder, state: Any, original: Any = RunFolder.save_phase) -> None:
+        nonlocal saves
+        original(self, state)
+        saves += 1
+        if saves == after:
+            raise Killed
+
+    killed = (*TWO_NETWORKS, "checkpoint_every=0")
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_phase", save)
+        with pytest.raises(Killed):
+            run(small(*killed, "trainer.log_every=7", root="killed"))
+    settings = small(*killed, f"trainer.log_every={then}", root="killed")
+    assert run(settings)["R"] == results["R"]
+    found = curves(settings)
+    ends = list(dict.fromkeys(row.step for row in found))
+    assert found == means(single, ends)
+    assert len(ends) >= len(windows(results, max(then, 7)))
+    if then == 7:
+        assert ends == windows(results, 7)
+
+
+def test_a_chunk_is_read_and_written_once(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps it has: nothing waits for a GPU, and no file is opened, for each of them."""
+
+    def calls(iterations: int) -> Counter[str]:
+        count: Counter[str] = Counter()
+
+        def counting(owner: Any, name: str) -> None:
+            original = getattr(owner, name)
+
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                count[name] += 1
+                return original(*args, **kwargs)
+
+            patch.setattr(owner, name, counted)
+
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__"):
+                counting(torch.Tensor, name)
+            counting(CSVLog, "write")
+            overrides = [f"trainer.iterations={iterations}", "trainer.chunk=1000", "trainer.log_every=1"]
+            run(small("method=finetune", "scenario.n_tasks=2", *overrides, root=str(iterations)))
+        return count
+
+    few, many = calls(20), calls(60)
+    assert few["write"] == many["write"] == 4  # a chunk and a task, twice
+    assert few["tolist"] > 0
+    assert few == many
