@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, Chunk, Data
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.networks.optimizers import KeptState, Optimizer
+from cl_bench.record import Phase
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -23,6 +24,8 @@ class Fit(Protocol):
 
     epochs, steps: how long, in passes over the data or in mini-batches (steps wins; by default the trainer's
     setting). times: how many tasks' worth of the trainer's iterations, when it counts iterations.
+
+    Returns the record of the phase, the saved one when it was finished before a kill: a method may decide by it.
     """
 
     def __call__(
@@ -34,7 +37,7 @@ class Fit(Protocol):
         epochs: int | None = None,
         steps: int | None = None,
         times: int = 1,
-    ) -> None: ...
+    ) -> Phase: ...
 
 
 class Learner(LightningModule):

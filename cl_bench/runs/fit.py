@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from annotated_types import Ge, Gt, Le
 from cl_bench.config import InputError, KnownError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data
 from cl_bench.methods.base import Learner
+from cl_bench.record import Phase
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
@@ -42,7 +44,7 @@ class Diverged(KnownError):
 
 
 class Fit:
-    """Trains a module for one phase: `fit(module, data, phase="solver")`; see `methods.base.Fit`.
+    """Trains a module for one phase: `phase = fit(module, data, phase="solver")`; see `methods.base.Fit`.
 
     Inside `with fit.task(i):` it remembers finished phases, saves the running one every `checkpoint_every`
     seconds and, when the story of a task is told again after a kill, returns from finished phases at once and
@@ -82,7 +84,7 @@ class Fit:
         self.signal: int | None = None
         self.validate: Callable[[Learner], float | None] = lambda module: None  # accuracy in the middle of a phase
         self.saved_at = 0.0  # seconds, on the monotonic clock
-        self.phases: list[dict[str, Any]] = []  # records of this task's finished phases
+        self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
         self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
         self._saved: dict[str, Any] | None = None
@@ -108,7 +110,7 @@ class Fit:
         epochs: int | None = None,
         steps: int | None = None,
         times: int = 1,
-    ) -> None:
+    ) -> Phase:
         number = len(self.phases)
         saved, start = self._saved, 0
         if self.signal:
@@ -116,10 +118,10 @@ class Fit:
                 self.save(None)
             raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
-            record = saved["phases"][number]
+            finished = Phase(**saved["phases"][number])
             module.load_state_dict(saved["ends"][number])
-            self.progress.begin_phase(phase, record["steps"], done=record["steps"], seconds=record["seconds"])
-            return self._end(record, saved["ends"][number])
+            self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
+            return self._end(finished, saved["ends"][number])
         fixed = steps is not None or (epochs is None and self.iterations is not None)
         if steps is None:
             steps = self._steps(len(data), epochs, times)
@@ -146,14 +148,8 @@ class Fit:
                     vars(trainer).clear()
                     module.trainer = None
         module.to(self.device)
-        record = {
-            "phase": phase,
-            "steps": steps,
-            "optimizer_steps": watch.optimizer_steps,
-            "seconds": watch.seconds,
-            "validation": watch.validation,
-        }
-        self._end(record, module.state_dict())
+        finished = Phase(phase, steps, watch.optimizer_steps, watch.seconds, watch.losses, watch.validation)
+        return self._end(finished, module.state_dict())
 
     @property
     def seconds(self) -> float:
@@ -165,11 +161,12 @@ class Fit:
         self._saved = saved = self.folder.load_phase(task)
         if not saved:
             return 0
-        return sum(record["steps"] for record in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+        return sum(phase["steps"] for phase in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
 
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
-        state = {"task": self._task, "seconds": self.seconds, "phases": self.phases, "ends": self._ends}
+        phases = [asdict(phase) for phase in self.phases]  # plain values: a checkpoint holds no classes
+        state = {"task": self._task, "seconds": self.seconds, "phases": phases, "ends": self._ends}
         self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
 
@@ -178,10 +175,11 @@ class Fit:
             return self.iterations * times
         return (epochs or self.epochs) * math.ceil(n / self.batch_size)
 
-    def _end(self, record: dict[str, Any], state: dict[str, Any]) -> None:
-        self.phases.append(record)
+    def _end(self, phase: Phase, state: dict[str, Any]) -> Phase:
+        self.phases.append(phase)
         self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
-        self.steps_before += record["steps"]
+        self.steps_before += phase.steps
+        return phase
 
     def _trainer(self, watch: Watch) -> Trainer:
         return Trainer(
@@ -214,7 +212,8 @@ class Watch(pl.Callback):
     def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
         self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
         self.optimizer_steps: list[int] = []  # of each optimiser
-        self.validation: list[list[float]] = []  # step, accuracy
+        self.losses: dict[str, float] = {}  # the last value of each number logged
+        self.validation: list[tuple[int, float]] = []  # step, accuracy
         self.seconds, self._saved = 0.0, None
         self._step = 0  # after the last chunk of this process
         self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
@@ -224,7 +223,7 @@ class Watch(pl.Callback):
         """Puts the module where the phase was cut and returns the step to go on with."""
         module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
-        self.validation = list(running["validation"])
+        self.losses, self.validation = dict(running["losses"]), list(running["validation"])
         self._unlogged = list(running["unlogged"])
         self._saved = running
         return running["step"]
@@ -254,13 +253,14 @@ class Watch(pl.Callback):
         step: int = module.at + 1  # type: ignore[operator]
         self._step = step
         logged = self._check(module)
+        self.losses.update({name: value for _, name, value in logged})
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
         points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
         self.fit.logger.log_points(points)
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(module)  # type: ignore[arg-type]
             if accuracy is not None:
-                self.validation.append([step, accuracy])
+                self.validation.append((step, accuracy))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._save(trainer, module, bool(self.fit.signal))
@@ -277,6 +277,7 @@ class Watch(pl.Callback):
                     "rng": rng(),
                     "optimizer_steps": list(self.optimizer_steps),
                     "seconds": self.seconds,
+                    "losses": self.losses,
                     "validation": self.validation,
                     "unlogged": self._unlogged,
                 }

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -170,7 +171,7 @@ class Story:
             sample_grid(samples, self.folder.path / picture, [names[output] for output in self.judge.seen(task)])
         record = {
             "task": task,
-            "phases": self.fit.phases,
+            "phases": [asdict(phase) for phase in self.fit.phases],
             "seconds": seconds,
             "bytes_kept": bytes_of(self.method.state_dict()),
             "facts": self.method.facts,
