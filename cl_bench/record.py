@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypeVar
 from annotated_types import Ge, Le, MinLen
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
+from cl_bench.config import InputError
 from cl_bench.files import Damaged, unsealed
 
 SCHEMA = 2
@@ -121,19 +122,23 @@ class Diagnostics:
     generator_bytes: Count | None = None
     replay_histogram: list[Count] | None = None
     disagreement: Accuracy = None
-    plasticity: list[list[float]] | None = None
+    plasticity: list[list[Measured]] | None = None
     more: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, noted: Mapping[str, Any]) -> Diagnostics:
-        """Of what a method noted by name.
+        """Of what a method noted by name. Raises InputError for what no results.json can hold.
 
         >>> Diagnostics.of({"generator_bytes": 80, "rounds": 3}).more
         {'rounds': 3}
         """
         named = {field.name for field in fields(cls)} - {"more"}
         more = {name: value for name, value in noted.items() if name not in named}
-        return cls(**{name: value for name, value in noted.items() if name in named}, more=more or None)
+        found = {name: value for name, value in noted.items() if name in named} | {"more": more or None}
+        try:
+            return from_json(cls, to_json(found))
+        except (Damaged, TypeError) as error:
+            raise InputError(f"diagnostics of the method: {error}; note plain Python values") from None
 
 
 @dataclass(frozen=True)
