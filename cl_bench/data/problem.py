@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
 
@@ -24,6 +25,7 @@ class Problem:
     train_mask: which outputs take part in the training softmax of class-incremental learning.
     mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
     class_names: what each output stands for, n_outputs of them; () where nobody said.
+    view, augment: how images that a method keeps are seen, as in `Data`.
     """
 
     kind: Kind
@@ -33,6 +35,8 @@ class Problem:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     class_names: tuple[str, ...] = ()
+    view: nn.Module | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
 
     @property
     def n_tasks(self) -> int:

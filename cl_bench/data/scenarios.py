@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Side
 from cl_bench.config.errors import nearest, typed
@@ -252,10 +252,11 @@ def _problem(
     outputs: tuple[tuple[int, ...], ...],
     train_mask: TrainMask | None,
     class_names: tuple[str, ...],
+    view: nn.Module | None = None,
 ) -> Problem:
     c, h, w = dataset.x_train.shape[1:]
     mask = train_mask or "seen"
-    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names)  # type: ignore[arg-type]
+    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names, view, dataset.augment)
 
 
 def _output_names(
@@ -348,7 +349,7 @@ def _views(
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
     outputs = tuple(tuple(range(start, start + n)) for start in starts)
     class_names = _output_names(outputs, [dataset.class_names] * n_tasks, names)
-    problem = _problem(kind, dataset, outputs, train_mask, class_names)
+    problem = _problem(kind, dataset, outputs, train_mask, class_names, view)
     everything = _data(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
     shared = _task(0, [], problem, everything, val_fraction, seed)
     tasks, tests = [], []
@@ -363,4 +364,4 @@ def _views(
 
 def _as_task(data: Data, task: int, start: int) -> Data:
     """The same images in memory as those of this task, whose first class is output `start`."""
-    return replace(data, labels=data.labels + start, task=torch.full_like(data.task, task))
+    return replace(data, labels=data.labels + start, task_ids=torch.full_like(data.task_ids, task))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import Positive
-from cl_bench.data.batches import Batch, Data
+from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
 from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -26,12 +27,10 @@ class AGEM(Classifier):
     n_replay: images of memory in each step.
     """
 
-    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
-
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -42,17 +41,16 @@ class AGEM(Classifier):
         self.n_replay = n_replay
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._like = task.train
         super().learn(task, fit)
-        self.memory.keep_any(task.train)
+        self.memory.after_task(task.train)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         parameters = list(self.network.parameters())
         loss = self.loss(batch)
         g = gradient(loss, parameters)
         if len(self.memory):
-            old = self.memory.data(self._like).batch(self.memory.draw(self.n_replay), training=True)
-            g = project(g, gradient(self.loss(old), parameters))
+            r = gradient(self.loss(self.memory.sample(self.n_replay)), parameters)
+            g = project(g, r)
         follow(g, parameters)
         optimizers.step()
         return {"loss": loss.detach()}

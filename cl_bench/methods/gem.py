@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -31,7 +33,7 @@ class GEM(Classifier):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -40,21 +42,22 @@ class GEM(Classifier):
         super().__init__(problem, network, optimizer)
         self.memory = Memory(memory, problem)
         self.margin = margin
-        self._past: list[Batch] = []  # the memory of each old task as floats, rebuilt when a task begins
 
     def learn(self, task: Task, fit: Fit) -> None:
-        kept = self.memory.data(task.train)
-        self._past = [kept.batch((kept.task == k).nonzero().squeeze(1)) for k in range(task.index)]
-        super().learn(task, fit)
-        self._past = []
-        self.memory.keep_any(task.train)
+        kept = self.memory.data
+        past = [kept.batch((kept.task_ids == k).nonzero().squeeze(1)) for k in range(task.index)]
+        fit(self, task.train, phase="train", step=partial(self.train_step, past=past))
+        self.memory.after_task(task.train)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def train_step(
+        self, batch: Batch, optimizers: torch.optim.Optimizer, past: Sequence[Batch] = ()
+    ) -> dict[str, Tensor]:
+        """past: the memory of each old task."""
         parameters = list(self.network.parameters())
         loss = self.loss(batch)
         g = gradient(loss, parameters)
-        if self._past:
-            g = project(g, torch.stack([gradient(self.loss(old), parameters) for old in self._past]), self.margin)
+        if past:
+            g = project(g, torch.stack([gradient(self.loss(old), parameters) for old in past]), self.margin)
         follow(g, parameters)
         optimizers.step()
         return {"loss": loss.detach()}
@@ -68,7 +71,7 @@ def gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def follow(g: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Makes the vector g (P,) the gradient that the optimiser finds."""
+    """Makes the vector g (P,) the gradient that the optimizer finds."""
     for p, part in zip(parameters, g.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p)
 

@@ -13,6 +13,7 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.importance import fisher
 from cl_bench.methods.si import SI
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -36,7 +37,7 @@ class RWalk(SI):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         strength: NonNegative = 1.0,
@@ -58,13 +59,13 @@ class RWalk(SI):
         for score, new in zip(self.score, self.task_score, strict=True):
             score.lerp_(new, 0.5 if task.index else 1.0)
             new.zero_()
-        self.pull.replace(self.weights, self.importance(), decay=0.0)
+        self.penalty.replace(self.weights, self.importance(), decay=0.0)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        if self.at % self.interval == 0:
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        if self.step_index % self.interval == 0:
             self.end_interval()
             self.observe(batch)
-        return super().step(batch, optimizers)
+        return super().train_step(batch, optimizers)
 
     @torch.no_grad()
     def end_interval(self) -> None:
@@ -78,7 +79,7 @@ class RWalk(SI):
     def observe(self, batch: Batch) -> None:
         """Moves F towards the Fisher information of the mini-batch."""
         with torch.autocast(batch.x.device.type, enabled=False):  # squares summed in half precision lose digits
-            batches = [(self.normalised(batch.x), batch.y)]
+            batches = [(batch.x, batch.y)]
             new = fisher(self.network, batches, self.active, labels="empirical")
         for name, f in zip(self.weights, self.fisher, strict=True):
             f.lerp_(new[name], self.fisher_rate)
