@@ -20,12 +20,14 @@ TrainMask = Literal["seen", "all", "current"]
 class Problem:
     """What a learner may know of a benchmark before its first task.
 
-    kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
-    image_shape: (C, H, W). outputs: the logits that stand for the classes of each task.
-    train_mask: which outputs take part in the training softmax of class-incremental learning.
-    mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
-    class_names: what each output stands for, n_outputs of them; () where nobody said.
-    view, augment: how images that a method keeps are seen, as in `Data`.
+    Args:
+        kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
+        image_shape: (C, H, W).
+        outputs: the logits that stand for the classes of each task.
+        train_mask: which outputs take part in the training softmax of class-incremental learning.
+        mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
+        class_names: what each output stands for, n_outputs of them; () where nobody said.
+        view, augment: how images that a method keeps are seen, as in `Data`.
     """
 
     kind: Kind
@@ -72,6 +74,9 @@ class Problem:
 
         all: every output. own: those of the image's task. seen: those of tasks 0 to `after`. current: those of
         task `after`. Returns bool, shape (n_tasks, n_outputs).
+
+        >>> Problem("class", (1, 8, 8), ((0, 1), (2, 3))).mask("own", after=1).int().tolist()
+        [[1, 1, 0, 0], [0, 0, 1, 1]]
         """
         if rule == "all":
             return torch.ones(self.n_tasks, self.n_outputs, dtype=torch.bool)

@@ -35,8 +35,10 @@ class HAT(Isolation):
     Unlike in the paper's code, masks are rounded to 0 and 1 when their task ends, so that nothing leaks through a
     mask of almost 0; weights are put back after each step, because a zero gradient does not stop momentum.
 
-    s_max: larger makes masks harder, and lets tasks settle them faster. sparsity: lambda; higher reserves less.
-    embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
+    Args:
+        s_max: larger makes masks harder, and lets tasks settle them faster.
+        sparsity: lambda; higher reserves less.
+        embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
     """
 
     def __init__(

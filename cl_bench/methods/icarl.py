@@ -36,10 +36,13 @@ class ICaRL(Classifier):
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
     (algorithm 1). Features and means have length 1.
 
-    memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its classes.
-    temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
-    Ven et al., 2022).
     Outputs that no task has used take part, with target 0, under the training mask `all` only.
+
+    Args:
+        memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its
+            classes.
+        temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
+            Ven et al., 2022).
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
@@ -132,6 +135,9 @@ def herd(features: Tensor, n: int) -> Tensor:
 
     Row number k minimises |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
     paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
+
+    >>> herd(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), n=2).tolist()
+    [1, 2]
     """
     target, squares = F.normalize(features.mean(0), dim=0), features.square().sum(1)
     along, taken, rows = features @ target, torch.zeros_like(target), []

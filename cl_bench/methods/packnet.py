@@ -24,9 +24,11 @@ class PackNet(Isolation):
     An image of task t is answered with the weights that tasks 1 to t own. Only weights are pruned (matrices and
     kernels); biases, the same for all tasks, are learned with the first task. Each task has its own rows of the head.
 
-    prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
-    to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last. retrain_epochs:
-    passes over the images after pruning, None for as long as the trainer says. retrain_steps: mini-batches instead.
+    Args:
+        prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
+            to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last.
+        retrain_epochs: passes over the images after pruning, None for as long as the trainer says.
+        retrain_steps: mini-batches instead.
     """
 
     n_phases = 2
