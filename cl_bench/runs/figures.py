@@ -380,7 +380,7 @@ def capacity_over_tasks(capacity: Mapping[str, Capacity], path: Path) -> None:
     save(figure, path)
 
 
-def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float | None]]], path: Path) -> None:
     """Mask values while each task is learned, mean and standard deviation over the units: near 0 or 1 they are
     settled (figure 7 of Ostapenko et al., 2018). Of many tasks ten are shown.
 

@@ -19,7 +19,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 
 from cl_bench.config import InputError, KnownError, Positive, Stopped
-from cl_bench.data.batches import Batches, Data
+from cl_bench.data.batches import Batches, Data, Step
 from cl_bench.methods.base import Learner
 from cl_bench.record import Phase
 from cl_bench.runs.folder import RunFolder
@@ -36,6 +36,7 @@ ONE_IMAGE = (
     "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
 )
 
+Validate = Callable[[Learner], float | None]
 Logged = tuple[int, str, float]  # step of the phase from 0, name, value
 
 
@@ -46,9 +47,9 @@ class Diverged(KnownError):
 class Fit:
     """Trains a module for one phase: `phase = fit(module, data, phase="solver")`; see `methods.base.Fit`.
 
-    Inside `with fit.task(i):` it remembers finished phases, saves the running one every `checkpoint_every`
-    seconds and, when the story of a task is told again after a kill, returns from finished phases at once and
-    continues the one that was cut at its step.
+    Inside `with fit.task(i):` it remembers finished phases, and saves the running one every `checkpoint_every`
+    seconds. When a task is replayed after a kill, it returns from finished phases at once and continues the one that
+    was cut at its step.
 
     epochs: passes over a phase's data. iterations: mini-batches per task instead. batch_size: images. chunk:
     mini-batches handed to Lightning at once; changes no number. accelerator, precision: as Lightning's. threads:
@@ -82,7 +83,7 @@ class Fit:
         if threads:
             torch.set_num_threads(threads)
         self.signal: int | None = None
-        self.validate: Callable[[Learner], float | None] = lambda module: None  # accuracy in the middle of a phase
+        self.validate: Validate = lambda module: None
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
@@ -91,8 +92,12 @@ class Fit:
         self._task, self._began = -1, 0.0
 
     @contextmanager
-    def task(self, index: int) -> Iterator[None]:
-        """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
+    def task(self, index: int, validate: Validate = lambda module: None) -> Iterator[None]:
+        """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
+
+        validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
+        """
+        self.validate = validate
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
         self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
@@ -107,6 +112,7 @@ class Fit:
         data: Data,
         *,
         phase: str,
+        step: Step | None = None,
         epochs: int | None = None,
         steps: int | None = None,
         times: int = 1,
@@ -132,7 +138,9 @@ class Fit:
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(self._task, phase, self.steps_before)
         seed = derive(self.seed, "batches", self._task, number)
-        batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
+        batches = Batches(
+            data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start, step=step
+        )
         with seeded(self.seed, "phase", self._task, number):
             module.train()
             if len(batches):
@@ -151,17 +159,28 @@ class Fit:
         finished = Phase(phase, steps, watch.optimizer_steps, watch.seconds, watch.losses, watch.validation)
         return self._end(finished, module.state_dict())
 
+    def stop(self, signal: int) -> None:
+        """The run is to stop at the end of the current chunk, once that is saved."""
+        self.signal = signal
+        self.progress.stopping()
+
     @property
     def seconds(self) -> float:
         """Spent on this task so far, before a kill too."""
         return time.monotonic() - self._began
 
-    def resume(self, task: int) -> int:
-        """Looks for what was saved in the middle of this task, and returns how many of its mini-batches that were."""
-        self._saved = saved = self.folder.load_phase(task)
+    def resume(self, task: int, steps_before: int) -> int:
+        """Looks for what was saved in the middle of this task, and returns how many mini-batches the run has had.
+
+        steps_before: mini-batches of the tasks before.
+        """
+        self._saved, self.steps_before = self.folder.load_phase(task), steps_before
+        saved = self._saved
         if not saved:
-            return 0
-        return sum(phase["steps"] for phase in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+            return steps_before
+        return (
+            steps_before + sum(phase["steps"] for phase in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+        )
 
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
@@ -250,7 +269,7 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seconds = self._before + time.monotonic() - self._began
-        step: int = module.at + 1  # type: ignore[operator]
+        step: int = module.step_index + 1  # type: ignore[operator]
         self._step = step
         logged = self._check(module)
         self.losses.update({name: value for _, name, value in logged})
@@ -291,7 +310,7 @@ class Watch(pl.Callback):
         self.optimizer_steps[number] += 1
         for group in optimizer.param_groups:
             learned = [p for p in group["params"] if p.grad is not None]
-            self._gradients += [(module.at, self._names[p], p.grad.sum()) for p in learned]
+            self._gradients += [(module.step_index, self._names[p], p.grad.sum()) for p in learned]
 
     def _check(self, module: Any) -> list[Logged]:
         """The logged numbers of a chunk, for which a GPU is waited for once.
@@ -300,7 +319,7 @@ class Watch(pl.Callback):
         """
         found = [(at, 0, name, value) for at, name, value in module.logs]
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
-        found += [(module.at, 2, name, p.detach().sum()) for p, name in self._names.items()]
+        found += [(module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()
         numbers = torch.stack([value.float() for *_, value in found]).cpu()
         bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()

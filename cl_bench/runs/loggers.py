@@ -315,7 +315,7 @@ def measured(results: Results) -> dict[str, float]:
         "seconds": record.seconds,
         "bytes_kept": record.bytes_kept,
         "validation": record.validation,
-        **{f"diagnostics/{name}": value for name, value in (noted | noted.get("more", {})).items()},
+        **{f"facts/{name}": value for name, value in (noted | noted.get("more", {})).items()},
         **{f"capacity/{name}": total(value) for name, value in noted.get("capacity", {}).items()},
     }
     return {name: value for name, value in values.items() if is_number(value)}

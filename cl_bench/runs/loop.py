@@ -19,8 +19,8 @@ from cl_bench.config.schema import build
 from cl_bench.data.problem import Task
 from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation.judge import Judge, generated_metrics
-from cl_bench.evaluation.scores import Score, bytes_of
-from cl_bench.methods.base import Learner, Method
+from cl_bench.evaluation.scores import Score
+from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
 from cl_bench.record import Diagnostics, Masks, MemoryUse, Results, TaskRecord, from_json, to_json
 from cl_bench.runs.figures import draw_results, sample_grid
@@ -62,13 +62,13 @@ def run(settings: Mapping[str, Any]) -> Results:
         scenario = scenario.to(fit.device, fit.batch_size)
         score = Score(scenario, reference).to(fit.device)
         try:
-            return Story(settings, scenario, method, score, fit, folder, logger).tell()
+            return Run(settings, scenario, method, score, fit, folder, logger).run()
         except OSError as error:  # what is read has been read
             raise InputError(f"output_root: can't write to {folder.path} ({error.strerror or error})") from error
 
 
-class Story:
-    """One run: for each task, learn it, then be measured on every task. Told again after a kill, it goes on."""
+class Run:
+    """One run: for each task, learn it, then be measured on every task. Replayed after a kill, it goes on."""
 
     def __init__(
         self,
@@ -82,26 +82,24 @@ class Story:
     ) -> None:
         self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
         self.fit, self.folder, self.logger = fit, folder, logger
-        fit.validate = self.validate
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[TaskRecord] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device)
 
-    def tell(self) -> Results:
+    def run(self) -> Results:
         self.begin()
         failed = True
         try:
             with self.fit.progress.live(self.plan()):
                 for task in self.to_learn[len(self.records) :]:
-                    self.method.task, self.method.facts = task.index, {}
-                    with self.fit.task(task.index):
-                        self.method.learn(task, self.fit)
+                    with self.fit.task(task.index, self.validate):
+                        noted = self.method.learn_task(task, self.fit)
                     seconds = self.fit.seconds  # of training alone
                     self.fit.progress.say_what("evaluation")
                     if self.method.measurable:
                         self.score.measure(self.method, after=task.index)
-                    self.keep(task.index, seconds)
+                    self.keep(task.index, seconds, noted)
                     if self.fit.signal:
                         raise Stopped(self.fit.signal)
                 failed = False
@@ -125,8 +123,8 @@ class Story:
             self.method.to(self.fit.device)
         else:
             self.score.measure(self.method, after=-1)
-        self.fit.steps_before = sum(phase.steps for record in self.records for phase in record.phases)
-        step = self.fit.steps_before + self.fit.resume(len(self.records))
+        before = sum(phase.steps for record in self.records for phase in record.phases)
+        step = self.fit.resume(len(self.records), before)
         if state or step:
             self.provenance = continued(read_results(self.folder.path), self.provenance)
         else:
@@ -158,9 +156,9 @@ class Story:
 
     def validate(self, module: Learner) -> float | None:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
-        return self.score.validation(self.method, after=self.method.task) if module is self.method else None
+        return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
-    def keep(self, task: int, seconds: float) -> None:
+    def keep(self, task: int, seconds: float, noted: dict[str, Any]) -> None:
         """Writes down what is known after a task; only then is the task done."""
         generated, picture = None, None
         with seeded(self.settings["seed"], "samples", task):
@@ -170,7 +168,7 @@ class Story:
             picture = self.folder.path / "samples" / f"task{task + 1}.png"
             names = self.scenario.problem.class_names
             sample_grid(samples, picture, [names[output] for output in self.judge.seen(task)])
-        diagnostics = Diagnostics.of(self.method.facts)
+        diagnostics = Diagnostics.of(noted)
         record = TaskRecord(
             task=task,
             phases=self.fit.phases,
@@ -255,9 +253,8 @@ def saved_on_signals(fit: Fit) -> Iterator[None]:
         return
 
     def stop(number: int, _: Any) -> None:
-        fit.signal = number
         signal.signal(number, signal.SIG_DFL)
-        fit.progress.stopping()
+        fit.stop(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -158,7 +158,7 @@ def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
     first = {row.name: row.value for row in rows if row.task == 0 and row.phase == "task"}
     assert first == {
         "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "validation": 0.5,
-        "diagnostics/replayed": 0, "capacity/total": 15, "capacity/new": 15, "capacity/reused": 15,
+        "facts/replayed": 0, "capacity/total": 15, "capacity/new": 15, "capacity/reused": 15,
         "capacity/reserved": 15, "capacity/free": 7, "capacity/size": 15, "capacity/size_worst": 30,
     }  # fmt: skip
     assert (tmp_path / "log.csv").read_bytes().startswith(b"step,task,phase,name,value\n")
