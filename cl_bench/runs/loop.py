@@ -23,13 +23,14 @@ from cl_bench.evaluation.scores import Score
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
 from cl_bench.record import Diagnostics, Masks, MemoryUse, Results, TaskRecord, from_json, to_json
-from cl_bench.runs.figures import draw_results, sample_grid
+from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.reference import reference_of
+from cl_bench.runs.samples import sample_grid
 from cl_bench.runs.setup import prepare
 from cl_bench.seeding import seeded
 

@@ -34,8 +34,9 @@ from cl_bench.methods.ewc import EWC
 from cl_bench.record import Diagnostics, Phase, TaskRecord
 from cl_bench.report.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.runs.figures import accuracy_matrix
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, WandbLog, read, without_paths
+from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, read
 from cl_bench.runs.loop import run
+from cl_bench.runs.wandb_log import WandbLog, without_paths
 
 Record: Any = vars(wandb_internal_pb2)["Record"]  # made while it is imported, which no type checker sees
 CONFIG = {
@@ -467,7 +468,7 @@ def test_lightning_drives_it(tmp_path: Path) -> None:
 
 
 def test_the_table_of_hundreds_of_tasks_is_bounded() -> None:
-    from cl_bench.runs.loggers import table
+    from cl_bench.runs.wandb_log import table
 
     R: list[list[float | None]] = [[0.5 if j <= i else None for j in range(400)] for i in range(400)]
     made = table(R)
