@@ -114,7 +114,7 @@ class DGM(TwoPlayers, Classifier):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.discriminator(x)[1]
 
-    def train_step(  # type: ignore[override]
+    def train_step(
         self, batch: Batch, optimizers: Any, replay: Data | None = None, share: float = 1.0
     ) -> dict[str, Tensor]:
         """As `TwoPlayers`, with the masks at their scale.
@@ -165,7 +165,7 @@ class DGM(TwoPlayers, Classifier):
         """lambda_t, the weight of R: it grows with the network, so that later tasks reuse rather than reserve."""
         return self.sparsity * self.generator.size / self.generator.size_at_start
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         learning = [p for p in self.generator.parameters() if p.requires_grad]
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(learning)]
 
