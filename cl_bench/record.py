@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -122,7 +122,7 @@ class Diagnostics:
     generator_bytes: Count | None = None
     replay_histogram: list[Count] | None = None
     disagreement: Accuracy = None
-    plasticity: list[list[Measured]] | None = None
+    plasticity: Sequence[Sequence[Measured]] | None = None
     more: dict[str, Any] | None = None
 
     @classmethod
