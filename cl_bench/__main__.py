@@ -25,6 +25,7 @@ from cl_bench.config import InputError, KnownError, Stopped
 from cl_bench.config.compose import check_settings, plain, written_out
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF, TUNED, folder_of
+from cl_bench.record import Results
 from cl_bench.runs.folder import Busy, at_work, wait_for
 from cl_bench.runs.progress import first_line
 from cl_bench.sweep.jobs import finished
@@ -80,10 +81,11 @@ def accuracy(config: Any) -> float:
 
     results, folder = results_of(config)
     show(results, folder)
-    return results["metrics"]["ACC"]
+    accuracy = results.metrics["ACC"]
+    return float("nan") if accuracy is None else accuracy
 
 
-def results_of(config: Any) -> tuple[dict[str, Any], Path]:
+def results_of(config: Any) -> tuple[Results, Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
     while settings.get("hparams_search"):
@@ -160,6 +162,6 @@ def relief(error: Exception) -> str:
     places = {place for frame in frames for place in (frame.name, Path(frame.filename).stem)}
     if "generate_replay" in places:
         return " by replayed images; a smaller method.n_gen needs less"
-    if places & {"datasets", "scenarios"}:
+    if places & {"datasets", "reading", "transforms", "scenarios"}:
         return " by the data set; a smaller dataset.size, or fewer images, need less"
     return "; a smaller network or trainer.batch_size needs less"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -23,9 +23,9 @@ from cl_bench.data.batches import Batch, Data, Step
 from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation import judge
 from cl_bench.methods.base import Learner, Method
-from cl_bench.record import Phase
+from cl_bench.record import Phase, to_json
 from cl_bench.runs.fit import Fit
-from cl_bench.runs.folder import RunFolder, without_nan
+from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.setup import prepare
 
@@ -42,6 +42,7 @@ SMALL_OF = {  # what makes a method quick: overrides of tests/small/METHOD.yaml,
     file.stem: [f"{key}={value}" for key, value in yaml.safe_load(file.read_text()).items()]
     for file in (Path(__file__).parent / "small").glob("*.yaml")
 }
+T = TypeVar("T")
 CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "provenance")  # of results, what no two runs share
 PLACES = ("output_root", "checkpoint_every", "key", "sha256")  # what says where and how carefully a run was kept
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
@@ -49,13 +50,20 @@ METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 Compose = Callable[..., dict[str, Any]]
 
 
+def there(value: T | None) -> T:
+    """A value that isn't None."""
+    assert value is not None
+    return value
+
+
 def without_clocks(results: Any) -> Any:
     """All of a run's results but times, memory and places, as JSON holds them."""
+    results = to_json(results)
     if isinstance(results, dict):
         return {key: without_clocks(value) for key, value in results.items() if key not in CLOCKS + PLACES}
-    if isinstance(results, list | tuple):
+    if isinstance(results, list):
         return [without_clocks(value) for value in results]
-    return without_nan(results)
+    return results
 
 
 def train(module: Learner, batches: Iterable[Batch], step: Step | None = None) -> None:

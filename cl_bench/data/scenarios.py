@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Side
 from cl_bench.config.errors import nearest, typed
-from cl_bench.data.batches import Batch, Data
-from cl_bench.data.datasets import Dataset, load, resize
-from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.data.batches import Data
+from cl_bench.data.datasets import Dataset, load
+from cl_bench.data.problem import Kind, Problem, Scenario, Task, TrainMask
+from cl_bench.data.transforms import resize
 from cl_bench.data.views import Permute, Rotate
 from cl_bench.seeding import derive
 
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Views = Annotated[int, Gt(0), Le(1000)]
-
-
-class Scenario(LightningDataModule):
-    """The tasks in their order; test images stay here, with the runner.
-
-    tasks: one `Task` each. tests: the test images of each task.
-    """
-
-    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
-        super().__init__()
-        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
-
-    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
-        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
-        moved: dict[Tensor, Tensor] = {}
-
-        def there(data: Data) -> Data:
-            return replace(data.to(device, moved), batch_size=batch_size)
-
-        tasks = [replace(task, train=there(task.train), val=there(task.val)) for task in self.tasks]
-        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
-
-    def train_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.train.batches() for task in self.tasks]
-
-    def val_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.val.batches() for task in self.tasks]
-
-    def test_dataloader(self) -> list[Iterator[Batch]]:
-        return [test.batches() for test in self.tests]
 
 
 def split(
@@ -277,18 +247,29 @@ def _output_names(
     return tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
 
 
-def _data(images: Tensor, labels: Tensor, task: int, **more: Callable | None) -> Data:
-    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), **more)  # type: ignore[arg-type]
+def _data(
+    images: Tensor,
+    labels: Tensor,
+    task: int,
+    view: nn.Module | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Data:
+    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), view, augment)
 
 
 def _select(
-    x: Tensor, y: Tensor, group: Sequence[int], outputs: Sequence[int], task: int, **more: Callable | None
+    x: Tensor,
+    y: Tensor,
+    group: Sequence[int],
+    outputs: Sequence[int],
+    task: int,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Data:
     """The images whose class is in the group, labelled with the outputs that stand for it."""
     rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
     output_of = torch.full((int(y.max()) + 1,), -1)
     output_of[list(group)] = torch.tensor(outputs)
-    return _data(x[rows], output_of[y[rows]], task, **more)
+    return _data(x[rows], output_of[y[rows]], task, augment=augment)
 
 
 def _task(index: int, names: Sequence[str], problem: Problem, train: Data, val_fraction: float, seed: int) -> Task:

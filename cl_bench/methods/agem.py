@@ -23,8 +23,9 @@ class AGEM(Classifier):
     memory is drawn from its task when that ends. The promise is about the gradient: plain SGD follows it, while
     momentum and Adam turn away from it.
 
-    memory: images kept; in total, the same number of each class.
-    n_replay: images of memory in each step.
+    Args:
+        memory: images kept; in total, the same number of each class.
+        n_replay: images of memory in each step.
     """
 
     def __init__(
@@ -57,6 +58,10 @@ class AGEM(Classifier):
 
 
 def project(g: Tensor, r: Tensor) -> Tensor:
-    """The vector nearest to g with no negative component along r; all of shape (P,)."""
+    """The vector nearest to g with no negative component along r; all of shape (P,).
+
+    >>> project(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 2.0])).tolist()
+    [1.0, 0.0]
+    """
     overlap = torch.dot(g, r).clamp(max=0)  # 0 where nothing conflicts: no branch, so nothing waits for a GPU
     return torch.addcmul(g, r, overlap / torch.dot(r, r).clamp(min=torch.finfo(r.dtype).tiny), value=-1)

@@ -24,11 +24,14 @@ class DER(Classifier):
     logits f(x') of the step in which x' came, before its update, over every output. MSE is a mean over images and
     outputs. beta = 0 is DER, beta > 0 is DER++.
 
-    memory: images kept, with their logits, counted in total. alpha: higher holds the old answers more firmly. beta:
-    higher learns more from old labels. n_replay: images in each draw; None: as many as the mini-batch has.
-
     The paper trains every output from the start. Logits of classes to come are kept and held too: where the
     cross-entropy leaves these out, they stay as at random and so does what the memory says of them.
+
+    Args:
+        memory: images kept, with their logits, counted in total.
+        alpha: higher holds the old answers more firmly.
+        beta: higher learns more from old labels.
+        n_replay: images in each draw; None: as many as the mini-batch has.
     """
 
     train_mask: ClassVar[TrainMask] = "all"

@@ -20,12 +20,14 @@ from cl_bench.networks.optimizers import Optimizer
 class ER(Classifier):
     """Objective at each step: the mean cross-entropy on the mini-batch and as many images of memory together.
 
-    memory: images kept. selection: which. `reservoir`: any of all training images that ever came, each with the same
-    chance, the current task's too, renewed after each step; counted in total. `random`: drawn from a task when it
-    ends, the same number of each class if they are counted in total.
-    n_replay: images of memory in each step; None: as many as the mini-batch has.
-    weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
-    task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
+    Args:
+        memory: images kept.
+        selection: which. `reservoir`: any of all training images that ever came, each with the same chance, the current
+            task's too, renewed after each step; counted in total. `random`: drawn from a task when it ends, the same
+            number of each class if they are counted in total.
+        n_replay: images of memory in each step; None: as many as the mini-batch has.
+        weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
+            task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
     """
 
     def __init__(

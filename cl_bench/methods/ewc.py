@@ -23,10 +23,14 @@ class EWC(Classifier):
     F_k is the diagonal of the Fisher information at the end of task k, the mean over its images. The sum over k
     is kept as one quadratic with the same gradient, so memory and time don't grow with the tasks.
 
-    strength: lambda; higher forgets less and learns less. online: instead of every task's own anchor, one anchor
-    (the latest weights) and F = decay F + F_k (Schwarz et al., 2018). fisher_labels: expectation over all labels
-    under the network's own prediction (exact), one label drawn from it (sampled), or the true one (empirical).
-    fisher_samples: images used for F, None for all.
+    Args:
+        strength: lambda; higher forgets less and learns less.
+        online: instead of every task's own anchor, one anchor (the latest weights) and F = decay F + F_k (Schwarz et
+            al., 2018).
+        decay: share of the old F that is kept at each task.
+        fisher_labels: expectation over all labels under the network's own prediction (exact), one label drawn from it
+            (sampled), or the true one (empirical).
+        fisher_samples: images used for F, None for all.
     """
 
     def __init__(

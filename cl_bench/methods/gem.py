@@ -25,9 +25,10 @@ class GEM(Classifier):
     g_k is the gradient of the mean loss on the memory of task k, all of it, at every step. A memory is drawn from its
     task when that ends. The promise is about u: plain SGD follows u, while momentum and Adam turn away from it.
 
-    memory: images kept; in total, the same number of each class.
-    margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before the
-    projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
+    Args:
+        memory: images kept; in total, the same number of each class.
+        margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before
+            the projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
     """
 
     def __init__(
@@ -81,6 +82,9 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
     with <u, g_k> >= 0 for all k.
 
     By the dual (equation 11): u = g + G' v with v = argmin 1/2 v' G G' v + (G g)' v, all v >= margin.
+
+    >>> project(torch.tensor([1.0, -1.0]), torch.tensor([[0.0, 2.0], [1.0, 0.0]])).tolist()
+    [1.0, 0.0]
     """
     with torch.autocast(g.device.type, enabled=False):  # products of half precision would let constraints through
         products = torch.column_stack([G @ G.T, G @ g]).double().cpu().numpy()  # all that leaves a GPU: K (K + 1)
@@ -98,6 +102,9 @@ def nonnegative(Q: np.ndarray, q: np.ndarray) -> np.ndarray:
 
     The active set of Lawson and Hanson (1974), in float64: one entry after another is set free from 0, the one along
     which the objective falls fastest; entries that the minimum over the free ones would make negative return to 0.
+
+    >>> nonnegative(np.eye(2), np.array([-3.0, 1.0])).tolist()
+    [3.0, 0.0]
     """
     scale = 1 / np.sqrt(np.maximum(np.diag(Q), np.finfo(float).tiny))  # gradients may differ in size by any factor
     Q, q = Q * scale * scale[:, None], q * scale

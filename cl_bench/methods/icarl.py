@@ -36,10 +36,13 @@ class ICaRL(Classifier):
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
     (algorithm 1). Features and means have length 1.
 
-    memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its classes.
-    temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
-    Ven et al., 2022).
     Outputs that no task has used take part, with target 0, under the training mask `all` only.
+
+    Args:
+        memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its
+            classes.
+        temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
+            Ven et al., 2022).
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
@@ -59,7 +62,7 @@ class ICaRL(Classifier):
         most = max(map(len, problem.outputs))
         if memory.per == "task" and memory.count(problem) < most:
             raise InputError(f"{memory}: less than one for each of {most} classes of a task, and iCaRL answers by them")
-        self.temperature = temperature
+        self.temperature, self.n_exemplars = temperature, memory.count(problem)
         self.learning = False  # a task, whose classes have no means yet
         self.register_buffer("means", torch.zeros(problem.n_outputs, network.head.in_features))
 
@@ -108,13 +111,12 @@ class ICaRL(Classifier):
 
     def exemplars(self, data: Data) -> Data:
         """Of each class the images that its share of the budget allows, the most telling first."""
-        n_images: int = self.memory.n_images  # type: ignore[assignment]
         sharing = {
             "class": 1,
             "task": len(self.problem.outputs[self.index]),
             "total": len(self.problem.seen(self.index)),
         }
-        share = n_images // sharing[self.memory.per]
+        share = self.n_exemplars // sharing[self.memory.per]
         chosen = []
         for label in data.labels.unique():
             rows = (data.labels == label).nonzero().squeeze(1)
@@ -132,6 +134,9 @@ def herd(features: Tensor, n: int) -> Tensor:
 
     Row number k minimises |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
     paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
+
+    >>> herd(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), n=2).tolist()
+    [1, 2]
     """
     target, squares = F.normalize(features.mean(0), dim=0), features.square().sum(1)
     along, taken, rows = features @ target, torch.zeros_like(target), []

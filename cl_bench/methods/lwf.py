@@ -37,13 +37,16 @@ class LwF(Classifier):
     otherwise a single one, of the classes seen before, or of all outputs where tasks share them. The new head isn't
     trained alone first, a warm-up that the paper found not to be crucial.
 
-    strength: lambda_o; higher forgets less and learns less. temperature: T; higher makes small probabilities count
-    more. weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven
-    and Tolias, 2019). new_outputs: in class-incremental learning the new classes are `free`, p_k has the old ones
-    only, or `zero`: p_k has both, and q_k gives the new ones 0 (van de Ven and Tolias). Where training has no mask
-    (`scenario.train_mask=all`) teacher and learner are compared over all outputs, and this key says nothing.
-    over_classes: the `sum` of KD over c is the above; their `mean` divides it by the number of outputs compared, as
-    the code behind the table of van de Ven and Tolias did until May 2019.
+    Args:
+        strength: lambda_o; higher forgets less and learns less.
+        temperature: T; higher makes small probabilities count more.
+        weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven and
+            Tolias, 2019).
+        new_outputs: in class-incremental learning the new classes are `free`, p_k has the old ones only, or `zero`: p_k
+            has both, and q_k gives the new ones 0 (van de Ven and Tolias). Where training has no mask
+            (`scenario.train_mask=all`) teacher and learner are compared over all outputs, and this key says nothing.
+        over_classes: the `sum` of KD over c is the above; their `mean` divides it by the number of outputs compared, as
+            the code behind the table of van de Ven and Tolias did until May 2019.
     """
 
     def __init__(

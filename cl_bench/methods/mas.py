@@ -25,7 +25,8 @@ class MAS(Classifier):
     change of the weight would change what the network says, whatever the labels. f(x): the logits of the outputs that
     take part. The absolute value is taken per image; of a mini-batch's sum it would be smaller.
 
-    strength: lambda; higher forgets less and learns less.
+    Args:
+        strength: lambda; higher forgets less and learns less.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.record import Capacity
 
 
 class PackNet(Isolation):
@@ -24,9 +25,11 @@ class PackNet(Isolation):
     An image of task t is answered with the weights that tasks 1 to t own. Only weights are pruned (matrices and
     kernels); biases, the same for all tasks, are learned with the first task. Each task has its own rows of the head.
 
-    prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
-    to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last. retrain_epochs:
-    passes over the images after pruning, None for as long as the trainer says. retrain_steps: mini-batches instead.
+    Args:
+        prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
+            to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last.
+        retrain_epochs: passes over the images after pruning, None for as long as the trainer says.
+        retrain_steps: mini-batches instead.
     """
 
     n_phases = 2
@@ -111,20 +114,20 @@ class PackNet(Isolation):
         """Each weight that can be pruned, and the task that owns each of its entries."""
         return list(zip(self.layers.values(), self.owners, strict=True))
 
-    def capacity(self) -> dict[str, object]:
+    def capacity(self) -> Capacity:
         """How many weights of each layer are whose; the current task uses what is reserved: `new` and `reused`."""
         new = [int((owner == self.index).sum()) for owner in self.owners]
         free = [int((owner == self.nobody).sum()) for owner in self.owners]
         total = [owner.numel() for owner in self.owners]
         reserved = [n - m for n, m in zip(total, free, strict=True)]
-        return {
-            "layers": list(self.layers),
-            "of": "weights",
-            "total": total,
-            "new": new,
-            "reused": [n - m for n, m in zip(reserved, new, strict=True)],
-            "reserved": reserved,
-            "free": free,
-            "size": sum(total),
-            "size_worst": sum(total) * (self.index + 1),
-        }
+        return Capacity(
+            layers=list(self.layers),
+            of="weights",
+            total=total,
+            new=new,
+            reused=[n - m for n, m in zip(reserved, new, strict=True)],
+            reserved=reserved,
+            free=free,
+            size=sum(total),
+            size_worst=sum(total) * (self.index + 1),
+        )

@@ -30,8 +30,11 @@ class RWalk(SI):
 
     The paper stores a few images per class besides ("RWalk-S"); this is RWalk without them.
 
-    strength: lambda; higher forgets less and learns less. damping: epsilon; higher brings s' nearer to w alone.
-    fisher_rate: alpha. interval: delta t, in mini-batches.
+    Args:
+        strength: lambda; higher forgets less and learns less.
+        damping: epsilon; higher brings s' nearer to w alone.
+        fisher_rate: alpha.
+        interval: delta t, in mini-batches.
     """
 
     def __init__(
@@ -91,7 +94,11 @@ class RWalk(SI):
 
 
 def scaled(values: Iterable[Tensor]) -> list[Tensor]:
-    """Shifted and scaled so that the least of all is 0 and the largest 1; all 0 where none differs."""
+    """Shifted and scaled so that the least of all is 0 and the largest 1; all 0 where none differs.
+
+    >>> [value.tolist() for value in scaled([torch.tensor([1.0, 3.0]), torch.tensor([5.0])])]
+    [[0.0, 0.5], [1.0]]
+    """
     values = list(values)
     low, high = torch.stack([torch.stack(value.aminmax()) for value in values]).unbind(1)
     low, high = low.min(), high.max()

@@ -23,7 +23,9 @@ class SI(Classifier):
     included. At its end Omega_j grows by [w_j / (D_j^2 + damping)]+ with D_j = theta_j - theta*_j (equation 5); a
     weight that made things worse doesn't count. Then theta* = theta and w = 0.
 
-    strength: c; higher forgets less and learns less. damping: xi; higher makes weights that moved little count less.
+    Args:
+        strength: c; higher forgets less and learns less.
+        damping: xi; higher makes weights that moved little count less.
     """
 
     def __init__(

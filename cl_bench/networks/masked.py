@@ -39,9 +39,12 @@ class MaskedLayer(Growing):
     Every task has its own mask m_t and batch normalisation, and sees the layer as wide as it was then. W, shape
     (inputs, units) or (inputs, units, kernel, kernel) for a transposed convolution, has no bias: norm_t has one.
 
-    mask: of the `activations` or of the `weights`. position: of a mask of activations, `after` normalisation and
-    ReLU, or `before` them; then a closed unit gives relu(bias of norm_t), not 0, and later tasks can leak through.
-    kernel, stride, padding: of the transposed convolution; kernel 0 makes a linear layer.
+    A mask is of the `activations` or of the `weights`. One of activations is `after` normalization and ReLU, or
+    `before` them; then a closed unit gives relu(bias of norm_t), not 0, and later tasks can leak through.
+
+    Args:
+        inputs, units: numbers of units, or of channels.
+        kernel, stride, padding: of the transposed convolution; kernel 0 makes a linear layer.
     """
 
     reserved: Tensor
@@ -222,8 +225,9 @@ class MaskedGenerator(Growing):
     def sparsity(self) -> Tensor:
         """sum m (1 - M) / sum (1 - M) over all layers, with M what past tasks reserved (equation 6): in [0, 1]."""
         free = [~layer.reserved for layer in self.hidden]
-        opened = sum((layer.gate(self.s) * part).sum() for layer, part in zip(self.hidden, free, strict=True))
-        return opened / sum(part.sum() for part in free)  # type: ignore[return-value]
+        opened = [(layer.gate(self.s) * part).sum() for layer, part in zip(self.hidden, free, strict=True)]
+        none = torch.zeros((), device=opened[0].device)
+        return sum(opened, none) / sum((part.sum() for part in free), none)
 
     def masks(self) -> Tensor:
         """Every mask value of the task being learned, flat."""
@@ -254,8 +258,11 @@ class MaskedGenerator(Growing):
 class MaskedMLP(MaskedGenerator):
     """Linear layers with masks, sigmoid at the end; quick, and good enough for digits.
 
-    image_shape: (C, H, W). n_outputs: classes to generate. z_dim: noise dimensions. hidden: units of each hidden
-    layer for the first task, and free for every later one.
+    Args:
+        image_shape: (C, H, W).
+        n_outputs: classes to generate.
+        z_dim: noise dimensions.
+        hidden: units of each hidden layer for the first task, and free for every later one.
     """
 
     def __init__(
@@ -277,8 +284,11 @@ class MaskedMLP(MaskedGenerator):
 class MaskedDCGenerator(MaskedGenerator):
     """Transposed convolutions with masks, the first of them a projection to 4x4 to 7x7 (Radford et al., 2016).
 
-    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. n_outputs: classes to generate. z_dim: noise
-    dimensions. width: channels of the last hidden layer for the first task, twice as many in each below it.
+    Args:
+        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
+        n_outputs: classes to generate.
+        z_dim: noise dimensions.
+        width: channels of the last hidden layer for the first task, twice as many in each below it.
     """
 
     def __init__(
