@@ -94,7 +94,7 @@ class DGM(TwoPlayers, Classifier):
         share = len(task.train) / (len(task.train) + len(replay or ()))
         step = partial(self.train_step, replay=replay, share=share)
         fit(self, task.train, phase="gan", step=step, epochs=self.generator_epochs, steps=self.generator_steps)
-        histogram = {}
+        histogram: dict[str, Any] = {}
         if replay:
             histogram["replay_histogram"] = torch.bincount(replay.labels, minlength=self.problem.n_outputs).tolist()
         counts = self.generator.end()
@@ -118,7 +118,7 @@ class DGM(TwoPlayers, Classifier):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.discriminator(x)[1]
 
-    def train_step(  # type: ignore[override]
+    def train_step(
         self, batch: Batch, optimizers: Any, replay: Data | None = None, share: float = 1.0
     ) -> dict[str, Tensor]:
         """As `TwoPlayers`, with the masks at their scale.
@@ -169,7 +169,7 @@ class DGM(TwoPlayers, Classifier):
         """lambda_t, the weight of R: it grows with the network, so that later tasks reuse rather than reserve."""
         return self.sparsity * self.generator.size / self.generator.size_at_start
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         learning = [p for p in self.generator.parameters() if p.requires_grad]
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(learning)]
 
