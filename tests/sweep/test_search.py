@@ -122,8 +122,8 @@ def test_a_killed_search_goes_on_where_it_was(
     small_search(root="whole")
     learned, keep = [], Run.keep
 
-    def killed(self: Run, task: int, seconds: float) -> None:
-        keep(self, task, seconds)
+    def killed(self: Run, task: int, seconds: float, noted: dict[str, Any]) -> None:
+        keep(self, task, seconds, noted)
         learned.append(task)
         if len(learned) == 3:  # the second trial, after its first task
             raise KeyboardInterrupt
