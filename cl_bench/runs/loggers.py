@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning.loggers import Logger
 
 from cl_bench.record import thinned
+from cl_bench.runs.curves import Row, read, rewrite
 
 if TYPE_CHECKING:
     import wandb
@@ -30,16 +31,6 @@ MEASURED = "task"  # stands in the place of the phase for what is measured after
 MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
 COSTS = ("parameters", "bytes_kept", "seconds", "peak_memory_mb", "peak_gpu_memory_mb")  # of a whole run
 PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name says which, its folder is their affair
-
-
-class Row(NamedTuple):
-    """One row of log.csv."""
-
-    step: int
-    task: int
-    phase: str
-    name: str
-    value: float
 
 
 class RunLogger(Logger):
@@ -349,26 +340,3 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
         return Path(value).name if key in PATH_KEYS and isinstance(value, str) else value
 
     return {key: bare(key, value) for key, value in config.items() if key not in MACHINE_KEYS}
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of a log.csv, none if there is no such file; what is no row is left out: a line cut short by a crash,
-    letters of another encoding, what somebody else wrote there."""
-    text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
-    lines = text[: text.rfind("\n") + 1].replace("\0", "").split("\n")[1:]
-    rows = []
-    for line in lines:
-        with suppress(ValueError, csv.Error):  # a number that is none, too few of them, a field without end
-            i, task, phase, name, value = next(csv.reader([line]), [])
-            rows.append(Row(int(i), int(task), phase, name, float(value)))
-    return rows
-
-
-def rewrite(path: Path, rows: Iterable[Row]) -> None:
-    """Replace a log.csv as a whole: a crash leaves the old one or the new one."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
-    draft.replace(path)
