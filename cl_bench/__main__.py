@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cl_bench.process import STOPPED, command
+from cl_bench.process import COMMANDS, STOPPED, command
 
 if __name__ == "__main__":  # at once: what follows takes its time
     command()

@@ -43,11 +43,8 @@ def explanation(word: str) -> str:
 
     Raises InputError for what there isn't.
     """
-    top = (CONF / "config.yaml").read_text().partition("\nhydra:")[0]
-    if not word:
-        return top
-    group, equals, choice = word.partition("=")
-    group = group.partition("@")[0]  # gan@method.gan
+    name, equals, choice = word.partition("=")
+    group = name.partition("@")[0]  # gan@method.gan
     if equals and group not in groups():
         raise InputError(f"{word}: there is no group '{group}'{nearest(group, groups())}")
     if equals:
@@ -59,23 +56,35 @@ def explanation(word: str) -> str:
     if group in groups():
         return "\n".join(f"{group}={name}  {first_comment(file)}" for name, file in files_of(group).items())
     group, _, key = word.partition(".")
-    places = [(group, key), key.partition(".")[::2]] if group in groups() else []  # method.gan.n_critic is gan.n_critic
-    known = set() if places else {*paths_of(yaml.safe_load(top))} - {"defaults"}
-    for inner, rest in places:
-        if inner in groups() and not rest:
-            return explanation(inner)
-        own = {f"{inner}={name}": file.read_text() for name, file in files_of(inner).items()} if rest else {}
-        if found := {name: part for name, text in own.items() if (part := lines_of(text, rest))}:
-            return "\n".join(f"# {name}\n{part}" for name, part in found.items())
-        paths = {path for text in own.values() for path in paths_of(yaml.safe_load(text))}
-        known |= paths if inner == group else {f"{inner}.{path}" for path in paths}
-    if found := "" if places else lines_of(top, word):
+    return of_group(group, key) if group in groups() else of_top(word)
+
+
+def of_top(word: str) -> str:
+    """The lines of a key outside all groups; of '' all of these keys."""
+    text = (CONF / "config.yaml").read_text().partition("\nhydra:")[0]
+    if found := lines_of(text, word) if word else text:
         return found
-    if places:
-        raise InputError(f"{word}: no such key{nearest(key, known, f'{group}.')}")
-    choices = [f"{name}={word}" for name in groups() if word in files_of(name)]
-    near = f"; did you mean '{choices[0]}'?" if choices else nearest(word, known | {*groups()})
-    raise InputError(f"{word}: no such key{near}")
+    if choices := [f"{group}={word}" for group in groups() if word in files_of(group)]:
+        raise InputError(f"{word}: no such key; did you mean '{choices[0]}'?")
+    raise InputError(f"{word}: no such key{nearest(word, {*keys_of(text), *groups()})}")
+
+
+def of_group(group: str, key: str) -> str:
+    """The lines of a key in each choice of a group that has it."""
+    known = set()
+    for place, rest in ((group, key), key.partition(".")[::2]):  # method.gan.n_critic is gan.n_critic
+        if place in groups() and not rest:
+            return explanation(place)
+        texts = {f"{place}={name}": file.read_text() for name, file in files_of(place).items()} if rest else {}
+        if found := {name: part for name, text in texts.items() if (part := lines_of(text, rest))}:
+            return "\n".join(f"# {name}\n{part}" for name, part in found.items())
+        known |= {path if place == group else f"{place}.{path}" for text in texts.values() for path in keys_of(text)}
+    raise InputError(f"{group}.{key}: no such key{nearest(key, known, f'{group}.')}")
+
+
+def keys_of(text: str) -> list[str]:
+    """The dotted keys of a YAML file that can be set."""
+    return [path for path in paths_of(yaml.safe_load(text)) if path != "defaults"]
 
 
 def groups() -> list[str]:
