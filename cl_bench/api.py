@@ -260,9 +260,15 @@ def by_itself() -> Iterator[None]:
     configuration belong to all of it. A configuration of Hydra's that somebody else opened is there again afterwards.
     """
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
-    with AT_WORK, initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
+    with AT_WORK:
+        opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = opened
 
 
 def as_cell(value: Any) -> Any:

@@ -102,7 +102,7 @@ def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     forms = [f"(N, {channels}, {height}, {width})", f"(N, {height}, {width}, {channels})"]
     forms += [f"(N, {height}, {width})"] * (channels == 1)
     try:
-        x = images if isinstance(images, Tensor) else torch.tensor(np.asarray(images))
+        x = images if isinstance(images, Tensor) else torch.tensor(np.ascontiguousarray(images))
     except (TypeError, ValueError):
         raise InputError(f"images: are no array; give one of shape {' or '.join(forms)}") from None
     found = tuple(x.shape)
