@@ -212,7 +212,7 @@ class Run:
 
         from cl_bench.runs.console import show
 
-        console = Console(file=StringIO(), **how)
+        console = Console(file=StringIO(), force_jupyter=False, **how)  # else rich shows it itself
         show(self._results, self.folder, console)
         return console
 
