@@ -159,6 +159,7 @@ def test_folders_without_a_run_are_named(er: cl_bench.Run, root: Path, tmp_path:
         cl_bench.load(copy)
 
 
+@pytest.mark.slow
 def test_a_search_comes_first(root: Path) -> None:
     pytest.importorskip("optuna")
     found = cl_bench.run(
