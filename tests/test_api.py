@@ -102,6 +102,9 @@ def test_what_was_not_measured_is_nan(call: Any) -> None:
     assert np.isnan(joint.R[:4]).all()
     assert not np.isnan(joint.R[4]).any()
     assert np.isnan(joint.metrics["BWT"])
+    assert cl_bench.evaluate(joint).tolist() == joint.R[4].tolist()
+    with pytest.raises(InputError, match="joint has learned nothing by then"):
+        joint.model(after=3)
 
 
 @pytest.mark.parametrize(

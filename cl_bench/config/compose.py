@@ -49,7 +49,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if settings[group] or group != "dataset":  # dataset=none
             check(settings[group], group)
     if reads_memory(settings):
-        check_memory(settings.get("memory"))
+        check_budget(settings.get("memory"))
     kind, kinds = settings["scenario"].get("kind"), declared(settings["method"], "kinds")
     if kind and kind not in kinds:
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], kind, kinds)
@@ -71,7 +71,7 @@ def reads_memory(settings: Mapping[str, Any]) -> bool:
     return "memory" in types_of(settings["method"], "method")
 
 
-def check_memory(node: Any) -> None:
+def check_budget(node: Any) -> None:
     """Raises InputError for what is no budget."""
     if not isinstance(node, Mapping):
         raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
@@ -132,7 +132,7 @@ def _settle(settings: dict[str, Any]) -> None:
         elif scenario["train_mask"] is None:
             scenario["train_mask"] = declared(method, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
-        check_memory(settings.pop("memory"))
+        check_budget(settings.pop("memory"))
 
 
 def compose(*overrides: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], settings["scenario"]["val_fraction"])
     problem = scenario.problem
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
+    given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in settings:
         check_kind(settings["memory"], "memory", Budget)
         available = sum(len(task.train) for task in scenario.tasks)
@@ -56,10 +57,10 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
             log.warning("%s: there are only %d training images, and no more are kept", memory, available)
         given["memory"] = memory
     optimizer = build(settings["optimizer"], "optimizer")
-    weigh(settings["network"], "network", **given)
+    check_memory(settings["network"], "network", **given)
     for key, node in settings["method"].items():  # a generator, a GAN
         if isinstance(node, Mapping) and "_target_" in node:
-            weigh(node, f"method.{key}", **given)
+            check_memory(node, f"method.{key}", **given)
             anew(node, f"method.{key}")
     with seeded(seed, "network"):
         network = build(settings["network"], "network", **given)
@@ -68,7 +69,7 @@ def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
     return scenario, method
 
 
-def weigh(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
+def check_memory(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
     """Raises InputError for networks that this machine can't hold, before any memory is taken for them."""
     try:
         with torch.device("meta"):

@@ -29,7 +29,8 @@ class Trained:
         folder: of the run. key: of its results; a checkpoint of another run is not used.
         after: the task, 0 for the first.
 
-    Raises InputError when its checkpoint isn't there or can't be used, or its data are other ones than they were.
+    Raises InputError when its checkpoint isn't there or can't be used, its data are other ones than they were, or it
+    had learned nothing by then (joint training before its last task).
     """
 
     def __init__(self, settings: Mapping[str, Any], folder: Path, key: str, after: int) -> None:
@@ -39,8 +40,9 @@ class Trained:
         self.settings, self.after = settings, after
         self.scenario, self.method = prepare(settings)
         self.method.load_state_dict(state["method"])
-        self.method.task = after
         self.method.eval()
+        if not self.method.measurable:
+            raise InputError(f"after={after}: {settings['choices']['method']} has learned nothing by then")
 
     @torch.no_grad()
     def answers(self, images: Any, task: int | None) -> np.ndarray:
@@ -60,7 +62,7 @@ class Trained:
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
             if view is not None and task is not None:
                 seen = view(seen, torch.full((len(seen),), task, dtype=torch.int16, device=device))
-            logits = self.method.eval()(seen, task=task if problem.kind == "task" else None)
+            logits = self.method.eval()(seen, index=task if problem.kind == "task" else None)
             found.append(masked(logits, allowed).argmax(1).cpu())
         return np.array(problem.class_names)[torch.cat(found).numpy()]
 
