@@ -169,7 +169,7 @@ class Run:
         return imported_pandas().DataFrame(read(self.folder / "log.csv"), columns=list(Row._fields))
 
     def model(self, after: int | None = None) -> Method:
-        """The trained method, in evaluation mode: a torch module, `model(x, index=None)` are logits of images in [0, 1].
+        """The trained method, a torch module in evaluation mode: `model(x, index=None)`, logits of images in [0, 1].
         The same object each time, on the CPU until it is moved.
 
         Args:
