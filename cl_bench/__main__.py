@@ -27,6 +27,7 @@ from cl_bench.config import InputError, KnownError, Stopped
 from cl_bench.config.compose import plain, written_out
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF
+from cl_bench.record import Results
 from cl_bench.sweep.jobs import carried_out
 from cl_bench.sweep.launch import sweep
 
@@ -80,10 +81,11 @@ def accuracy(config: Any) -> float:
 
     results, folder = results_of(config)
     show(results, folder)
-    return results["metrics"]["ACC"]
+    accuracy = results.metrics["ACC"]
+    return float("nan") if accuracy is None else accuracy
 
 
-def results_of(config: Any) -> tuple[dict[str, Any], Path]:
+def results_of(config: Any) -> tuple[Results, Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
     return carried_out(settings, HydraConfig.get().overrides.task, say=partial(print, flush=True))

@@ -103,10 +103,10 @@ def results(
     finished.sort(key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     named = ("method", "dataset", "scenario", "seed")
     keys = [key for key in differing([run.config for run in finished]) if key not in NAMED]
-    metrics = dict.fromkeys(name for run in finished for name in run.results["metrics"])
+    metrics = dict.fromkeys(name for run in finished for name in run.results.metrics)
     rows = [
         {
-            "name": run.results["name"],
+            "name": run.results.name,
             **{name: getattr(run, name) for name in named},
             **{key: as_cell(run.config.get(key)) for key in keys},
             **{name: as_number(run.number(name)) for name in metrics},
@@ -141,17 +141,17 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._results: Mapping[str, Any] = load_results(folder)
+            self._results = load_results(folder)
         except FileNotFoundError:
             raise InputError(f"{folder}: {missing(folder)}") from None
         except Damaged as error:
             raise InputError(f"{folder}: {error}") from None
         self.folder = folder
-        self.name: str = self._results["name"]
-        self.status: str = self._results["status"]
-        self.config: dict[str, Any] = self._results["config"]
-        self.classes: list[list[str]] = self._results["classes"]
-        self.metrics = {name: as_number(value) for name, value in self._results["metrics"].items()}
+        self.name = self._results.name
+        self.status = self._results.status
+        self.config = self._results.config
+        self.classes = self._results.classes
+        self.metrics = {name: as_number(value) for name, value in self._results.metrics.items()}
         self._models: dict[int, Trained] = {}
 
     @cached_property
@@ -159,7 +159,7 @@ class Run:
         """R[i, j] is the accuracy on task j after learning task i, shape (T, T); NaN where it was not measured."""
         import numpy as np
 
-        return np.array(self._results["R"], dtype=float)
+        return np.array(self._results.R, dtype=float)
 
     def history(self) -> pd.DataFrame:
         """The rows of its log.csv: step, task, phase, name, value. The losses have the phase of their training, what
@@ -196,14 +196,14 @@ class Run:
     def _trained(self, after: int | None) -> Trained:
         from cl_bench.runs.trained import Trained
 
-        learned = len(self._results["tasks"])
+        learned = len(self._results.tasks)
         after = learned - 1 if after is None else after
         if after not in range(learned):
             known = f"0 to {learned - 1} are" if learned else "none is"
             raise InputError(f"after={after}: is no task that is learned; {known}")
         if after not in self._models:
             with AT_WORK:
-                self._models[after] = Trained(self.config, self.folder, self._results["key"], int(after))
+                self._models[after] = Trained(self.config, self.folder, self._results.key, int(after))
         return self._models[after]
 
     def _shown(self, **how: Any) -> Console:

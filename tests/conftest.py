@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from cl_bench.config.names import CONF
 from cl_bench.data.batches import Data
 from cl_bench.evaluation import judge
 from cl_bench.methods.base import Learner
-from cl_bench.runs.folder import without_nan
+from cl_bench.record import to_json
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
 SMALL = [
@@ -60,6 +60,7 @@ SMALL_OF = {
         "method.gan.critic.hidden=[16]",
     ],
 }
+T = TypeVar("T")
 CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "provenance")  # of results, what no two runs share
 PLACES = ("output_root", "checkpoint_every", "key", "sha256")  # what says where and how carefully a run was kept
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
@@ -67,13 +68,20 @@ METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 Compose = Callable[..., dict[str, Any]]
 
 
+def there(value: T | None) -> T:
+    """A value that isn't None."""
+    assert value is not None
+    return value
+
+
 def without_clocks(results: Any) -> Any:
     """All of a run's results but times, memory and places, as JSON holds them."""
+    results = to_json(results)
     if isinstance(results, dict):
         return {key: without_clocks(value) for key, value in results.items() if key not in CLOCKS + PLACES}
-    if isinstance(results, list | tuple):
+    if isinstance(results, list):
         return [without_clocks(value) for value in results]
-    return without_nan(results)
+    return results
 
 
 def one_pass(module: Learner, data: Data, *, phase: str, **_: Any) -> None:

@@ -81,7 +81,7 @@ def test_a_run_is_that_of_the_command_line(er: cl_bench.Run, call: Any, root: Pa
     assert (er.folder / "results.json").stat().st_mtime_ns == written
     np.testing.assert_array_equal(again.R, er.R)
     elsewhere = carry_out(compose(*QUICK, f"output_root={tmp_path}", "method=er"))
-    np.testing.assert_array_equal(er.R, np.array(elsewhere["R"]))
+    np.testing.assert_array_equal(er.R, np.array(elsewhere.R))
 
 
 def test_what_it_is_and_how_it_is_shown(er: cl_bench.Run) -> None:
@@ -217,7 +217,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(root: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
     assert cl_bench.load(folder).status == "running"
     whole = carry_out(compose(*words, f"output_root={root / 'whole'}"))
-    np.testing.assert_array_equal(cl_bench.run(*words).R, np.array(whole["R"]))
+    np.testing.assert_array_equal(cl_bench.run(*words).R, np.array(whole.R))
 
 
 # ---------------------------------------------------------------------------------------------- model, predict

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import METHODS, Compose, without_clocks
+from conftest import METHODS, Compose, there, without_clocks
 from torchmetrics import Metric
 
 import cl_bench
@@ -19,6 +19,7 @@ from cl_bench.config.names import folder_of
 from cl_bench.config.schema import target
 from cl_bench.evaluation.judge import Given
 from cl_bench.methods.base import Method
+from cl_bench.record import Results
 from cl_bench.runs.fit import Fit, Watch
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
@@ -48,7 +49,7 @@ KILLS += [
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
-Whole = tuple[dict[str, Any], dict[str, Any], list[Row]]  # results, last state, curves
+Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
 
@@ -73,17 +74,17 @@ def equal(a: Any, b: Any) -> bool:
 def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compose) -> None:
     settings = small(f"method={method}", f"scenario={kind}_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
     results = run(settings)
-    assert results["status"] == "finished"
-    assert results["R"][4][4] > 0.75  # the task just learned
-    assert results["masks"]["evaluation"] == {"class": "seen", "task": "own", "domain": "all"}[kind]
-    assert str(run(settings)["R"]) == str(results["R"])  # the same command, the same numbers, NaN included
+    assert results.status == "finished"
+    assert there(results.R[4][4]) > 0.75  # the task just learned
+    assert results.masks.evaluation == {"class": "seen", "task": "own", "domain": "all"}[kind]
+    assert run(settings).R == results.R  # the same command, the same numbers
     kept = json.loads((folder_of(settings) / "results.json").read_text())
-    assert kept["metrics"]["ACC"] == results["metrics"]["ACC"]
+    assert kept["metrics"]["ACC"] == results.metrics["ACC"]
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
     phases = [len(record["phases"]) for record in kept["tasks"]]
     assert max(phases) == target(settings["method"], "method").n_phases
     again = cl_bench.load(folder_of(settings))  # rebuilt from its settings and its checkpoint
-    assert cl_bench.evaluate(again).tolist() == results["R"][4]
+    assert cl_bench.evaluate(again).tolist() == results.R[4]
 
 
 def losses_of(settings: dict[str, Any]) -> list[Row]:
@@ -125,7 +126,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     settings = small(*base, "checkpoint_every=0", root="killed")
     run_and_be_killed(settings, after, monkeypatch)
     resumed = run(settings)
-    assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
+    assert resumed.R == whole.R
     assert equal(state_of(settings)["method"], state["method"])
     assert losses_of(settings) == losses
     assert without_clocks(resumed) == without_clocks(whole)
@@ -150,7 +151,7 @@ def test_it_learns_under_every_training_mask(method: str, mask: str, small: Comp
     # wide: a narrow network that pushes the classes to come down from the start ends with dead units
     wide = ["network.hidden=[200]", "trainer.epochs=30", "optimizer.lr=0.003"]
     settings = small(f"method={method}", f"scenario.train_mask={mask}", *wide)
-    assert run(settings)["R_task_masked"][4][4] > 0.75  # "current" doesn't tell the new classes from the old
+    assert there(there(run(settings).R_task_masked)[4][4]) > 0.75  # "current" doesn't tell the new classes from the old
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -227,5 +228,5 @@ def test_no_network_sees_more_large_images_at_once_than_a_few_mini_batches(
     monkeypatch.setattr("cl_bench.data.batches.AT_ONCE", 5 * 64)
     monkeypatch.setattr(torch.nn.Module, "__call__", counted)
     monkeypatch.setattr("cl_bench.evaluation.judge.BATCH_SIZE", 8)
-    assert run(settings)["status"] == "finished"
+    assert run(settings).status == "finished"
     assert max(largest.values()) <= 3 * 8, largest

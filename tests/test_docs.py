@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import test_contract as contract
 import yaml
-from conftest import METHODS, Compose
+from conftest import METHODS, Compose, there
+from example_records import generated, task_record
 
 import cl_bench
 from cl_bench.config import compose as config
@@ -239,9 +240,9 @@ def test_the_api_is_as_the_page_says(no_pictures: None, tmp_path: Path, monkeypa
 
 def test_each_metric_is_on_the_page() -> None:
     page = (DOCS / "metrics.md").read_text()
-    generated = {"MeRGAN_score_mean": 0.9, "FID_mean": 1.0}
     ends = {"A5": 0, "A10": 1}
-    names = [*continual_metrics(2, [5, 5], [0.9, 0.9]), *generated_metrics([{"task": 0, "generated": generated}], ends)]
+    of_generator = generated_metrics([task_record(0, generated=generated([], []))], ends)
+    names = [*continual_metrics(2, [5, 5], [0.9, 0.9]), *of_generator]
     headings = set(chain(*(heading.split(", ") for heading in re.findall(r"^### (.+)$", page, re.MULTILINE))))
     assert set(names) <= headings | set(re.findall(r"`(\w+)`", page)), "no such heading"
     assert {"ACC", "A5", "A10", "intransigence", "MeRGAN_score"} <= set(names)
@@ -296,8 +297,8 @@ def test_the_method_of_the_page_goes_on_after_a_kill(
 
 def test_the_method_of_the_page_forgets_less(anchor: str, small: Compose) -> None:
     common = ("scenario=domain_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
-    plain = run(small("method=finetune", *common))["metrics"]["BWT"]
-    assert run(small("method=anchor", *common))["metrics"]["BWT"] > plain
+    plain = there(run(small("method=finetune", *common)).metrics["BWT"])
+    assert there(run(small("method=anchor", *common)).metrics["BWT"]) > plain
 
 
 def test_the_method_of_the_page_is_a_page_long(examples: None) -> None:
@@ -314,4 +315,4 @@ def test_the_data_sets_of_the_page(
     for command in commands(DOCS / "adding_a_dataset.md"):
         if "dataset=image_folder" not in command:
             results = run(small(*command, "trainer.iterations=100", "trainer.batch_size=16"))
-            assert results["R"][-1][-1] > 0.9  # the task just learned
+            assert there(results.R[-1][-1]) > 0.9  # the task just learned

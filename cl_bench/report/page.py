@@ -189,12 +189,12 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         sections.append(section.told(f"b{place}"))
     unfinished = [
         NotFinished(
-            status="failed" if run.results["status"] == "failed" else "not finished",
+            status="failed" if run.results.status == "failed" else "not finished",
             folder=relative(run.folder, out),
             name=f"{run.dataset}-{run.scenario}-{run.method}",
             seed=str(run.seed),
             progress=f"{run.tasks_done} of {run.n_tasks} tasks",
-            reason=run.results.get("reason") or "stopped or still running; the same command goes on with it",
+            reason=run.results.reason or "stopped or still running; the same command goes on with it",
         )
         for run in runs
         if not run.finished
@@ -322,7 +322,7 @@ class Section:
 
     def classes(self, tasks: Sequence[int]) -> list[tuple[int, str]]:
         """The number of each task and its classes, as far as all runs have the same."""
-        found = [run.results["classes"] for run in self.benchmark.runs]
+        found = [run.results.classes for run in self.benchmark.runs]
         same = [all(classes[task] == found[0][task] for classes in found) for task in tasks]
         told = (
             " ".join(found[0][task]) if alike else "differs by run" for task, alike in zip(tasks, same, strict=True)

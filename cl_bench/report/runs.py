@@ -11,7 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from cl_bench.config.content import by_content
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import WITHOUT_EFFECT, name_of
 from cl_bench.config.signatures import constant, parameters
+from cl_bench.config.tuned import leaves
 from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estimate
-from cl_bench.record import Damaged, load_results
+from cl_bench.record import COSTS, Damaged, Results, load_results
 
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
 """What bounds the others from below and above; they are no rivals for the best."""
@@ -37,9 +38,6 @@ STATED = "the method's own"  # training mask
 
 MEMORY = ("memory_images", "memory_bytes")
 """Real images kept, and their bytes; of a generator its bytes, and as many images as they would hold."""
-
-COSTS = ("seconds", "bytes_kept", *MEMORY, "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
-"""What a run took, as results.json names it."""
 
 MACHINE = ("trainer.threads", "trainer.accelerator")
 """Where a run is computed: it moves a sum's last digits, not what is compared."""
@@ -56,7 +54,7 @@ class Run:
     """
 
     folder: Path
-    results: Mapping[str, Any]
+    results: Results
     config: Mapping[str, Any]
     dataset: str
     scenario: str
@@ -65,15 +63,15 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return self.results["seed"]
+        return self.results.seed
 
     @property
     def finished(self) -> bool:
-        return self.results["status"] == "finished"
+        return self.results.status == "finished"
 
     @property
     def R(self) -> list[list[float | None]]:
-        return self.results["R"]
+        return self.results.R
 
     @property
     def n_tasks(self) -> int:
@@ -81,29 +79,27 @@ class Run:
 
     @property
     def tasks_done(self) -> int:
-        return len(self.results["tasks"])
+        return len(self.results.tasks)
 
     @cached_property
     def identity(self) -> Hashable:
         """Equal for runs that differ in their seed alone."""
         values = {key: as_typed(value) for key, value in self.config.items()}
         names = [self.dataset, self.scenario, self.method, self.n_tasks]
-        return json.dumps([values, self.results["masks"], names], sort_keys=True)
+        return json.dumps([values, asdict(self.results.masks), names], sort_keys=True)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a run can be chosen by."""
         names = {name: getattr(self, name) for name in ("method", "dataset", "scenario", "seed")}
-        experiment = self.results["config"]["choices"].get("experiment")
-        return {**self.config, **names, "experiment": experiment, "status": self.results["status"]}
+        experiment = self.results.config["choices"].get("experiment")
+        return {**self.config, **names, "experiment": experiment, "status": self.results.status}
 
     def number(self, name: str) -> float | None:
         """A metric or a cost, None where it was not measured."""
         if name in MEMORY:
-            value = (self.results.get("memory") or {}).get(name.removeprefix("memory_"))
-        else:
-            value = self.results.get(name) if name in COSTS else self.results["metrics"].get(name)
-        return value if value is not None and math.isfinite(value) else None
+            return self.results.memory and getattr(self.results.memory, name.removeprefix("memory_"))
+        return getattr(self.results, name) if name in COSTS else self.results.metrics.get(name)
 
     def accuracies(self) -> list[float | None]:
         """Mean accuracy on the tasks seen so far, after each task; None where one of them was not measured."""
@@ -136,7 +132,7 @@ class Configuration:
         self.runs = sorted(runs, key=lambda run: run.seed)
         first = self.runs[0]
         self.method, self.config, self.n_tasks = first.method, first.config, first.n_tasks
-        self.rules = {f"mask.{name}": rule for name, rule in first.results["masks"].items()}
+        self.rules = {f"mask.{name}": rule for name, rule in asdict(first.results.masks).items()}
 
     @property
     def seeds(self) -> list[int]:
@@ -283,7 +279,7 @@ def read_run(folder: Path) -> Run | Unread:
         return Unread(folder, str(error), damaged=True)
     except OSError as error:  # the folder went while it was read
         return Unread(folder, f"can't be read ({error.strerror})")
-    settings = results["config"]
+    settings = results.config
     scenario, method = settings["choices"]["scenario"], settings["choices"]["method"]
     dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
     config = {
@@ -316,18 +312,10 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> flat({"seed": 1, "debug": True, "trainer": {"epochs": 2, "chunk": 3}, "network": {"hidden": [4, 4]}})
     {'trainer.epochs': 2, 'network.hidden': [4, 4]}
     """
-
-    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in node.items():
-            if isinstance(value, Mapping) and value:
-                yield from leaves(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
     idle = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
     idle |= {"seed", *MACHINE}
     kept = {key: value for key, value in settings.items() if key not in idle}
-    return {key: value for key, value in leaves(kept, "") if key not in idle}
+    return {key: value for key, value in leaves(kept) if key not in idle}
 
 
 def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:
@@ -381,7 +369,7 @@ def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
     tables: dict[tuple[str, str, int, str], list[Configuration]] = {}
     for group in together.values():
         first = group[0]
-        place = (first.dataset, first.scenario, first.n_tasks, first.results["masks"]["evaluation"])
+        place = (first.dataset, first.scenario, first.n_tasks, first.results.masks.evaluation)
         tables.setdefault(place, []).append(Configuration(group))
     return [Benchmark(*place, found, tell_apart(found)) for place, found in sorted(tables.items())]
 
@@ -484,11 +472,11 @@ def mixtures(benchmark: Benchmark) -> list[str]:
         least, most = min(map(len, seeds)), max(map(len, seeds))
         count = f"{least} to {most}" if least < most else f"{most}"
         notes.append(f"Configurations have different seeds ({count} each); paired comparisons use shared ones alone.")
-    for name, of in (("cl_bench", "versions"), ("torch", "versions")):
-        mixed = [one.label for one in found if len({run.results.get(of, {}).get(name) for run in one.runs}) > 1]
+    for name in ("cl_bench", "torch"):
+        mixed = [one.label for one in found if len({run.results.versions.get(name) for run in one.runs}) > 1]
         if mixed:
             notes.append(f"Seeds that were run with different versions of {name} are averaged: {', '.join(mixed)}.")
-    devices = sorted({str(run.results.get("device")) for run in benchmark.runs})
+    devices = sorted({run.results.device for run in benchmark.runs})
     if len(devices) > 1:
         notes.append(f"Seconds were measured on different devices ({', '.join(devices)}) and can't be compared.")
     return notes

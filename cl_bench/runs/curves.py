@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
+
+from cl_bench import files
 
 
 class Row(NamedTuple):
@@ -34,9 +37,8 @@ def read(path: Path) -> list[Row]:
 
 def rewrite(path: Path, rows: Iterable[Row]) -> None:
     """Replace a log.csv as a whole: a crash leaves the old one or the new one."""
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
-    draft.replace(path)
+    text = StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    writer.writerows(rows)
+    files.write(path, lambda file: file.write_bytes(text.getvalue().encode()))

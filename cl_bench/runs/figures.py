@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from cl_bench.record import MOST_TASKS, thinned
+from cl_bench.record import MOST_TASKS, Capacity, Results, thinned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,47 +38,33 @@ MOST_ROWS = 100  # of a grid of samples
 LONGEST_NAME = 24  # letters of a class beside its samples
 
 
-def draw_results(results: Mapping[str, Any], folder: Path) -> None:
+def draw_results(results: Results, folder: Path) -> None:
     """Every figure that results.json has the numbers for."""
-    labels = task_labels(results["classes"])
-    names = [as_text(name) for name in results.get("class_names") or ()]
-    accuracy_matrix(results["R"], labels, folder / "accuracy_matrix.png")
-    accuracy_over_tasks(results["R"], labels, folder / "accuracy_over_tasks.png")
+    labels = task_labels(results.classes)
+    names = [as_text(name) for name in results.class_names]
+    accuracy_matrix(results.R, labels, folder / "accuracy_matrix.png")
+    accuracy_over_tasks(results.R, labels, folder / "accuracy_over_tasks.png")
+    noted = {labels[record.task]: record.diagnostics for record in results.tasks}
+    if replayed := {label: of.replay_histogram for label, of in noted.items() if of.replay_histogram}:
+        class_histogram(replayed, folder / "replay_histogram.png", names)
+    if capacity := {label: of.capacity for label, of in noted.items() if of.capacity}:
+        capacity_over_tasks(capacity, folder / "capacity.png")
+    if plasticity := {label: of.plasticity for label, of in noted.items() if of.plasticity}:
+        plasticity_in_tasks(plasticity, folder / "plasticity.png")
 
-    def facts(name: str) -> dict[str, Any]:
-        """What the tasks that know something by this name know, by their labels."""
-        return {
-            labels[task["task"]]: task["diagnostics"][name]
-            for task in results["tasks"]
-            if task["diagnostics"].get(name)
-        }
-
-    for name, draw, file in (
-        ("replay_histogram", partial(class_histogram, names=names), "replay_histogram.png"),
-        ("capacity", capacity_over_tasks, "capacity.png"),
-        ("plasticity", plasticity_in_tasks, "plasticity.png"),
-    ):
-        if found := facts(name):
-            draw(found, folder / file)
-
-    curves = {
-        labels[task["task"]]: phase["validation"]
-        for task in results["tasks"]
-        for phase in task.get("phases", [])
-        if phase.get("validation")
-    }
-    if curves:
+    phases = [(labels[record.task], phase) for record in results.tasks for phase in record.phases]
+    if curves := {label: phase.validation for label, phase in phases if phase.validation}:
         validation_in_training(curves, folder / "validation.png")
 
-    generated = {task["task"]: task["generated"] for task in results["tasks"] if task.get("generated")}
+    generated = {record.task: record.generated for record in results.tasks if record.generated}
     if generated:
-        n_outputs = len(next(iter(generated.values()))["FID"])
-        lacking = dict.fromkeys(("FID", "MeRGAN_score"), [math.nan] * n_outputs)
-        table = [generated.get(task, lacking) for task in range(len(labels))]
-        fid, score = ([row[name] for row in table] for name in ("FID", "MeRGAN_score"))
-        fid_mean, score_mean = ([row.get(f"{name}_mean") for row in table] for name in ("FID", "MeRGAN_score"))
+        lacking = [None] * len(next(iter(generated.values())).FID)
+        table = [generated.get(task) for task in range(len(labels))]
+        fid, fid_mean = [row.FID if row else lacking for row in table], [row and row.FID_mean for row in table]
+        score = [row.MeRGAN_score if row else lacking for row in table]
+        score_mean = [row and row.MeRGAN_score_mean for row in table]
         fid_over_tasks(fid, fid_mean, labels, folder / "fid_over_tasks.png", names)
-        mergan_score_over_tasks(results["R"], score, score_mean, labels, folder / "mergan_score_over_tasks.png", names)
+        mergan_score_over_tasks(results.R, score, score_mean, labels, folder / "mergan_score_over_tasks.png", names)
 
 
 def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
@@ -206,7 +191,7 @@ def as_shares(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
-def validation_in_training(curves: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+def validation_in_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
     """Accuracy on the validation images of the tasks so far while each task is learned, one task after another.
 
     curves: for the label of each task (step, accuracy), steps counted from the beginning of its training.
@@ -355,16 +340,15 @@ def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
     figure.colorbar(ScalarMappable(Normalize(0, n - 1), colours), ax=axes, label=what, aspect=30)
 
 
-def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def capacity_over_tasks(capacity: Mapping[str, Capacity], path: Path) -> None:
     """What a task newly reserves of a network and what it reuses, as shares of all there was before it grew (thin:
     of each layer), and how the network grows, if it does (figure 6 of Ostapenko et al., 2018).
 
-    capacity: for the label of each task `total`, `new`, `reused`, `free` and `reserved` units (or weights, as `of`
-    says) per layer, `size` of all layers and `size_worst`, had every task added what there was at first.
+    capacity: for the label of each task.
     """
     labels, facts = list(capacity), list(capacity.values())
     units = {
-        name: np.array([fact[name] for fact in facts], dtype=float)
+        name: np.array([getattr(fact, name) for fact in facts], dtype=float)
         for name in ("total", "new", "reused", "free", "reserved")
     }
     after, every = np.arange(1, len(facts) + 1), thinned(len(facts))
@@ -377,16 +361,16 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
         left.plot(after, units[name] / units["total"], color=colour, linewidth=0.8, alpha=0.45)
         share = units[name].sum(axis=1) / units["total"].sum(axis=1)
         left.plot(after, share, color=colour, marker=marker, markevery=every, linewidth=2, label=what)
-    left.set(title="Capacity (thin: of each layer)", ylabel=f"share of all {facts[0]['of']}")
+    left.set(title="Capacity (thin: of each layer)", ylabel=f"share of all {facts[0].of}")
     as_shares(left)
 
-    size, worst = (np.array([fact[name] for fact in facts], dtype=float) for name in ("size", "size_worst"))
+    size, worst = (np.array([getattr(fact, name) for fact in facts], dtype=float) for name in ("size", "size_worst"))
     free = units["free"].sum(axis=1) / (units["free"] + units["reserved"]).sum(axis=1)
     grown = {"linestyle": "--", "label": "worst case: as much again for every task"}
     right.plot(after, worst, color="0.4", marker="^", markevery=every, **grown)
     right.plot(after, size, color="tab:blue", marker="o", markevery=every, linewidth=2, label="network")
     right.fill_between(after, size * (1 - free), size, color="tab:blue", alpha=0.2, label="share still free")
-    right.set(title="Size of the network", ylabel=facts[0]["of"])
+    right.set(title="Size of the network", ylabel=facts[0].of)
     right.set_ylim(bottom=0)
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for axes in (left, right):
@@ -396,7 +380,7 @@ def capacity_over_tasks(capacity: Mapping[str, Mapping[str, Any]], path: Path) -
     save(figure, path)
 
 
-def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float]]], path: Path) -> None:
+def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float | None]]], path: Path) -> None:
     """Mask values while each task is learned, mean and standard deviation over the units: near 0 or 1 they are
     settled (figure 7 of Ostapenko et al., 2018). Of many tasks ten are shown.
 

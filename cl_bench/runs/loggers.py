@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning.loggers import Logger
 
-from cl_bench.record import thinned
+from cl_bench.record import COSTS, Results, thinned, to_json
 from cl_bench.runs.curves import Row, read, rewrite
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 MEASURED = "task"  # stands in the place of the phase for what is measured after a task
 MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
-COSTS = ("parameters", "bytes_kept", "seconds", "peak_memory_mb", "peak_gpu_memory_mb")  # of a whole run
 PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name says which, its folder is their affair
 
 
@@ -88,12 +87,16 @@ class RunLogger(Logger):
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Nothing: the configuration has been known since `start`."""
 
-    def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
-        """A task was learned and all were measured; the numbers of the record go to the last step logged."""
-        self.write([Row(self._step, task, MEASURED, name, float(value)) for name, value in measured(record).items()])
+    def task(self, results: Results, samples: Path | None) -> None:
+        """A task was learned and all were measured; the numbers of the last record go to the last step logged.
 
-    def finish(self, results: dict[str, Any], folder: Path) -> None:
-        """The run is complete; `results` is the content of results.json."""
+        samples: a picture of what the method generates, where it does.
+        """
+        task = results.tasks[-1].task
+        self.write([Row(self._step, task, MEASURED, name, float(value)) for name, value in measured(results).items()])
+
+    def finish(self, results: Results) -> None:
+        """The run is complete."""
 
     def close(self, failed: bool) -> None:
         """Let go of what is open. (Lightning's own `finalize` comes after every phase.)"""
@@ -117,10 +120,11 @@ class CSVLog(RunLogger):
         self._measured = {row.task for row in kept if row.phase == MEASURED}
         rewrite(self._path, kept)
 
-    def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
+    def task(self, results: Results, samples: Path | None) -> None:
+        task = results.tasks[-1].task
         if task in self._measured:  # before a kill, just after the checkpoint
             rewrite(self._path, [row for row in read(self._path) if (row.task, row.phase) != (task, MEASURED)])
-        super().task(task, record, folder)
+        super().task(results, samples)
 
     def write(self, rows: Sequence[Row]) -> None:
         with self._path.open("a", newline="") as file:
@@ -235,23 +239,24 @@ class WandbLog(CSVLog):
             self._run.define_metric(f"{phase}/step", hidden=True)
             self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
 
-    def task(self, task: int, record: dict[str, Any], folder: Path) -> None:
-        super().task(task, record, folder)
-        if self._run is None or task in self._sent_tasks or not record["samples"]:
+    def task(self, results: Results, samples: Path | None) -> None:
+        super().task(results, samples)
+        task = results.tasks[-1].task
+        if self._run is None or task in self._sent_tasks or not samples:
             return
         with self._guard():
-            self._run.log({"step": self._step, "task": task, f"{MEASURED}/samples": image(folder / record["samples"])})
+            self._run.log({"step": self._step, "task": task, f"{MEASURED}/samples": image(samples)})
 
-    def finish(self, results: dict[str, Any], folder: Path) -> None:
-        super().finish(results, folder)
+    def finish(self, results: Results) -> None:
+        super().finish(results)
         if self._run is None:
             return
         with self._guard():
-            final = {**results["metrics"], **{name: results[name] for name in COSTS}}
+            final = {**results.metrics, **{name: getattr(results, name) for name in COSTS}}
             self._run.summary.update({name: value for name, value in final.items() if is_number(value)})
-            pictures = sorted(folder.glob("figures/*.png"))  # the accuracy matrix as a heat map is one of them
+            pictures = sorted(self._folder.glob("figures/*.png"))  # the accuracy matrix as a heat map is one of them
             self._run.log({f"figures/{picture.stem}": image(picture) for picture in pictures})
-            self._run.log({"accuracy_matrix": table(results["R"])})  # last: online, a table asks the server
+            self._run.log({"accuracy_matrix": table(results.R)})  # last: online, a table asks the server
 
     def close(self, failed: bool) -> None:
         super().close(failed)
@@ -285,34 +290,24 @@ def table(R: list[list[float | None]]) -> wandb.Table:
     import wandb
 
     tasks = thinned(len(R))
-    rows = [[i, *(R[i][j] if is_number(R[i][j]) else None for j in tasks)] for i in tasks]
+    rows: list[Any] = [[i, *(R[i][j] for j in tasks)] for i in tasks]
     return wandb.Table(columns=["after task", *(f"task {j}" for j in tasks)], data=rows)
 
 
-def measured(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers in the record of a task, without those that aren't defined (yet).
-
-    >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2,
-    ...           "bytes_kept": 0, "phases": [{"validation": [[9, 0.4]]}],
-    ...           "diagnostics": {"n": 7, "by": "a GAN", "capacity": {"free": [3, 4]}}})
-    {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2, 'bytes_kept': 0, 'validation': 0.4, 'facts/n': 7, 'capacity/free': 7}
-    """
+def measured(results: Results) -> dict[str, float]:
+    """The numbers after the last task learned, without those that aren't defined (yet)."""
+    record = results.tasks[-1]
+    noted: dict[str, Any] = to_json(record.diagnostics)
     values = {
-        **{f"accuracy/{task}": value for task, value in record["accuracy"].items()},
-        **record["metrics"],
-        "seconds": record["seconds"],
-        "bytes_kept": record["bytes_kept"],
-        "validation": validated(record["phases"]),
-        **{f"facts/{name}": value for name, value in record["diagnostics"].items()},
-        **{f"capacity/{name}": total(value) for name, value in record["diagnostics"].get("capacity", {}).items()},
+        **{f"accuracy/{task}": value for task, value in enumerate(results.R[record.task])},
+        **results.metrics,
+        "seconds": record.seconds,
+        "bytes_kept": record.bytes_kept,
+        "validation": record.validation,
+        **{f"diagnostics/{name}": value for name, value in (noted | noted.get("more", {})).items()},
+        **{f"capacity/{name}": total(value) for name, value in noted.get("capacity", {}).items()},
     }
     return {name: value for name, value in values.items() if is_number(value)}
-
-
-def validated(phases: Iterable[Mapping[str, Any]]) -> float | None:
-    """The accuracy on validation images at the end of a task's phases, where it was measured."""
-    accuracies = [accuracy for phase in phases for _, accuracy in phase["validation"]]
-    return accuracies[-1] if accuracies else None
 
 
 def total(value: Any) -> Any:

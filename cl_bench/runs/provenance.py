@@ -7,7 +7,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 import cl_bench
+from cl_bench.record import Results
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "scipy", "hydra-core", "omegaconf")
 """What numbers may depend on."""
@@ -38,17 +38,16 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def continued(earlier: Mapping[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+def continued(earlier: Results | None, now: dict[str, Any]) -> dict[str, Any]:
     """The provenance of a run that goes on: that of its beginning, and in `continued` what came later.
 
     earlier: its results so far, where they can be read; without them its beginning is not known any more.
     """
-    first = (earlier or {}).get("provenance")
-    if not isinstance(first, dict):
+    if earlier is None:
         return now
-    before = first.get("continued")
+    before = earlier.provenance.get("continued")
     later = {key: value for key, value in now.items() if key != "continued"}
-    return first | {"continued": [*(before if isinstance(before, list) else []), later]}
+    return earlier.provenance | {"continued": [*(before if isinstance(before, list) else []), later]}
 
 
 def overrides() -> list[str] | None:

@@ -85,7 +85,7 @@ class Trained:
                     raise InputError(f"dataset: the run has {what} {brief(ours)}, this data set {brief(theirs)}")
         score = Score(scenario.to(self.method.device))
         score.to(self.method.device).measure(self.method, self.after)
-        return np.array(score.results()["R"][self.after])
+        return np.array(score.results().R[self.after], dtype=float)
 
     @property
     def _tasks(self) -> str:

@@ -66,13 +66,13 @@ def test_a_number_gone_bad_stops_the_run_where_it_did(
     folder = folder_of(settings)
     results = read_results(folder)
     assert results
-    assert (results["status"], results["reason"]) == ("failed", str(stopped.value))
+    assert (results.status, results.reason) == ("failed", str(stopped.value))
     files = sorted(folder.glob("checkpoints/*"))
     assert [file.name for file in files] == ["phase.pt", "task0.pt", "task1.pt"]
     for file in files:
         assert all(one.isfinite().all() for one in tensors(torch.load(file, weights_only=True)))
     monkeypatch.setattr(Finetune, "loss", loss)
-    assert run(settings)["R"] == run(small("method=finetune", root="other"))["R"]
+    assert run(settings).R == run(small("method=finetune", root="other")).R
 
 
 @pytest.mark.parametrize("gan", ["mlp", "acgan_mlp"])

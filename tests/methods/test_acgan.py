@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Compose
+from conftest import Compose, there
 from torch import Tensor, nn
 
 from cl_bench.data.batches import REPLAYED, Batch
@@ -288,6 +288,6 @@ def test_dgr_with_it(replay: str, small: Compose) -> None:
         "optimizer.lr=0.01",
     )
     results = run(settings)
-    assert results["status"] == "finished"
-    assert results["R"][1][1] > 0.75
-    assert 0 <= results["tasks"][1]["facts"]["disagreement"] <= 1
+    assert results.status == "finished"
+    assert there(results.R[1][1]) > 0.75
+    assert 0 <= there(results.tasks[1].diagnostics.disagreement) <= 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 from torch import Tensor
 
 from cl_bench.data.scenarios import Scenario
@@ -108,10 +108,10 @@ def test_free_capacity_is_constant_and_reservations_only_grow(mask: str, small: 
             if task:
                 assert layer.reserved[tuple(slice(n) for n in old.shape)][old].all()
             reserved[number] = layer.reserved.clone()
-            assert capacity["free"][number] == layer.size - layer.reserved.sum()
-            assert capacity["reserved"][number] == layer.reserved.sum()
+            assert capacity.free[number] == layer.size - layer.reserved.sum()
+            assert capacity.reserved[number] == layer.reserved.sum()
         if mask == "activations":
-            grown = sum(free) + sum(capacity["reserved"])
+            grown = sum(free) + sum(capacity.reserved)
             assert method.sparsity_weight == pytest.approx(method.sparsity * grown / sum(free))
     assert sum(layer.size for layer in method.generator.hidden) > sum(free)  # something was reserved
 
@@ -244,11 +244,11 @@ def test_frozen_weights_stay_under_adam_with_momentum_of_earlier_steps() -> None
 
 def test_a_run_tells_its_capacity(small: Compose) -> None:
     results = run(small("method=dgm"))
-    for record in results["tasks"]:
-        capacity = record["facts"]["capacity"]
-        assert len(capacity["new"]) == len(capacity["layers"])
-        assert capacity["size"] <= capacity["size_worst"]
-        assert len(record["facts"]["plasticity"]) == 50
-        assert record["facts"]["generator_bytes"] > 4 * capacity["parameters"]
-    steps = results["tasks"][0]["phases"][0]
-    assert steps["optimizer_steps"] == [steps["steps"], steps["steps"] // 2]
+    for record in results.tasks:
+        capacity = there(record.diagnostics.capacity)
+        assert len(capacity.new) == len(capacity.layers)
+        assert capacity.size <= capacity.size_worst
+        assert len(there(record.diagnostics.plasticity)) == 50
+        assert there(record.diagnostics.generator_bytes) > 4 * there(capacity.parameters)
+    steps = results.tasks[0].phases[0]
+    assert steps.optimizer_steps == [steps.steps, steps.steps // 2]

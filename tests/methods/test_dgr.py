@@ -148,7 +148,7 @@ def test_every_variant_runs(labels: str, replay: str, generator: str, small: Com
             f"method.generator={generator}",
         )
     )
-    assert results["status"] == "finished"
+    assert results.status == "finished"
 
 
 def test_one_number_of_epochs_per_task(small: Compose) -> None:
@@ -163,10 +163,10 @@ def test_one_number_of_epochs_per_task(small: Compose) -> None:
 
 def test_fresh_replay_keeps_a_histogram_and_has_nothing_to_balance(small: Compose) -> None:
     results = run(small("method=dgr", "method.replay=fresh"))
-    assert [sum(task["facts"].get("replay_histogram", [])) for task in results["tasks"]] == [0, 1000, 1000, 1000, 1000]
+    assert [sum(task.diagnostics.replay_histogram or []) for task in results.tasks] == [0, 1000, 1000, 1000, 1000]
     with pytest.raises(InputError, match=r"method.balance=true.*method.replay=fixed"):
         prepare(small("method=dgr", "method.replay=fresh", "method.balance=true"))
 
 
 def test_it_runs_in_half_precision(small: Compose) -> None:
-    assert run(small("method=dgr", "trainer.precision=bf16-mixed"))["status"] == "finished"
+    assert run(small("method=dgr", "trainer.precision=bf16-mixed")).status == "finished"

@@ -114,6 +114,6 @@ def test_dgr_with_it(small: Compose) -> None:
         "scenario.n_tasks=2",
     )
     results = run(settings)
-    phases = results["tasks"][1]["phases"]
-    assert [phase["phase"] for phase in phases] == ["solver", "generator"]
-    assert phases[1]["optimizer_steps"] == [phases[1]["steps"]] * 2
+    phases = results.tasks[1].phases
+    assert [phase.phase for phase in phases] == ["solver", "generator"]
+    assert phases[1].optimizer_steps == [phases[1].steps] * 2

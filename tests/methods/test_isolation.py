@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 from torch import Tensor
 
 from cl_bench.config import InputError
@@ -132,15 +132,15 @@ def test_running_statistics_are_refused(method: str, small: Compose) -> None:
 def test_a_run_tells_what_is_used_and_what_is_left(method: str, small: Compose) -> None:
     results = run(small(f"method={method}", "scenario=task_incremental", "network.hidden=[40,30]"))
     reserved = [0, 0]
-    for record in results["tasks"]:
-        capacity = record["facts"]["capacity"]
+    for record in results.tasks:
+        capacity = there(record.diagnostics.capacity)
         for layer in range(2):
-            assert capacity["reserved"][layer] == reserved[layer] + capacity["new"][layer]
-            assert capacity["reused"][layer] <= reserved[layer]
-            assert capacity["free"][layer] == capacity["total"][layer] - capacity["reserved"][layer] >= 0
+            assert capacity.reserved[layer] == reserved[layer] + capacity.new[layer]
+            assert capacity.reused[layer] <= reserved[layer]
+            assert capacity.free[layer] == capacity.total[layer] - capacity.reserved[layer] >= 0
             if method == "packnet":
-                assert capacity["free"][layer] == round(capacity["total"][layer] * 0.75 ** (record["task"] + 1))
-        reserved = capacity["reserved"]
-        assert sum(capacity["new"]) > 0
-    assert capacity["total"] == ([64 * 40, 40 * 30] if method == "packnet" else [40, 30])
-    assert results["metrics"]["BWT"] == 0.0
+                assert capacity.free[layer] == round(capacity.total[layer] * 0.75 ** (record.task + 1))
+        reserved = capacity.reserved
+        assert sum(capacity.new) > 0
+    assert capacity.total == ([64 * 40, 40 * 30] if method == "packnet" else [40, 30])
+    assert results.metrics["BWT"] == 0.0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import METHODS, Compose, one_pass
+from conftest import METHODS, Compose, one_pass, there
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import permuted, split
 from cl_bench.methods.base import bytes_of
 from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
+from cl_bench.record import MemoryUse
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 from cl_bench.seeding import derive
@@ -207,8 +208,8 @@ def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
 ) -> None:
     results = run(small(f"method={method}", "memory=5000"))
     each = IMAGE + (4 * 10 if method == "der" else 0)
-    assert results["memory"] == {"images": 1438, "bytes": 1438 * each}
-    assert [task["memory"]["images"] for task in results["tasks"]][-1] == 1438
+    assert results.memory == MemoryUse(images=1438, bytes=1438 * each)
+    assert [there(task.memory).images for task in results.tasks][-1] == 1438
     assert "memory.images=5000: there are only 1438 training images, and no more are kept" in caplog.messages
 
 
@@ -221,6 +222,6 @@ def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depend
 
 
 def test_a_generator_is_told_in_images_of_memory(small: Compose, no_pictures: None) -> None:
-    memory = run(small("method=dgr", "scenario.n_tasks=2"))["memory"]
-    assert memory["images"] == memory["bytes"] // IMAGE
-    assert memory["bytes"] == memory["generator_bytes"]
+    memory = there(run(small("method=dgr", "scenario.n_tasks=2")).memory)
+    assert memory.images == memory.bytes // IMAGE
+    assert memory.bytes == memory.generator_bytes

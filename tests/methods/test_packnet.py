@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 from test_isolation import OPTIMIZERS, answers, beginning, learn
 
 from cl_bench.config import InputError
@@ -99,19 +99,19 @@ def test_biases_are_those_of_the_first_task(small: Compose, tmp_path: Path) -> N
 
 def test_equal_parts(small: Compose) -> None:
     results = run(small("method=packnet", "scenario=task_incremental", "method.prune=null"))
-    capacities = [record["facts"]["capacity"] for record in results["tasks"]]
-    for new in zip(*(capacity["new"] for capacity in capacities), strict=True):
+    capacities = [there(record.diagnostics.capacity) for record in results.tasks]
+    for new in zip(*(capacity.new for capacity in capacities), strict=True):
         assert max(new) - min(new) <= 2
-    assert capacities[-1]["free"] == [0]
-    phases = [[phase["phase"] for phase in record["phases"]] for record in results["tasks"]]
+    assert capacities[-1].free == [0]
+    phases = [[phase.phase for phase in record.phases] for record in results.tasks]
     assert phases == [["train", "retrain"]] * 4 + [["train"]]
 
 
 def test_how_long_it_trains_again(small: Compose) -> None:
     results = run(small("method=packnet", "scenario=task_incremental", "method.retrain_epochs=1"))
-    assert [phase["steps"] for phase in results["tasks"][0]["phases"]] == [6, 3]
+    assert [phase.steps for phase in results.tasks[0].phases] == [6, 3]
     results = run(small("method=packnet", "scenario=task_incremental", "method.retrain_steps=4"))
-    assert [phase["steps"] for phase in results["tasks"][0]["phases"]] == [6, 4]
+    assert [phase.steps for phase in results.tasks[0].phases] == [6, 4]
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def test_no_capacity_is_said_before_anything_is_trained(overrides: tuple[str, ..
 def test_the_first_full_layer_is_not_the_end(small: Compose) -> None:
     """64 weights, 2 of them in the second layer: that one is full long before the other."""
     results = run(small("method=packnet", "scenario=task_incremental", "method.prune=0.5", "network.hidden=[2,1]"))
-    assert results["tasks"][-1]["facts"]["capacity"]["free"][1] == 0
-    assert results["tasks"][-1]["facts"]["capacity"]["free"][0] > 0
+    assert there(results.tasks[-1].diagnostics.capacity).free[1] == 0
+    assert there(results.tasks[-1].diagnostics.capacity).free[0] > 0
