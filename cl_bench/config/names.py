@@ -23,7 +23,17 @@ TUNED = {"benchmark": ("dataset",), "tuned": ("method", "dataset"), "tuned/scena
 """Groups whose choice follows by itself from those of others, where there is a file of these names."""
 
 WITHOUT_EFFECT = {
-    "": ("output_root", "data_dir", "resume", "checkpoint_every", "debug", "logger", "choices", "reference"),
+    "": (
+        "output_root",
+        "data_dir",
+        "resume",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "debug",
+        "logger",
+        "choices",
+        "reference",
+    ),
     "trainer": ("chunk", "log_every", "progress"),
 }
 """Keys that change no number, by group: they are left out of a run's key."""

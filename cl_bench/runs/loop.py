@@ -47,7 +47,7 @@ def run(settings: Mapping[str, Any]) -> Results:
     learns the first tasks alone if that is asked for.
     Raises InputError for anything that can't be done, before training where that can be known.
     """
-    folder = RunFolder(folder_of(settings), key_of(settings))
+    folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
     scenario, method = prepare(settings)
     reference = reference_of(settings, scenario)
     logger: RunLogger = build(settings["logger"], "logger")
