@@ -15,7 +15,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from cl_bench.config.compose import compose
+from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF
+from cl_bench.config.plugins import conf_folders
 from cl_bench.data.batches import Data
 from cl_bench.evaluation import judge
 from cl_bench.methods.base import Learner
@@ -65,6 +67,10 @@ PLACES = ("output_root", "checkpoint_every", "key", "sha256")  # what says where
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
 
 Compose = Callable[..., dict[str, Any]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--plugin", metavar="PACKAGE", help="test_contract.py: the methods of this plugin, in place of ours")
 
 
 def without_clocks(results: Any) -> Any:

@@ -28,7 +28,7 @@ from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.reference import reference_of
-from cl_bench.runs.setup import prepare
+from cl_bench.runs.setup import checked, prepare
 from cl_bench.seeding import seeded
 
 try:
@@ -45,12 +45,12 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError for anything that can't be done, before training where that can be known.
     """
     folder = RunFolder(folder_of(settings), key_of(settings))
-    scenario, method = prepare(settings)
+    nodes = checked(settings)
+    scenario, method = prepare(settings, nodes)
     reference = reference_of(settings, scenario)
-    logger: RunLogger = build(settings["logger"], "logger")
+    logger: RunLogger = build(nodes["logger"])
     fit: Fit = build(
-        settings["trainer"],
-        "trainer",
+        nodes["trainer"],
         folder=folder,
         logger=logger,
         seed=settings["seed"],
@@ -84,7 +84,7 @@ class Story:
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[dict[str, Any]] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
-        self.provenance = provenance(fit.device)
+        self.provenance = provenance(fit.device, settings)
 
     def tell(self) -> dict[str, Any]:
         self.begin()

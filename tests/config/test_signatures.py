@@ -165,4 +165,6 @@ def test_and_so_are_the_scenarios(name: str, others: str) -> None:
     path = f"{others}.{name}"
     with pytest.raises(LookupError):
         signatures.constant(path, "kinds")
-    assert declared({"_target_": path}, "kinds") == (("task",) if name == "Named" else ("class", "task", "domain"))
+    assert declared({"method": {"_target_": path}, "plugins": []}, "kinds") == (
+        ("task",) if name == "Named" else ("class", "task", "domain")
+    )
