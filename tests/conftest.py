@@ -65,12 +65,21 @@ SMALL_OF = {
 CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "provenance")  # of results, what no two runs share
 PLACES = ("output_root", "checkpoint_every", "key", "sha256")  # what says where and how carefully a run was kept
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+"""The methods under test: ours, or with `--plugin` those of an installed plugin."""
 
 Compose = Callable[..., dict[str, Any]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--plugin", metavar="PACKAGE", help="test_contract.py: the methods of this plugin, in place of ours")
+    parser.addoption("--plugin", metavar="PACKAGE", help="test the methods of this installed plugin in place of ours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    plugin, folders = config.getoption("--plugin"), conf_folders()
+    if plugin:
+        if plugin not in folders:
+            raise pytest.UsageError(f"--plugin={plugin}: no plugin of that name is installed{nearest(plugin, folders)}")
+        METHODS[:] = sorted(file.stem for file in (folders[plugin] / "method").glob("*.yaml"))
 
 
 def without_clocks(results: Any) -> Any:
