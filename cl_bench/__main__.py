@@ -160,8 +160,8 @@ def relief(error: Exception) -> str:
     """What took too much memory, by where it was asked for, and which keys make that smaller."""
     frames = traceback.extract_tb(error.__traceback__)
     places = {place for frame in frames for place in (frame.name, Path(frame.filename).stem)}
-    if "dream" in places:
+    if "generate_replay" in places:
         return " by replayed images; a smaller method.n_gen needs less"
-    if places & {"datasets", "scenarios"}:
+    if places & {"datasets", "reading", "transforms", "scenarios"}:
         return " by the data set; a smaller dataset.size, or fewer images, need less"
     return "; a smaller network or trainer.batch_size needs less"

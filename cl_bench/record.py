@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -59,18 +60,27 @@ class Masks(TypedDict):
     baseline: str
 
 
-class Phase(TypedDict):
-    """What is read of a phase."""
+@dataclass(frozen=True)
+class Phase:
+    """One training of one network.
 
-    steps: NotRequired[Count]
-    seconds: NotRequired[Cost]
+    phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
+    was logged. validation: (step, accuracy on validation images).
+    """
+
+    phase: str
+    steps: Count
+    optimizer_steps: list[Count]
+    seconds: Cost
+    losses: dict[str, float]
+    validation: list[tuple[Count, float]]
 
 
 class TaskRecord(TypedDict):
     """What is read of the record of a task."""
 
     task: Count
-    phases: NotRequired[list[Phase]]
+    phases: NotRequired[list[dict[str, Any]]]
     seconds: NotRequired[Cost]
     bytes_kept: NotRequired[Count]
     facts: NotRequired[dict[str, Any]]

@@ -238,7 +238,7 @@ def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "advice"),
     [
-        ("cl_bench.data.datasets._read_npz", " by the data set; a smaller dataset.size, or fewer images, need less"),
+        ("cl_bench.data.datasets.read_npz", " by the data set; a smaller dataset.size, or fewer images, need less"),
         ("cl_bench.methods.dgr.DGR.replayed", " by replayed images; a smaller method.n_gen needs less"),
         ("cl_bench.methods.dgr.DGR.loss", "; a smaller network or trainer.batch_size needs less"),
     ],

@@ -53,7 +53,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     chosen = [group for group in GROUPS if settings[group] or group != "dataset"]  # dataset=none
     nodes = {group: check(settings[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
-        nodes["memory"] = check_memory(settings.get("memory"))
+        nodes["memory"] = check_budget(settings.get("memory"))
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     return nodes
@@ -83,7 +83,7 @@ def reads_memory(settings: Mapping[str, Any]) -> bool:
     return "memory" in types_of(path_of(settings["method"], "method", allowed(settings.get("plugins"))), "method")
 
 
-def check_memory(node: Any) -> Node:
+def check_budget(node: Any) -> Node:
     """Raises InputError for what is no budget."""
     if not isinstance(node, Mapping):
         raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
@@ -144,7 +144,7 @@ def _settle(settings: dict[str, Any]) -> None:
         elif scenario["train_mask"] is None:
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
-        check_memory(settings.pop("memory"))
+        check_budget(settings.pop("memory"))
 
 
 def compose(*overrides: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 AT_ONCE = 2**20  # numbers of images that any machine can take at once: 4 MiB of float32
 FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, on their way to bytes
@@ -30,14 +30,18 @@ class Batch(NamedTuple):
 
     x: float images in [0, 1], shape (B, C, H, W), as the learner sees them.
     y: int64 outputs of the benchmark, shape (B,).
-    task: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
+    task_ids: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
     images: the same images as they lie in the data set, uint8, shape (B, C, H, W); None for generated images.
     """
 
     x: Tensor
     y: Tensor
-    task: Tensor
+    task_ids: Tensor
     images: Tensor | None = None
+
+
+Step = Callable[[Batch, Any], dict[str, Tensor]]
+"""What is done with a mini-batch, given the optimizers: detached scalars to log."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Data:
 
     images: uint8, shape (N, C, H, W).
     labels: int64 outputs of the benchmark, shape (N,).
-    task: int16 index of the task of each image, shape (N,).
-    view: how a batch is seen, `view(x, task) -> x` on float images in [0, 1] (a permutation of the pixels per
+    task_ids: int16 index of the task of each image, shape (N,).
+    view: how a batch is seen, `view(x, task_ids) -> x` on float images in [0, 1] (a permutation of the pixels per
         task, say); None leaves them as they are.
     augment: what is done to a training batch only (crop, flip), `augment(x) -> x`.
     batch_size: images in a mini-batch of the training, as many of which `batches` may take at once, see `at_once`.
@@ -55,8 +59,8 @@ class Data:
 
     images: Tensor
     labels: Tensor
-    task: Tensor
-    view: Callable[[Tensor, Tensor], Tensor] | None = None
+    task_ids: Tensor
+    view: nn.Module | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     batch_size: int = 1
 
@@ -64,7 +68,7 @@ class Data:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor) -> Data:
-        return replace(self, images=self.images[rows], labels=self.labels[rows], task=self.task[rows])
+        return replace(self, images=self.images[rows], labels=self.labels[rows], task_ids=self.task_ids[rows])
 
     def __add__(self, other: Data) -> Data:
         """Both sets of images, seen through this set's view (an image finds its own by its task)."""
@@ -72,12 +76,12 @@ class Data:
             self,
             images=torch.cat([self.images, other.images]),
             labels=torch.cat([self.labels, other.labels]),
-            task=torch.cat([self.task, other.task]),
+            task_ids=torch.cat([self.task_ids, other.task_ids]),
         )
 
     def to(self, device: torch.device | str, moved: dict[Tensor, Tensor] | None = None) -> Data:
         """The same data on the device. moved: images that are there already, for tasks that share them."""
-        view = self.view.to(device) if hasattr(self.view, "to") else self.view  # type: ignore[union-attr]
+        view = None if self.view is None else self.view.to(device)
         moved = {} if moved is None else moved
         if self.images not in moved:
             moved[self.images] = self.images.to(device)
@@ -85,20 +89,20 @@ class Data:
             self,
             images=moved[self.images],
             labels=self.labels.to(device),
-            task=self.task.to(device),
+            task_ids=self.task_ids.to(device),
             view=view,
         )
 
     def batch(self, rows: Tensor, *, training: bool = False) -> Batch:
         """The mini-batch of these rows (int64 indices on the same device, shape (B,))."""
         # index_select: plain indexing of bytes takes five times as long on a CPU
-        images, task = self.images.index_select(0, rows), self.task.index_select(0, rows)
+        images, task_ids = self.images.index_select(0, rows), self.task_ids.index_select(0, rows)
         x = images / 255
         if training and self.augment is not None:  # a generator has learned augmented images already
-            x = torch.where(task.view(-1, 1, 1, 1) == REPLAYED, x, self.augment(x))
+            x = torch.where(task_ids.view(-1, 1, 1, 1) == REPLAYED, x, self.augment(x))
         if self.view is not None:
-            x = self.view(x, task)
-        return Batch(x, self.labels.index_select(0, rows), task, images)
+            x = self.view(x, task_ids)
+        return Batch(x, self.labels.index_select(0, rows), task_ids, images)
 
     def batches(self, most: int = 1024) -> Iterator[Batch]:
         """Every image once, in order; `most` of them at once, or fewer where they are large."""
@@ -127,14 +131,26 @@ class Batches:
     Every epoch is a fresh permutation drawn from (seed, epoch) alone, so mini-batch number s is the same
     whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
 
+    step: what a learner does with each of them; None for its own `train_step`.
+
     Raises ValueError for an empty data set.
     """
 
-    def __init__(self, data: Data, *, batch_size: int, steps: int, seed: int, chunk: int = 32, start: int = 0):
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        chunk: int = 32,
+        start: int = 0,
+        step: Step | None = None,
+    ) -> None:
         if not len(data):
             raise ValueError("no images to train on")
         self.data, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed
-        self.chunk, self.start = chunk, start
+        self.chunk, self.start, self.step = chunk, start, step
         self.per_epoch = math.ceil(len(data) / batch_size)
         self.epochs = math.ceil(steps / self.per_epoch)
         self._epoch, self._order = -1, torch.empty(0)

@@ -6,16 +6,14 @@ line that names it. Resizing isn't cached: 60,000 MNIST images to 32x32 take hal
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import InputError, Share, Side
@@ -23,9 +21,8 @@ from cl_bench.config.content import hidden, natural
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import place
 from cl_bench.data import class_names
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+from cl_bench.data.reading import NEEDED, Arrays, damaged, download, read_idx, read_npz
+from cl_bench.data.transforms import crop_and_flip, resize
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def digits(*, size: Side | None = None) -> Dataset:
     UCI's order, are the test images: 1,438 + 359.
     """
     file = Path(__file__).with_name("digits.npz")
-    return _dataset("digits", file, _read_npz("digits", file), size)
+    return _dataset("digits", file, read_npz("digits", file), size)
 
 
 def mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:
@@ -103,7 +100,7 @@ def svhn(data_dir: Path, *, size: Side | None = None) -> Dataset:
         if not file.exists():
             from torchvision.datasets import SVHN
 
-            _download(
+            download(
                 "svhn",
                 {file: SVHN.split_list[split][2]},
                 partial(SVHN, data_dir, split, download=True),
@@ -113,7 +110,7 @@ def svhn(data_dir: Path, *, size: Side | None = None) -> Dataset:
             content = loadmat(file, variable_names=("X", "y"))
             images, labels = np.moveaxis(content["X"], 3, 0), content["y"].reshape(-1)
         except Exception as error:  # scipy raises half a dozen unrelated classes on a damaged file
-            raise InputError(_damaged("svhn", file, error)) from error
+            raise InputError(damaged("svhn", file, error)) from error
         arrays += [images, np.where(labels == 10, 0, labels)]
     return _dataset("svhn", data_dir, Arrays(*arrays), size)
 
@@ -148,7 +145,7 @@ def npz(*, path: str, name: str | None = None, size: Side | None = None) -> Data
     labels, or as an array `class_names` in the file says.
     """
     file = place(path, "dataset.path")
-    read = _dataset("npz", file, _read_npz("npz", file), size)
+    read = _dataset("npz", file, read_npz("npz", file), size)
     return replace(read, name=file.stem if name is None else name)
 
 
@@ -192,52 +189,7 @@ def image_folder(
 # --------------------------------------------------------------------------------------------- on images
 
 
-def resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
-    """uint8 images, shape (N, C, H, W), as (N, C, *shape): bilinear, antialiased. They keep their proportions; what is
-    left is black, equally on both sides."""
-    height, width = images.shape[-2:]
-    if (height, width) == shape:
-        return images
-    scale = min(shape[0] / height, shape[1] / width)
-    inner = max(round(height * scale), 1), max(round(width * scale), 1)
-    if inner != (height, width):
-        images = F.interpolate(images, inner, mode="bilinear", antialias=True)
-    down, right = shape[0] - inner[0], shape[1] - inner[1]
-    return F.pad(images, (right // 2, right - right // 2, down // 2, down - down // 2))
-
-
-def crop_and_flip(x: Tensor, pad: int = 4) -> Tensor:
-    """Each image of a batch shifted by up to `pad` pixels, black moving in, and mirrored half of the time.
-
-    torchvision's RandomCrop draws one crop for a whole batch; this draws one for each image, all at once,
-    from torch's global generator of the batch's device.
-    """
-    n, channels, height, width = x.shape
-    down, right = torch.randint(2 * pad + 1, (2, n, 1), device=x.device)
-    mirrored = torch.rand(n, 1, device=x.device) < 0.5
-    rows = torch.arange(height, device=x.device) + down
-    columns = torch.arange(width, device=x.device)
-    columns = torch.where(mirrored, columns.flip(0), columns) + right
-    pixels = (rows[:, :, None] * (width + 2 * pad) + columns[:, None]).view(n, 1, -1)
-    # A gather of whole planes takes a third of the time of indexing with four tensors.
-    moved = F.pad(x, (pad,) * 4).flatten(2).gather(2, pixels.expand(-1, channels, -1))
-    return moved.view_as(x)
-
-
 # --------------------------------------------------------------------------------------- files and checks
-
-
-class Arrays(NamedTuple):
-    """What a file holds, before it is checked."""
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    class_names: np.ndarray | tuple[str, ...] = ()
-
-
-NEEDED = Arrays._fields[:4]
 
 
 def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:
@@ -249,27 +201,27 @@ def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:
         from torchvision.datasets import MNIST, FashionMNIST
 
         source = MNIST if name == "mnist" else FashionMNIST
-        _download(
+        download(
             name,
             dict.fromkeys(files),
             lambda: source(data_dir, download=True),
             f"put the four *-ubyte files of {source.__name__} there",
         )
-    return _dataset(name, folder, Arrays(*(_read_idx(name, file) for file in files)), size)
+    return _dataset(name, folder, Arrays(*(read_idx(name, file) for file in files)), size)
 
 
 def _cifar(name: str, data_dir: Path, size: int | None) -> Dataset:
     """data_dir/NAME.npz where it exists, else torchvision's files."""
     file = data_dir / f"{name}.npz"
     if file.exists():
-        return _dataset(name, file, _read_npz(name, file), size)
+        return _dataset(name, file, read_npz(name, file), size)
     from torchvision.datasets import CIFAR10, CIFAR100
 
     source = CIFAR10 if name == "cifar10" else CIFAR100
     # These files are pickles. torchvision opens them only if their checksums are those of the official ones.
     checked = [*source.train_list, *source.test_list, (source.meta["filename"], source.meta["md5"])]
     folder = data_dir / source.base_folder
-    train, test = _download(
+    train, test = download(
         name,
         {folder / part: md5 for part, md5 in checked},
         lambda: [source(data_dir, train, download=True) for train in (True, False)],
@@ -277,62 +229,6 @@ def _cifar(name: str, data_dir: Path, size: int | None) -> Dataset:
     )
     arrays = Arrays(train.data, np.array(train.targets), test.data, np.array(test.targets))
     return _dataset(name, folder, arrays, size)
-
-
-def _download(name: str, files: Mapping[Path, str | None], fetch: Callable[[], T], remedy: str) -> T:
-    """`fetch()`; if it fails, one line that names the first of the files (path: checksum) to be amiss."""
-    from torchvision.datasets.utils import check_integrity
-
-    folder = next(iter(files)).parent
-    if not all(file.exists() for file in files):
-        log.info("dataset=%s: downloading to %s", name, folder)
-    try:
-        return fetch()
-    except (OSError, RuntimeError) as error:
-        wrong = next((file for file, md5 in files.items() if not check_integrity(file, md5)), folder)
-        state = "damaged" if wrong.exists() else "missing"
-        raise InputError(
-            f"dataset={name}: cannot download and {wrong} is {state}; {remedy} ({_reason(error)})"
-        ) from error
-
-
-def _read_idx(name: str, file: Path) -> np.ndarray:
-    """A file of MNIST's format: bytes 0 0 8, the number of axes, four bytes per length, the values."""
-    try:
-        raw = np.fromfile(file, dtype=np.uint8)
-        values = 4 + 4 * int(raw[3])
-        if raw[:3].tolist() != [0, 0, 8]:
-            raise ValueError("not an idx file of bytes")
-        return raw[values:].reshape(raw[4:values].view(">u4").tolist())
-    except (OSError, ValueError, IndexError) as error:
-        raise InputError(_damaged(name, file, error)) from error
-
-
-def _read_npz(name: str, file: Path) -> Arrays:
-    """The four arrays of a file of `numpy.savez`; pickled objects are refused."""
-    where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(NEEDED)}"
-    if not file.is_file():
-        raise InputError(f"{where} is missing; it must be {needed}")
-    try:
-        content = np.load(file, allow_pickle=False)
-    except Exception as error:  # numpy raises half a dozen unrelated classes on a damaged file
-        raise InputError(f"{where} is damaged or no .npz file; it must be {needed}") from error
-    if isinstance(content, np.ndarray):
-        raise InputError(f"{where} is one bare array (.npy); it must be {needed}")
-    arrays = []
-    with content:
-        for key in Arrays._fields:
-            if key not in content and key not in NEEDED:
-                continue
-            if key not in content:
-                found = ", ".join(content.files) or "nothing"
-                raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
-            try:
-                arrays.append(content[key])
-            except Exception as error:
-                allowed = "it must be a whole array of plain numbers"
-                raise InputError(f"{where}: {key} cannot be read; {allowed} ({_reason(error)})") from error
-    return Arrays(*arrays)
 
 
 def _dataset(name: str, source: Path, arrays: Arrays, size: int | None) -> Dataset:
@@ -403,12 +299,3 @@ def _evenly(labels: np.ndarray, fraction: float) -> np.ndarray:
         n = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
         chosen[rows[np.arange(n) * len(rows) // n]] = True
     return chosen
-
-
-def _damaged(name: str, file: str | Path, error: Exception) -> str:
-    return f"dataset={name}: {file} is damaged or not of its format; delete or replace it ({_reason(error)})"
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an error's message, where torchvision puts the cause, or its class."""
-    return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -1,14 +1,16 @@
-"""What a learner may know of a benchmark, and which outputs may answer for which image."""
+"""What a benchmark is: its tasks in their order, and which outputs may answer for which image."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from pytorch_lightning import LightningDataModule
+from torch import Tensor, nn
 
-from cl_bench.data.batches import Data
+from cl_bench.data.batches import Batch, Data
 
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
@@ -19,11 +21,14 @@ TrainMask = Literal["seen", "all", "current"]
 class Problem:
     """What a learner may know of a benchmark before its first task.
 
-    kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
-    image_shape: (C, H, W). outputs: the logits that stand for the classes of each task.
-    train_mask: which outputs take part in the training softmax of class-incremental learning.
-    mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
-    class_names: what each output stands for, n_outputs of them; () where nobody said.
+    Args:
+        kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
+        image_shape: (C, H, W).
+        outputs: the logits that stand for the classes of each task.
+        train_mask: which outputs take part in the training softmax of class-incremental learning.
+        mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
+        class_names: what each output stands for, n_outputs of them; () where nobody said.
+        view, augment: how images that a method keeps are seen, as in `Data`.
     """
 
     kind: Kind
@@ -33,6 +38,8 @@ class Problem:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     class_names: tuple[str, ...] = ()
+    view: nn.Module | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
 
     @property
     def n_tasks(self) -> int:
@@ -68,6 +75,9 @@ class Problem:
 
         all: every output. own: those of the image's task. seen: those of tasks 0 to `after`. current: those of
         task `after`. Returns bool, shape (n_tasks, n_outputs).
+
+        >>> Problem("class", (1, 8, 8), ((0, 1), (2, 3))).mask("own", after=1).int().tolist()
+        [[1, 1, 0, 0], [0, 0, 1, 1]]
         """
         if rule == "all":
             return torch.ones(self.n_tasks, self.n_outputs, dtype=torch.bool)
@@ -97,3 +107,33 @@ class Task:
     names: tuple[str, ...]
     train: Data
     val: Data
+
+
+class Scenario(LightningDataModule):
+    """The tasks in their order; test images stay here, with the runner.
+
+    tasks: one `Task` each. tests: the test images of each task.
+    """
+
+    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
+        super().__init__()
+        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
+
+    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
+        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
+        moved: dict[Tensor, Tensor] = {}
+
+        def there(data: Data) -> Data:
+            return replace(data.to(device, moved), batch_size=batch_size)
+
+        tasks = [replace(task, train=there(task.train), val=there(task.val)) for task in self.tasks]
+        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
+
+    def train_dataloader(self) -> list[Iterator[Batch]]:
+        return [task.train.batches() for task in self.tasks]
+
+    def val_dataloader(self) -> list[Iterator[Batch]]:
+        return [task.val.batches() for task in self.tasks]
+
+    def test_dataloader(self) -> list[Iterator[Batch]]:
+        return [test.batches() for test in self.tests]

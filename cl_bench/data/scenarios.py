@@ -2,56 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le, Lt
-from pytorch_lightning import LightningDataModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Side
 from cl_bench.config.errors import nearest, typed
-from cl_bench.data.batches import Batch, Data
-from cl_bench.data.datasets import Dataset, load, resize
-from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.data.batches import Data
+from cl_bench.data.datasets import Dataset, load
+from cl_bench.data.problem import Kind, Problem, Scenario, Task, TrainMask
+from cl_bench.data.transforms import resize
 from cl_bench.data.views import Permute, Rotate
 from cl_bench.seeding import derive
 
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Views = Annotated[int, Gt(0), Le(1000)]
-
-
-class Scenario(LightningDataModule):
-    """The tasks in their order; test images stay here, with the runner.
-
-    tasks: one `Task` each. tests: the test images of each task.
-    """
-
-    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
-        super().__init__()
-        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
-
-    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
-        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
-        moved: dict[Tensor, Tensor] = {}
-
-        def there(data: Data) -> Data:
-            return replace(data.to(device, moved), batch_size=batch_size)
-
-        tasks = [replace(task, train=there(task.train), val=there(task.val)) for task in self.tasks]
-        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
-
-    def train_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.train.batches() for task in self.tasks]
-
-    def val_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.val.batches() for task in self.tasks]
-
-    def test_dataloader(self) -> list[Iterator[Batch]]:
-        return [test.batches() for test in self.tests]
 
 
 def split(
@@ -252,10 +222,11 @@ def _problem(
     outputs: tuple[tuple[int, ...], ...],
     train_mask: TrainMask | None,
     class_names: tuple[str, ...],
+    view: nn.Module | None = None,
 ) -> Problem:
     c, h, w = dataset.x_train.shape[1:]
     mask = train_mask or "seen"
-    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names)  # type: ignore[arg-type]
+    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names, view, dataset.augment)
 
 
 def _output_names(
@@ -348,7 +319,7 @@ def _views(
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
     outputs = tuple(tuple(range(start, start + n)) for start in starts)
     class_names = _output_names(outputs, [dataset.class_names] * n_tasks, names)
-    problem = _problem(kind, dataset, outputs, train_mask, class_names)
+    problem = _problem(kind, dataset, outputs, train_mask, class_names, view)
     everything = _data(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
     shared = _task(0, [], problem, everything, val_fraction, seed)
     tasks, tests = [], []
@@ -363,4 +334,4 @@ def _views(
 
 def _as_task(data: Data, task: int, start: int) -> Data:
     """The same images in memory as those of this task, whose first class is output `start`."""
-    return replace(data, labels=data.labels + start, task=torch.full_like(data.task, task))
+    return replace(data, labels=data.labels + start, task_ids=torch.full_like(data.task_ids, task))

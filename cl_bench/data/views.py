@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class Permute:
-    """Puts the pixels of an image of task t in the order `orders[t]`; the last row is for generated images."""
+class Permute(nn.Module):
+    """Puts the pixels of an image of task t in the order `orders[t]`, int64 (tasks + 1, H W); the last row is for
+    generated images."""
+
+    orders: Tensor
 
     def __init__(self, orders: Tensor) -> None:
-        self.orders = orders
+        super().__init__()
+        self.register_buffer("orders", orders, persistent=False)
 
-    def to(self, device: torch.device | str) -> Permute:
-        return Permute(self.orders.to(device))
-
-    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
-        order = self.orders[task.long()].unsqueeze(1).expand(-1, x.shape[1], -1)
+    def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
+        order = self.orders[task_ids.long()].unsqueeze(1).expand(-1, x.shape[1], -1)
         return x.flatten(2).gather(2, order).view_as(x)
 
 
-class Rotate:
-    """Turns an image of task t by `degrees[t]`, bilinearly; the last entry (0) is for generated images.
+class Rotate(nn.Module):
+    """Turns an image of task t by `degrees[t]`, float (tasks + 1,), bilinearly; the last entry (0) is for generated
+    images.
 
     What leaves the frame is lost, what comes in is black.
     """
 
+    degrees: Tensor
+
     def __init__(self, degrees: Tensor) -> None:
-        self.degrees = degrees
+        super().__init__()
+        self.register_buffer("degrees", degrees, persistent=False)
 
-    def to(self, device: torch.device | str) -> Rotate:
-        return Rotate(self.degrees.to(device))
-
-    def __call__(self, x: Tensor, task: Tensor) -> Tensor:
-        angle = torch.deg2rad(self.degrees[task.long()])
+    def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
+        angle = torch.deg2rad(self.degrees[task_ids.long()])
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
         turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import MetricCollection
 
 from cl_bench.data.problem import masked
@@ -46,7 +46,7 @@ class Score(nn.Module):
         given = self.problem.kind == "task"
         for task, batches in enumerate(self.scenario.test_dataloader()):
             for batch in batches:
-                logits = method(batch.x, task=task if given else None)
+                logits = method(batch.x, index=task if given else None)
                 answer = masked(logits, allowed[task].to(logits.device)).argmax(1)
                 self.metrics.update(after, task, answer, batch.y)
                 if self.problem.kind == "class":
@@ -62,7 +62,7 @@ class Score(nn.Module):
         with eval_mode(method):
             for task in tasks:
                 for batch in task.val.batches():
-                    logits = method(batch.x, task=task.index if self.problem.kind == "task" else None)
+                    logits = method(batch.x, index=task.index if self.problem.kind == "task" else None)
                     answer = masked(logits, allowed[task.index].to(logits.device)).argmax(1)
                     right += int((answer == batch.y).sum())
         return right / sum(len(task.val) for task in tasks) if tasks else None
@@ -90,14 +90,3 @@ class Score(nn.Module):
         """What people look at first comes first."""
         first = ("ACC", "BWT", "FWT", "forgetting")
         return (first.index(name) if name in first else len(first), name)
-
-
-def bytes_of(state: Any) -> int:
-    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
-
-    >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
-    20
-    """
-    if isinstance(state, Tensor):
-        return state.nbytes
-    return sum(map(bytes_of, state.values())) if isinstance(state, dict) else 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import Positive
-from cl_bench.data.batches import Batch, Data
+from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
 from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -22,16 +23,15 @@ class AGEM(Classifier):
     memory is drawn from its task when that ends. The promise is about the gradient: plain SGD follows it, while
     momentum and Adam turn away from it.
 
-    memory: images kept; in total, the same number of each class.
-    n_replay: images of memory in each step.
+    Args:
+        memory: images kept; in total, the same number of each class.
+        n_replay: images of memory in each step.
     """
-
-    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -42,23 +42,26 @@ class AGEM(Classifier):
         self.n_replay = n_replay
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._like = task.train
         super().learn(task, fit)
-        self.memory.keep_any(task.train)
+        self.memory.after_task(task.train)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         parameters = list(self.network.parameters())
         loss = self.loss(batch)
         g = gradient(loss, parameters)
         if len(self.memory):
-            old = self.memory.data(self._like).batch(self.memory.draw(self.n_replay), training=True)
-            g = project(g, gradient(self.loss(old), parameters))
+            r = gradient(self.loss(self.memory.sample(self.n_replay)), parameters)
+            g = project(g, r)
         follow(g, parameters)
         optimizers.step()
         return {"loss": loss.detach()}
 
 
 def project(g: Tensor, r: Tensor) -> Tensor:
-    """The vector nearest to g with no negative component along r; all of shape (P,)."""
+    """The vector nearest to g with no negative component along r; all of shape (P,).
+
+    >>> project(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 2.0])).tolist()
+    [1.0, 0.0]
+    """
     overlap = torch.dot(g, r).clamp(max=0)  # 0 where nothing conflicts: no branch, so nothing waits for a GPU
     return torch.addcmul(g, r, overlap / torch.dot(r, r).clamp(min=torch.finfo(r.dtype).tiny), value=-1)

@@ -11,18 +11,24 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Batch, Chunk, Data
+from cl_bench.data.batches import Batch, Chunk, Data, Step
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import KeptState, Optimizer
+from cl_bench.record import Phase
 
 M = TypeVar("M", bound=nn.Module)
 
 
 class Fit(Protocol):
-    """Trains a module on data: one phase, one Lightning Trainer.
+    """Trains a module on data: one phase, one Lightning Trainer. Returns what is known of the phase.
 
-    epochs, steps: how long, in passes over the data or in mini-batches (steps wins; by default the trainer's
-    setting). times: how many tasks' worth of the trainer's iterations, when it counts iterations.
+    Args:
+        phase: its name.
+        step: what is done with each mini-batch, for this phase alone; by default the module's `train_step`.
+        epochs, steps: how long, in passes over the data or in mini-batches (steps wins; by default the trainer's
+            setting).
+        times: how many tasks' worth of the trainer's iterations, when it counts iterations.
     """
 
     def __call__(
@@ -31,51 +37,51 @@ class Fit(Protocol):
         data: Data,
         *,
         phase: str,
+        step: Step | None = None,
         epochs: int | None = None,
         steps: int | None = None,
         times: int = 1,
-    ) -> None: ...
+    ) -> Phase: ...
 
 
 class Learner(LightningModule):
     """A module that `fit` can train: it says what one step on one mini-batch is.
 
-    It is at step `at` of `steps` of its phase, in pass `epoch` of `epochs` over the data, from 0, after a kill too.
+    It is at step `step_index` of `n_steps` of its phase, in pass `epoch` of `n_epochs` over the data, from 0, after a
+    kill too.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.at, self.steps, self.epoch, self.epochs = 0, 1, 0, 1
+        self.step_index, self.n_steps, self.epoch, self.n_epochs = 0, 1, 0, 1
         self.logs: list[tuple[int, str, Tensor]] = []  # of the last chunk: step, name, value
 
-    def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        """One optimisation step; returns detached scalars to log.
+    def train_step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
+        """One optimization step; returns detached scalars to log.
 
-        optimizers: the torch optimiser that `configure_optimizers` made, or the list of them.
+        Args:
+            optimizers: the torch optimizer that `configure_optimizers` made, or the list of them.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
     def training_step(self, chunk: Chunk, _: int) -> None:
         """Steps over the mini-batches of a chunk, and keeps what they log in `logs`."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        self.logs = []
-        self.steps, self.epochs = chunk.batches.steps, chunk.batches.epochs
-        for self.at, batch in chunk:
-            self.epoch = self.at // chunk.batches.per_epoch
-            self.logs += [(self.at, name, value) for name, value in self.step(batch, optimizers).items()]
+        batches, self.logs = chunk.batches, []
+        step = batches.step or self.train_step
+        self.n_steps, self.n_epochs = batches.steps, batches.epochs
+        for self.step_index, batch in chunk:
+            self.epoch = self.step_index // batches.per_epoch
+            self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
 
 
 class Method(Learner):
-    """A continual learner.
+    """A continual learner. Everything that it remembers between tasks is in its `state_dict`.
 
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
-    them. task: index of the task being learned, set by the runner.
-    measurable: False while there is nothing to measure yet (joint training before its last task).
-    facts: what `learn` found out, kept with the task's results (plain Python values).
-
-    Everything it remembers between tasks is in its `state_dict`.
+    them. index: of the task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -85,13 +91,21 @@ class Method(Learner):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         self.problem = problem
-        self.task = -1
-        self.measurable = True
-        self.facts: dict[str, Any] = {}
+        self.index = -1
 
-    def learn(self, task: Task, fit: Fit) -> None:
-        """Learns one task, from its images alone and from what was kept."""
+    def learn_task(self, task: Task, fit: Fit) -> dict[str, Any]:
+        """Learns one task, and returns what is worth knowing of it (plain Python values, kept with its results)."""
+        self.index = task.index
+        return self.learn(task, fit) or {}
+
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
+        """Learns one task, from its images alone and from what was kept; may return diagnostics."""
         fit(self, task.train, phase="train")
+
+    @property
+    def measurable(self) -> bool:
+        """False while there is nothing to measure yet (joint training before its last task)."""
+        return True
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
@@ -100,26 +114,28 @@ class Method(Learner):
         """
         return None
 
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"index": self.index}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.index = state["index"]
+
 
 class Classifier(Method):
     """A network with one linear head over every output, and the mask that turns it into many heads or one.
 
-    network: (B, C, H, W) -> (B, n_outputs). optimizer: made anew for each phase; with `keep_state` its moments go on.
+    Args:
+        network: (B, C, H, W) -> (B, n_outputs).
+        optimizer: made anew for each phase; with `keep_state` its moments go on.
     """
 
     task_of_output: Tensor
-    mean: Tensor | None
-    std: Tensor | None
 
-    def __init__(self, problem: Problem, network: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem)
         self.network, self.optimizer = network, optimizer
         self.optimizer_state = KeptState() if getattr(optimizer, "keep_state", False) else None
         self.register_buffer("task_of_output", problem.task_of_output, persistent=False)
-        for name in ("mean", "std"):
-            value = getattr(problem, name)
-            constant = None if value is None else torch.tensor(value).view(1, -1, 1, 1)
-            self.register_buffer(name, constant, persistent=False)
         self._barred: dict[int, Tensor] = {}  # of the current task: what may not answer, by label or for all labels
 
     @cached_property
@@ -127,13 +143,9 @@ class Classifier(Method):
         """The parameters of the network by name."""
         return dict(self.network.named_parameters())
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """Logits over every output, for images in [0, 1]."""
-        return self.network(self.normalised(x))
-
-    def normalised(self, x: Tensor) -> Tensor:
-        """The images as the network takes them: by the data set's mean and deviation, where it has them."""
-        return x if self.mean is None or self.std is None else (x - self.mean) / self.std
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        """Logits over every output, for images in [0, 1]. index: of their task, where it is given."""
+        return self.network(x)
 
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
         """The logits with the outputs that take no part in training for labels `y` masked."""
@@ -142,18 +154,19 @@ class Classifier(Method):
             return logits
         if rule == "current":  # of an image that is replayed, the classes that were current with it
             rule = "own"
-        if self.task not in self._barred:
-            barred = ~self.problem.mask(rule, after=self.task).to(logits.device)
-            self._barred = {self.task: barred[self.task_of_output] if rule == "own" else barred[0]}
-        barred = self._barred[self.task]
+        if self.index not in self._barred:
+            barred = ~self.problem.mask(rule, after=self.index).to(logits.device)
+            self._barred = {self.index: barred[self.task_of_output] if rule == "own" else barred[0]}
+        barred = self._barred[self.index]
         return logits.masked_fill(barred[y] if barred.dim() > 1 else barred, torch.finfo(logits.dtype).min)
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the outputs that take part."""
         return F.cross_entropy(self.active(self(batch.x), batch.y), batch.y)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        loss = self.loss(batch)
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
+        """A step down the loss. given: what a phase was handed besides, passed on to `loss`."""
+        loss = self.loss(batch, **given)
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
@@ -169,13 +182,12 @@ def frozen(module: M) -> M:
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-def forget(module: nn.Module) -> None:
-    """Fresh random weights for every part of a module."""
-    for part in module.modules():
-        if part is not module and hasattr(part, "reset_parameters"):
-            part.reset_parameters()  # type: ignore[operator]
+def bytes_of(state: Any) -> int:
+    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
 
-
-def bytes_of(module: nn.Module) -> int:
-    """Bytes of everything that a module keeps."""
-    return sum(value.nbytes for value in module.state_dict().values())
+    >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
+    20
+    """
+    if isinstance(state, Tensor):
+        return state.nbytes
+    return sum(map(bytes_of, state.values())) if isinstance(state, dict) else 0

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.memory import Memory
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -16,9 +15,9 @@ class Cumulative(Classifier):
     With epochs the cost grows with the square of the number of tasks; with iterations each task costs the same.
     """
 
-    def __init__(self, problem: Problem, network: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Memory()
+        self.memory = Memory(problem=problem)
 
     def learn(self, task: Task, fit: Fit) -> None:
-        fit(self, self.memory.keep(task.train), phase="train")
+        fit(self, self.memory.add(task.train), phase="train")

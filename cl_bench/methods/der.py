@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import NonNegative, Positive
-from cl_bench.data.batches import Batch, Data
-from cl_bench.data.problem import Problem, Task, TrainMask
-from cl_bench.methods.base import Classifier, Fit
+from cl_bench.data.batches import Batch
+from cl_bench.data.problem import Problem, TrainMask
+from cl_bench.methods.base import Classifier
 from cl_bench.methods.parts.memory import Budget, Reservoir
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -23,20 +24,22 @@ class DER(Classifier):
     logits f(x') of the step in which x' came, before its update, over every output. MSE is a mean over images and
     outputs. beta = 0 is DER, beta > 0 is DER++.
 
-    memory: images kept, with their logits, counted in total. alpha: higher holds the old answers more firmly. beta:
-    higher learns more from old labels. n_replay: images in each draw; None: as many as the mini-batch has.
-
     The paper trains every output from the start. Logits of classes to come are kept and held too: where the
     cross-entropy leaves these out, they stay as at random and so does what the memory says of them.
+
+    Args:
+        memory: images kept, with their logits, counted in total.
+        alpha: higher holds the old answers more firmly.
+        beta: higher learns more from old labels.
+        n_replay: images in each draw; None: as many as the mini-batch has.
     """
 
     train_mask: ClassVar[TrainMask] = "all"
-    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -45,14 +48,10 @@ class DER(Classifier):
         n_replay: Positive | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Reservoir(memory.places(problem, problem.n_outputs), problem.n_outputs)
+        self.memory = Reservoir(memory.places(problem, problem.n_outputs), problem, n_logits=problem.n_outputs)
         self.alpha, self.beta, self.n_replay = alpha, beta, n_replay
 
-    def learn(self, task: Task, fit: Fit) -> None:
-        self._like = task.train
-        super().learn(task, fit)
-
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logits = self(batch.x)
         loss = F.cross_entropy(self.active(logits, batch.y), batch.y)
         if len(self.memory):
@@ -60,16 +59,14 @@ class DER(Classifier):
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
-        self.memory.add(batch, logits)
+        self.memory.after_step(batch, logits)
         return {"loss": loss.detach()}
 
     def replay_loss(self, n: int) -> Tensor:
         """alpha MSE + beta CE on images of memory, n for each."""
-        kept = self.memory.data(self._like)
-        rows = self.memory.draw(n)
-        old = kept.batch(rows, training=True)
-        loss = self.alpha * F.mse_loss(self(old.x).float(), self.memory.logits[rows])
+        old, logits = self.memory.sample_with_logits(n)
+        loss = self.alpha * F.mse_loss(self(old.x).float(), logits)
         if self.beta:
-            old = kept.batch(self.memory.draw(n), training=True)
+            old = self.memory.sample(n)
             loss = loss + self.beta * F.cross_entropy(self.active(self(old.x), old.y), old.y)
         return loss

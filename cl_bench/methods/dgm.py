@@ -7,22 +7,24 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import NonNegative, Positive, Rate
 from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Classifier, Fit, bytes_of, forget
-from cl_bench.methods.parts.acgan import evenly
-from cl_bench.methods.parts.wgan_gp import drawn, gradient_penalty
+from cl_bench.methods.base import Classifier, Fit, bytes_of
+from cl_bench.methods.parts.two_players import Losses, TwoPlayers, balanced_labels, drawn
+from cl_bench.methods.parts.wgan_gp import gradient_penalty
+from cl_bench.networks.base import Network, reset_parameters
 from cl_bench.networks.gan import Discriminator
 from cl_bench.networks.masked import Capacity, Mask, MaskedGenerator, Position
+from cl_bench.networks.masks import annealed
 from cl_bench.networks.optimizers import Adam
 
 MOMENTS = 50  # of a task's training at which the masks are looked at
 
 
-class DGM(Classifier):
+class DGM(TwoPlayers, Classifier):
     """Objective at task t, of the generator: -E D(G(z, y)) + lambda_aux CE(C(G(z, y)), y) + lambda_t R(M_t, M_<t);
     of the discriminator, which starts anew: E D(G(z, y)) - E D(x) + lambda_gp penalty + CE(C(x), y) + CE(C(x'), y').
 
@@ -35,10 +37,21 @@ class DGM(Classifier):
     were, bit for bit. R (equation 6) is the share of free capacity that a task opens; its weight lambda_t = sparsity *
     size now / size at the start. The layers grow by what was reserved.
 
-    n_gen: images replayed per past task, or in total (`n_gen_mode`). mask: of units (activations) or of weights.
-    mask_position: of a mask of units, after or before normalisation and ReLU. s_max: scale of the masks at the end.
-    sparsity: lambda_RU. n_critic: discriminator steps per generator step. optimizer: of both. generator_epochs:
-    passes over a task's images, None for the trainer's. generator_steps: mini-batches per task instead.
+    Args:
+        network: of C and D.
+        generator: with masks.
+        optimizer: of both.
+        n_gen: images replayed.
+        n_gen_mode: whether they are counted per past task or in total.
+        mask: of units (activations) or of weights.
+        mask_position: of a mask of units, after or before normalization and ReLU.
+        s_max: scale of the masks at the end.
+        sparsity: lambda_RU; higher reserves less.
+        lambda_aux: weight of the class in the generator's loss.
+        lambda_gp: weight of the gradient penalty.
+        n_critic: discriminator steps per generator step.
+        generator_epochs: passes over a task's images, None for the trainer's.
+        generator_steps: mini-batches per task instead.
     """
 
     plasticity: Tensor
@@ -47,21 +60,21 @@ class DGM(Classifier):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         *,
         generator: MaskedGenerator,
         optimizer: Adam,
-        n_gen: Positive = 12000,
-        n_gen_mode: Literal["per_task", "total"] = "per_task",
-        mask: Mask = "activations",
-        mask_position: Position = "after",
-        s_max: Rate = 1e4,
-        sparsity: NonNegative = 0.01,
-        lambda_aux: NonNegative = 1.0,
-        lambda_gp: NonNegative = 10.0,
-        n_critic: Positive = 5,
-        generator_epochs: Positive | None = None,
-        generator_steps: Positive | None = None,
+        n_gen: Positive,
+        n_gen_mode: Literal["per_task", "total"],
+        mask: Mask,
+        mask_position: Position,
+        s_max: Rate,
+        sparsity: NonNegative,
+        lambda_aux: NonNegative,
+        lambda_gp: NonNegative,
+        n_critic: Positive,
+        generator_epochs: Positive | None,
+        generator_steps: Positive | None,
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.discriminator, self.generator = Discriminator(network), generator
@@ -71,18 +84,20 @@ class DGM(Classifier):
         self.lambda_aux, self.lambda_gp, self.n_critic = lambda_aux, lambda_gp, n_critic
         self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
         self.register_buffer("plasticity", torch.zeros(MOMENTS, 2))  # mean and deviation of the masks in training
-        self._replay: Data | None = None  # follows from the state when the task begins, so no part of it
 
-    def learn(self, task: Task, fit: Fit) -> None:
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         past = task.index if self.n_gen_mode == "per_task" else min(task.index, 1)
-        self._replay = self.dream(self.n_gen * past) if past else None
-        self._share = len(task.train) / (len(task.train) + len(self._replay or ()))
-        forget(self.discriminator)
+        replay = self.generate_replay(self.n_gen * past) if past else None
+        reset_parameters(self.discriminator)
         self.generator.begin()
-        fit(self, task.train, phase="gan", epochs=self.generator_epochs, steps=self.generator_steps)
-        self._replay = None
+        share = len(task.train) / (len(task.train) + len(replay or ()))
+        step = partial(self.train_step, replay=replay, share=share)
+        fit(self, task.train, phase="gan", step=step, epochs=self.generator_epochs, steps=self.generator_steps)
+        histogram = {}
+        if replay:
+            histogram["replay_histogram"] = torch.bincount(replay.labels, minlength=self.problem.n_outputs).tolist()
         counts = self.generator.end()
-        self.facts |= {
+        return histogram | {
             "capacity": {name: [getattr(count, name) for count in counts] for name in Capacity._fields}
             | {
                 "layers": [f"layer {i}" for i in range(1, 1 + len(counts))],
@@ -93,58 +108,60 @@ class DGM(Classifier):
                 "parameters": self.generator.n_weights,
             },
             "plasticity": self.plasticity.tolist(),
-            "generator_bytes": bytes_of(self.generator),
+            "generator_bytes": bytes_of(self.generator.state_dict()),
         }
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.discriminator(x)[1]
 
-    def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        discriminator_optimizer, generator_optimizer = optimizers
-        real, y = batch.x, batch.y
+    def train_step(  # type: ignore[override]
+        self, batch: Batch, optimizers: Any, replay: Data | None = None, share: float = 1.0
+    ) -> dict[str, Tensor]:
+        """As `TwoPlayers`, with the masks at their scale.
+
+        Args:
+            replay: images of past classes.
+            share: of the task in the classifier's error; the rest is for the past.
+        """
         self.generator.anneal(self.scale)
+        logs = super().train_step(batch, optimizers, replay=replay, share=share)
+        if self.generator_turn:
+            self.generator.restore_frozen()
+        if self.step_index * MOMENTS % self.n_steps < MOMENTS:
+            masks = self.generator.masks().detach()
+            self.plasticity[self.step_index * MOMENTS // self.n_steps] = torch.stack([masks.mean(), masks.std()])
+        return logs
+
+    def discriminator_loss(self, batch: Batch, replay: Data | None = None, share: float = 1.0) -> Losses:
+        real, y = batch.x, batch.y
         with torch.no_grad():
-            fake = self.generator(self.noise(len(y)), y, self.task).to(real.dtype)
-        penalty = gradient_penalty(
-            lambda x: self.discriminator(x)[0], real, fake, torch.rand(len(y), device=real.device)
-        )
-        old = self.replayed(len(y))
-        scores, logits = self.discriminator(torch.cat([real, fake, *old[:1]]))
+            fake = self.generator(self.noise(len(y)), y, self.index).to(real.dtype)
+        mix = torch.rand(len(y), device=real.device)
+        penalty = gradient_penalty(lambda x: self.discriminator(x)[0], real, fake, mix)
+        old = replay.batch(torch.randint(len(replay), (len(y),), device=self.device)) if replay else None
+        scores, logits = self.discriminator(torch.cat([real, fake, old.x] if old else [real, fake]))
         distance = scores[: len(y)].mean() - scores[len(y) : 2 * len(y)].mean()
         error = F.cross_entropy(self.active(logits[: len(y)], y), y)
         if old:
-            error = self._share * error + (1 - self._share) * F.cross_entropy(
-                self.active(logits[2 * len(y) :], old[1]), old[1]
-            )
-        discriminator_optimizer.zero_grad()
-        (self.lambda_gp * penalty - distance + error).backward()
-        discriminator_optimizer.step()
+            of_past = F.cross_entropy(self.active(logits[2 * len(y) :], old.y), old.y)
+            error = share * error + (1 - share) * of_past
         logs = {"wasserstein": distance.detach(), "penalty": penalty.detach(), "error": error.detach()}
+        return self.lambda_gp * penalty - distance + error, logs
 
-        if (self.at + 1) % self.n_critic == 0:
-            self.discriminator.requires_grad_(False)
-            scores, logits = self.discriminator(self.generator(self.noise(len(y)), y, self.task))
-            opened = self.generator.sparsity()
-            loss = self.lambda_aux * F.cross_entropy(self.active(logits, y), y) - scores.mean() + self.price * opened
-            generator_optimizer.zero_grad()
-            loss.backward()
-            generator_optimizer.step()
-            self.generator.freeze()
-            self.discriminator.requires_grad_(True)
-            logs |= {"generator": loss.detach(), "opened": opened.detach()}
-        if self.at * MOMENTS % self.steps < MOMENTS:
-            masks = self.generator.masks().detach()
-            self.plasticity[self.at * MOMENTS // self.steps] = torch.stack([masks.mean(), masks.std()])
-        return logs
+    def generator_loss(self, batch: Batch, replay: Data | None = None, share: float = 1.0) -> Losses:
+        y = batch.y
+        scores, logits = self.discriminator(self.generator(self.noise(len(y)), y, self.index))
+        opened = self.generator.sparsity()
+        loss = self.lambda_aux * F.cross_entropy(self.active(logits, y), y) - scores.mean()
+        return loss + self.sparsity_weight * opened, {"opened": opened.detach()}
 
     @property
     def scale(self) -> float:
         """s (equation 3): 1 / s_max in the first epoch, s_max in the last."""
-        along = self.epoch / (self.epochs - 1) if self.epochs > 1 else 1.0
-        return 1 / self.s_max + (self.s_max - 1 / self.s_max) * along
+        return annealed(self.s_max, self.epoch / (self.n_epochs - 1) if self.n_epochs > 1 else 1.0)
 
     @property
-    def price(self) -> float:
+    def sparsity_weight(self) -> float:
         """lambda_t, the weight of R: it grows with the network, so that later tasks reuse rather than reserve."""
         return self.sparsity * self.generator.size / self.generator.size_at_start
 
@@ -152,34 +169,23 @@ class DGM(Classifier):
         learning = [p for p in self.generator.parameters() if p.requires_grad]
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(learning)]
 
-    def noise(self, n: int) -> Tensor:
-        return torch.randn(n, self.generator.z_dim, device=self.device)
-
-    def replayed(self, n: int) -> tuple[Tensor, Tensor] | tuple[()]:
-        """A mini-batch of the images of past classes, and their labels; nothing in the first task."""
-        if self._replay is None:
-            return ()
-        rows = torch.randint(len(self._replay), (n,), device=self.device)
-        return self._replay.batch(rows)[:2]
-
-    def dream(self, n: int) -> Data:
+    def generate_replay(self, n: int) -> Data:
         """n images of past classes, of each equally many."""
-        y = evenly(self.problem.seen(self.task - 1).to(self.device), n)
+        y = balanced_labels(self.problem.seen(self.index - 1).to(self.device), n)
         size = at_once(self.problem.image_shape, 10000, numbers=FLOATS)
         images = torch.cat([(self.sample(part) * 255).round().to(torch.uint8) for part in y.split(size)])
-        self.facts["replay_histogram"] = torch.bincount(y, minlength=self.problem.n_outputs).tolist()
         return Data(images, y, torch.full_like(y, REPLAYED, dtype=torch.int16))
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
         """One image in [0, 1] of each class in y, of tasks learned, (N, C, H, W)."""
         images = torch.empty(len(y), *self.problem.image_shape, device=self.device)
-        for task in range(self.task + 1):
+        for task in range(self.index + 1):
             rows = (self.task_of_output[y] == task).nonzero().squeeze(1)
             for part in rows.split(1000) if len(rows) else []:
                 images[part] = drawn(partial(self.generator, task=task), self.noise(len(part)), y[part])
         return images
 
     def generate(self, n: int) -> tuple[Tensor, Tensor]:
-        y = self.problem.seen(self.task).to(self.device).repeat_interleave(n)
+        y = self.problem.seen(self.index).to(self.device).repeat_interleave(n)
         return self.sample(y), y

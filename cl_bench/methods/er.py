@@ -6,33 +6,34 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import InputError, Positive
-from cl_bench.data.batches import Batch, Data
+from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
 class ER(Classifier):
     """Objective at each step: the mean cross-entropy on the mini-batch and as many images of memory together.
 
-    memory: images kept. selection: which. `reservoir`: any of all training images that ever came, each with the same
-    chance, the current task's too, renewed after each step; counted in total. `random`: drawn from a task when it
-    ends, the same number of each class if they are counted in total.
-    n_replay: images of memory in each step; None: as many as the mini-batch has.
-    weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
-    task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
+    Args:
+        memory: images kept.
+        selection: which. `reservoir`: any of all training images that ever came, each with the same chance, the current
+            task's too, renewed after each step; counted in total. `random`: drawn from a task when it ends, the same
+            number of each class if they are counted in total.
+        n_replay: images of memory in each step; None: as many as the mini-batch has.
+        weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
+            task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
     """
-
-    _like: Data  # the task's own images, set as it begins: those of memory are seen as these are
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -51,29 +52,28 @@ class ER(Classifier):
                 f"memory.per={memory.per}: method.selection=reservoir counts all its images together; set "
                 "method.selection=random or memory.per=total"
             )
-        self.memory = Reservoir(memory.places(problem)) if selection == "reservoir" else Memory(memory, problem)
+        self.memory = (
+            Reservoir(memory.places(problem), problem) if selection == "reservoir" else Memory(memory, problem)
+        )
         self.n_replay, self.weighting = n_replay, weighting
 
     def learn(self, task: Task, fit: Fit) -> None:
-        self._like = task.train
         super().learn(task, fit)
-        if not isinstance(self.memory, Reservoir):
-            self.memory.keep_any(task.train)
+        self.memory.after_task(task.train)
 
-    def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        logs = super().step(batch, optimizers)
-        if isinstance(self.memory, Reservoir):
-            self.memory.add(batch)
+    def train_step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
+        logs = super().train_step(batch, optimizers)
+        self.memory.after_step(batch)
         return logs
 
     def loss(self, batch: Batch) -> Tensor:
         n = len(batch.y)
         if not len(self.memory):
             return super().loss(batch)
-        old = self.memory.data(self._like).batch(self.memory.draw(self.n_replay or n), training=True)
+        old = self.memory.sample(self.n_replay or n)
         y = torch.cat([batch.y, old.y])
         losses = F.cross_entropy(self.active(self(torch.cat([batch.x, old.x])), y), y, reduction="none")
         if self.weighting == "joint":
             return losses.mean()
-        r = 1 / (self.task + 1)
+        r = 1 / (self.index + 1)
         return r * losses[:n].mean() + (1 - r) * losses[n:].mean()

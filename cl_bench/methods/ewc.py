@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import NonNegative, Positive, Share
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.importance import fisher
-from cl_bench.methods.parts.quadratic import QuadraticPull
+from cl_bench.methods.parts.quadratic import QuadraticPenalty
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -22,16 +23,20 @@ class EWC(Classifier):
     F_k is the diagonal of the Fisher information at the end of task k, the mean over its images. The sum over k
     is kept as one quadratic with the same gradient, so memory and time don't grow with the tasks.
 
-    strength: lambda; higher forgets less and learns less. online: instead of every task's own anchor, one anchor
-    (the latest weights) and F = decay F + F_k (Schwarz et al., 2018). fisher_labels: expectation over all labels
-    under the network's own prediction (exact), one label drawn from it (sampled), or the true one (empirical).
-    fisher_samples: images used for F, None for all.
+    Args:
+        strength: lambda; higher forgets less and learns less.
+        online: instead of every task's own anchor, one anchor (the latest weights) and F = decay F + F_k (Schwarz et
+            al., 2018).
+        decay: share of the old F that is kept at each task.
+        fisher_labels: expectation over all labels under the network's own prediction (exact), one label drawn from it
+            (sampled), or the true one (empirical).
+        fisher_samples: images used for F, None for all.
     """
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         strength: NonNegative = 1000.0,
@@ -44,24 +49,24 @@ class EWC(Classifier):
         self.strength, self.online, self.decay = strength, online, decay
         self.fisher_labels: Literal["exact", "sampled", "empirical"] = fisher_labels
         self.fisher_samples = fisher_samples
-        self.pull = QuadraticPull(self.weights)
+        self.penalty = QuadraticPenalty(self.weights)
 
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
         if self.online:
-            self.pull.replace(self.weights, self.fisher(task.train), decay=self.decay)
+            self.penalty.replace(self.weights, self.fisher(task.train), decay=self.decay)
         else:
-            self.pull.add(self.weights, self.fisher(task.train))
+            self.penalty.add(self.weights, self.fisher(task.train))
 
     def loss(self, batch: Batch) -> Tensor:
         loss = super().loss(batch)
-        if self.task > 0:
-            loss = loss + self.strength / 2 * self.pull(self.weights)
+        if self.index > 0:
+            loss = loss + self.strength / 2 * self.penalty(self.weights)
         return loss
 
     def fisher(self, data: Data) -> dict[str, Tensor]:
         """The diagonal Fisher information of every parameter of the network, with the mask of training."""
         if self.fisher_samples and self.fisher_samples < len(data):
             data = data[torch.randperm(len(data))[: self.fisher_samples].to(data.labels.device)]
-        batches = ((self.normalised(batch.x), batch.y) for batch in data.batches(512))
+        batches = ((batch.x, batch.y) for batch in data.batches(512))
         return fisher(self.network, batches, self.active, labels=self.fisher_labels)

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Data, at_once
-from cl_bench.data.problem import Problem, Task
+from cl_bench.data.problem import Problem, Task, masked
 from cl_bench.methods.base import Fit, frozen
-from cl_bench.methods.dgr import DGR
-from cl_bench.methods.parts.acgan import ACGAN, evenly
+from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.methods.parts.generative_replay import GenerativeReplay, HowLong, Scholar
 from cl_bench.methods.parts.importance import sum_of_powers
-from cl_bench.methods.parts.quadratic import QuadraticPull
+from cl_bench.methods.parts.quadratic import QuadraticPenalty
+from cl_bench.methods.parts.two_players import TwoPlayers, balanced_labels
+from cl_bench.networks.base import Network
 from cl_bench.networks.gan import with_class
 from cl_bench.networks.optimizers import Optimizer
 
 
-class EWCGAN(DGR):
+class EWCGAN(GenerativeReplay):
     """Objective of the GAN at task t: that of `ACGAN` on the task's images alone, and for the generator besides
     (strength / 2) sum_j F_j (theta_j - theta*_j)^2, theta* the weights that task t-1 left; the discriminator is free.
 
@@ -31,9 +33,14 @@ class EWCGAN(DGR):
     stand for all past tasks. Its scale is arbitrary, so F is divided by its mean: strength is then in units of the
     average weight's importance.
 
-    The learner is a solver of the task's images and of generated ones, as in `DGR`.
+    The learner is a solver of the task's images and of generated ones, as in `GenerativeReplay`.
 
-    strength: lambda. fisher: what L is. fisher_samples: generated images for F. Others as for `DGR`.
+    Args:
+        strength: lambda.
+        fisher: what L is.
+        fisher_samples: generated images for F.
+
+    The others are those of `GenerativeReplay`.
     """
 
     kinds = ("class", "task")  # the condition is the class, and domains share their classes
@@ -41,39 +48,44 @@ class EWCGAN(DGR):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         gan: ACGAN,
-        strength: NonNegative = 1000.0,
-        fisher: Literal["critic", "classifier"] = "critic",
-        fisher_samples: Positive = 1000,
-        n_gen: Positive = 12000,
-        n_gen_mode: Literal["per_task", "total"] = "per_task",
-        generator_epochs: Positive | list[Positive] | None = None,
-        generator_steps: Positive | list[Positive] | None = None,
+        strength: NonNegative,
+        fisher: Literal["critic", "classifier"],
+        fisher_samples: Positive,
+        n_gen: Positive,
+        n_gen_mode: Literal["per_task", "total"],
+        generator_epochs: HowLong,
+        generator_steps: HowLong,
     ) -> None:
-        how_long = {"generator_epochs": generator_epochs, "generator_steps": generator_steps}
-        super().__init__(problem, network, optimizer, gan=gan, n_gen=n_gen, n_gen_mode=n_gen_mode, **how_long)  # type: ignore[arg-type]
-        self.gan: ACGAN = gan
+        super().__init__(
+            problem,
+            network,
+            optimizer,
+            gan=gan,
+            n_gen=n_gen,
+            n_gen_mode=n_gen_mode,
+            generator_epochs=generator_epochs,
+            generator_steps=generator_steps,
+        )
         self.strength, self.fisher, self.fisher_samples = strength, fisher, fisher_samples
-        self.pull = QuadraticPull(self.drawing)
+        self.penalty = QuadraticPenalty(self.drawing)
 
     @property
     def drawing(self) -> dict[str, nn.Parameter]:
         """The weights of the generator by name."""
         return dict(self.gan.generator.named_parameters())
 
-    def learn_to_generate(self, task: Task, mixture: Data, fit: Fit) -> None:
-        if task.index:
-            self.gan.penalty = lambda n: self.strength / 2 * self.pull(self.drawing)
-        self.fit_gan(task, task.train, fit)
-        self.gan.penalty = None
-        self.pull.replace(self.drawing, self.importance(), decay=0.0)
+    def learn_to_generate(self, task: Task, mixture: Data, old: Scholar | None, fit: Fit) -> None:
+        penalty = (lambda n: self.strength / 2 * self.penalty(self.drawing)) if old else None
+        self.fit_gan(task, task.train, fit, step=partial(self.gan.train_step, allowed=self.seen, penalty=penalty))
+        self.penalty.replace(self.drawing, self.importance(), decay=0.0)
 
     def importance(self) -> dict[str, Tensor]:
         """F of every weight of the generator, scaled to a mean of 1; 0 where nothing matters to L."""
-        y = evenly(self.problem.seen(self.task).to(self.device), self.fisher_samples)
+        y = balanced_labels(self.problem.seen(self.index).to(self.device), self.fisher_samples)
         conditions = with_class(self.gan.noise(len(y)), y, self.problem.n_outputs)
         answers = Answers(self.gan)
         total = {name: torch.zeros_like(weight) for name, weight in self.drawing.items()}
@@ -89,13 +101,13 @@ class EWCGAN(DGR):
         """L for each image, from what the discriminator answers for it."""
         if self.fisher == "critic":
             return [-answers[:, 0]]
-        return [F.cross_entropy(self.gan.classes(answers[:, 1:]), y, reduction="none")]
+        return [F.cross_entropy(masked(answers[:, 1:], self.seen), y, reduction="none")]
 
 
 class Answers(nn.Module):
     """Conditions -> what the discriminator says of the images drawn for them: score and logits, (B, 1 + n_outputs)."""
 
-    def __init__(self, gan: ACGAN) -> None:
+    def __init__(self, gan: TwoPlayers) -> None:
         super().__init__()
         self.generator, self.discriminator = gan.generator, frozen(gan.discriminator)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -23,15 +25,16 @@ class GEM(Classifier):
     g_k is the gradient of the mean loss on the memory of task k, all of it, at every step. A memory is drawn from its
     task when that ends. The promise is about u: plain SGD follows u, while momentum and Adam turn away from it.
 
-    memory: images kept; in total, the same number of each class.
-    margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before the
-    projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
+    Args:
+        memory: images kept; in total, the same number of each class.
+        margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before
+            the projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
     """
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -40,21 +43,22 @@ class GEM(Classifier):
         super().__init__(problem, network, optimizer)
         self.memory = Memory(memory, problem)
         self.margin = margin
-        self._past: list[Batch] = []  # the memory of each old task as floats, rebuilt when a task begins
 
     def learn(self, task: Task, fit: Fit) -> None:
-        kept = self.memory.data(task.train)
-        self._past = [kept.batch((kept.task == k).nonzero().squeeze(1)) for k in range(task.index)]
-        super().learn(task, fit)
-        self._past = []
-        self.memory.keep_any(task.train)
+        kept = self.memory.data
+        past = [kept.batch((kept.task_ids == k).nonzero().squeeze(1)) for k in range(task.index)]
+        fit(self, task.train, phase="train", step=partial(self.train_step, past=past))
+        self.memory.after_task(task.train)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def train_step(
+        self, batch: Batch, optimizers: torch.optim.Optimizer, past: Sequence[Batch] = ()
+    ) -> dict[str, Tensor]:
+        """past: the memory of each old task."""
         parameters = list(self.network.parameters())
         loss = self.loss(batch)
         g = gradient(loss, parameters)
-        if self._past:
-            g = project(g, torch.stack([gradient(self.loss(old), parameters) for old in self._past]), self.margin)
+        if past:
+            g = project(g, torch.stack([gradient(self.loss(old), parameters) for old in past]), self.margin)
         follow(g, parameters)
         optimizers.step()
         return {"loss": loss.detach()}
@@ -68,7 +72,7 @@ def gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def follow(g: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Makes the vector g (P,) the gradient that the optimiser finds."""
+    """Makes the vector g (P,) the gradient that the optimizer finds."""
     for p, part in zip(parameters, g.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p)
 
@@ -78,6 +82,9 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
     with <u, g_k> >= 0 for all k.
 
     By the dual (equation 11): u = g + G' v with v = argmin 1/2 v' G G' v + (G g)' v, all v >= margin.
+
+    >>> project(torch.tensor([1.0, -1.0]), torch.tensor([[0.0, 2.0], [1.0, 0.0]])).tolist()
+    [1.0, 0.0]
     """
     with torch.autocast(g.device.type, enabled=False):  # products of half precision would let constraints through
         products = torch.column_stack([G @ G.T, G @ g]).double().cpu().numpy()  # all that leaves a GPU: K (K + 1)
@@ -95,6 +102,9 @@ def nonnegative(Q: np.ndarray, q: np.ndarray) -> np.ndarray:
 
     The active set of Lawson and Hanson (1974), in float64: one entry after another is set free from 0, the one along
     which the objective falls fastest; entries that the minimum over the free ones would make negative return to 0.
+
+    >>> nonnegative(np.eye(2), np.array([-3.0, 1.0])).tolist()
+    [3.0, 0.0]
     """
     scale = 1 / np.sqrt(np.maximum(np.diag(Q), np.finfo(float).tiny))  # gradients may differ in size by any factor
     Q, q = Q * scale * scale[:, None], q * scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
+from cl_bench.networks.base import Network, Normalize
+from cl_bench.networks.masks import annealed, gate
 from cl_bench.networks.optimizers import Optimizer
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,16 @@ class HAT(Isolation):
     Unlike in the paper's code, masks are rounded to 0 and 1 when their task ends, so that nothing leaks through a
     mask of almost 0; weights are put back after each step, because a zero gradient does not stop momentum.
 
-    s_max: larger makes masks harder, and lets tasks settle them faster. sparsity: lambda; higher reserves less.
-    embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
+    Args:
+        s_max: larger makes masks harder, and lets tasks settle them faster.
+        sparsity: lambda; higher reserves less.
+        embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
     """
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         s_max: Rate = 400.0,
@@ -49,9 +53,9 @@ class HAT(Isolation):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.s_max, self.sparsity, self.embedding_lr = s_max, sparsity, embedding_lr
-        self.layers = in_order(cast(nn.Module, network.features))
+        self.layers = in_order(network.features)
         for layer in self.layers:
-            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Flatten | nn.ReLU | nn.LeakyReLU):
+            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize):
                 raise InputError(
                     f"network: method=hat closes units of a plain sequence of linear layers, convolutions and ReLU, "
                     f"and {type(layer).__name__} is none of these; choose network=mlp or network=cnn"
@@ -62,7 +66,7 @@ class HAT(Isolation):
         masks = (torch.ones(problem.n_tasks, n, dtype=torch.bool) for n in units)
         self.masks = nn.ParameterList(nn.Parameter(mask, False) for mask in masks)  # all open until a task has learned
 
-    def learn(self, task: Task, fit: Fit) -> None:
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         reserved = [mask[: task.index].any(0) for mask in self.masks]
         if all(units.all() for units in reserved):
             raise InputError(
@@ -72,7 +76,7 @@ class HAT(Isolation):
         free = torch.cat([~units for units in reserved]).float()
         self.share = free / free.sum()  # of each unit in R
         biases = {cast(nn.Parameter, layer.bias): own for layer, own in zip(self.weighted, reserved, strict=True)}
-        self.hold(self.between(reserved) | biases)
+        self.freeze_entries(self.between(reserved) | biases)
         for embedding in self.embeddings:
             nn.init.normal_(embedding)
         fit(self, task.train, phase="train")
@@ -86,24 +90,24 @@ class HAT(Isolation):
                 task.index + 1,
                 closed[0],
             )
-        self.facts["capacity"] = self.capacity(reserved)
+        return {"capacity": self.capacity(reserved)}
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """task: whose masks are used, 0 or 1; None for those that are being learned, as they are."""
-        if task is None:
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        """index: of the task whose masks are used, 0 or 1; None for those that are being learned, as they are."""
+        if index is None:
             return self.through(x, self.gates())
-        current = task == self.task  # its masks are kept when it ends
+        current = index == self.index  # its masks are kept when it ends
         kept = zip(self.embeddings, self.masks, strict=True)
-        return self.through(x, [embedding >= 0 if current else mask[task] for embedding, mask in kept])
+        return self.through(x, [embedding >= 0 if current else mask[index] for embedding, mask in kept])
 
     def through(self, x: Tensor, masks: Sequence[Tensor]) -> Tensor:
         """Logits (B, n_outputs) of the network whose units are masked, (units,) for each layer."""
-        x, left = self.normalised(x), iter(masks)
+        left = iter(masks)
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, nn.Linear | nn.Conv2d):  # the same before ReLU as after it: relu(a x) = a relu(x)
                 x = x * next(left).view(-1, *[1] * (x.dim() - 2))
-        return cast(nn.Linear, self.network.head)(x)
+        return self.network.head(x)
 
     def loss(self, batch: Batch) -> Tensor:
         gates = self.gates()
@@ -111,8 +115,8 @@ class HAT(Isolation):
         opened = torch.dot(torch.cat(gates), self.share)
         return F.cross_entropy(logits, batch.y) + self.sparsity * opened
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        logs = super().step(batch, optimizers)
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        logs = super().train_step(batch, optimizers)
         with torch.no_grad():
             for embedding in self.embeddings:
                 assert embedding.grad is not None
@@ -126,20 +130,16 @@ class HAT(Isolation):
         The true slope is 0 almost everywhere once s is large; this one is what the paper's compensation of the
         gradient comes to (section 2.5): s_max / s (cosh(s e) + 1) / (cosh(e) + 1) times the true one.
         """
-        slopes = [self.s_max * torch.sigmoid(embedding) for embedding in self.embeddings]
-        return [
-            torch.sigmoid(self.s * embedding).detach() + (slope - slope.detach())
-            for embedding, slope in zip(self.embeddings, slopes, strict=True)
-        ]
+        return [gate(embedding, self.s, slope=self.s_max) for embedding in self.embeddings]
 
     @property
     def s(self) -> float:
         """The scale of the masks (section 2.4): 1 / s_max at the first mini-batch of a pass, s_max at the last."""
         # a training that would end within a pass has shorter ones instead: masks must be binary when they are rounded
-        number = self.at * self.epochs // self.steps
-        first, end = (-(-(number + n) * self.steps // self.epochs) for n in (0, 1))
-        along = (self.at - first) / (end - 1 - first) if end - 1 > first else 1.0
-        return 1 / self.s_max + (self.s_max - 1 / self.s_max) * along
+        number = self.step_index * self.n_epochs // self.n_steps
+        first, end = (-(-(number + n) * self.n_steps // self.n_epochs) for n in (0, 1))
+        along = (self.step_index - first) / (end - 1 - first) if end - 1 > first else 1.0
+        return annealed(self.s_max, along)
 
     def between(self, units: list[Tensor]) -> dict[nn.Parameter, Tensor]:
         """Which entries of each weight lie between two of these units, or between the image and one of them.
@@ -162,7 +162,7 @@ class HAT(Isolation):
 
         before: units that were reserved when the task began, bool (units,) for each layer.
         """
-        masks = [mask[self.task] for mask in self.masks]
+        masks = [mask[self.index] for mask in self.masks]
         new = [int((mask & ~old).sum()) for mask, old in zip(masks, before, strict=True)]
         reserved = [mask | old for mask, old in zip(masks, before, strict=True)]
         total = [len(mask) for mask in masks]
@@ -178,7 +178,7 @@ class HAT(Isolation):
             "weights_used": [int(part.sum()) for part in self.between(masks).values()],
             "weights_free": [int((~part).sum()) for part in self.between(reserved).values()],
             "size": sum(total),
-            "size_worst": sum(total) * (self.task + 1),
+            "size_worst": sum(total) * (self.index + 1),
         }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,15 @@ from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit, frozen
 from cl_bench.methods.parts.importance import eval_mode
 from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
+
+
+class Previous(NamedTuple):
+    """The network that the last task left, frozen, and the outputs by which it answers, bool (n_outputs,)."""
+
+    network: nn.Module
+    answered: Tensor
 
 
 class ICaRL(Classifier):
@@ -27,10 +36,13 @@ class ICaRL(Classifier):
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
     (algorithm 1). Features and means have length 1.
 
-    memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its classes.
-    temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
-    Ven et al., 2022).
     Outputs that no task has used take part, with target 0, under the training mask `all` only.
+
+    Args:
+        memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its
+            classes.
+        temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
+            Ven et al., 2022).
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
@@ -39,7 +51,7 @@ class ICaRL(Classifier):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         memory: Budget,
         *,
@@ -51,47 +63,45 @@ class ICaRL(Classifier):
         if memory.per == "task" and memory.count(problem) < most:
             raise InputError(f"{memory}: less than one for each of {most} classes of a task, and iCaRL answers by them")
         self.temperature = temperature
-        width: int = network.head.in_features  # type: ignore[union-attr, assignment]
-        self.register_buffer("means", torch.zeros(problem.n_outputs, width))
-        # of the task being learned; rebuilt from the state when it begins, so no part of it
-        self._old: tuple[nn.Module, ...] = ()  # the network that the last task left; in a tuple, or it would be trained
-        self._answered, self._taking_part = torch.empty(0), torch.empty(0)  # bool (n_outputs,): by it, in the loss
+        self.learning = False  # a task, whose classes have no means yet
+        self.register_buffer("means", torch.zeros(problem.n_outputs, network.head.in_features))
 
     def learn(self, task: Task, fit: Fit) -> None:
-        data = task.train
+        previous, data = None, task.train
         if task.index:
-            self._old, data = (frozen(self.network),), data + self.memory.data(data)
+            answered = self.problem.mask("seen", after=task.index - 1)[0].to(self.device)
+            previous, data = Previous(frozen(self.network), answered), data + self.memory.data
         rule = "all" if self.problem.rules["train"] == "all" else "seen"
-        self._answered = self.problem.mask("seen", after=task.index - 1)[0].to(self.device)
-        self._taking_part = self.problem.mask(rule, after=task.index)[0].to(self.device)
-        fit(self, data, phase="train")
-        self._old = ()
-        self.memory.keep(self.exemplars(task.train))
-        self.means = self.class_means(self.memory.data(task.train))
+        taking_part = self.problem.mask(rule, after=task.index)[0].to(self.device)
+        self.learning = True
+        fit(self, data, phase="train", step=partial(self.train_step, taking_part=taking_part, previous=previous))
+        self.learning = False
+        self.memory.add(self.exemplars(task.train))
+        self.means = self.class_means(self.memory.data)
 
-    def loss(self, batch: Batch) -> Tensor:
-        x = self.normalised(batch.x)
-        logits = self.network(x).float()
+    def loss(self, batch: Batch, *, taking_part: Tensor, previous: Previous | None) -> Tensor:
+        """The objective. taking_part: the outputs in the sum, bool (n_outputs,)."""
+        logits = self.network(batch.x).float()
         target = F.one_hot(batch.y, self.problem.n_outputs).to(logits)
-        for old in self._old:
+        if previous:
             with torch.no_grad():
-                answer = (old(x).float() / self.temperature).sigmoid()
-                target = torch.where(self._answered, answer, target)
+                answer = (previous.network(batch.x).float() / self.temperature).sigmoid()
+                target = torch.where(previous.answered, answer, target)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (losses * self._taking_part).sum(1).mean()
+        return (losses * taking_part).sum(1).mean()
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         """How near an image is to the mean of each class: their cosine (B, n_outputs), for both have length 1.
 
         Logits while a task is learned: its classes have no mean yet.
         """
-        if self._old or not len(self.memory):
+        if self.learning or not len(self.memory):
             return super().forward(x)
         return self.features(x) @ self.means.T
 
     def features(self, x: Tensor) -> Tensor:
         """Unit vectors (B, width) for images in [0, 1]."""
-        return F.normalize(self.network.features(self.normalised(x)))  # type: ignore[operator]
+        return F.normalize(self.network.features(x))
 
     @torch.no_grad()
     def features_of(self, data: Data) -> Tensor:
@@ -102,7 +112,11 @@ class ICaRL(Classifier):
     def exemplars(self, data: Data) -> Data:
         """Of each class the images that its share of the budget allows, the most telling first."""
         n_images: int = self.memory.n_images  # type: ignore[assignment]
-        sharing = {"class": 1, "task": len(self.problem.outputs[self.task]), "total": len(self.problem.seen(self.task))}
+        sharing = {
+            "class": 1,
+            "task": len(self.problem.outputs[self.index]),
+            "total": len(self.problem.seen(self.index)),
+        }
         share = n_images // sharing[self.memory.per]
         chosen = []
         for label in data.labels.unique():
@@ -121,6 +135,9 @@ def herd(features: Tensor, n: int) -> Tensor:
 
     Row number k minimises |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
     paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
+
+    >>> herd(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), n=2).tolist()
+    [1, 2]
     """
     target, squares = F.normalize(features.mean(0), dim=0), features.square().sum(1)
     along, taken, rows = features @ target, torch.zeros_like(target), []

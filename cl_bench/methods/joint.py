@@ -13,8 +13,11 @@ class Joint(Cumulative):
     Only the last row of the accuracy matrix exists: forgetting and transfer have no meaning here.
     """
 
+    @property
+    def measurable(self) -> bool:
+        return self.index == self.problem.n_tasks - 1
+
     def learn(self, task: Task, fit: Fit) -> None:
-        self.measurable = task.index == self.problem.n_tasks - 1
-        data = self.memory.keep(task.train)
+        data = self.memory.add(task.train)
         if self.measurable:
             fit(self, data, phase="train", times=self.problem.n_tasks)

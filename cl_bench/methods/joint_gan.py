@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 from torch import Tensor
 
 from cl_bench.config import Positive
@@ -9,13 +12,17 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit, Method, bytes_of
 from cl_bench.methods.parts.acgan import ACGAN
 from cl_bench.methods.parts.memory import Memory
+from cl_bench.networks.base import reset_parameters
 
 
 class JointGAN(Method):
     """Objective: that of `ACGAN`, on the union of all tasks, from random weights; its classifier is the learner.
 
-    every: trains so after this many tasks and its multiples too, not after the last alone; what lies between is not
-    measured. generator_epochs: passes over all images, None for the trainer's. generator_steps: mini-batches instead.
+    Args:
+        every: trains so after this many tasks and its multiples too, not after the last alone; what lies between is not
+            measured.
+        generator_epochs: passes over all images, None for the trainer's.
+        generator_steps: mini-batches instead.
     """
 
     kinds = ("class", "task")
@@ -25,28 +32,32 @@ class JointGAN(Method):
         problem: Problem,
         *,
         gan: ACGAN,
-        every: Positive | None = None,
-        generator_epochs: Positive | None = None,
-        generator_steps: Positive | None = None,
+        every: Positive | None,
+        generator_epochs: Positive | None,
+        generator_steps: Positive | None,
     ) -> None:
         super().__init__(problem)
         self.gan, self.every = gan, every
         self.generator_epochs, self.generator_steps = generator_epochs, generator_steps
-        self.memory = Memory()
+        self.memory = Memory(problem=problem)
 
-    def learn(self, task: Task, fit: Fit) -> None:
-        done = task.index + 1
-        self.measurable = done == self.problem.n_tasks or (self.every is not None and done % self.every == 0)
-        data = self.memory.keep(task.train)
-        if self.measurable:
-            self.gan.reset()
-            self.gan.allowed = self.problem.mask("seen", after=task.index)[0].to(self.device)
-            fit(self.gan, data, phase="gan", epochs=self.generator_epochs, steps=self.generator_steps)
-            self.facts["generator_bytes"] = bytes_of(self.gan.generator)
+    @property
+    def measurable(self) -> bool:
+        done = self.index + 1
+        return done == self.problem.n_tasks or (self.every is not None and done % self.every == 0)
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
+        data = self.memory.add(task.train)
+        if not self.measurable:
+            return {}
+        reset_parameters(self.gan)
+        step = partial(self.gan.train_step, allowed=self.problem.mask("seen", after=task.index)[0].to(self.device))
+        fit(self.gan, data, phase="gan", step=step, epochs=self.generator_epochs, steps=self.generator_steps)
+        return {"generator_bytes": bytes_of(self.gan.generator.state_dict())}
+
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.gan.discriminator(x)[1]
 
     def generate(self, n: int) -> tuple[Tensor, Tensor]:
-        y = self.problem.seen(self.task).to(self.device).repeat_interleave(n)
+        y = self.problem.seen(self.index).to(self.device).repeat_interleave(n)
         return self.gan.sample(y), y

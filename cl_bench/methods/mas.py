@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import NonNegative
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.importance import sum_of_powers
-from cl_bench.methods.parts.quadratic import QuadraticPull
+from cl_bench.methods.parts.quadratic import QuadraticPenalty
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -24,31 +25,32 @@ class MAS(Classifier):
     change of the weight would change what the network says, whatever the labels. f(x): the logits of the outputs that
     take part. The absolute value is taken per image; of a mini-batch's sum it would be smaller.
 
-    strength: lambda; higher forgets less and learns less.
+    Args:
+        strength: lambda; higher forgets less and learns less.
     """
 
     def __init__(
-        self, problem: Problem, network: nn.Module, optimizer: Optimizer, *, strength: NonNegative = 1.0
+        self, problem: Problem, network: Network, optimizer: Optimizer, *, strength: NonNegative = 1.0
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.strength = strength
-        self.pull = QuadraticPull(self.weights)
+        self.penalty = QuadraticPenalty(self.weights)
 
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
-        self.pull.replace(self.weights, self.importance(task.train))
+        self.penalty.replace(self.weights, self.importance(task.train))
 
     def loss(self, batch: Batch) -> Tensor:
         loss = super().loss(batch)
-        if self.task > 0:
-            loss = loss + self.strength * self.pull(self.weights)
+        if self.index > 0:
+            loss = loss + self.strength * self.penalty(self.weights)
         return loss
 
     def importance(self, data: Data) -> dict[str, Tensor]:
         """What Omega grows by, for every parameter of the network."""
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         for batch in data.batches(512):
-            x, norms = self.normalised(batch.x), partial(self.norms, y=batch.y)
+            x, norms = batch.x, partial(self.norms, y=batch.y)
             for name, value in sum_of_powers(self.network, x, norms, power=1).items():
                 total[name] += value
         return {name: value / len(data) for name, value in total.items()}

@@ -6,29 +6,34 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Data
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Fit, frozen
-from cl_bench.methods.dgr import DGR
-from cl_bench.methods.parts.acgan import ACGAN, evenly
-from cl_bench.networks.gan import ConditionalGenerator
+from cl_bench.methods.base import Fit
+from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.methods.parts.generative_replay import GenerativeReplay, HowLong, Scholar
+from cl_bench.methods.parts.two_players import balanced_labels
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
-class MeRGAN(DGR):
+class MeRGAN(GenerativeReplay):
     """Objective of the GAN at task t, which goes on from the generator G_old that task t-1 left:
 
     - joint training with replay: that of `ACGAN`, on the task's images and on images of G_old of past classes;
     - replay alignment: that of `ACGAN` on the task's images alone, and for the generator besides
       lambda_ra / (t-1) sum_c 1/2 sum_i ||G(z_i, c) - G_old(z_i, c)||^2 over past classes c (section 4.2).
 
-    The learner is a solver of the task's images and of replayed ones, as in `DGR`: with alignment the discriminator
-    sees the new classes only and can't tell them from the old.
+    The learner is a solver of the task's images and of replayed ones, as in `GenerativeReplay`: with alignment the
+    discriminator sees the new classes only and can't tell them from the old.
 
-    way: replay or alignment. lambda_ra: weight of the alignment. Others as for `DGR`.
+    Args:
+        way: replay or alignment.
+        lambda_ra: weight of the alignment.
+
+    The others are those of `GenerativeReplay`.
     """
 
     kinds = ("class", "task")  # the condition is the class, and domains share their classes
@@ -36,39 +41,44 @@ class MeRGAN(DGR):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         gan: ACGAN,
-        way: Literal["replay", "alignment"] = "replay",
-        lambda_ra: NonNegative = 1e-3,
-        n_gen: Positive = 12000,
-        n_gen_mode: Literal["per_task", "total"] = "per_task",
-        generator_epochs: Positive | list[Positive] | None = None,
-        generator_steps: Positive | list[Positive] | None = None,
+        way: Literal["replay", "alignment"],
+        lambda_ra: NonNegative,
+        n_gen: Positive,
+        n_gen_mode: Literal["per_task", "total"],
+        generator_epochs: HowLong,
+        generator_steps: HowLong,
     ) -> None:
-        how_long = {"generator_epochs": generator_epochs, "generator_steps": generator_steps}
-        super().__init__(problem, network, optimizer, gan=gan, n_gen=n_gen, n_gen_mode=n_gen_mode, **how_long)  # type: ignore[arg-type]
-        self.gan: ACGAN = gan
+        super().__init__(
+            problem,
+            network,
+            optimizer,
+            gan=gan,
+            n_gen=n_gen,
+            n_gen_mode=n_gen_mode,
+            generator_epochs=generator_epochs,
+            generator_steps=generator_steps,
+        )
         self.way, self.lambda_ra = way, lambda_ra
 
-    def learn_to_generate(self, task: Task, mixture: Data, fit: Fit) -> None:
+    def learn_to_generate(self, task: Task, mixture: Data, old: Scholar | None, fit: Fit) -> None:
         if self.way == "replay":
-            self.fit_gan(task, mixture, fit)
+            self.fit_gan(task, mixture, fit, step=partial(self.gan.train_step, allowed=self.seen))
         else:
-            if task.index:
-                self.gan.penalty = partial(self.alignment, frozen(self.gan.generator))
-            self.fit_gan(task, task.train, fit)
-            self.gan.penalty = None
+            penalty = partial(self.alignment, old) if old else None
+            self.fit_gan(task, task.train, fit, step=partial(self.gan.train_step, allowed=self.seen, penalty=penalty))
 
-    def alignment(self, old: ConditionalGenerator, n: int) -> Tensor:
+    def alignment(self, old: Scholar, n: int) -> Tensor:
         """How far the generator draws from the old one, for the same noise and each past class equally often.
 
         n: images in all. Pixels count in [-1, 1], as in the paper.
         """
-        y = evenly(self.old_classes, n)
+        y = balanced_labels(old.classes, n)
         z = self.gan.noise(n)
         with torch.no_grad():
-            target = old(z, y)
+            target = old.gan.generator(z, y)
         distance = 2 * (self.gan.generator(z, y) - target)
-        return self.lambda_ra / len(self.old_classes) * distance.square().sum() / 2
+        return self.lambda_ra / len(old.classes) * distance.square().sum() / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -10,6 +12,7 @@ from cl_bench.config import Decay, InputError, Positive
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -21,9 +24,11 @@ class PackNet(Isolation):
     An image of task t is answered with the weights that tasks 1 to t own. Only weights are pruned (matrices and
     kernels); biases, the same for all tasks, are learned with the first task. Each task has its own rows of the head.
 
-    prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
-    to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last. retrain_epochs:
-    passes over the images after pruning, None for as long as the trainer says. retrain_steps: mini-batches instead.
+    Args:
+        prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
+            to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last.
+        retrain_epochs: passes over the images after pruning, None for as long as the trainer says.
+        retrain_steps: mini-batches instead.
     """
 
     n_phases = 2
@@ -31,7 +36,7 @@ class PackNet(Isolation):
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         prune: Decay | list[Decay] | None = 0.75,
@@ -69,33 +74,33 @@ class PackNet(Isolation):
                 )
             left = pruned
 
-    def learn(self, task: Task, fit: Fit) -> None:
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         for _, owner in self.owned:
             owner[owner == self.nobody] = task.index
         shared = dict.fromkeys(self.shared, torch.tensor(task.index > 0, device=self.device))
-        self.hold(shared | {weight: owner < task.index for weight, owner in self.owned})
+        self.freeze_entries(shared | {weight: owner < task.index for weight, owner in self.owned})
         fit(self, task.train, phase="train")
         if self.shares[task.index]:
             self.prune(self.shares[task.index])
-            self.hold(shared | {weight: owner != task.index for weight, owner in self.owned})
+            self.freeze_entries(shared | {weight: owner != task.index for weight, owner in self.owned})
             fit(self, task.train, phase="retrain", epochs=self.retrain_epochs, steps=self.retrain_steps)
-        self.facts["capacity"] = self.capacity()
+        return {"capacity": self.capacity()}
 
-    def forward(self, x: Tensor, task: int | None = None) -> Tensor:
-        """task: whose weights answer; None for all, those that no task owns yet too."""
-        if task is None:
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        """index: of the task whose weights answer; None for all, those that no task owns yet too."""
+        if index is None:
             return super().forward(x)
         own = {
-            name: torch.where(owner <= task, weight, 0.0)
+            name: torch.where(owner <= index, weight, 0.0)
             for (name, weight), owner in zip(self.layers.items(), self.owners, strict=True)
         }
-        return functional_call(self.network, own, (self.normalised(x),))
+        return functional_call(self.network, own, (x,))
 
     @torch.no_grad()
     def prune(self, share: float) -> None:
         """Frees the smallest of the current task's weights, this share of them in each layer."""
         for weight, owner in self.owned:
-            own = (owner == self.task).flatten().nonzero().squeeze(1)
+            own = (owner == self.index).flatten().nonzero().squeeze(1)
             smallest = weight.flatten()[own].abs().argsort(stable=True)[: round(share * len(own))]
             freed = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
             freed[own[smallest]] = True
@@ -110,7 +115,7 @@ class PackNet(Isolation):
 
     def capacity(self) -> dict[str, object]:
         """How many weights of each layer are whose; the current task uses what is reserved: `new` and `reused`."""
-        new = [int((owner == self.task).sum()) for owner in self.owners]
+        new = [int((owner == self.index).sum()) for owner in self.owners]
         free = [int((owner == self.nobody).sum()) for owner in self.owners]
         total = [owner.numel() for owner in self.owners]
         reserved = [n - m for n, m in zip(total, free, strict=True)]
@@ -123,5 +128,5 @@ class PackNet(Isolation):
             "reserved": reserved,
             "free": free,
             "size": sum(total),
-            "size_worst": sum(total) * (self.task + 1),
+            "size_worst": sum(total) * (self.index + 1),
         }

@@ -13,6 +13,7 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.importance import fisher
 from cl_bench.methods.si import SI
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -29,14 +30,17 @@ class RWalk(SI):
 
     The paper stores a few images per class besides ("RWalk-S"); this is RWalk without them.
 
-    strength: lambda; higher forgets less and learns less. damping: epsilon; higher brings s' nearer to w alone.
-    fisher_rate: alpha. interval: delta t, in mini-batches.
+    Args:
+        strength: lambda; higher forgets less and learns less.
+        damping: epsilon; higher brings s' nearer to w alone.
+        fisher_rate: alpha.
+        interval: delta t, in mini-batches.
     """
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         strength: NonNegative = 1.0,
@@ -58,13 +62,13 @@ class RWalk(SI):
         for score, new in zip(self.score, self.task_score, strict=True):
             score.lerp_(new, 0.5 if task.index else 1.0)
             new.zero_()
-        self.pull.replace(self.weights, self.importance(), decay=0.0)
+        self.penalty.replace(self.weights, self.importance(), decay=0.0)
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        if self.at % self.interval == 0:
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        if self.step_index % self.interval == 0:
             self.end_interval()
             self.observe(batch)
-        return super().step(batch, optimizers)
+        return super().train_step(batch, optimizers)
 
     @torch.no_grad()
     def end_interval(self) -> None:
@@ -78,7 +82,7 @@ class RWalk(SI):
     def observe(self, batch: Batch) -> None:
         """Moves F towards the Fisher information of the mini-batch."""
         with torch.autocast(batch.x.device.type, enabled=False):  # squares summed in half precision lose digits
-            batches = [(self.normalised(batch.x), batch.y)]
+            batches = [(batch.x, batch.y)]
             new = fisher(self.network, batches, self.active, labels="empirical")
         for name, f in zip(self.weights, self.fisher, strict=True):
             f.lerp_(new[name], self.fisher_rate)
@@ -90,7 +94,11 @@ class RWalk(SI):
 
 
 def scaled(values: Iterable[Tensor]) -> list[Tensor]:
-    """Shifted and scaled so that the least of all is 0 and the largest 1; all 0 where none differs."""
+    """Shifted and scaled so that the least of all is 0 and the largest 1; all 0 where none differs.
+
+    >>> [value.tolist() for value in scaled([torch.tensor([1.0, 3.0]), torch.tensor([5.0])])]
+    [[0.0, 0.5], [1.0]]
+    """
     values = list(values)
     low, high = torch.stack([torch.stack(value.aminmax()) for value in values]).unbind(1)
     low, high = low.min(), high.max()

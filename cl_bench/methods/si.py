@@ -9,7 +9,8 @@ from cl_bench.config import NonNegative, Rate
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.parts.quadratic import QuadraticPull
+from cl_bench.methods.parts.quadratic import QuadraticPenalty
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -18,17 +19,19 @@ class SI(Classifier):
     weights that task t-1 left.
 
     While a task is learned, w_j = - sum g_j dtheta_j counts by how much each weight has lowered its loss (equation 3):
-    g is the gradient of the cross-entropy alone, dtheta all that the optimiser moved the weight, the pull to theta*
+    g is the gradient of the cross-entropy alone, dtheta all that the optimizer moved the weight, the pull to theta*
     included. At its end Omega_j grows by [w_j / (D_j^2 + damping)]+ with D_j = theta_j - theta*_j (equation 5); a
     weight that made things worse doesn't count. Then theta* = theta and w = 0.
 
-    strength: c; higher forgets less and learns less. damping: xi; higher makes weights that moved little count less.
+    Args:
+        strength: c; higher forgets less and learns less.
+        damping: xi; higher makes weights that moved little count less.
     """
 
     def __init__(
         self,
         problem: Problem,
-        network: nn.Module,
+        network: Network,
         optimizer: Optimizer,
         *,
         strength: NonNegative = 1.0,
@@ -36,23 +39,23 @@ class SI(Classifier):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.strength, self.damping = strength, damping
-        self.pull = QuadraticPull(self.weights)
+        self.penalty = QuadraticPenalty(self.weights)
         self.path = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in self.weights.values())
 
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
-        self.pull.replace(self.weights, self.importance())
+        self.penalty.replace(self.weights, self.importance())
         for w in self.path:
             w.zero_()
 
-    def step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         weights = list(self.weights.values())
         before = [weight.detach().clone() for weight in weights]
         loss = self.loss(batch)
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
         total = gradient
-        if self.task > 0:
-            total = self.pull.added_to(gradient, self.weights, self.strength)
+        if self.index > 0:
+            total = self.penalty.added_to(gradient, self.weights, self.strength)
         for weight, g in zip(weights, total, strict=True):
             weight.grad = g
         optimizers.step()
@@ -64,7 +67,7 @@ class SI(Classifier):
     @torch.no_grad()
     def importance(self) -> dict[str, Tensor]:
         """What Omega grows by, for every parameter of the network."""
-        moved = torch._foreach_sub(list(self.weights.values()), list(self.pull.anchor))  # pyright: ignore
+        moved = torch._foreach_sub(list(self.weights.values()), list(self.penalty.anchor))  # pyright: ignore
         return {
             name: (w / (d.square() + self.damping)).relu()
             for name, w, d in zip(self.weights, self.path, moved, strict=True)

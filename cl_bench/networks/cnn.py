@@ -6,26 +6,32 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cl_bench.config import Positive
+from cl_bench.networks.base import Network
 
 
-class CNN(nn.Module):
+class CNN(Network):
     """3x3 convolutions of stride 2 with ReLU, then one hidden linear layer; no normalisation layers.
 
-    image_shape: (C, H, W). n_outputs: logits. channels: width of each convolution. hidden: units before the head.
+    Args:
+        image_shape: (C, H, W).
+        n_outputs, mean, std: see `Network`.
+        channels: of each convolution.
+        hidden: units before the head.
     """
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         n_outputs: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         *,
         channels: Sequence[Positive] = (32, 64, 64),
         hidden: Positive = 256,
     ) -> None:
-        super().__init__()
         layers = [
             layer
             for n, m in pairwise([image_shape[0], *channels])
@@ -34,8 +40,4 @@ class CNN(nn.Module):
         convolutions = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
             flat = convolutions(torch.zeros(1, *image_shape)).shape[1]
-        self.features = nn.Sequential(convolutions, nn.Linear(flat, hidden), nn.ReLU())
-        self.head = nn.Linear(hidden, n_outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        super().__init__([convolutions, nn.Linear(flat, hidden), nn.ReLU()], hidden, n_outputs, mean, std)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive
+from cl_bench.networks.base import Network
 
 
 class Generator(Protocol):
@@ -27,7 +28,10 @@ class Generator(Protocol):
 class MLPGenerator(nn.Sequential):
     """Linear layers with ReLU, sigmoid at the end; quick, and good enough for digits.
 
-    image_shape: (C, H, W). z_dim: noise dimensions. hidden: width of each hidden layer.
+    Args:
+        image_shape: (C, H, W).
+        z_dim: noise dimensions.
+        hidden: units of each hidden layer.
     """
 
     def __init__(
@@ -71,7 +75,10 @@ def not_of(image_shape: tuple[int, int, int], sides: str) -> InputError:
 class DCGenerator(nn.Sequential):
     """A linear layer to a quarter of the size, then two transposed convolutions (Radford et al., 2016).
 
-    image_shape: (C, H, W), H = W a multiple of 4. width: channels of the last hidden layer; more draws better.
+    Args:
+        image_shape: (C, H, W), H = W a multiple of 4.
+        z_dim: noise dimensions.
+        width: channels of the last hidden layer; more draws better.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], *, z_dim: Positive = 100, width: Positive = 32) -> None:
@@ -155,8 +162,11 @@ class ConditionalMLP(ConditionalGenerator):
 class ConditionalDCGenerator(ConditionalGenerator):
     """A linear layer to 4x4 to 7x7, then transposed convolutions that double the side, with layer normalisation.
 
-    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. width: channels of the last hidden layer, twice as
-    many in each below it; more draws better.
+    Args:
+        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
+        n_outputs: classes to generate.
+        z_dim: noise dimensions.
+        width: channels of the last hidden layer, twice as many in each below it; more draws better.
     """
 
     def __init__(
@@ -173,23 +183,28 @@ class ConditionalDCGenerator(ConditionalGenerator):
         super().__init__(n_outputs, z_dim, nn.Sequential(*layers, nn.Sigmoid()))
 
 
-class DCNetwork(nn.Module):
+class DCNetwork(Network):
     """Strided convolutions with leaky ReLU and a linear head: a DCGAN's discriminator as a classifier.
 
-    image_shape: (C, H, W). n_outputs: logits. width: channels of the first convolution, twice as many in each
-    further one. depth: convolutions, each halves the side. norm: batch normalisation after all but the first.
+    Args:
+        image_shape: (C, H, W).
+        n_outputs, mean, std: see `Network`.
+        width: channels of the first convolution, twice as many in each further one.
+        depth: convolutions; each halves the side.
+        norm: batch normalisation after all but the first.
     """
 
     def __init__(
         self,
         image_shape: tuple[int, int, int],
         n_outputs: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         *,
         width: Positive = 32,
         depth: Positive = 3,
         norm: Literal["none", "batch"] = "none",
     ) -> None:
-        super().__init__()
         side = max(image_shape[1:])
         most = max(math.ceil(math.log2(side)), 1)
         if depth > most:
@@ -200,25 +215,21 @@ class DCNetwork(nn.Module):
             if norm == "batch" and m > width:
                 layers.append(nn.BatchNorm2d(m))
             layers.append(nn.LeakyReLU(0.2))
-        self.features = nn.Sequential(*layers, nn.Flatten())
         height, width_ = (math.ceil(side / 2**depth) for side in image_shape[1:])
-        self.head = nn.Linear(m * height * width_, n_outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        super().__init__([*layers, nn.Flatten()], m * height * width_, n_outputs, mean, std)
 
 
 class Discriminator(nn.Module):
     """Two answers from the same features: a critic's score (B,) and a classifier's logits (B, n_outputs).
 
-    network: a classifier with `features` and a linear `head`.
+    network: whose features both use, and whose head is the classifier.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        self.critic = nn.Linear(network.head.in_features, 1)  # type: ignore[union-attr, arg-type]
+        self.critic = nn.Linear(network.head.in_features, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.features(x)  # type: ignore[operator]
-        return self.critic(features).squeeze(1), self.network.head(features)  # type: ignore[operator]
+        features = self.network.features(x)
+        return self.critic(features).squeeze(1), self.network.head(features)

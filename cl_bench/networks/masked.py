@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,29 +14,11 @@ from torch import Tensor, nn
 
 from cl_bench.config import Positive
 from cl_bench.networks.gan import halvings, with_class
+from cl_bench.networks.growing import Growing
+from cl_bench.networks.masks import Frozen, gate
 
 Mask = Literal["activations", "weights"]
 Position = Literal["after", "before"]
-
-
-class Gate(torch.autograd.Function):
-    """m = sigmoid(s e), a mask between soft and binary, with the slope s sigmoid'(e).
-
-    The true slope s sigmoid'(s e) is 0 almost everywhere once s is large, and no mask would change any more;
-    hard attention puts sigmoid'(e) in its place (Serra et al., 2018, section 2.5).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, embedding: Tensor, s: float) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(embedding)
-        ctx.s = s
-        return torch.sigmoid(s * embedding)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        (embedding,) = ctx.saved_tensors
-        sigmoid = torch.sigmoid(embedding)
-        return gradient * ctx.s * sigmoid * (1 - sigmoid), None
 
 
 class Capacity(NamedTuple):
@@ -51,15 +33,18 @@ class Capacity(NamedTuple):
     reserved: int
 
 
-class MaskedLayer(nn.Module):
+class MaskedLayer(Growing):
     """A hidden layer of which each task t opens a part: h = m_t * relu(norm_t(W x)), or relu(norm_t((m_t * W) x)).
 
     Every task has its own mask m_t and batch normalisation, and sees the layer as wide as it was then. W, shape
     (inputs, units) or (inputs, units, kernel, kernel) for a transposed convolution, has no bias: norm_t has one.
 
-    mask: of the `activations` or of the `weights`. position: of a mask of activations, `after` normalisation and
-    ReLU, or `before` them; then a closed unit gives relu(bias of norm_t), not 0, and later tasks can leak through.
-    kernel, stride, padding: of the transposed convolution; kernel 0 makes a linear layer.
+    A mask is of the `activations` or of the `weights`. One of activations is `after` normalization and ReLU, or
+    `before` them; then a closed unit gives relu(bias of norm_t), not 0, and later tasks can leak through.
+
+    Args:
+        inputs, units: numbers of units, or of channels.
+        kernel, stride, padding: of the transposed convolution; kernel 0 makes a linear layer.
     """
 
     reserved: Tensor
@@ -69,12 +54,15 @@ class MaskedLayer(nn.Module):
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.mask: Mask = "activations"
         self.position: Position = "after"
-        self.s = 1.0
         self.weight = nn.Parameter(self._fresh(inputs, units))
         self.embedding = nn.Parameter(torch.zeros(0))  # of the task being learned
         self.norms = nn.ModuleList()
         self.masks = nn.ParameterList()  # bool, of the tasks learned
         self.register_buffer("reserved", torch.zeros(0, dtype=torch.bool))
+
+    def mask_by(self, mask: Mask, position: Position) -> None:
+        """What the masks are of; before the first task begins."""
+        self.mask, self.position = mask, position
 
     @property
     def units(self) -> int:
@@ -99,10 +87,10 @@ class MaskedLayer(nn.Module):
         norm = nn.BatchNorm2d(self.units) if self.kernel else nn.BatchNorm1d(self.units)
         self.norms.append(norm.to(masked.device))
 
-    def forward(self, x: Tensor, task: int) -> Tensor:
-        """x: what the layer below gives for the same task, shape (B, inputs, ...)."""
+    def forward(self, x: Tensor, task: int, s: float) -> Tensor:
+        """x: what the layer below gives for the same task, shape (B, inputs, ...). s: scale of a mask in training."""
         norm = cast(nn.BatchNorm2d, self.norms[task])
-        mask = self.masks[task].to(x.dtype) if task < len(self.masks) else self.gate()
+        mask = self.masks[task].to(x.dtype) if task < len(self.masks) else self.gate(s)
         # as large as it was then, and contiguous, so that the same kernels give the same bits
         weight = self.weight[: x.shape[1], : norm.num_features].contiguous()
         if self.mask == "weights":
@@ -112,9 +100,9 @@ class MaskedLayer(nn.Module):
             return self._normalised(self._sum(x, weight) * mask, task).relu()
         return self._normalised(self._sum(x, weight), task).relu() * mask
 
-    def gate(self) -> Tensor:
+    def gate(self, s: float) -> Tensor:
         """The mask of the task being learned, in [0, 1]."""
-        return cast(Tensor, Gate.apply(self.embedding, self.s))
+        return gate(self.embedding, s, slope=s)
 
     def used(self, below: Tensor | None) -> Tensor:
         """Which weights past tasks stand on, bool of W's shape: those between a reserved input and a reserved unit.
@@ -164,26 +152,14 @@ class MaskedLayer(nn.Module):
         shape = (inputs, units, self.kernel, self.kernel) if self.kernel else (inputs, units)
         return nn.init.xavier_uniform_(torch.empty(shape), gain=math.sqrt(2))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """It takes its sizes and its number of tasks from the state it loads."""
-        device = self.weight.device
-        own = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
-        if "weight" in own:
-            self.weight = nn.Parameter(torch.empty_like(own["weight"], device=device))
-            self.embedding = nn.Parameter(torch.empty_like(own["embedding"], device=device))
-            self.reserved = torch.empty_like(own["reserved"], device=device)
-            norm = nn.BatchNorm2d if self.kernel else nn.BatchNorm1d
-            widths = [len(value) for name, value in own.items() if name.startswith("norms") and name.endswith("weight")]
-            masks = [value for name, value in own.items() if name.startswith("masks")]
-            self.norms = nn.ModuleList(
-                norm(width).requires_grad_(task >= len(masks)) for task, width in enumerate(widths)
-            )
-            self.norms.to(device)
-            self.masks = nn.ParameterList(nn.Parameter(torch.empty_like(m, device=device), False) for m in masks)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
+        """The normalisation of a task; that of a task learned is trained no more."""
+        learned = sum(key.startswith("masks.") for key in state)
+        norm = nn.BatchNorm2d if self.kernel else nn.BatchNorm1d
+        return norm(len(state[f"norms.{index}.weight"])).requires_grad_(index >= learned)
 
 
-class MaskedGenerator(nn.Module):
+class MaskedGenerator(Growing):
     """Hidden masked layers and, for each task, an output layer of its own: (z, y, task) -> images in [0, 1].
 
     A task begins (`begin`), is learned, and ends (`end`): from then on its images for given noise never change.
@@ -191,9 +167,9 @@ class MaskedGenerator(nn.Module):
 
     def __init__(self, n_outputs: int, z_dim: int, layers: Sequence[MaskedLayer]) -> None:
         super().__init__()
-        self.n_outputs, self.z_dim = n_outputs, z_dim
-        self.layers, self.outputs = nn.ModuleList(layers), nn.ModuleList()
-        self._frozen: list[tuple[Tensor, Tensor]] = []  # of each layer: what past tasks use, and the weights themselves
+        self.n_outputs, self.z_dim, self.s = n_outputs, z_dim, 1.0
+        self.layers, self.outputs = nn.Sequential(*layers), nn.ModuleList()
+        self._frozen = Frozen({})  # what past tasks use
 
     def new_output(self, units: int) -> nn.Module:
         """From the last hidden layer to images; not masked."""
@@ -213,7 +189,7 @@ class MaskedGenerator(nn.Module):
         if self.hidden[0].kernel:
             x = x[:, :, None, None]
         for layer in self.hidden:
-            x = layer(x, task)
+            x = layer(x, task, self.s)
         return self.outputs[task](x)
 
     @property
@@ -224,42 +200,37 @@ class MaskedGenerator(nn.Module):
     def mask_by(self, mask: Mask, position: Position) -> None:
         """What the masks are of; before the first task begins."""
         for layer in self.hidden:
-            layer.mask, layer.position = mask, position
+            layer.mask_by(mask, position)
         self.size_at_start = self.size
 
     def anneal(self, s: float) -> None:
         """Sets the scale of the masks of the task being learned; the larger, the closer they are to 0 and 1."""
-        for layer in self.hidden:
-            layer.s = s
+        self.s = s
 
     def begin(self) -> None:
         """Everything that a new task has of its own; what past tasks use is frozen as it is."""
         below: Tensor | None = None
-        self._frozen = []
+        used = {}
         for layer in self.hidden:
             layer.begin()
-            self._frozen.append((layer.used(below), layer.weight.detach().clone()))
+            used[layer.weight] = layer.used(below)
             below = layer.reserved
+        self._frozen = Frozen(used)
         self.outputs.append(self.new_output(self.hidden[-1].units).to(self.hidden[0].weight.device))
 
-    @torch.no_grad()
-    def freeze(self) -> None:
-        """Undoes what an optimiser's step did to weights of past tasks.
-
-        A zero gradient is not enough: momentum and weight decay move a weight without one.
-        """
-        for layer, (used, weight) in zip(self.hidden, self._frozen, strict=True):
-            torch.where(used, weight, layer.weight, out=layer.weight.detach())
+    def restore_frozen(self) -> None:
+        """Undoes what an optimizer's step did to weights of past tasks."""
+        self._frozen.restore()
 
     def sparsity(self) -> Tensor:
         """sum m (1 - M) / sum (1 - M) over all layers, with M what past tasks reserved (equation 6): in [0, 1]."""
         free = [~layer.reserved for layer in self.hidden]
-        opened = sum((layer.gate() * part).sum() for layer, part in zip(self.hidden, free, strict=True))
+        opened = sum((layer.gate(self.s) * part).sum() for layer, part in zip(self.hidden, free, strict=True))
         return opened / sum(part.sum() for part in free)  # type: ignore[return-value]
 
     def masks(self) -> Tensor:
         """Every mask value of the task being learned, flat."""
-        return torch.cat([layer.gate().flatten() for layer in self.hidden])
+        return torch.cat([layer.gate(self.s).flatten() for layer in self.hidden])
 
     def end(self) -> list[Capacity]:
         """Reserves what the task opened, and grows by as much: the free capacity of each layer stays constant."""
@@ -276,29 +247,21 @@ class MaskedGenerator(nn.Module):
             inputs = units
         return counts
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """As many output layers as the state has, each as wide."""
-        weights = [
-            value
-            for name, value in state_dict.items()
-            if name.startswith(f"{prefix}outputs.") and name.endswith(".weight")
-        ]
-        learned = sum(name.startswith(f"{prefix}layers.0.masks.") for name in state_dict)
-        with torch.device("meta"):  # weights that are about to be overwritten must not draw random numbers
-            outputs = [self.new_output(self.width_of(w)).requires_grad_(i >= learned) for i, w in enumerate(weights)]
-        self.outputs = nn.ModuleList(outputs).to_empty(device=self.hidden[0].weight.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def width_of(self, weight: Tensor) -> int:
-        """The inputs of the output layer that has this weight."""
-        return weight.shape[0] if self.hidden[0].kernel else weight.shape[1]
+    def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
+        """The output layer of a task; that of a task learned is trained no more."""
+        learned = sum(key.startswith("layers.0.masks.") for key in state)
+        weight = next(value for key, value in state.items() if key.startswith(f"outputs.{index}.") and value.dim() > 1)
+        return self.new_output(weight.shape[0 if self.hidden[0].kernel else 1]).requires_grad_(index >= learned)
 
 
 class MaskedMLP(MaskedGenerator):
     """Linear layers with masks, sigmoid at the end; quick, and good enough for digits.
 
-    image_shape: (C, H, W). n_outputs: classes to generate. z_dim: noise dimensions. hidden: units of each hidden
-    layer for the first task, and free for every later one.
+    Args:
+        image_shape: (C, H, W).
+        n_outputs: classes to generate.
+        z_dim: noise dimensions.
+        hidden: units of each hidden layer for the first task, and free for every later one.
     """
 
     def __init__(
@@ -320,8 +283,11 @@ class MaskedMLP(MaskedGenerator):
 class MaskedDCGenerator(MaskedGenerator):
     """Transposed convolutions with masks, the first of them a projection to 4x4 to 7x7 (Radford et al., 2016).
 
-    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. n_outputs: classes to generate. z_dim: noise
-    dimensions. width: channels of the last hidden layer for the first task, twice as many in each below it.
+    Args:
+        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
+        n_outputs: classes to generate.
+        z_dim: noise dimensions.
+        width: channels of the last hidden layer for the first task, twice as many in each below it.
     """
 
     def __init__(

@@ -6,25 +6,30 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
 from cl_bench.config import Positive
+from cl_bench.networks.base import Network
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """Linear layers with ReLU between them, on flattened images.
 
-    image_shape: (C, H, W). n_outputs: logits. hidden: width of each hidden layer; wider remembers more.
+    Args:
+        image_shape: (C, H, W).
+        n_outputs, mean, std: see `Network`.
+        hidden: units of each hidden layer; more remember more.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], n_outputs: int, *, hidden: Sequence[Positive] = (400, 400)
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        hidden: Sequence[Positive] = (400, 400),
     ) -> None:
-        super().__init__()
         widths = [math.prod(image_shape), *hidden]
         layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]
-        self.features = nn.Sequential(nn.Flatten(), *layers)
-        self.head = nn.Linear(widths[-1], n_outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        super().__init__([nn.Flatten(), *layers], widths[-1], n_outputs, mean, std)

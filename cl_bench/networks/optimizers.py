@@ -1,4 +1,4 @@
-"""Optimisers as values: their settings now, the parameters they step later.
+"""Optimizers as values: their settings now, the parameters they step later.
 
 Adam is fused: one kernel goes through memory once, and a step of a small network takes a quarter of the time. That
 kernel reads a gradient by the memory layout of its parameter. `backward` lays gradients so, but a method may set
@@ -27,9 +27,13 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam (Kingma and Ba, 2015). lr: step size; betas: decay of the two moments; weight_decay: L2 factor.
+    """Adam (Kingma and Ba, 2015).
 
-    keep_state: its moments go on from one phase of a classifier to the next; otherwise they start anew.
+    Args:
+        lr: step size.
+        betas: decay of the two moments.
+        weight_decay: L2 factor.
+        keep_state: whether its moments go on from one phase of a classifier to the next; otherwise they start anew.
     """
 
     lr: Rate = 1e-3
@@ -44,8 +48,14 @@ class Adam:
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent. lr: step size; momentum: share of the last step kept; weight_decay: L2 factor;
-    keep_state: see `Adam`."""
+    """Stochastic gradient descent.
+
+    Args:
+        lr: step size.
+        momentum: share of the last step that is kept.
+        weight_decay: L2 factor.
+        keep_state: see `Adam`.
+    """
 
     lr: Rate = 0.1
     momentum: Decay = 0.0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from cl_bench.config import Positive
+from cl_bench.networks.base import Network
 
 
 class Residual(nn.Module):
@@ -19,20 +22,30 @@ class Residual(nn.Module):
         return self.shortcut(x) + self.branch(x)
 
 
-class ResNet18(nn.Module):
+class ResNet18(Network):
     """A 3x3 convolution that keeps the side, eight residual blocks in four stages, the mean over positions, a head.
 
     All but the first stage halve the side and double the channels. Its weights lie with channels last in memory, which
     is how convolutions are fastest; no number depends on it but by rounding. A network narrower than 8 channels keeps
     them first: on some CPUs the backward pass of torch dies there.
 
-    image_shape: (C, H, W). n_outputs: logits. width: channels of the first stage; 20 is the smaller network of Gradient
-    Episodic Memory (Lopez-Paz and Ranzato, 2017).
+    Args:
+        image_shape: (C, H, W).
+        n_outputs, mean, std: see `Network`.
+        width: channels of the first stage; 20 is the smaller network of Gradient Episodic Memory (Lopez-Paz and
+            Ranzato, 2017).
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], n_outputs: int, *, width: Positive = 64) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        width: Positive = 64,
+    ) -> None:
+        features = [
             *_convolution(image_shape[0], width, 3),
             nn.ReLU(),
             *_stage(width, width, stride=1),
@@ -41,13 +54,10 @@ class ResNet18(nn.Module):
             *_stage(4 * width, 8 * width, stride=2),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-        )
-        self.head = nn.Linear(8 * width, n_outputs)
+        ]
+        super().__init__(features, 8 * width, n_outputs, mean, std)
         if width >= 8:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
 
 
 def _convolution(n: int, m: int, size: int, stride: int = 1) -> nn.Sequential:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Sequence
+
+from torch import nn
 
 from cl_bench.config import InputError, Positive
+from cl_bench.networks.base import Network
 from cl_bench.networks.gan import ConditionalGenerator, halvings
 from cl_bench.networks.resnet import Residual
 
@@ -15,7 +18,11 @@ class ConditionalResNetGenerator(ConditionalGenerator):
     Layer normalisation stands where the paper has a batch normalisation with weights per class; the class comes with
     the noise alone.
 
-    image_shape: (C, H, W), H = W, 4 to 7 doubled some times. width: channels of every layer; more draws better.
+    Args:
+        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
+        n_outputs: classes to generate.
+        z_dim: noise dimensions.
+        width: channels of every layer; more draws better.
     """
 
     def __init__(
@@ -34,20 +41,30 @@ class ConditionalResNetGenerator(ConditionalGenerator):
         super().__init__(n_outputs, z_dim, layers)
 
 
-class ResNetNetwork(nn.Module):
+class ResNetNetwork(Network):
     """Two residual blocks that halve the side, two that keep it, the mean over positions and a linear head.
 
     Without normalisation, so that it can be a critic with a gradient penalty.
 
-    image_shape: (C, H, W), H and W at least 4. n_outputs: logits. width: channels of every layer.
+    Args:
+        image_shape: (C, H, W), H and W at least 4.
+        n_outputs, mean, std: see `Network`.
+        width: channels of every layer.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], n_outputs: int, *, width: Positive = 128) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        n_outputs: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *,
+        width: Positive = 128,
+    ) -> None:
         side = min(image_shape[1:])
         if side < 4:
             raise InputError(f"dataset.size={side}: network=resnet_gan halves the side twice; choose 4 or more")
-        self.features = nn.Sequential(
+        features = [
             _halving(image_shape[0], width),
             _halving(width, width, nn.ReLU()),
             _level(width),
@@ -55,11 +72,8 @@ class ResNetNetwork(nn.Module):
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
-        )
-        self.head = nn.Linear(width, n_outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x))
+        ]
+        super().__init__(features, width, n_outputs, mean, std)
 
 
 def _convolution(n: int, m: int) -> nn.Conv2d:

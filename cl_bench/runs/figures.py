@@ -48,7 +48,11 @@ def draw_results(results: Mapping[str, Any], folder: Path) -> None:
 
     def facts(name: str) -> dict[str, Any]:
         """What the tasks that know something by this name know, by their labels."""
-        return {labels[task["task"]]: task["facts"][name] for task in results["tasks"] if task["facts"].get(name)}
+        return {
+            labels[task["task"]]: task["diagnostics"][name]
+            for task in results["tasks"]
+            if task["diagnostics"].get(name)
+        }
 
     for name, draw, file in (
         ("replay_histogram", partial(class_histogram, names=names), "replay_histogram.png"),

@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from typing import Annotated, Any, Literal
@@ -18,8 +19,9 @@ import torch
 from annotated_types import Ge, Gt, Le
 
 from cl_bench.config import InputError, KnownError, Positive, Stopped
-from cl_bench.data.batches import Batches, Data
+from cl_bench.data.batches import Batches, Data, Step
 from cl_bench.methods.base import Learner
+from cl_bench.record import Phase
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
@@ -34,6 +36,7 @@ ONE_IMAGE = (
     "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
 )
 
+Validate = Callable[[Learner], float | None]
 Logged = tuple[int, str, float]  # step of the phase from 0, name, value
 
 
@@ -42,11 +45,11 @@ class Diverged(KnownError):
 
 
 class Fit:
-    """Trains a module for one phase: `fit(module, data, phase="solver")`; see `methods.base.Fit`.
+    """Trains a module for one phase: `phase = fit(module, data, phase="solver")`; see `methods.base.Fit`.
 
-    Inside `with fit.task(i):` it remembers finished phases, saves the running one every `checkpoint_every`
-    seconds and, when the story of a task is told again after a kill, returns from finished phases at once and
-    continues the one that was cut at its step.
+    Inside `with fit.task(i):` it remembers finished phases, and saves the running one every `checkpoint_every`
+    seconds. When a task is replayed after a kill, it returns from finished phases at once and continues the one that
+    was cut at its step.
 
     epochs: passes over a phase's data. iterations: mini-batches per task instead. batch_size: images. chunk:
     mini-batches handed to Lightning at once; changes no number. accelerator, precision: as Lightning's. threads:
@@ -80,17 +83,21 @@ class Fit:
         if threads:
             torch.set_num_threads(threads)
         self.signal: int | None = None
-        self.validate: Callable[[Learner], float | None] = lambda module: None  # accuracy in the middle of a phase
+        self.validate: Validate = lambda module: None
         self.saved_at = 0.0  # seconds, on the monotonic clock
-        self.phases: list[dict[str, Any]] = []  # records of this task's finished phases
+        self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
         self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
         self._saved: dict[str, Any] | None = None
         self._task, self._began = -1, 0.0
 
     @contextmanager
-    def task(self, index: int) -> Iterator[None]:
-        """What is fitted inside belongs to this task; the code between phases draws its own random numbers."""
+    def task(self, index: int, validate: Validate = lambda module: None) -> Iterator[None]:
+        """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
+
+        validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
+        """
+        self.validate = validate
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
         self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
@@ -105,10 +112,11 @@ class Fit:
         data: Data,
         *,
         phase: str,
+        step: Step | None = None,
         epochs: int | None = None,
         steps: int | None = None,
         times: int = 1,
-    ) -> None:
+    ) -> Phase:
         number = len(self.phases)
         saved, start = self._saved, 0
         if self.signal:
@@ -116,10 +124,10 @@ class Fit:
                 self.save(None)
             raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
-            record = saved["phases"][number]
+            finished = Phase(**saved["phases"][number])
             module.load_state_dict(saved["ends"][number])
-            self.progress.begin_phase(phase, record["steps"], done=record["steps"], seconds=record["seconds"])
-            return self._end(record, saved["ends"][number])
+            self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
+            return self._end(finished, saved["ends"][number])
         fixed = steps is not None or (epochs is None and self.iterations is not None)
         if steps is None:
             steps = self._steps(len(data), epochs, times)
@@ -130,7 +138,9 @@ class Fit:
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(self._task, phase, self.steps_before)
         seed = derive(self.seed, "batches", self._task, number)
-        batches = Batches(data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start)
+        batches = Batches(
+            data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start, step=step
+        )
         with seeded(self.seed, "phase", self._task, number):
             module.train()
             if len(batches):
@@ -146,30 +156,36 @@ class Fit:
                     vars(trainer).clear()
                     module.trainer = None
         module.to(self.device)
-        record = {
-            "phase": phase,
-            "steps": steps,
-            "optimizer_steps": watch.optimizer_steps,
-            "seconds": watch.seconds,
-            "validation": watch.validation,
-        }
-        self._end(record, module.state_dict())
+        finished = Phase(phase, steps, watch.optimizer_steps, watch.seconds, watch.losses, watch.validation)
+        return self._end(finished, module.state_dict())
+
+    def stop(self, signal: int) -> None:
+        """The run is to stop at the end of the current chunk, once that is saved."""
+        self.signal = signal
+        self.progress.stopping()
 
     @property
     def seconds(self) -> float:
         """Spent on this task so far, before a kill too."""
         return time.monotonic() - self._began
 
-    def resume(self, task: int) -> int:
-        """Looks for what was saved in the middle of this task, and returns how many of its mini-batches that were."""
-        self._saved = saved = self.folder.load_phase(task)
+    def resume(self, task: int, steps_before: int) -> int:
+        """Looks for what was saved in the middle of this task, and returns how many mini-batches the run has had.
+
+        steps_before: mini-batches of the tasks before.
+        """
+        self._saved, self.steps_before = self.folder.load_phase(task), steps_before
+        saved = self._saved
         if not saved:
-            return 0
-        return sum(record["steps"] for record in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+            return steps_before
+        return (
+            steps_before + sum(phase["steps"] for phase in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
+        )
 
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
-        state = {"task": self._task, "seconds": self.seconds, "phases": self.phases, "ends": self._ends}
+        phases = [asdict(phase) for phase in self.phases]  # plain values: a checkpoint holds no classes
+        state = {"task": self._task, "seconds": self.seconds, "phases": phases, "ends": self._ends}
         self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
 
@@ -178,10 +194,11 @@ class Fit:
             return self.iterations * times
         return (epochs or self.epochs) * math.ceil(n / self.batch_size)
 
-    def _end(self, record: dict[str, Any], state: dict[str, Any]) -> None:
-        self.phases.append(record)
+    def _end(self, phase: Phase, state: dict[str, Any]) -> Phase:
+        self.phases.append(phase)
         self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
-        self.steps_before += record["steps"]
+        self.steps_before += phase.steps
+        return phase
 
     def _trainer(self, watch: Watch) -> Trainer:
         return Trainer(
@@ -214,7 +231,8 @@ class Watch(pl.Callback):
     def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
         self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
         self.optimizer_steps: list[int] = []  # of each optimiser
-        self.validation: list[list[float]] = []  # step, accuracy
+        self.losses: dict[str, float] = {}  # the last value of each number logged
+        self.validation: list[tuple[int, float]] = []  # step, accuracy
         self.seconds, self._saved = 0.0, None
         self._step = 0  # after the last chunk of this process
         self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
@@ -224,7 +242,7 @@ class Watch(pl.Callback):
         """Puts the module where the phase was cut and returns the step to go on with."""
         module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
-        self.validation = list(running["validation"])
+        self.losses, self.validation = dict(running["losses"]), list(running["validation"])
         self._unlogged = list(running["unlogged"])
         self._saved = running
         return running["step"]
@@ -251,16 +269,17 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seconds = self._before + time.monotonic() - self._began
-        step: int = module.at + 1  # type: ignore[operator]
+        step: int = module.step_index + 1  # type: ignore[operator]
         self._step = step
         logged = self._check(module)
+        self.losses.update({name: value for _, name, value in logged})
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
         points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
         self.fit.logger.log_points(points)
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(module)  # type: ignore[arg-type]
             if accuracy is not None:
-                self.validation.append([step, accuracy])
+                self.validation.append((step, accuracy))
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._save(trainer, module, bool(self.fit.signal))
@@ -277,6 +296,7 @@ class Watch(pl.Callback):
                     "rng": rng(),
                     "optimizer_steps": list(self.optimizer_steps),
                     "seconds": self.seconds,
+                    "losses": self.losses,
                     "validation": self.validation,
                     "unlogged": self._unlogged,
                 }
@@ -290,7 +310,7 @@ class Watch(pl.Callback):
         self.optimizer_steps[number] += 1
         for group in optimizer.param_groups:
             learned = [p for p in group["params"] if p.grad is not None]
-            self._gradients += [(module.at, self._names[p], p.grad.sum()) for p in learned]
+            self._gradients += [(module.step_index, self._names[p], p.grad.sum()) for p in learned]
 
     def _check(self, module: Any) -> list[Logged]:
         """The logged numbers of a chunk, for which a GPU is waited for once.
@@ -299,7 +319,7 @@ class Watch(pl.Callback):
         """
         found = [(at, 0, name, value) for at, name, value in module.logs]
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
-        found += [(module.at, 2, name, p.detach().sum()) for p, name in self._names.items()]
+        found += [(module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()
         numbers = torch.stack([value.float() for *_, value in found]).cpu()
         bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()

@@ -156,8 +156,10 @@ def at_work(folder: Path) -> bool:
     try:
         with FileLock(folder / LOCK).acquire(blocking=False):
             return False
-    except OSError:  # held, or not ours to take
+    except Timeout:
         return True
+    except OSError:  # nothing can be written there, as the run will say: waiting would have no end
+        return False
 
 
 def wait_for(folder: Path, told: bool = False) -> None:

@@ -303,7 +303,7 @@ def measured(record: Mapping[str, Any]) -> dict[str, float]:
 
     >>> measured({"accuracy": {"0": 0.5}, "metrics": {"ACC": 0.5, "BWT": math.nan}, "seconds": 2,
     ...           "bytes_kept": 0, "phases": [{"validation": [[9, 0.4]]}],
-    ...           "facts": {"n": 7, "by": "a GAN", "capacity": {"free": [3, 4]}}})
+    ...           "diagnostics": {"n": 7, "by": "a GAN", "capacity": {"free": [3, 4]}}})
     {'accuracy/0': 0.5, 'ACC': 0.5, 'seconds': 2, 'bytes_kept': 0, 'validation': 0.4, 'facts/n': 7, 'capacity/free': 7}
     """
     values = {
@@ -312,8 +312,8 @@ def measured(record: Mapping[str, Any]) -> dict[str, float]:
         "seconds": record["seconds"],
         "bytes_kept": record["bytes_kept"],
         "validation": validated(record["phases"]),
-        **{f"facts/{name}": value for name, value in record["facts"].items()},
-        **{f"capacity/{name}": total(value) for name, value in record["facts"].get("capacity", {}).items()},
+        **{f"facts/{name}": value for name, value in record["diagnostics"].items()},
+        **{f"capacity/{name}": total(value) for name, value in record["diagnostics"].get("capacity", {}).items()},
     }
     return {name: value for name, value in values.items() if is_number(value)}
 

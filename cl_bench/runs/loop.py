@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from cl_bench.config.schema import build
 from cl_bench.data.problem import Task
 from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation.judge import Judge, generated_metrics
-from cl_bench.evaluation.scores import Score, bytes_of
-from cl_bench.methods.base import Learner, Method
+from cl_bench.evaluation.scores import Score
+from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
 from cl_bench.runs.figures import draw_results, sample_grid
 from cl_bench.runs.fit import Fit
@@ -60,13 +61,13 @@ def run(settings: Mapping[str, Any]) -> dict[str, Any]:
         scenario = scenario.to(fit.device, fit.batch_size)
         score = Score(scenario, reference).to(fit.device)
         try:
-            return Story(settings, scenario, method, score, fit, folder, logger).tell()
+            return Run(settings, scenario, method, score, fit, folder, logger).run()
         except OSError as error:  # what is read has been read
             raise InputError(f"output_root: can't write to {folder.path} ({error.strerror or error})") from error
 
 
-class Story:
-    """One run: for each task, learn it, then be measured on every task. Told again after a kill, it goes on."""
+class Run:
+    """One run: for each task, learn it, then be measured on every task. Replayed after a kill, it goes on."""
 
     def __init__(
         self,
@@ -80,26 +81,24 @@ class Story:
     ) -> None:
         self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
         self.fit, self.folder, self.logger = fit, folder, logger
-        fit.validate = self.validate
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[dict[str, Any]] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device, settings)
 
-    def tell(self) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         self.begin()
         failed = True
         try:
             with self.fit.progress.live(self.plan()):
                 for task in self.to_learn[len(self.records) :]:
-                    self.method.task, self.method.facts = task.index, {}
-                    with self.fit.task(task.index):
-                        self.method.learn(task, self.fit)
+                    with self.fit.task(task.index, self.validate):
+                        diagnostics = self.method.learn_task(task, self.fit)
                     seconds = self.fit.seconds  # of training alone
                     self.fit.progress.say_what("evaluation")
                     if self.method.measurable:
                         self.score.measure(self.method, after=task.index)
-                    self.keep(task.index, seconds)
+                    self.keep(task.index, seconds, diagnostics)
                     if self.fit.signal:
                         raise Stopped(self.fit.signal)
                 failed = False
@@ -123,8 +122,8 @@ class Story:
             self.method.to(self.fit.device)
         else:
             self.score.measure(self.method, after=-1)
-        self.fit.steps_before = sum(phase["steps"] for record in self.records for phase in record["phases"])
-        step = self.fit.steps_before + self.fit.resume(len(self.records))
+        before = sum(phase["steps"] for record in self.records for phase in record["phases"])
+        step = self.fit.resume(len(self.records), before)
         if state or step:
             self.provenance = continued(read_results(self.folder.path), self.provenance)
         else:
@@ -156,9 +155,9 @@ class Story:
 
     def validate(self, module: Learner) -> float | None:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
-        return self.score.validation(self.method, after=self.method.task) if module is self.method else None
+        return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
-    def keep(self, task: int, seconds: float) -> None:
+    def keep(self, task: int, seconds: float, diagnostics: dict[str, Any]) -> None:
         """Writes down what is known after a task; only then is the task done."""
         generated, picture = None, None
         with seeded(self.settings["seed"], "samples", task):
@@ -170,12 +169,12 @@ class Story:
             sample_grid(samples, self.folder.path / picture, [names[output] for output in self.judge.seen(task)])
         record = {
             "task": task,
-            "phases": self.fit.phases,
+            "phases": [asdict(phase) for phase in self.fit.phases],
             "seconds": seconds,
             "bytes_kept": bytes_of(self.method.state_dict()),
-            "facts": self.method.facts,
+            "diagnostics": diagnostics,
             "generated": generated,
-            "memory": self.memory(task),
+            "memory": self.memory(task, diagnostics.get("generator_bytes")),
         }
         self.records.append(record)
         results = self.results()
@@ -193,12 +192,11 @@ class Story:
         if "trial" not in self.settings:  # a search has a line for each of its trials
             self.fit.progress.end_task(task, results["R"][task][: task + 1], seconds)
 
-    def memory(self, task: int) -> dict[str, int] | None:
+    def memory(self, task: int, n_bytes: int | None) -> dict[str, int] | None:
         """What is kept of the past, comparable between methods: the real images, with their bytes, or the bytes of a
         generator, with the images that a memory of so many bytes would hold, and those of all tasks so far, raw."""
         problem = self.scenario.problem
-        if "generator_bytes" in self.method.facts:
-            n_bytes = self.method.facts["generator_bytes"]
+        if n_bytes is not None:
             raw = sum(len(one.train) for one in self.scenario.tasks[: task + 1]) * math.prod(problem.image_shape)
             return {
                 "images": n_bytes // bytes_per_image(problem),
@@ -259,9 +257,8 @@ def saved_on_signals(fit: Fit) -> Iterator[None]:
         return
 
     def stop(number: int, _: Any) -> None:
-        fit.signal = number
         signal.signal(number, signal.SIG_DFL)
-        fit.progress.stopping()
+        fit.stop(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -20,6 +20,7 @@ from cl_bench.data.datasets import Dataset
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.loggers import RunLogger
@@ -37,7 +38,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
 
 
 KINDS: dict[str, Any] = {
-    **dict(zip(GROUPS, (Method, Dataset, Scenario, nn.Module, Optimizer, Fit, RunLogger), strict=True)),
+    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger), strict=True)),
     "memory": Budget,
 }
 """What is to be built of each group's node."""
@@ -63,6 +64,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
     problem = scenario.problem
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
+    given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in nodes:
         available = sum(len(task.train) for task in scenario.tasks)
         memory: Budget = build(nodes["memory"], available=available)
@@ -71,7 +73,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         given["memory"] = memory
     optimizer = build(nodes["optimizer"])
     for node in (nodes["network"], *nodes["method"].parts.values()):  # of a method: a generator, a GAN
-        weigh(node, **given)
+        check_memory(node, **given)
     for node in nodes["method"].parts.values():
         anew(node)
     with seeded(seed, "network"):
@@ -81,7 +83,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     return scenario, method
 
 
-def weigh(node: Node, **shapes: Any) -> None:
+def check_memory(node: Node, **shapes: Any) -> None:
     """Raises InputError for networks that this machine can't hold, before any memory is taken for them."""
     try:
         with torch.device("meta"):

@@ -77,8 +77,8 @@ def ours(
                 began = time.perf_counter()
                 learn(method, task, fit)
                 whole += time.perf_counter() - began
-            steps += sum(phase["steps"] for phase in fit.phases)
-            training += sum(phase["seconds"] for phase in fit.phases)
+            steps += sum(phase.steps for phase in fit.phases)
+            training += sum(phase.seconds for phase in fit.phases)
     return Timing(weights_of(method), steps, training, whole)
 
 

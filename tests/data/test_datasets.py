@@ -20,7 +20,8 @@ from cl_bench.config import InputError
 from cl_bench.config.names import CONF
 from cl_bench.config.schema import build, check
 from cl_bench.data import class_names, datasets
-from cl_bench.data.datasets import crop_and_flip, load, resize
+from cl_bench.data.datasets import load
+from cl_bench.data.transforms import crop_and_flip, resize
 
 Arrays = dict[str, np.ndarray]
 

@@ -339,7 +339,7 @@ def test_bytes_of_a_generator_stand_beside_those_of_the_images(small: Compose, m
 
     def with_generator(self: Finetune, *args: Any) -> None:
         learn(self, *args)
-        self.facts["generator_bytes"] = 1000
+        self.diagnostics["generator_bytes"] = 1000
 
     monkeypatch.setattr(Finetune, "learn", with_generator)
     memory = [task["memory"] for task in run(small("method=finetune"))["tasks"]]

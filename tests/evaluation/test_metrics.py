@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import functools
 import io
 import math
@@ -86,11 +85,6 @@ def collection3() -> MetricCollection:
 
 
 # --- numbers ----------------------------------------------------------------------------------------------
-
-
-def test_docstring():
-    assert doctest.testmod(M).attempted
-    assert not doctest.testmod(M).failed
 
 
 @pytest.mark.parametrize("name", GOLDEN3)

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from cl_bench.evaluation import statistics
 from cl_bench.evaluation.statistics import compare, estimate, holm, paired_t
-
-
-def test_examples() -> None:
-    found = doctest.testmod(statistics)
-    assert found.attempted
-    assert not found.failed
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])

@@ -172,7 +172,7 @@ def _tell_all(pipe: Connection) -> None:
 
     RunFolder._replace = write  # pyright: ignore
     around(Watch, "on_train_start", training, nothing)
-    around(Watch, "on_train_batch_end", lambda _, __, module, *___: tell("chunk", step=module.at + 1), nothing)
+    around(Watch, "on_train_batch_end", lambda _, __, module, *___: tell("chunk", step=module.step_index + 1), nothing)
     around(Fit, "__call__", nothing, lambda *_: tell("trained"))
     around(Score, "measure", lambda *_: tell("evaluation"), lambda *_: tell("evaluated"))
     around(RunFolder, "save_task", nothing, lambda _, index, __: tell("kept", task=index, phase="", step=0))

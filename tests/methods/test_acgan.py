@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cl_bench.data.batches import REPLAYED, Batch
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.dgr import DGR
-from cl_bench.methods.parts.acgan import ACGAN, evenly
+from cl_bench.methods.parts.acgan import ACGAN, balanced_labels
 from cl_bench.networks.gan import ConditionalGenerator, ConditionalMLP, Discriminator
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import Adam
@@ -197,10 +197,10 @@ def test_reset_forgets() -> None:
 
 def test_classes_come_equally_often_and_none_is_left_out_for_good() -> None:
     classes = torch.tensor([2, 5, 7])
-    assert evenly(classes, 6).bincount().tolist() == [0, 0, 2, 0, 0, 2, 0, 2]
-    assert sorted(evenly(classes, 7).bincount()[classes].tolist()) == [2, 2, 3]
+    assert balanced_labels(classes, 6).bincount().tolist() == [0, 0, 2, 0, 0, 2, 0, 2]
+    assert sorted(balanced_labels(classes, 7).bincount()[classes].tolist()) == [2, 2, 3]
     torch.manual_seed(0)
-    few = torch.cat([evenly(classes, 2) for _ in range(3000)]).bincount()[classes]
+    few = torch.cat([balanced_labels(classes, 2) for _ in range(3000)]).bincount()[classes]
     assert few.sum() == 6000
     assert (few - 2000).abs().max() < 150
 
@@ -241,7 +241,7 @@ def labelled(y: Tensor) -> Tensor:
 def test_dreams_bear_the_labels_that_were_asked_for(kind: str, small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     method, scenario = scholar(small, f"scenario={kind}_incremental")
     monkeypatch.setattr(method.old.gan, "sample", labelled)
-    dreams = method.dream(200)
+    dreams = method.generate_replay(200)
     assert torch.equal(dreams.images[:, 0, 0, 0].long(), dreams.labels)
     expected = [100, 100] if kind == "domain" else [50, 50, 50, 50]
     assert torch.bincount(dreams.labels).tolist() == expected
@@ -256,14 +256,14 @@ def test_dreams_bear_the_labels_that_were_asked_for(kind: str, small: Compose, m
 
 def test_disagreement_is_the_share_that_the_old_solver_takes_for_another_class(small: Compose) -> None:
     method, _ = scholar(small)
-    dreams = method.dream(200)
+    dreams = method.generate_replay(200)
     wrong = 0
     for image, label in zip(dreams.images, dreams.labels.tolist(), strict=True):
         logits = method.old.solver(image[None].float() / 255)[0].tolist()[:4]  # the classes that it knows
         wrong += logits.index(max(logits)) != label
     assert 0 < wrong < 200
-    assert method.facts["disagreement"] == pytest.approx(wrong / 200)
-    assert method.facts["replay_histogram"] == [50] * 4 + [0] * 6
+    assert method.diagnostics["disagreement"] == pytest.approx(wrong / 200)
+    assert method.diagnostics["replay_histogram"] == [50] * 4 + [0] * 6
 
 
 def test_generate_gives_n_of_each_class_seen(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:

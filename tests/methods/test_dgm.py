@@ -34,7 +34,7 @@ def beginning(small: Compose, *overrides: str) -> tuple[Scenario, DGM]:
 def learn(method: DGM, scenario: Scenario, index: int, folder: Path) -> None:
     fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2, batch_size=64)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
-    method.task, method.facts = index, {}
+    method.task, method.diagnostics = index, {}
     with fit.task(index):
         method.learn(scenario.tasks[index], fit)
 
@@ -97,7 +97,7 @@ def test_free_capacity_is_constant_and_reservations_only_grow(mask: str, small: 
     reserved = [torch.zeros(0)] * len(free)
     for task in range(4):
         learn(method, scenario, task, tmp_path)
-        capacity = method.facts["capacity"]
+        capacity = method.diagnostics["capacity"]
         for number, layer in enumerate(method.generator.hidden):
             if mask == "activations":
                 assert layer.free == free[number]
@@ -112,7 +112,7 @@ def test_free_capacity_is_constant_and_reservations_only_grow(mask: str, small: 
             assert capacity["reserved"][number] == layer.reserved.sum()
         if mask == "activations":
             grown = sum(free) + sum(capacity["reserved"])
-            assert method.price == pytest.approx(method.sparsity * grown / sum(free))
+            assert method.sparsity_weight == pytest.approx(method.sparsity * grown / sum(free))
     assert sum(layer.size for layer in method.generator.hidden) > sum(free)  # something was reserved
 
 
@@ -157,7 +157,7 @@ def test_its_weight_grows_with_the_network(small: Compose, tmp_path: Path) -> No
     scenario, method = beginning(small)
     weights = []
     for task in range(3):
-        weights.append(method.price)
+        weights.append(method.sparsity_weight)
         learn(method, scenario, task, tmp_path)
     assert weights[0] == method.sparsity
     assert weights[0] < weights[1] <= weights[2]
@@ -204,9 +204,9 @@ def test_the_discriminator_starts_anew_and_replays_every_past_class(small: Compo
     scenario, method = beginning(small, "method.n_gen=60")
     learn(method, scenario, 0, tmp_path)
     learn(method, scenario, 1, tmp_path)
-    assert method.facts["replay_histogram"][:4] == [30, 30, 0, 0]
+    assert method.diagnostics["replay_histogram"][:4] == [30, 30, 0, 0]
     method.task = 2
-    replay = method.dream(120)
+    replay = method.generate_replay(120)
     assert torch.equal(torch.bincount(replay.labels), torch.full((4,), 30))
     before = method.discriminator.critic.weight.clone()
     fits: list[Tensor] = []

@@ -54,12 +54,12 @@ def test_n_gen_counts_per_past_task_or_in_total(mode: str, expected: list[int], 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
 def test_dreams_bear_labels_that_the_old_solver_knows(kind: str, small: Compose) -> None:
     method, _ = scholar(small, f"scenario={kind}_incremental")
-    dreams = method.dream(200)
+    dreams = method.generate_replay(200)
     assert dreams.images.dtype == torch.uint8
     assert dreams.images.shape == (200, 1, 8, 8)
     known = {0, 1} if kind == "domain" else {0, 1, 2, 3}
     assert set(dreams.labels.tolist()) <= known
-    assert sum(method.facts["replay_histogram"]) == 200
+    assert sum(method.diagnostics["replay_histogram"]) == 200
 
 
 def test_hard_labels_are_the_old_solvers_choice(small: Compose) -> None:
@@ -76,10 +76,10 @@ def test_balancing_evens_out_the_classes(small: Compose, monkeypatch: pytest.Mon
     method, _ = scholar(small, "method.balance=true")
     skewed = torch.tensor([0] * 70 + [1] * 10 + [2] * 10 + [3] * 10)
     monkeypatch.setattr(method, "replayed", lambda n: (torch.rand(n, 1, 8, 8), skewed))
-    assert torch.equal(torch.bincount(method.dream(100).labels), torch.tensor([25, 25, 25, 25]))
+    assert torch.equal(torch.bincount(method.generate_replay(100).labels), torch.tensor([25, 25, 25, 25]))
     rare = torch.tensor([0] * 98 + [1, 2])  # a class that never comes can't be made up for
     monkeypatch.setattr(method, "replayed", lambda n: (torch.rand(n, 1, 8, 8), rare))
-    assert torch.equal(torch.bincount(method.dream(100).labels), torch.tensor([92, 4, 4]))
+    assert torch.equal(torch.bincount(method.generate_replay(100).labels), torch.tensor([92, 4, 4]))
 
 
 def test_collapse_is_a_warning_with_the_histogram(
@@ -87,15 +87,15 @@ def test_collapse_is_a_warning_with_the_histogram(
 ) -> None:
     method, _ = scholar(small)
     monkeypatch.setattr(method, "replayed", lambda n: (torch.rand(n, 1, 8, 8), torch.full((n,), 3)))
-    method.dream(30)
+    method.generate_replay(30)
     assert "collapsed" in caplog.text
     assert "[0, 0, 0, 30, 0" in caplog.text
 
 
 def test_one_past_class_is_no_collapse(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
     method, _ = scholar(small, "scenario.n_tasks=10", task=1)
-    assert method.dream(30).labels.unique().tolist() == [0]
-    assert method.facts["replay_histogram"][0] == 30
+    assert method.generate_replay(30).labels.unique().tolist() == [0]
+    assert method.diagnostics["replay_histogram"][0] == 30
     assert not caplog.text
 
 
@@ -122,7 +122,7 @@ def test_fresh_replay_weighs_new_and_old_by_r(small: Compose, monkeypatch: pytes
 def test_soft_labels_ask_for_the_old_answer_and_nothing_of_new_classes(kind: str, small: Compose) -> None:
     """While old and new solver agree, replayed images pull nowhere but away from classes the old one never saw."""
     method, _ = scholar(small, f"scenario={kind}_incremental", "method.labels=soft", "method.temperature=0.5")
-    dreams = method.dream(64).batch(torch.arange(64))
+    dreams = method.generate_replay(64).batch(torch.arange(64))
     logits = method(dreams.x).detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DGR, "forward", lambda self, x, task=None: logits)

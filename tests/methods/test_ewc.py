@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import split
 from cl_bench.methods.ewc import EWC
-from cl_bench.methods.parts.quadratic import QuadraticPull
+from cl_bench.methods.parts.quadratic import QuadraticPenalty
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import SGD
 
@@ -26,7 +26,7 @@ def random_weights(seed: int, *, zeros: bool = False) -> dict[str, Tensor]:
 
 def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     """In value and gradient, after every further anchor."""
-    pull, anchors = QuadraticPull(random_weights(0)), []
+    pull, anchors = QuadraticPenalty(random_weights(0)), []
     for k in range(4):
         anchors.append((random_weights(10 + k), random_weights(20 + k, zeros=True)))
         pull.add(*anchors[-1])
@@ -40,7 +40,7 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
 
 
 def test_the_online_form_keeps_the_latest_anchor_and_decays_the_weights() -> None:
-    pull = QuadraticPull(random_weights(0))
+    pull = QuadraticPenalty(random_weights(0))
     for k in range(3):
         pull.replace(random_weights(10 + k), random_weights(20 + k), decay=0.5)
     theta = random_weights(40)
@@ -85,7 +85,7 @@ def test_a_strong_pull_holds_the_weights_and_none_leaves_them() -> None:
     for strength in (0.0, 1e3):
         method, network = ewc("task", strength=strength)
         start = copy.deepcopy(network.state_dict())
-        method.pull.add(
+        method.penalty.add(
             dict(network.named_parameters()), {n: torch.ones_like(p) for n, p in network.named_parameters()}
         )
         method.task, optimizer = 1, torch.optim.SGD(network.parameters(), lr=1e-4)

@@ -46,7 +46,7 @@ class Training:
         optimizers: Any = module.configure_optimizers()
         if module is self.method.gan:
             self.look()
-        for module.at in range(self.steps):
+        for module.step_index in range(self.steps):
             module.step(data.batch(torch.randperm(len(data))[:32]), optimizers)
         if module is self.method.gan:
             self.look()

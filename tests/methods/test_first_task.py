@@ -37,7 +37,7 @@ def first_task(settings: dict[str, Any], precision: str) -> dict[str, torch.Tens
         optimizer = module.configure_optimizers()
         module.train()
         for step, rows in enumerate(torch.arange(128).split(32)):
-            module.at = step
+            module.step_index = step
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
                 module.step(task.train.batch(rows), optimizer)
 

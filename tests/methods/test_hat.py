@@ -108,8 +108,8 @@ def test_weights_used_and_free_are_those_between_units(small: Compose, tmp_path:
         learn(method, scenario, task, tmp_path)
     one, two = ([int(mask[task].sum()) for task in range(2)] for mask in method.masks)
     both = [int((mask[0] | mask[1]).sum()) for mask in method.masks]
-    assert method.facts["capacity"]["weights_used"] == [64 * one[1], one[1] * two[1]]
-    assert method.facts["capacity"]["weights_free"] == [64 * (9 - both[0]), 9 * 7 - both[0] * both[1]]
+    assert method.diagnostics["capacity"]["weights_used"] == [64 * one[1], one[1] * two[1]]
+    assert method.diagnostics["capacity"]["weights_free"] == [64 * (9 - both[0]), 9 * 7 - both[0] * both[1]]
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
@@ -169,7 +169,7 @@ def test_a_higher_price_reserves_less(small: Compose, tmp_path: Path) -> None:
         scenario, method = hat(small, f"method.sparsity={sparsity}", "network.hidden=[60]")
         for task in range(2):
             learn(method, scenario, task, tmp_path)
-        reserved.append(method.facts["capacity"]["reserved"][0])
+        reserved.append(method.diagnostics["capacity"]["reserved"][0])
     assert reserved[0] > reserved[1] > reserved[2]
 
 

@@ -43,7 +43,7 @@ def beginning(small: Compose, *overrides: str) -> tuple[Scenario, Isolation]:
 def learn(method: Isolation, scenario: Scenario, index: int, folder: Path) -> None:
     fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=8, batch_size=32)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
-    method.task, method.facts = index, {}
+    method.task, method.diagnostics = index, {}
     with fit.task(index):
         method.learn(scenario.tasks[index], fit)
 
@@ -107,7 +107,7 @@ def test_gradients_of_zero_would_not_do(
     monkeypatch.setattr(Isolation, "step", step)
     learn(learner, scenario, 1, tmp_path)
     assert torch.equal(before, answers(learner, scenario, 0))
-    monkeypatch.setattr(Isolation, "put_back", lambda self: None)
+    monkeypatch.setattr(Isolation, "restore_frozen", lambda self: None)
     learn(learner, scenario, 2, tmp_path)
     assert not torch.equal(before, answers(learner, scenario, 0))
 

@@ -80,4 +80,4 @@ def test_its_classifier_answers_and_its_generator_draws_every_class_seen(small: 
     assert labels.tolist() == [c for c in range(10) for _ in range(3)]
     method.task = 1  # after two tasks
     assert method.generate(1)[1].tolist() == [0, 1, 2, 3]
-    assert method.facts["generator_bytes"] == 4 * sum(p.numel() for p in method.gan.generator.parameters())
+    assert method.diagnostics["generator_bytes"] == 4 * sum(p.numel() for p in method.gan.generator.parameters())

@@ -51,7 +51,7 @@ class Training:
         elders = [self.method._old.gan] if self.method._old else []
         elders += [self.penalty.args[0]] if self.penalty else []
         before = [weights(elder) for elder in elders]
-        for module.at in range(self.steps):
+        for module.step_index in range(self.steps):
             rows = torch.randperm(len(data))[:32]
             module.step(data.batch(rows), optimizers)
         self.old_stayed &= all(same(weights(elder), old) for elder, old in zip(elders, before, strict=True))

@@ -40,7 +40,7 @@ def mini_batches(data: Data) -> list[Batch]:
 def fit(module: Any, data: Data, **_: Any) -> None:
     """A short training phase."""
     optimizer = module.configure_optimizers()
-    for module.at, batch in enumerate(mini_batches(data)):
+    for module.step_index, batch in enumerate(mini_batches(data)):
         module.step(batch, optimizer)
 
 
@@ -108,8 +108,8 @@ def test_both_terms_equal_a_loop_over_images_and_steps(kind: str, optimizer: Opt
         for found, what in (
             (method.fisher, expected.F),
             (method.score, expected.s),
-            (method.pull.weight, expected.importance),
-            (method.pull.anchor, expected.anchors),
+            (method.penalty.weight, expected.importance),
+            (method.penalty.anchor, expected.anchors),
         ):
             for a, b in zip(found, what, strict=True):
                 torch.testing.assert_close(a.data, b, rtol=1e-7, atol=1e-9)
@@ -130,7 +130,7 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
         method.learn(task, and_look)
     anchor, information = [p.detach().clone() for p in weights.values()], scaled(method.fisher)
     fit(method, scenario.tasks[3].train)
-    merged = method.pull(weights)
+    merged = method.penalty(weights)
     mean = [first / 4 + second / 4 + third / 2 for first, second, third in zip(*scores, strict=True)]
     top = torch.stack([one.max() for one in mean]).max()  # the least is 0: dark pixels
     gaps = [(p - a).square() for p, a in zip(weights.values(), anchor, strict=True)]
@@ -147,7 +147,7 @@ def test_what_does_not_act_has_no_importance() -> None:
     method, scenario = rwalk("task", DECAYING)
     for method.task, task in enumerate(scenario.tasks[:2]):
         method.learn(task, fit)
-    omega = dict(zip(method.weights, method.pull.weight, strict=True))
+    omega = dict(zip(method.weights, method.penalty.weight, strict=True))
     assert not omega["head.weight"][4:].any()
     assert not omega["head.bias"][4:].any()
     x = torch.cat([batch.x for task in scenario.tasks[:2] for batch in mini_batches(task.train)])

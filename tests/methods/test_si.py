@@ -37,7 +37,7 @@ def mini_batches(data: Data, size: int = 16, n: int = 8) -> list[Batch]:
 def fit(module: Any, data: Data, **_: Any) -> None:
     """A short training phase."""
     optimizer = module.configure_optimizers()
-    for module.at, batch in enumerate(mini_batches(data)):
+    for module.step_index, batch in enumerate(mini_batches(data)):
         module.step(batch, optimizer)
 
 
@@ -82,7 +82,7 @@ def test_importance_equals_a_loop_over_steps(kind: str, optimizer: Optimizer) ->
     tasks = [(mini_batches(one.train), allowed.get(kind, lambda _: [0, 1])(one.index)) for one in scenario.tasks[:3]]
     weights, added = step_by_step(network, optimizer, tasks, 0.2, 0.01)
     for name, omega, p, theta, *terms in zip(
-        anchor, method.pull.weight, method.pull.anchor, weights, *added, strict=True
+        anchor, method.penalty.weight, method.penalty.anchor, weights, *added, strict=True
     ):
         torch.testing.assert_close(p.data, theta, rtol=1e-8, atol=1e-10, msg=f"weights {name}")
         torch.testing.assert_close(omega.data, sum(terms), rtol=1e-7, atol=1e-9, msg=f"importance {name}")
@@ -99,7 +99,7 @@ def test_the_pull_is_in_the_step_but_not_in_the_importance() -> None:
     """A weight that only the pull has moved matters to nothing."""
     method, scenario = si("task", SGD(lr=0.01), strength=1.0)
     method.task = 1
-    for omega, anchor in zip(method.pull.weight, method.pull.anchor, strict=True):
+    for omega, anchor in zip(method.penalty.weight, method.penalty.anchor, strict=True):
         omega += 1
         anchor += 1  # every weight is pulled up
     before = method.get_parameter("network.head.bias").detach().clone()
@@ -118,7 +118,7 @@ def test_what_does_not_act_has_no_importance(optimizer: Optimizer) -> None:
     method, scenario = si("task", optimizer)
     for method.task, task in enumerate(scenario.tasks[:2]):
         method.learn(task, fit)
-    omega = dict(zip(method.weights, method.pull.weight, strict=True))
+    omega = dict(zip(method.weights, method.penalty.weight, strict=True))
     assert not omega["head.weight"][4:].any()
     assert not omega["head.bias"][4:].any()
     dark = torch.stack([batch.x for task in scenario.tasks[:2] for batch in mini_batches(task.train)])
@@ -138,7 +138,7 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
         method.learn(task, fit)
     anchor = {name: p.detach().clone() for name, p in weights.items()}
     fit(method, scenario.tasks[3].train)
-    merged = method.pull(weights)
+    merged = method.penalty(weights)
     apart: Any = sum((omega[n] * (weights[n] - anchor[n]).square()).sum() for omega in separate for n in weights)
     assert len(separate) == 3
     assert merged.item() == pytest.approx(apart.item(), rel=1e-10)

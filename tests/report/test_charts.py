@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 from xml.etree import ElementTree
 
 import pytest
 
 from cl_bench.evaluation.statistics import Estimate
-from cl_bench.report import charts
 from cl_bench.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Series, Style, line_chart, scatter, spread
-
-
-def test_examples() -> None:
-    found = doctest.testmod(charts)
-    assert found.attempted
-    assert not found.failed
 
 
 @pytest.mark.parametrize(

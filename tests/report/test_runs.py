@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,12 @@ from conftest import Compose
 from runs_on_disk import write
 
 from cl_bench.config import InputError
-from cl_bench.report import runs
 from cl_bench.report.runs import MEMORY, Benchmark, benchmarks, mixtures, read, select, sweeps
 from cl_bench.report.tables import columns_of
 
 
 def found_in(folder: Path) -> list[Benchmark]:
     return benchmarks(read([folder])[0])
-
-
-def test_examples() -> None:
-    found = doctest.testmod(runs)
-    assert found.attempted
-    assert not found.failed
 
 
 def test_seeds_are_averaged(tmp_path: Path) -> None:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import csv
-import doctest
 from pathlib import Path
 
 import pytest
 from runs_on_disk import write
 
-from cl_bench.report import tables
 from cl_bench.report.__main__ import main
 from cl_bench.report.runs import benchmarks, read
 from cl_bench.report.tables import ACC, best_of, columns_of
-
-
-def test_examples() -> None:
-    found = doctest.testmod(tables)
-    assert found.attempted
-    assert not found.failed
 
 
 @pytest.fixture

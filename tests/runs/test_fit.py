@@ -11,6 +11,8 @@ import torch
 from conftest import Compose
 
 from cl_bench.config.names import folder_of, key_of
+from cl_bench.record import Phase
+from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
 from cl_bench.runs.loop import run
@@ -104,6 +106,47 @@ def test_every_step_is_in_one_point_after_a_kill_though_log_every_changed(
     assert len(ends) >= len(windows(results, max(then, 7)))
     if then == 7:
         assert ends == windows(results, 7)
+
+
+def test_a_phase_returns_the_last_value_of_each_loss(small: Compose) -> None:
+    """Of one that is logged in some steps only, too."""
+    results, single = each_step(small)
+    phases = [(task["task"], phase) for task in results["tasks"] for phase in task["phases"]]
+    last = {(row.task, row.phase, row.name): row.value for row in single}
+    assert {(task, phase["phase"], name): x for task, phase in phases for name, x in phase["losses"].items()} == last
+    assert len(last) > len(phases)
+
+
+@pytest.mark.parametrize("where", ["in the second phase", "after the last chunk of the first"])
+def test_a_phase_returns_the_same_record_after_a_kill(
+    where: str, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that decides by a loss decides the same."""
+    whole = each_step(small)[0]["tasks"][1]["phases"][0]
+    returned: list[Phase] = []
+
+    def telling(*args: Any, original: Any = Fit.__call__, **options: Any) -> Phase:
+        returned.append(original(*args, **options))
+        return returned[-1]
+
+    def dying(self: RunFolder, state: Any, original: Any = RunFolder.save_phase) -> None:
+        original(self, state)
+        trained = len(state["phases"]) + (state["running"]["step"] == whole["steps"])
+        if state["task"] == 1 and trained and len(state["phases"]) == (where == "in the second phase"):
+            raise Killed
+
+    settings = small(*TWO_NETWORKS, "checkpoint_every=0", root="killed")
+    monkeypatch.setattr(Fit, "__call__", telling)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_phase", dying)
+        with pytest.raises(Killed):
+            run(settings)
+    before = returned.copy()
+    run(settings)
+    again = returned[len(before)]
+    assert (again.phase, again.losses) == (whole["phase"], whole["losses"])
+    assert len(before) == (3 if where == "in the second phase" else 2)
+    assert again in before or where == "after the last chunk of the first"
 
 
 def test_a_chunk_is_read_and_written_once(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -364,18 +364,6 @@ def test_of_hundreds_of_tasks_some_are_shown(capsys: pytest.CaptureFixture[str])
     assert "tasks: 1 [b]permutation 0 " in " ".join(lines)
 
 
-def test_examples() -> None:
-    import doctest
-
-    from cl_bench import record
-    from cl_bench.runs import folder as results
-
-    for module in (record, results):
-        found = doctest.testmod(module)
-        assert found.attempted
-        assert not found.failed
-
-
 def test_the_key_is_in_every_checkpoint_and_names_the_folder(killed: Path) -> None:
     settings = compose(*COMMAND, f"output_root={killed}")
     state = torch.load(folder_of(settings) / LAST, weights_only=True)

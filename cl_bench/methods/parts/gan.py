@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch
+from cl_bench.methods.parts.two_players import Losses
 from cl_bench.methods.parts.wgan_gp import WGANGP
 from cl_bench.networks.optimizers import Adam
 
 
 class GAN(WGANGP):
-    """Discriminator: minimise -E log D(x) - E log(1 - D(G(z))). Generator: minimise -E log D(G(z)).
+    """Discriminator: minimize -E log D(x) - E log(1 - D(G(z))). Generator: minimize -E log D(G(z)), with noise of its
+    own (algorithm 1).
 
     The players of `WGANGP` in another game: the critic's score is the logit of D, and both step on every mini-batch.
     """
@@ -22,21 +22,14 @@ class GAN(WGANGP):
     def __init__(self, generator: nn.Module, critic: nn.Module, optimizer: Adam) -> None:
         super().__init__(generator, critic, optimizer, n_critic=1, lambda_gp=0.0)
 
-    def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        critic_optimizer, generator_optimizer = optimizers
-        real = batch.x if self.mix is None else self.mix(batch).x
-        fake = self.generator(self.noise(len(real)))
-        scores = self.critic(torch.cat([real, fake.detach().to(real.dtype)]))
+    def discriminator_loss(self, batch: Batch, allowed: Tensor | None = None) -> Losses:
+        real = batch.x
+        with torch.no_grad():
+            fake = self.generator(self.noise(len(real))).to(real.dtype)
+        scores = self.discriminator(torch.cat([real, fake]))
         # softplus(-s) = -log sigmoid(s)
-        critic_loss = F.softplus(-scores[: len(real)]).mean() + F.softplus(scores[len(real) :]).mean()
-        critic_optimizer.zero_grad()
-        critic_loss.backward()
-        critic_optimizer.step()
+        loss = F.softplus(-scores[: len(real)]).mean() + F.softplus(scores[len(real) :]).mean()
+        return loss, {"discriminator": loss.detach()}
 
-        self.critic.requires_grad_(False)
-        loss = F.softplus(-self.critic(fake)).mean()
-        generator_optimizer.zero_grad()
-        loss.backward()
-        generator_optimizer.step()
-        self.critic.requires_grad_(True)
-        return {"discriminator": critic_loss.detach(), "generator": loss.detach()}
+    def generator_loss(self, batch: Batch, allowed: Tensor | None = None) -> Losses:
+        return F.softplus(-self.discriminator(self.generator(self.noise(len(batch.y))))).mean(), {}

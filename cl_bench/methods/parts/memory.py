@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem
+from cl_bench.networks.growing import Growing
 from cl_bench.seeding import derive
 
 Per = Literal["total", "class", "task"]
@@ -62,26 +63,29 @@ def bytes_per_image(problem: Problem, n_logits: int = 0) -> int:
     return math.prod(problem.image_shape) + 8 + 2 + 4 * n_logits
 
 
-class Memory(nn.Module):
-    """Images and labels, filled when a task ends; their bytes are part of the method's state.
+class Memory(Growing):
+    """Images and labels of past tasks; their bytes are part of the method's state.
 
-    Images are kept as they lie in the data set (uint8), not as a batch sees them: the view (a permutation, a crop)
-    belongs to the scenario and comes anew with the next task's data.
+    Images are kept as they lie in the data set (uint8). A sample is seen as a mini-batch of their task is: permuted,
+    cropped.
 
     A total is shared equally by the classes of the tasks so far: old ones give way to new ones.
 
     Args:
         budget: how many images; None for all.
-        problem: what they are of. Raises InputError for a total that leaves a class with nothing.
+        problem: what they are of.
+
+    Raises InputError for a total that leaves a class with nothing.
     """
 
-    PARTS: ClassVar[tuple[str, ...]] = ("images", "labels", "task")
+    PARTS: ClassVar[tuple[str, ...]] = ("images", "labels", "task_ids")
     images: Tensor
     labels: Tensor
-    task: Tensor
+    task_ids: Tensor
 
     def __init__(self, budget: Budget | None = None, problem: Problem | None = None) -> None:
         super().__init__()
+        self.view, self.augment = (problem.view, problem.augment) if problem else (None, None)
         self.per: Per = "total"
         self.n_images: int | None = None
         if budget and problem:
@@ -93,24 +97,39 @@ class Memory(nn.Module):
                 raise InputError(f"{budget}:{holds} less than one for each of {classes} classes; set {way}")
         self.register_buffer("images", torch.empty(0, dtype=torch.uint8))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
-        self.register_buffer("task", torch.empty(0, dtype=torch.int16))
+        self.register_buffer("task_ids", torch.empty(0, dtype=torch.int16))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def data(self, like: Data) -> Data:
-        """What is kept, seen as the images of `like` are."""
-        return replace(like, images=self.images, labels=self.labels, task=self.task)
+    @property
+    def data(self) -> Data:
+        """All that is kept."""
+        return Data(self.images, self.labels, self.task_ids, self.view, self.augment)
 
     def draw(self, n: int) -> Tensor:
         """n different rows at random, all of them where there are fewer; int64."""
         return torch.randperm(len(self))[:n].to(self.labels.device)
 
-    def keep(self, data: Data) -> Data:
-        """Adds images, of each class or task the first that the budget allows; returns all that are kept."""
-        kept = data + self.data(data) if len(self) else data
+    def sample(self, n: int) -> Batch:
+        """n different images at random, all of them where there are fewer, as a mini-batch of the training."""
+        return self.data.batch(self.draw(n), training=True)
+
+    def after_step(self, batch: Batch, logits: Tensor | None = None) -> None:
+        """What is kept of a mini-batch of the training, and of the network's logits for it: nothing here."""
+
+    def after_task(self, data: Data) -> None:
+        """Keeps images of a task that has ended, each with the same chance, as many as the budget allows.
+
+        A ring over the training batches would hold the last of a random permutation: such a draw too.
+        """
+        self.add(data[torch.randperm(len(data)).to(data.labels.device)])
+
+    def add(self, data: Data) -> Data:
+        """Keeps images, of each class or task the first that the budget allows; returns all that are kept."""
+        kept = data + self.data if len(self) else data
         if self.n_images is not None:
-            group = kept.task.long()
+            group = kept.task_ids.long()
             if self.per != "task":
                 group = group * (1 + kept.labels.max()) + kept.labels
             share = self.n_images // len(group.unique()) if self.per == "total" else self.n_images
@@ -119,39 +138,37 @@ class Memory(nn.Module):
             setattr(self, part, getattr(kept, part))
         return kept
 
-    def keep_any(self, data: Data) -> Data:
-        """Adds images as the budget allows, each with the same chance.
-
-        A ring over the training batches would hold the last of a random permutation: such a draw too.
-        """
-        return self.keep(data[torch.randperm(len(data)).to(data.labels.device)])
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for part in self.PARTS:  # it takes its size from the state it loads
-            if prefix + part in state_dict:
-                setattr(self, part, torch.empty_like(state_dict[prefix + part], device=self.labels.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 class Reservoir(Memory):
     """Some images of a stream of mini-batches, each image of it with the same chance (Vitter, 1985, algorithm R).
 
     An image that comes again, in another pass over the data, is another image of the stream.
 
-    places: images kept at most. outputs: width of the logits kept with each image, 0 for none.
+    Args:
+        places: images kept at most.
+        problem: what they are of.
+        n_logits: logits kept with each image.
     """
 
     PARTS = (*Memory.PARTS, "logits")
     logits: Tensor
 
-    def __init__(self, places: int, outputs: int = 0) -> None:
-        super().__init__()
+    def __init__(self, places: int, problem: Problem | None = None, *, n_logits: int = 0) -> None:
+        super().__init__(problem=problem)
         self.places = places
-        self.register_buffer("logits", torch.empty(0, outputs))
+        self.register_buffer("logits", torch.empty(0, n_logits))
         self.seed, self.seen = int(torch.randint(2**31, ())), 0  # seen: images of the stream so far
 
-    def add(self, batch: Batch, logits: Tensor | None = None) -> None:
-        """The next mini-batch of the stream, and what the network says of it, (B, outputs).
+    def sample_with_logits(self, n: int) -> tuple[Batch, Tensor]:
+        """As `sample`, and the logits that were kept with the images, (n, n_logits)."""
+        rows = self.draw(n)
+        return self.data.batch(rows, training=True), self.logits[rows]
+
+    def after_task(self, data: Data) -> None:
+        """Every image came with its mini-batch."""
+
+    def after_step(self, batch: Batch, logits: Tensor | None = None) -> None:
+        """The next mini-batch of the stream, and what the network says of it, (B, n_logits).
 
         Image number i, from 0, takes place i. When all places are taken it draws one of 0 to i and takes that, if
         there is such a place. The draws follow from the seed and i alone, and are made on the CPU: nothing waits
@@ -172,7 +189,7 @@ class Reservoir(Memory):
         place = (row_at[:-1] >= 0).nonzero().squeeze(1)
         if logits is None:
             logits = self.logits.new_empty(len(number), 0)
-        self._put(place, row_at[place], (batch.images, batch.y, batch.task, logits))
+        self._put(place, row_at[place], (batch.images, batch.y, batch.task_ids, logits))
 
     def _put(self, place: Tensor, row: Tensor, parts: tuple[Tensor, ...]) -> None:
         """Puts these rows of the parts in their places, ascending; places not there yet follow on those that are."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-class QuadraticPull(nn.Module):
+class QuadraticPenalty(nn.Module):
     """sum_k sum_j W_kj (theta_j - theta*_kj)^2 over all anchors k, kept as one quadratic.
 
     With S = sum_k W_k and m = sum_k W_k theta*_k / S it equals sum_j S_j (theta_j - m_j)^2 + constant, so its value

@@ -1,23 +1,32 @@
-"""A Wasserstein GAN with gradient penalty (Gulrajani et al., 2017): the generative memory of replay methods."""
+"""The Wasserstein GAN with gradient penalty (Gulrajani et al., 2017)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cl_bench.config import NonNegative, Positive
-from cl_bench.data.batches import Batch, at_once
-from cl_bench.methods.base import Learner, forget
+from cl_bench.data.batches import Batch
+from cl_bench.methods.parts.importance import eval_mode
+from cl_bench.methods.parts.two_players import Losses, TwoPlayers, drawn
 from cl_bench.networks.optimizers import Adam
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """mean_i (||grad D(x_i)||_2 - 1)^2 at x_i = mix_i real_i + (1 - mix_i) fake_i (equation 3).
 
-    The norm runs over all dimensions of an image. real, fake: (B, C, H, W). mix: uniform in [0, 1], shape (B,).
+    The norm runs over all dimensions of an image.
+
+    Args:
+        critic: images to scores (B,).
+        real, fake: images (B, C, H, W).
+        mix: uniform in [0, 1], shape (B,).
+
+    >>> images = torch.zeros(2, 1, 1, 4)
+    >>> float(gradient_penalty(lambda x: 2 * x.flatten(1).sum(1), images, images, torch.ones(2)))
+    9.0
     """
     between = torch.lerp(fake, real, mix.view(-1, 1, 1, 1)).requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
@@ -25,80 +34,41 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     return (norm - 1).square().mean()
 
 
-class WGANGP(Learner):
-    """Critic: minimise E D(G(z)) - E D(x) + lambda_gp * penalty. Generator: minimise -E D(G(z)).
+class WGANGP(TwoPlayers):
+    """Critic: minimize E D(G(z)) - E D(x) + lambda_gp * penalty. Generator: minimize -E D(G(z)).
 
-    The critic takes a step on every mini-batch, the generator one after each `n_critic` of them.
-
-    generator: z -> images in [0, 1]. critic: images -> scores (B,), without batch normalisation. optimizer: of
-    both. n_critic: critic steps per generator step; more gives the generator a better slope to follow.
-    lambda_gp: weight of the penalty.
+    Args:
+        generator: z (B, z_dim) -> images in [0, 1].
+        critic: images -> scores (B,), without batch normalization.
+        optimizer: of both.
+        n_critic: critic steps per generator step; more give the generator a better slope to follow.
+        lambda_gp: weight of the penalty.
     """
 
     def __init__(
-        self,
-        generator: nn.Module,
-        critic: nn.Module,
-        optimizer: Adam,
-        *,
-        n_critic: Positive = 5,
-        lambda_gp: NonNegative = 10.0,
+        self, generator: nn.Module, critic: nn.Module, optimizer: Adam, *, n_critic: Positive, lambda_gp: NonNegative
     ) -> None:
         super().__init__()
-        self.generator, self.critic, self.optimizer = generator, critic, optimizer
+        self.generator, self.discriminator, self.optimizer = generator, critic, optimizer
         self.n_critic, self.lambda_gp = n_critic, lambda_gp
-        self.mix: Callable[[Batch], Batch] | None = None  # puts replayed images among the real ones of a mini-batch
 
-    def noise(self, n: int) -> Tensor:
-        return torch.randn(n, self.generator.z_dim, device=self.device)  # type: ignore[arg-type]
-
-    def step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        critic_optimizer, generator_optimizer = optimizers
-        real = batch.x if self.mix is None else self.mix(batch).x
+    def discriminator_loss(self, batch: Batch, allowed: Tensor | None = None) -> Losses:
+        real = batch.x
         with torch.no_grad():
             fake = self.generator(self.noise(len(real))).to(real.dtype)
-        penalty = gradient_penalty(self.critic, real, fake, torch.rand(len(real), device=real.device))
-        scores = self.critic(torch.cat([real, fake]))
+        penalty = gradient_penalty(self.discriminator, real, fake, torch.rand(len(real), device=real.device))
+        scores = self.discriminator(torch.cat([real, fake]))
         distance = scores[: len(real)].mean() - scores[len(real) :].mean()
-        critic_optimizer.zero_grad()
-        (self.lambda_gp * penalty - distance).backward()
-        critic_optimizer.step()
-        logs = {"wasserstein": distance.detach(), "penalty": penalty.detach()}
+        return self.lambda_gp * penalty - distance, {"wasserstein": distance.detach(), "penalty": penalty.detach()}
 
-        if (self.at + 1) % self.n_critic == 0:
-            self.critic.requires_grad_(False)
-            loss = -self.critic(self.generator(self.noise(len(real)))).mean()
-            generator_optimizer.zero_grad()
-            loss.backward()
-            generator_optimizer.step()
-            self.critic.requires_grad_(True)
-            logs["generator"] = loss.detach()
-        return logs
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [self.optimizer(self.critic.parameters()), self.optimizer(self.generator.parameters())]
+    def generator_loss(self, batch: Batch, allowed: Tensor | None = None) -> Losses:
+        return -self.discriminator(self.generator(self.noise(len(batch.y)))).mean(), {}
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """n images in [0, 1], shape (n, C, H, W), made in batches with the generator in evaluation mode."""
-        training = self.generator.training
-        self.generator.eval()
-        images = torch.cat([drawn(self.generator, self.noise(len(part))) for part in torch.arange(n).split(1000)])
-        self.generator.train(training)
-        return images
+        with eval_mode(self.generator):
+            return torch.cat([drawn(self.generator, self.noise(len(part))) for part in torch.arange(n).split(1000)])
 
-    def reset(self) -> None:
-        """Forgets everything: fresh random weights for the generator and the critic."""
-        forget(self)
-
-
-def drawn(generator: Callable[..., Tensor], *conditions: Tensor) -> Tensor:
-    """One image for each row of the conditions, as many drawn together as memory is sure to hold.
-
-    generator: in evaluation mode, where no image depends on the others.
-    """
-    if not len(conditions[0]):
-        return generator(*conditions)
-    size = at_once(generator(*(condition[:1] for condition in conditions)).shape[1:], 1000)
-    parts = zip(*(condition.split(size) for condition in conditions), strict=True)
-    return torch.cat([generator(*part) for part in parts])
+    def draw(self, classes: Tensor, n: int) -> tuple[Tensor, None]:
+        return self.sample(n), None

@@ -1,11 +1,11 @@
 """Mean-IMM (Lee et al., 2017): the weights after a task are a mean of the old and the new ones."""
 
 import torch
-from torch import nn
 
 from cl_bench.config import Share
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
 
@@ -16,7 +16,7 @@ class MeanIMM(Classifier):
         share: of the new weights, in [0, 1]; higher learns more and forgets more, 1 is fine-tuning.
     """
 
-    def __init__(self, problem: Problem, network: nn.Module, optimizer: Optimizer, *, share: Share) -> None:
+    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer, *, share: Share) -> None:
         super().__init__(problem, network, optimizer)
         self.share = share
 

@@ -1,0 +1,93 @@
+"""The files of data sets: fetched, read, and refused in one line that names what is wrong with them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from cl_bench.config import InputError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Arrays(NamedTuple):
+    """What a file holds, before it is checked."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+    class_names: np.ndarray | tuple[str, ...] = ()
+
+
+NEEDED = Arrays._fields[:4]
+
+
+def download(name: str, files: Mapping[Path, str | None], fetch: Callable[[], T], remedy: str) -> T:
+    """`fetch()`; if it fails, one line that names the first of the files (path: checksum) to be amiss."""
+    from torchvision.datasets.utils import check_integrity
+
+    folder = next(iter(files)).parent
+    if not all(file.exists() for file in files):
+        log.info("dataset=%s: downloading to %s", name, folder)
+    try:
+        return fetch()
+    except (OSError, RuntimeError) as error:
+        wrong = next((file for file, md5 in files.items() if not check_integrity(file, md5)), folder)
+        state = "damaged" if wrong.exists() else "missing"
+        raise InputError(
+            f"dataset={name}: cannot download and {wrong} is {state}; {remedy} ({reason(error)})"
+        ) from error
+
+
+def read_idx(name: str, file: Path) -> np.ndarray:
+    """A file of MNIST's format: bytes 0 0 8, the number of axes, four bytes per length, the values."""
+    try:
+        raw = np.fromfile(file, dtype=np.uint8)
+        values = 4 + 4 * int(raw[3])
+        if raw[:3].tolist() != [0, 0, 8]:
+            raise ValueError("not an idx file of bytes")
+        return raw[values:].reshape(raw[4:values].view(">u4").tolist())
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(damaged(name, file, error)) from error
+
+
+def read_npz(name: str, file: Path) -> Arrays:
+    """The four arrays of a file of `numpy.savez`; pickled objects are refused."""
+    where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(NEEDED)}"
+    if not file.is_file():
+        raise InputError(f"{where} is missing; it must be {needed}")
+    try:
+        content = np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy raises half a dozen unrelated classes on a damaged file
+        raise InputError(f"{where} is damaged or no .npz file; it must be {needed}") from error
+    if isinstance(content, np.ndarray):
+        raise InputError(f"{where} is one bare array (.npy); it must be {needed}")
+    arrays = []
+    with content:
+        for key in Arrays._fields:
+            if key not in content and key not in NEEDED:
+                continue
+            if key not in content:
+                found = ", ".join(content.files) or "nothing"
+                raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
+            try:
+                arrays.append(content[key])
+            except Exception as error:
+                allowed = "it must be a whole array of plain numbers"
+                raise InputError(f"{where}: {key} cannot be read; {allowed} ({reason(error)})") from error
+    return Arrays(*arrays)
+
+
+def damaged(name: str, file: str | Path, error: Exception) -> str:
+    return f"dataset={name}: {file} is damaged or not of its format; delete or replace it ({reason(error)})"
+
+
+def reason(error: Exception) -> str:
+    """The last line of an error's message, where torchvision puts the cause, or its class."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

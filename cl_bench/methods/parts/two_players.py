@@ -1,0 +1,110 @@
+"""A generator and a discriminator that learn in turn: what all kinds of GAN share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.data.batches import Batch, at_once
+from cl_bench.methods.base import Learner
+from cl_bench.networks.optimizers import Optimizer
+
+Losses = tuple[Tensor, dict[str, Tensor]]
+"""A loss, and detached scalars to log."""
+
+
+class TwoPlayers(Learner):
+    """The discriminator takes a step on every mini-batch, the generator one after each `n_critic` of them.
+
+    generator: noise, and classes where it is conditional, to images in [0, 1]. optimizer: of both. conditional: whether
+    classes can be asked for.
+    """
+
+    generator: Any
+    discriminator: nn.Module
+    optimizer: Optimizer
+    n_critic: int
+    conditional: ClassVar[bool] = False
+
+    def discriminator_loss(self, batch: Batch, **given: Any) -> Losses:
+        """What the discriminator minimizes. given: what the phase was handed for both losses."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its discriminator minimizes")
+
+    def generator_loss(self, batch: Batch, **given: Any) -> Losses:
+        """What the generator minimizes, with the discriminator as it is; arguments as above."""
+        raise NotImplementedError(f"{type(self).__name__} must say what its generator minimizes")
+
+    def draw(self, classes: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
+        """n images in [0, 1], and the classes that they were asked to be of, in equal parts; None for no choice."""
+        raise NotImplementedError(f"{type(self).__name__} must say how it draws")
+
+    def train_step(
+        self,
+        batch: Batch,
+        optimizers: Any,
+        mix: Callable[[Batch], Batch] | None = None,
+        penalty: Callable[[int], Tensor] | None = None,
+        **given: Any,
+    ) -> dict[str, Tensor]:
+        """A step of the discriminator, and one of the generator where it is its turn.
+
+        Args:
+            mix: puts replayed images among the real ones.
+            penalty: of the number of images; added to the generator's loss.
+            given: passed on to both losses.
+        """
+        discriminator_optimizer, generator_optimizer = optimizers
+        batch = batch if mix is None else mix(batch)
+        loss, logs = self.discriminator_loss(batch, **given)
+        discriminator_optimizer.zero_grad()
+        loss.backward()
+        discriminator_optimizer.step()
+        if self.generator_turn:
+            self.discriminator.requires_grad_(False)
+            loss, more = self.generator_loss(batch, **given)
+            if penalty is not None:
+                loss = loss + penalty(len(batch.y))
+            generator_optimizer.zero_grad()
+            loss.backward()
+            generator_optimizer.step()
+            self.discriminator.requires_grad_(True)
+            logs |= {"generator": loss.detach(), **more}
+        return logs
+
+    @property
+    def generator_turn(self) -> bool:
+        """Whether the generator takes a step on this mini-batch."""
+        return (self.step_index + 1) % self.n_critic == 0
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+        return [self.optimizer(self.discriminator.parameters()), self.optimizer(self.generator.parameters())]
+
+    def noise(self, n: int) -> Tensor:
+        """Standard normal, (n, z_dim)."""
+        return torch.randn(n, self.generator.z_dim, device=self.device)
+
+
+def drawn(generator: Callable[..., Tensor], *conditions: Tensor) -> Tensor:
+    """One image for each row of the conditions, as many drawn together as memory is sure to hold.
+
+    generator: in evaluation mode, where no image depends on the others.
+    """
+    if not len(conditions[0]):
+        return generator(*conditions)
+    size = at_once(generator(*(condition[:1] for condition in conditions)).shape[1:], 1000)
+    parts = zip(*(condition.split(size) for condition in conditions), strict=True)
+    return torch.cat([generator(*part) for part in parts])
+
+
+def balanced_labels(classes: Tensor, n: int) -> Tensor:
+    """n labels, int64 (n,): each class as often as the others, and what is left over of classes drawn at random.
+
+    >>> balanced_labels(torch.tensor([3, 7]), 4).tolist()
+    [3, 7, 3, 7]
+    """
+    # always from the first, a mini-batch smaller than the number of classes would never come to the last
+    first = int(torch.randint(len(classes), ())) if n % len(classes) else 0
+    return classes[torch.arange(first, first + n, device=classes.device) % len(classes)]
