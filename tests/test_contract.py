@@ -82,7 +82,7 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert kept["metrics"]["ACC"] == results["metrics"]["ACC"]
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
     phases = [len(record["phases"]) for record in kept["tasks"]]
-    assert max(phases) == target(settings["method"], "method").n_phases
+    assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
 
 
 def losses_of(settings: dict[str, Any]) -> list[Row]:
