@@ -26,6 +26,7 @@ from cl_bench.config.compose import check_settings, plain, written_out
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF, TUNED, folder_of
 from cl_bench.config.search_path import with_plugins
+from cl_bench.record import Results
 from cl_bench.runs.folder import Busy, at_work, wait_for
 from cl_bench.runs.progress import first_line
 from cl_bench.sweep.jobs import finished
@@ -82,10 +83,11 @@ def accuracy(config: Any) -> float:
 
     results, folder = results_of(config)
     show(results, folder)
-    return results["metrics"]["ACC"]
+    accuracy = results.metrics["ACC"]
+    return float("nan") if accuracy is None else accuracy
 
 
-def results_of(config: Any) -> tuple[dict[str, Any], Path]:
+def results_of(config: Any) -> tuple[Results, Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
     while settings.get("hparams_search"):

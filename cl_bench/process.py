@@ -33,7 +33,7 @@ class Output(io.TextIOWrapper):
             open(number, "wb", closefd=False),  # noqa: SIM115
             encoding=before.encoding if before else "utf-8",
             errors="backslashreplace",  # a terminal that knows no '±' is no reason to end
-            line_buffering=bool(before and before.line_buffering),  # type: ignore[attr-defined]
+            line_buffering=bool(before and before.line_buffering),
             write_through=bool(before and before.write_through),  # type: ignore[attr-defined]
         )
         self.error: OSError | None = None

@@ -1,28 +1,36 @@
-"""What a results.json holds, and how it is read: whole or not at all. No torch in here."""
+"""What is known of a run, as its results.json holds it: typed records, and how they are written and read, whole or not
+at all. No torch in here."""
 
 from __future__ import annotations
 
 import json
+import math
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from annotated_types import Ge, Le, MinLen
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
+from cl_bench.config import InputError
 from cl_bench.files import Damaged, unsealed
+
+SCHEMA = 2
+"""Of results.json; another one is another number, and isn't read."""
 
 MOST_TASKS = 40
 """So many tasks are drawn or printed one by one; of more, some are chosen (`thinned`)."""
 
-STATUSES = ("running", "failed", "finished")
+COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
+"""What a run took: fields of `Results`."""
 
 LARGEST = 1e30
 """What is beyond is no measurement, and its square would be no number."""
 
+R = TypeVar("R")
 Accuracy = Annotated[float, Ge(0), Le(1)] | None
 Measured = Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
 Cost = Annotated[float, Ge(0), Le(LARGEST)]
@@ -52,8 +60,9 @@ class Config(TypedDict):
     reference: NotRequired[str | None]
 
 
-class Masks(TypedDict):
-    """Which outputs compete, see `data.scenarios.Problem.rules`."""
+@dataclass(frozen=True)
+class Masks:
+    """Which outputs compete, see `data.problem.Problem.rules`."""
 
     train: str
     evaluation: str
@@ -76,63 +85,217 @@ class Phase:
     validation: list[tuple[Count, float]]
 
 
-class TaskRecord(TypedDict):
-    """What is read of the record of a task."""
+@dataclass(frozen=True)
+class Capacity:
+    """A network of which tasks reserve parts, when a task ends and before it grows. Lists have a value for each layer.
+
+    of: what is counted, units or weights. new: reserved by this task. reused: of past tasks, open to this one too.
+    reserved: by any task. size, size_worst: of all layers, and had every task added what there was at first.
+    parameters: numbers of the network. weights, weights_used, weights_free: between units, of this task, of nobody.
+    """
+
+    layers: list[str]
+    of: Literal["units", "weights"]
+    total: list[Count]
+    new: list[Count]
+    reused: list[Count]
+    reserved: list[Count]
+    free: list[Count]
+    size: Count
+    size_worst: Count
+    parameters: Count | None = None
+    weights: list[Count] | None = None
+    weights_used: list[Count] | None = None
+    weights_free: list[Count] | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What a method found out while it learned a task.
+
+    generator_bytes: of the generator that it keeps. replay_histogram: replayed images of each class. disagreement:
+    share of them that the old solver takes for another class. plasticity: (mean, deviation) of mask values at equally
+    spaced moments. more: anything else, by name; plain Python values.
+    """
+
+    capacity: Capacity | None = None
+    generator_bytes: Count | None = None
+    replay_histogram: list[Count] | None = None
+    disagreement: Accuracy = None
+    plasticity: Sequence[Sequence[Measured]] | None = None
+    more: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, noted: Mapping[str, Any]) -> Diagnostics:
+        """Of what a method noted by name. Raises InputError for what no results.json can hold.
+
+        >>> Diagnostics.of({"generator_bytes": 80, "rounds": 3}).more
+        {'rounds': 3}
+        """
+        named = {field.name for field in fields(cls)} - {"more"}
+        more = {name: value for name, value in noted.items() if name not in named}
+        found = {name: value for name, value in noted.items() if name in named} | {"more": more or None}
+        try:
+            return from_json(cls, to_json(found))
+        except (Damaged, TypeError) as error:
+            raise InputError(f"diagnostics of the method: {error}; note plain Python values") from None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What generated images are worth, see `evaluation.judge`; lists have a value for each output.
+
+    n: images asked of each class. images: that came. features: of which network FID is. judge_accuracy: on real images.
+    """
+
+    n: Count
+    images: list[Count]
+    FID: list[Measured]
+    FID_mean: Measured
+    features: str
+    MeRGAN_score: list[Accuracy]
+    MeRGAN_score_mean: Accuracy
+    judge_accuracy: Accuracy
+    seconds: Cost
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What is kept of the past, comparable between methods: real images and their bytes, or the bytes of a generator,
+    as many images as they would hold, and the bytes of the raw images of all tasks so far, in two types."""
+
+    images: Count
+    bytes: Count
+    generator_bytes: Count | None = None
+    raw_bytes_uint8: Count | None = None
+    raw_bytes_float32: Count | None = None
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """What is known of a task once it is learned. task: its index. seconds: of training."""
 
     task: Count
-    phases: NotRequired[list[dict[str, Any]]]
-    seconds: NotRequired[Cost]
-    bytes_kept: NotRequired[Count]
-    facts: NotRequired[dict[str, Any]]
-    generated: NotRequired[dict[str, Any] | None]
-    memory: NotRequired[dict[str, Any] | None]
+    phases: list[Phase]
+    seconds: Cost
+    bytes_kept: Count
+    diagnostics: Diagnostics
+    generated: Generated | None
+    memory: MemoryUse | None
+
+    @property
+    def validation(self) -> float | None:
+        """The accuracy on validation images at the end of training, where it was measured."""
+        accuracies = [accuracy for phase in self.phases for _, accuracy in phase.validation]
+        return accuracies[-1] if accuracies else None
 
 
-class Results(TypedDict):
-    """The fields of a results.json that are read; shapes are those of T tasks, None is NaN."""
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All that is known of a run of T tasks; None is what was not measured.
 
-    key: NotRequired[str]
+    R: accuracy after task i (row) on task j. R_task_masked: the same with the task given. b: of the untrained network.
+    n_test: images of each task. measured_on: test images, or validation images. seconds: of training.
+    """
+
+    schema: Literal[2] = SCHEMA
+    key: str
     name: str
-    status: str
-    reason: NotRequired[str | None]
+    status: Literal["running", "failed", "finished"]
+    reason: str | None = None
     seed: Count
-    config: Config
-    versions: NotRequired[dict[str, str]]
-    provenance: NotRequired[dict[str, Any]]
-    kind: NotRequired[str]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    provenance: dict[str, Any]
+    kind: str
     masks: Masks
-    measured_on: NotRequired[str]
+    measured_on: str
     classes: Annotated[list[list[str]], MinLen(1)]
-    class_names: NotRequired[list[str]]
+    class_names: list[str]
     R: list[list[Accuracy]]
-    R_task_masked: NotRequired[list[list[Accuracy]] | None]
     b: list[Accuracy]
+    R_task_masked: list[list[Accuracy]] | None
     n_test: list[Count]
     metrics: dict[str, Measured]
-    memory: NotRequired[dict[str, Count] | None]
+    memory: MemoryUse | None
     tasks: list[TaskRecord]
     parameters: Count
     bytes_kept: Count
     seconds: Cost
-    peak_memory_mb: NotRequired[Cost | None]
-    peak_gpu_memory_mb: NotRequired[Cost | None]
-    device: NotRequired[str]
+    peak_memory_mb: Cost
+    peak_gpu_memory_mb: Cost | None
+    device: str
 
 
-def load_results(folder: Path) -> dict[str, Any]:
+class Outdated(Damaged):
+    """A results.json of another schema."""
+
+
+def to_json(value: Any) -> Any:
+    """A record, or a nested value, as JSON can hold it: None for every number that is not finite.
+
+    A field that is None by default stands there only where it has a value.
+
+    >>> to_json({0: [0.5, math.nan, (math.inf, 1)], "memory": MemoryUse(images=2, bytes=128)})
+    {'0': [0.5, None, [None, 1]], 'memory': {'images': 2, 'bytes': 128}}
+    """
+    if is_dataclass(value):
+        content = {field.name: getattr(value, field.name) for field in fields(value)}
+        absent = [field.name for field in fields(value) if field.default is None and content[field.name] is None]
+        return to_json({name: one for name, one in content.items() if name not in absent})
+    if isinstance(value, Mapping):
+        return {str(key): to_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(kind: type[R], content: Any) -> R:
+    """The record that `to_json` was given. Raises Damaged, with the first field that is wrong."""
+    from pydantic import ValidationError
+
+    try:
+        return _schema(kind).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Damaged(
+            ": ".join([*[".".join(map(str, first["loc"]))] * bool(first["loc"]), first["msg"].lower()])
+        ) from None
+
+
+def load_results(folder: Path) -> Results:
     """The content of a folder's results.json.
 
-    Raises FileNotFoundError where there is none, and Damaged where there is one that can't be read, is half written,
-    or doesn't hold what a run writes.
+    Raises FileNotFoundError where there is none, Outdated where it has another schema, and Damaged where it can't be
+    read, is half written, or doesn't hold what a run writes.
     """
     content = load_json(folder / "results.json")
     try:
-        results = unsealed(content)
+        content = unsealed(content)
+        if (schema := schema_of(content)) != SCHEMA:
+            age = "an older" if schema < SCHEMA else "a newer"
+            raise Outdated(f"results.json was written by {age} cl_bench; run it again")
+        results = from_json(Results, content)
+        from_json(Config, results.config)
+        if reason := wrong(results):
+            raise Damaged(reason)
+    except Outdated:
+        raise
     except Damaged as error:
         raise Damaged(f"results.json is damaged ({error})") from None
-    if reason := wrong(results):
-        raise Damaged(f"results.json is damaged ({reason})")
     return results
+
+
+def schema_of(content: Any) -> int:
+    """The schema of what a results.json holds; 1 where it is that of a run and names none, ours where it is no run's.
+
+    >>> schema_of({"schema": 3, "config": {}, "R": []}), schema_of({"config": {}, "R": []}), schema_of([])
+    (3, 1, 2)
+    """
+    if not isinstance(content, dict) or not {"config", "R"} <= content.keys():
+        return SCHEMA
+    schema = content.get("schema", 1)
+    return schema if type(schema) is int else SCHEMA
 
 
 def load_json(file: Path) -> Any:
@@ -166,36 +329,27 @@ def whole(digits: str) -> int:
     return int(digits)
 
 
-def wrong(results: Any) -> str:
-    """Why a value isn't the content of a results.json, '' if it is."""
-    from pydantic import ValidationError
-
-    try:
-        _schema().validate_python(results, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return ": ".join([*[".".join(map(str, first["loc"]))] * bool(first["loc"]), first["msg"].lower()])
-    T = len(results["classes"])
-    matrices = {name: results[name] for name in ("R", "R_task_masked") if results.get(name) is not None}
+def wrong(results: Results) -> str:
+    """What can't be in results whose fields are right one by one, '' where nothing is."""
+    T = len(results.classes)
+    matrices = {"R": results.R, "R_task_masked": results.R_task_masked or results.R}
     rows = {f"{name}.{i}": row for name, matrix in matrices.items() for i, row in enumerate(matrix)}
-    for name, values in {"b": results["b"], **matrices, **rows}.items():
+    for name, values in {"b": results.b, **matrices, **rows}.items():
         if len(values) != T:
             return f"{name}: {len(values)} values for {T} tasks"
-    trial = "trial" in results["config"]  # of a search; it may learn the first tasks alone
-    if len(results["n_test"]) > T or (len(results["n_test"]) < T and not trial):
-        return f"n_test: {len(results['n_test'])} values for {T} tasks"
-    if [task["task"] for task in results["tasks"]] != list(range(len(results["tasks"]))):
+    trial = "trial" in results.config  # of a search; it may learn the first tasks alone
+    if len(results.n_test) > T or (len(results.n_test) < T and not trial):
+        return f"n_test: {len(results.n_test)} values for {T} tasks"
+    if [record.task for record in results.tasks] != list(range(len(results.tasks))):
         return "tasks: not one after another"
-    if len(results["tasks"]) > T or (len(results["tasks"]) < T and results["status"] == "finished" and not trial):
-        return f"tasks: {len(results['tasks'])} of {T}, status {results['status']}"
-    if results["status"] not in STATUSES:
-        return f"status: {results['status']}"
-    if results["seed"] != results["config"]["seed"]:
+    if len(results.tasks) > T or (len(results.tasks) < T and results.status == "finished" and not trial):
+        return f"tasks: {len(results.tasks)} of {T}, status {results.status}"
+    if results.seed != results.config["seed"]:
         return "seed: not that of the configuration"
-    for name, value in results["metrics"].items():
+    for name, value in results.metrics.items():
         if value is not None and abs(value) > 1 + 1e-9 and not name.startswith("FID"):
             return f"metrics.{name}: no share"
-    return unusable(results["config"], "config")
+    return unusable(results.config, "config")
 
 
 def unusable(value: Any, where: str) -> str:
@@ -209,10 +363,10 @@ def unusable(value: Any, where: str) -> str:
 
 
 @cache
-def _schema() -> Any:
+def _schema(kind: type[Any]) -> Any:
     from pydantic import TypeAdapter  # a sweep's workers and a run that begins have no use for it
 
-    return TypeAdapter(Results)
+    return TypeAdapter(kind)
 
 
 def thinned(n: int, most: int = MOST_TASKS) -> list[int]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from cl_bench.record import Results, load_results
+
 TINY = [
     "method=finetune",
     "network.hidden=[16]",
@@ -61,13 +63,12 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def numbers(results: dict[str, Any]) -> str:
-    text = json.dumps([results["R"], results["b"], results["metrics"], results["bytes_kept"]])
-    return text.replace("NaN", "null")
+def numbers(results: Results) -> str:
+    return json.dumps([results.R, results.b, results.metrics, results.bytes_kept])
 
 
-def kept(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
+def kept(folder: Path) -> Results:
+    return load_results(folder)
 
 
 def trains(override: str, cwd: Path) -> int:

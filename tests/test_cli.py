@@ -20,6 +20,7 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
+from cl_bench.record import Results, load_results
 from cl_bench.runs.loop import run
 
 QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "network.hidden=[16]"]
@@ -86,23 +87,21 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The results of the long run when nothing disturbs it."""
     return run(compose(*LONG, "checkpoint_every=60", f"output_root={tmp_path_factory.mktemp('whole')}"))
 
 
-def numbers(results: dict[str, Any]) -> str:
-    """Every number that a run found out, as text (NaN is not equal to itself, and null in the file)."""
-    found = {name: results[name] for name in ("R", "b", "R_task_masked", "bytes_kept")}
+def numbers(results: Results) -> str:
+    """Every number that a run found out, as text."""
     # the judge of generated images is another one in this process, see conftest.py
-    of_learner = {name: value for name, value in results["metrics"].items() if not name.startswith(("FID", "MeRGAN"))}
-    found["metrics"] = of_learner
-    found["steps"] = [[phase["optimizer_steps"] for phase in task["phases"]] for task in results["tasks"]]
-    return json.dumps(found).replace("NaN", "null")
+    of_learner = {name: value for name, value in results.metrics.items() if not name.startswith(("FID", "MeRGAN"))}
+    steps = [[phase.optimizer_steps for phase in record.phases] for record in results.tasks]
+    return json.dumps([results.R, results.b, results.R_task_masked, results.bytes_kept, of_learner, steps])
 
 
-def kept(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "results.json").read_text())
+def kept(folder: Path) -> Results:
+    return load_results(folder)
 
 
 def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
@@ -140,7 +139,7 @@ def test_a_sweep_and_the_same_sweep_again(tmp_path: Path) -> None:
         assert seed in header
     for folder in folders:
         assert any(line.endswith(f"kept in {folder.relative_to(tmp_path)}") for line in lines)
-        assert kept(folder)["status"] == "finished"
+        assert kept(folder).status == "finished"
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]  # no log, no link, no copy of the settings
 
     before = {folder: (folder / "results.json").stat().st_mtime_ns for folder in folders}
@@ -155,7 +154,7 @@ def test_a_sweep_and_the_same_sweep_again(tmp_path: Path) -> None:
     assert old.with_suffix("") in folders
 
 
-def test_killed_and_run_again(start: Start, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_and_run_again(start: Start, whole: Results, tmp_path: Path) -> None:
     """kill -9 in the middle of a task; meanwhile nobody else gets into the folder."""
     process = start(until="*/*/checkpoints/task1.pt")
     settings = compose(*LONG, f"output_root={tmp_path / 'outputs'}")
@@ -172,9 +171,7 @@ def test_killed_and_run_again(start: Start, whole: dict[str, Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
-def test_stopped_and_run_again(
-    number: signal.Signals, code: int, start: Start, whole: dict[str, Any], tmp_path: Path
-) -> None:
+def test_stopped_and_run_again(number: signal.Signals, code: int, start: Start, whole: Results, tmp_path: Path) -> None:
     """A signal ends a whole sweep, says how to go on, and the run goes on where it was."""
     process = start("-m", "checkpoint_every=1000", "seed=0,1", until="*/*/checkpoints/task1.pt")
     process.send_signal(number)
@@ -184,12 +181,12 @@ def test_stopped_and_run_again(
     settings = compose(*LONG, f"output_root={tmp_path / 'outputs'}")
     assert [path.name for path in folder_of(settings).parent.iterdir()] == [folder_of(settings).name]  # not seed 1
     assert (folder_of(settings) / "checkpoints" / "phase.pt").exists()
-    assert kept(folder_of(settings))["status"] == "running"
+    assert kept(folder_of(settings)).status == "running"
     assert numbers(run(settings)) == numbers(whole)
 
 
 @pytest.mark.slow
-def test_killed_twice_from_the_command_line_alone(start: Start, whole: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_twice_from_the_command_line_alone(start: Start, whole: Results, tmp_path: Path) -> None:
     for until in ("*/*/checkpoints/task0.pt", "*/*/checkpoints/task2.pt"):
         process = start(until=until)
         time.sleep(0.1)
@@ -294,7 +291,7 @@ def test_a_run_outlives_its_output(outputs: str, tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1
     (results,) = tmp_path.glob("outputs/*/*/results.json")
-    assert kept(results.parent)["status"] == "finished"
+    assert kept(results.parent).status == "finished"
 
 
 def test_a_terminal_that_knows_few_characters_is_no_error(tmp_path: Path) -> None:
@@ -352,7 +349,7 @@ sys.exit(main({["method=finetune", *QUICK]!r}))
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     (results,) = tmp_path.glob("outputs/*/*/results.json")
-    assert kept(results.parent)["peak_memory_mb"] > 50
+    assert kept(results.parent).peak_memory_mb > 50
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

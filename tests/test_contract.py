@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import METHODS, Compose, without_clocks
+from conftest import METHODS, Compose, learn, there, without_clocks
 from torchmetrics import Metric
 
 from cl_bench.config.compose import compose
@@ -19,9 +19,10 @@ from cl_bench.config.names import folder_of
 from cl_bench.config.schema import target
 from cl_bench.evaluation.judge import Given
 from cl_bench.methods.base import Method
-from cl_bench.runs.fit import Fit, Watch
+from cl_bench.record import Results
+from cl_bench.runs.fit import Watch
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
+from cl_bench.runs.loggers import MEASURED, Row, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
@@ -49,7 +50,7 @@ VARIANTS = [
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
 KILLS += [one for one in VARIANTS if one[0] in METHODS]
-Whole = tuple[dict[str, Any], dict[str, Any], list[Row]]  # results, last state, curves
+Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
 
@@ -74,12 +75,12 @@ def equal(a: Any, b: Any) -> bool:
 def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compose) -> None:
     settings = small(f"method={method}", f"scenario={kind}_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
     results = run(settings)
-    assert results["status"] == "finished"
-    assert results["R"][4][4] > 0.75  # the task just learned
-    assert results["masks"]["evaluation"] == {"class": "seen", "task": "own", "domain": "all"}[kind]
-    assert str(run(settings)["R"]) == str(results["R"])  # the same command, the same numbers, NaN included
+    assert results.status == "finished"
+    assert there(results.R[4][4]) > 0.75  # the task just learned
+    assert results.masks.evaluation == {"class": "seen", "task": "own", "domain": "all"}[kind]
+    assert run(settings).R == results.R  # the same command, the same numbers
     kept = json.loads((folder_of(settings) / "results.json").read_text())
-    assert kept["metrics"]["ACC"] == results["metrics"]["ACC"]
+    assert kept["metrics"]["ACC"] == results.metrics["ACC"]
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
     phases = [len(record["phases"]) for record in kept["tasks"]]
     assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
@@ -124,7 +125,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     settings = small(*base, "checkpoint_every=0", root="killed")
     run_and_be_killed(settings, after, monkeypatch)
     resumed = run(settings)
-    assert str(resumed["R"]) == str(whole["R"])  # as text: NaN is not equal to itself
+    assert resumed.R == whole.R
     assert equal(state_of(settings)["method"], state["method"])
     assert losses_of(settings) == losses
     assert without_clocks(resumed) == without_clocks(whole)
@@ -132,14 +133,9 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert without_clocks(run(settings)) == without_clocks(whole)
 
 
-def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    fit.logger.start(folder, "test", "test", {}, "", [], 0)
+def learned(method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
     for index in tasks:
-        method.task = index
-        with fit.task(index):
-            method.learn(scenario.tasks[index], fit)
+        learn(method, scenario, index, folder, epochs=2)
     return method.eval()
 
 
@@ -149,7 +145,7 @@ def test_it_learns_under_every_training_mask(method: str, mask: str, small: Comp
     # wide: a narrow network that pushes the classes to come down from the start ends with dead units
     wide = ["network.hidden=[200]", "trainer.epochs=30", "optimizer.lr=0.003"]
     settings = small(f"method={method}", f"scenario.train_mask={mask}", *wide)
-    assert run(settings)["R_task_masked"][4][4] > 0.75  # "current" doesn't tell the new classes from the old
+    assert there(there(run(settings).R_task_masked)[4][4]) > 0.75  # "current" doesn't tell the new classes from the old
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -157,15 +153,15 @@ def test_its_state_is_all_it_remembers(method: str, small: Compose, tmp_path: Pa
     """A fresh method that loads the state of a trained one answers the same and goes on the same."""
     settings = small(f"method={method}", f"scenario={KINDS[method][0]}_incremental")
     scenario, one = prepare(settings)
-    learned(settings, one, scenario, range(3), tmp_path)
+    learned(one, scenario, range(3), tmp_path)
     _, other = prepare(settings | {"seed": 99})
     torch.save(one.state_dict(), tmp_path / "state.pt")
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     other.eval()
     x = next(scenario.tests[0].batches()).x
-    assert torch.equal(one(x, task=0), other(x, task=0))
-    learned(settings, one, scenario, range(3, 5), tmp_path)
-    learned(settings, other, scenario, range(3, 5), tmp_path)
+    assert torch.equal(one(x, index=0), other(x, index=0))
+    learned(one, scenario, range(3, 5), tmp_path)
+    learned(other, scenario, range(3, 5), tmp_path)
     assert equal(dict(one.state_dict()), dict(other.state_dict()))
 
 
@@ -189,7 +185,7 @@ def test_what_a_phase_needed_goes_when_it_ends(
     gc.collect()
     gc.disable()
     try:
-        learned(settings, one, scenario, range(5 if "joint" in method else 2), tmp_path)
+        learned(one, scenario, range(5 if "joint" in method else 2), tmp_path)
         left = {image.data_ptr() for ref in images if (image := ref()) is not None}
         assert optimizers
         assert not any(ref() for ref in optimizers)
@@ -226,5 +222,5 @@ def test_no_network_sees_more_large_images_at_once_than_a_few_mini_batches(
     monkeypatch.setattr("cl_bench.data.batches.AT_ONCE", 5 * 64)
     monkeypatch.setattr(torch.nn.Module, "__call__", counted)
     monkeypatch.setattr("cl_bench.evaluation.judge.BATCH_SIZE", 8)
-    assert run(settings)["status"] == "finished"
+    assert run(settings).status == "finished"
     assert max(largest.values()) <= 3 * 8, largest

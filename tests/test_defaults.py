@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, get_args
 
 import pytest
-from conftest import METHODS, Compose
+from conftest import METHODS, Compose, there
 
 from cl_bench.config.compose import compose, declared
 from cl_bench.config.names import key_of
@@ -64,7 +64,7 @@ def mean(values: list[float]) -> float:
 def accuracy(method: str, kind: str, seed: int, folder: str) -> float:
     machine = ("trainer.threads=1", "trainer.accelerator=cpu", f"output_root={folder}")
     chosen = (f"method={method}", f"scenario={kind}_incremental", f"seed={seed}")
-    return run(compose(*chosen, *LENGTH, *GENERATOR.get(method, ()), *machine))["metrics"]["ACC"]
+    return there(run(compose(*chosen, *LENGTH, *GENERATOR.get(method, ()), *machine)).metrics["ACC"])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -81,7 +81,7 @@ def test_the_training_mask_is_that_of_its_paper_unless_it_is_set(method: str) ->
 def test_results_carry_the_mask_that_was_used(small: Compose) -> None:
     def used(*chosen: str) -> tuple[Any, Any]:
         results = run(small(*chosen, "scenario.n_tasks=2", "trainer.epochs=1"))
-        return results["masks"]["train"], results["config"]["scenario"]["train_mask"]
+        return results.masks.train, results.config["scenario"]["train_mask"]
 
     assert used("method=der") == ("all", "all")
     assert used("method=er") == ("seen", "seen")

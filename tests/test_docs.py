@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import test_contract as contract
 import yaml
-from conftest import METHODS, Compose
+from conftest import METHODS, Compose, there
+from example_records import generated, task_record
 
 import cl_bench
 from cl_bench.config.compose import compose, declared
@@ -235,9 +236,9 @@ def test_worked_example_of_the_metrics() -> None:
 
 def test_each_metric_is_on_the_page() -> None:
     page = (DOCS / "metrics.md").read_text()
-    generated = {"MeRGAN_score_mean": 0.9, "FID_mean": 1.0}
     ends = {"A5": 0, "A10": 1}
-    names = [*continual_metrics(2, [5, 5], [0.9, 0.9]), *generated_metrics([{"task": 0, "generated": generated}], ends)]
+    of_generator = generated_metrics([task_record(0, generated=generated([], []))], ends)
+    names = [*continual_metrics(2, [5, 5], [0.9, 0.9]), *of_generator]
     headings = set(chain(*(heading.split(", ") for heading in re.findall(r"^### (.+)$", page, re.MULTILINE))))
     assert set(names) <= headings | set(re.findall(r"`(\w+)`", page)), "no such heading"
     assert {"ACC", "A5", "A10", "intransigence", "MeRGAN_score"} <= set(names)
@@ -258,8 +259,7 @@ def written(page: str, folder: Path) -> list[Path]:
 
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The files of the pages about adding something: those about data sets as if they had been written into the package,
-    the method beside them."""
+    """The files of the pages about adding something: a data set as if it were ours, the method beside it."""
     shutil.copytree(CONF, tmp_path / "conf")
     written("adding_a_method.md", tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -301,8 +301,8 @@ def test_the_method_of_the_page_goes_on_after_a_kill(
 
 def test_the_method_of_the_page_forgets_less(anchor: Compose) -> None:
     common = ("scenario=domain_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
-    plain = run(anchor("method=finetune", *common))["metrics"]["BWT"]
-    assert run(anchor("method=anchor", *common))["metrics"]["BWT"] > plain
+    plain = there(run(anchor("method=finetune", *common)).metrics["BWT"])
+    assert there(run(anchor("method=anchor", *common)).metrics["BWT"]) > plain
 
 
 def test_the_method_of_the_page_is_a_page_long_and_needs_three_files_to_read(tmp_path: Path) -> None:
@@ -323,4 +323,4 @@ def test_the_data_sets_of_the_page(
     for command in commands(DOCS / "adding_a_dataset.md"):
         if "dataset=image_folder" not in command:
             results = run(small(*command, "trainer.iterations=100", "trainer.batch_size=16"))
-            assert results["R"][-1][-1] > 0.9  # the task just learned
+            assert there(results.R[-1][-1]) > 0.9  # the task just learned

@@ -29,9 +29,9 @@ def test_killed_and_resumed_equals_uninterrupted(
         f"trainer.precision={precision}",
     )
     whole = run(small(*base, root="whole"))
-    assert whole["device"].startswith("cuda")
+    assert whole.device.startswith("cuda")
     settings = small(*base, "checkpoint_every=0", root="killed")
     run_and_be_killed(settings, 9, monkeypatch)
     resumed = run(settings)
-    assert str(resumed["R"]) == str(whole["R"])
+    assert str(resumed.R) == str(whole.R)
     assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])

@@ -247,18 +247,29 @@ def _output_names(
     return tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
 
 
-def _data(images: Tensor, labels: Tensor, task: int, **more: Callable | None) -> Data:
-    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), **more)  # type: ignore[arg-type]
+def _data(
+    images: Tensor,
+    labels: Tensor,
+    task: int,
+    view: nn.Module | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Data:
+    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), view, augment)
 
 
 def _select(
-    x: Tensor, y: Tensor, group: Sequence[int], outputs: Sequence[int], task: int, **more: Callable | None
+    x: Tensor,
+    y: Tensor,
+    group: Sequence[int],
+    outputs: Sequence[int],
+    task: int,
+    augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Data:
     """The images whose class is in the group, labelled with the outputs that stand for it."""
     rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
     output_of = torch.full((int(y.max()) + 1,), -1)
     output_of[list(group)] = torch.tensor(outputs)
-    return _data(x[rows], output_of[y[rows]], task, **more)
+    return _data(x[rows], output_of[y[rows]], task, augment=augment)
 
 
 def _task(index: int, names: Sequence[str], problem: Problem, train: Data, val_fraction: float, seed: int) -> Task:

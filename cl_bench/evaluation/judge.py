@@ -17,7 +17,6 @@ from functools import cached_property, partial, reduce
 from importlib.util import find_spec
 from operator import add
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation.metrics import OrNaN
 from cl_bench.methods.base import Method
 from cl_bench.networks.cnn import CNN
+from cl_bench.record import Generated, TaskRecord, to_json
 from cl_bench.seeding import derive, seeded
 
 log = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ class Judge:
         self._real: dict[tuple[int, int], Tensor] = {}
 
     @torch.no_grad()
-    def measure(self, method: Method, after: int) -> tuple[dict[str, Any], Tensor] | None:
+    def measure(self, method: Method, after: int) -> tuple[Generated, Tensor] | None:
         """Numbers on the images of each class seen after learning task `after`, and a grid of some of them;
         nothing for a method that doesn't generate.
 
-        What can't be measured is NaN: of a class with no image the score, of one with fewer than two, generated or
+        What can't be measured is None: of a class with no image the score, of one with fewer than two, generated or
         real, the FID, of outputs not seen both. In the mean score a class without images counts 0: to have forgotten
         it must not pay.
         """
@@ -88,18 +88,18 @@ class Judge:
                 fid[output] = self.or_nan("FID", partial(self.fid, own, output, after), which)
         distances = [value for value in fid if math.isfinite(value)]
         scores = [score[output] if count[output] else 0.0 for output in seen]
-        record = {
-            "n": self.n,
-            "images": count,
-            "FID": fid,
-            "FID_mean": sum(distances) / len(distances) if distances else math.nan,
-            "features": "inception_v3" if self.sees_colour else "judge",
-            "MeRGAN_score": score,
-            "MeRGAN_score_mean": sum(scores) / len(scores),
-            "judge_accuracy": accuracy,
-            "seconds": time.monotonic() - began,
-        }
-        return record, grid(images, labels, seen)
+        found = Generated(
+            n=self.n,
+            images=count,
+            FID=to_json(fid),
+            FID_mean=sum(distances) / len(distances) if distances else None,
+            features="inception_v3" if self.sees_colour else "judge",
+            MeRGAN_score=to_json(score),
+            MeRGAN_score_mean=to_json(sum(scores) / len(scores)),
+            judge_accuracy=to_json(accuracy),
+            seconds=time.monotonic() - began,
+        )
+        return found, grid(images, labels, seen)
 
     def score(self, images: Tensor, output: int) -> float:
         """The share of the images that the judge takes for this class."""
@@ -280,18 +280,17 @@ def grid(images: Tensor, labels: Tensor, outputs: Sequence[int], columns: int = 
     return rows
 
 
-def generated_metrics(records: Sequence[Mapping[str, Any]], ends: Mapping[str, int]) -> dict[str, float]:
+def generated_metrics(records: Sequence[TaskRecord], ends: Mapping[str, int]) -> dict[str, float | None]:
     """The means of what was generated: MeRGAN score (Wu et al., 2018) now and where accuracy has A5 and A10, and FID
     now; nothing where nothing was generated.
 
     records: of the tasks so far. ends: the task of A5 and that of A10, where these exist.
     """
-    means = {record["task"]: record["generated"] for record in records if record.get("generated")}
-    if not means:
+    found = {record.task: record.generated for record in records if record.generated}
+    if not found:
         return {}
-    last = means[max(means)]
+    last = found[max(found)]
     after = {
-        f"MeRGAN_score_{name}": means[task]["MeRGAN_score_mean"] if task in means else math.nan
-        for name, task in ends.items()
+        f"MeRGAN_score_{name}": found[task].MeRGAN_score_mean if task in found else None for name, task in ends.items()
     }
-    return {"MeRGAN_score": last["MeRGAN_score_mean"], **after, "FID": last["FID_mean"]}
+    return {"MeRGAN_score": last.MeRGAN_score_mean, **after, "FID": last.FID_mean}

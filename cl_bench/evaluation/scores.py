@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -14,6 +14,17 @@ from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, OrNaN, continual_metrics
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.importance import eval_mode
+from cl_bench.record import to_json
+
+
+class Scores(NamedTuple):
+    """Fields of `record.Results`: None where nothing was measured."""
+
+    R: list[list[float | None]]
+    b: list[float | None]
+    R_task_masked: list[list[float | None]] | None
+    n_test: list[int]
+    metrics: dict[str, float | None]
 
 
 class Score(nn.Module):
@@ -67,18 +78,18 @@ class Score(nn.Module):
                     right += int((answer == batch.y).sum())
         return right / sum(len(task.val) for task in tasks) if tasks else None
 
-    def results(self) -> dict[str, Any]:
-        """Matrices and metrics as plain numbers, NaN where nothing was measured."""
+    def results(self) -> Scores:
+        """Matrices and metrics as plain numbers."""
         counts = cast(ContinualMetric, self.metrics["ACC"])
         metrics = self.metrics.items(keep_base=True, copy_state=False)
         values = {name: self.or_nan(name, metric.compute) for name, metric in metrics}
-        return {
-            "R": counts.R.tolist(),
-            "b": counts.b.tolist(),
-            "R_task_masked": self.own.R.tolist() if self.problem.kind == "class" else None,
-            "n_test": [len(test) for test in self.scenario.tests],
-            "metrics": {name: values[name] for name in sorted(values, key=self.order)},
-        }
+        return Scores(
+            R=to_json(counts.R.tolist()),
+            b=to_json(counts.b.tolist()),
+            R_task_masked=to_json(self.own.R.tolist()) if self.problem.kind == "class" else None,
+            n_test=[len(test) for test in self.scenario.tests],
+            metrics=to_json({name: values[name] for name in sorted(values, key=self.order)}),
+        )
 
     @property
     def ends(self) -> dict[str, int]:

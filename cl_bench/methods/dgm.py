@@ -17,9 +17,10 @@ from cl_bench.methods.parts.two_players import Losses, TwoPlayers, balanced_labe
 from cl_bench.methods.parts.wgan_gp import gradient_penalty
 from cl_bench.networks.base import Network, reset_parameters
 from cl_bench.networks.gan import Discriminator
-from cl_bench.networks.masked import Capacity, Mask, MaskedGenerator, Position
+from cl_bench.networks.masked import Mask, MaskedGenerator, Position
 from cl_bench.networks.masks import annealed
 from cl_bench.networks.optimizers import Adam
+from cl_bench.record import Capacity
 
 MOMENTS = 50  # of a task's training at which the masks are looked at
 
@@ -93,20 +94,23 @@ class DGM(TwoPlayers, Classifier):
         share = len(task.train) / (len(task.train) + len(replay or ()))
         step = partial(self.train_step, replay=replay, share=share)
         fit(self, task.train, phase="gan", step=step, epochs=self.generator_epochs, steps=self.generator_steps)
-        histogram = {}
+        histogram: dict[str, Any] = {}
         if replay:
             histogram["replay_histogram"] = torch.bincount(replay.labels, minlength=self.problem.n_outputs).tolist()
         counts = self.generator.end()
         return histogram | {
-            "capacity": {name: [getattr(count, name) for count in counts] for name in Capacity._fields}
-            | {
-                "layers": [f"layer {i}" for i in range(1, 1 + len(counts))],
-                "free": [layer.free for layer in self.generator.hidden],
-                "of": "units" if self.mask == "activations" else "weights",
-                "size": self.generator.size,
-                "size_worst": self.generator.size_at_start * (task.index + 2),
-                "parameters": self.generator.n_weights,
-            },
+            "capacity": Capacity(
+                layers=[f"layer {i}" for i in range(1, 1 + len(counts))],
+                of="units" if self.mask == "activations" else "weights",
+                total=[count.total for count in counts],
+                new=[count.new for count in counts],
+                reused=[count.reused for count in counts],
+                reserved=[count.reserved for count in counts],
+                free=[layer.free for layer in self.generator.hidden],
+                size=self.generator.size,
+                size_worst=self.generator.size_at_start * (task.index + 2),
+                parameters=self.generator.n_weights,
+            ),
             "plasticity": self.plasticity.tolist(),
             "generator_bytes": bytes_of(self.generator.state_dict()),
         }
@@ -114,7 +118,7 @@ class DGM(TwoPlayers, Classifier):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.discriminator(x)[1]
 
-    def train_step(  # type: ignore[override]
+    def train_step(
         self, batch: Batch, optimizers: Any, replay: Data | None = None, share: float = 1.0
     ) -> dict[str, Tensor]:
         """As `TwoPlayers`, with the masks at their scale.
@@ -165,7 +169,7 @@ class DGM(TwoPlayers, Classifier):
         """lambda_t, the weight of R: it grows with the network, so that later tasks reuse rather than reserve."""
         return self.sparsity * self.generator.size / self.generator.size_at_start
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         learning = [p for p in self.generator.parameters() if p.requires_grad]
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(learning)]
 

@@ -18,6 +18,7 @@ from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network, Normalize
 from cl_bench.networks.masks import annealed, gate
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.record import Capacity
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class HAT(Isolation):
             below = own
         return parts
 
-    def capacity(self, before: list[Tensor]) -> dict[str, object]:
+    def capacity(self, before: list[Tensor]) -> Capacity:
         """How many units of each layer are whose, and the weights between them; the task uses `new` and `reused`.
 
         before: units that were reserved when the task began, bool (units,) for each layer.
@@ -166,20 +167,20 @@ class HAT(Isolation):
         new = [int((mask & ~old).sum()) for mask, old in zip(masks, before, strict=True)]
         reserved = [mask | old for mask, old in zip(masks, before, strict=True)]
         total = [len(mask) for mask in masks]
-        return {
-            "layers": [f"layer {i}" for i in range(1, 1 + len(total))],
-            "of": "units",
-            "total": total,
-            "new": new,
-            "reused": [int((mask & old).sum()) for mask, old in zip(masks, before, strict=True)],
-            "reserved": [int(units.sum()) for units in reserved],
-            "free": [int((~units).sum()) for units in reserved],
-            "weights": [layer.weight.numel() for layer in self.weighted],
-            "weights_used": [int(part.sum()) for part in self.between(masks).values()],
-            "weights_free": [int((~part).sum()) for part in self.between(reserved).values()],
-            "size": sum(total),
-            "size_worst": sum(total) * (self.index + 1),
-        }
+        return Capacity(
+            layers=[f"layer {i}" for i in range(1, 1 + len(total))],
+            of="units",
+            total=total,
+            new=new,
+            reused=[int((mask & old).sum()) for mask, old in zip(masks, before, strict=True)],
+            reserved=[int(units.sum()) for units in reserved],
+            free=[int((~units).sum()) for units in reserved],
+            weights=[layer.weight.numel() for layer in self.weighted],
+            weights_used=[int(part.sum()) for part in self.between(masks).values()],
+            weights_free=[int((~part).sum()) for part in self.between(reserved).values()],
+            size=sum(total),
+            size_worst=sum(total) * (self.index + 1),
+        )
 
 
 def in_order(module: nn.Module) -> list[nn.Module]:

@@ -62,7 +62,7 @@ class ICaRL(Classifier):
         most = max(map(len, problem.outputs))
         if memory.per == "task" and memory.count(problem) < most:
             raise InputError(f"{memory}: less than one for each of {most} classes of a task, and iCaRL answers by them")
-        self.temperature = temperature
+        self.temperature, self.n_exemplars = temperature, memory.count(problem)
         self.learning = False  # a task, whose classes have no means yet
         self.register_buffer("means", torch.zeros(problem.n_outputs, network.head.in_features))
 
@@ -111,13 +111,12 @@ class ICaRL(Classifier):
 
     def exemplars(self, data: Data) -> Data:
         """Of each class the images that its share of the budget allows, the most telling first."""
-        n_images: int = self.memory.n_images  # type: ignore[assignment]
         sharing = {
             "class": 1,
             "task": len(self.problem.outputs[self.index]),
             "total": len(self.problem.seen(self.index)),
         }
-        share = n_images // sharing[self.memory.per]
+        share = self.n_exemplars // sharing[self.memory.per]
         chosen = []
         for label in data.labels.unique():
             rows = (data.labels == label).nonzero().squeeze(1)

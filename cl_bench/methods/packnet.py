@@ -14,6 +14,7 @@ from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.record import Capacity
 
 
 class PackNet(Isolation):
@@ -113,20 +114,20 @@ class PackNet(Isolation):
         """Each weight that can be pruned, and the task that owns each of its entries."""
         return list(zip(self.layers.values(), self.owners, strict=True))
 
-    def capacity(self) -> dict[str, object]:
+    def capacity(self) -> Capacity:
         """How many weights of each layer are whose; the current task uses what is reserved: `new` and `reused`."""
         new = [int((owner == self.index).sum()) for owner in self.owners]
         free = [int((owner == self.nobody).sum()) for owner in self.owners]
         total = [owner.numel() for owner in self.owners]
         reserved = [n - m for n, m in zip(total, free, strict=True)]
-        return {
-            "layers": list(self.layers),
-            "of": "weights",
-            "total": total,
-            "new": new,
-            "reused": [n - m for n, m in zip(reserved, new, strict=True)],
-            "reserved": reserved,
-            "free": free,
-            "size": sum(total),
-            "size_worst": sum(total) * (self.index + 1),
-        }
+        return Capacity(
+            layers=list(self.layers),
+            of="weights",
+            total=total,
+            new=new,
+            reused=[n - m for n, m in zip(reserved, new, strict=True)],
+            reserved=reserved,
+            free=free,
+            size=sum(total),
+            size_worst=sum(total) * (self.index + 1),
+        )

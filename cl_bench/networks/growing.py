@@ -38,4 +38,4 @@ class Growing(nn.Module):
                 with torch.device("meta"):  # weights that are about to be overwritten must not draw random numbers
                     new = [self.new_part(name, index, state) for index in range(len(known))]
                 setattr(self, name, nn.ModuleList(new).to_empty(device=device))
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -225,8 +225,9 @@ class MaskedGenerator(Growing):
     def sparsity(self) -> Tensor:
         """sum m (1 - M) / sum (1 - M) over all layers, with M what past tasks reserved (equation 6): in [0, 1]."""
         free = [~layer.reserved for layer in self.hidden]
-        opened = sum((layer.gate(self.s) * part).sum() for layer, part in zip(self.hidden, free, strict=True))
-        return opened / sum(part.sum() for part in free)  # type: ignore[return-value]
+        opened = [(layer.gate(self.s) * part).sum() for layer, part in zip(self.hidden, free, strict=True)]
+        none = torch.zeros((), device=opened[0].device)
+        return sum(opened, none) / sum((part.sum() for part in free), none)
 
     def masks(self) -> Tensor:
         """Every mask value of the task being learned, flat."""

@@ -17,13 +17,13 @@ class Gate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, embedding: Tensor, s: float, slope: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, embedding: Tensor, s: float, slope: float) -> Tensor:
         ctx.save_for_backward(embedding)
         ctx.slope = slope
         return torch.sigmoid(s * embedding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (embedding,) = ctx.saved_tensors
         sigmoid = torch.sigmoid(embedding)
         return gradient * ctx.slope * sigmoid * (1 - sigmoid), None, None
@@ -35,7 +35,7 @@ def gate(embedding: Tensor, s: float, slope: float) -> Tensor:
     >>> gate(torch.tensor([-0.1, 0.0, 0.1]), s=100.0, slope=100.0).round(decimals=4).tolist()
     [0.0, 0.5, 1.0]
     """
-    return Gate.apply(embedding, s, slope)  # type: ignore[return-value]
+    return Gate.apply(embedding, s, slope)
 
 
 def annealed(s_max: float, along: float) -> float:

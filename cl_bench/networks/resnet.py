@@ -57,7 +57,7 @@ class ResNet18(Network):
         ]
         super().__init__(features, 8 * width, n_outputs, mean, std)
         if width >= 8:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
 
 
 def _convolution(n: int, m: int, size: int, stride: int = 1) -> nn.Sequential:

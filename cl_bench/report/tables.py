@@ -10,7 +10,10 @@ from io import StringIO
 from pathlib import Path
 
 from cl_bench.evaluation.statistics import Estimate
-from cl_bench.report.runs import BOUNDS, COSTS, Benchmark, Configuration, Run, as_typed, by_protocol, compared, mixtures
+from cl_bench.record import COSTS
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared, mixtures
+from cl_bench.report.labels import as_typed
+from cl_bench.report.runs import MEMORY, Run
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -116,26 +119,26 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
         run.folder: (benchmark, one) for benchmark in found for one in benchmark.configurations for run in one.runs
     }
     runs = sorted(runs, key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
-    metrics = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
+    metrics = list(dict.fromkeys(name for run in runs for name in run.results.metrics))
     keys = sorted({key for run in runs for key in run.config})
     head = ["folder", "status", "reason", "dataset", "scenario", "method", "seed", "configuration", "protocol"]
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
     text = StringIO(newline="")
     rows = csv.writer(text)
-    rows.writerow([*head, *metrics, *COSTS, *keys])
+    rows.writerow([*head, *metrics, *COSTS, *MEMORY, *keys])
     for run in runs:
         results, (_, one) = run.results, place.get(run.folder, (None, None))
         what = [
             relative(run.folder, out),
-            results["status"],
-            results.get("reason"),
+            results.status,
+            results.reason,
             run.dataset,
             run.scenario,
         ]
         what += [run.method, run.seed, one and one.full_label, one and one.protocol, run.n_tasks, run.tasks_done]
-        what += [results["masks"]["train"], results["masks"]["evaluation"], results.get("device")]
-        what += [results.get("versions", {}).get("cl_bench")]
-        numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS)]
+        what += [results.masks.train, results.masks.evaluation, results.device]
+        what += [results.versions.get("cl_bench")]
+        numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS, *MEMORY)]
         values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
         rows.writerow([*what, *numbers, *values])
     return text.getvalue()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from cl_bench.record import MOST_TASKS, thinned
+from cl_bench.record import MOST_TASKS, Results, thinned
 
 MOST_SHOWN = 12  # tasks in the table on the console, of more than MOST_TASKS
 LONGEST_NAME = 40  # letters of a task's classes below it
 
 
-def show(results: Mapping[str, Any], folder: Path) -> None:
+def show(results: Results, folder: Path) -> None:
     """Prints the accuracy matrix and the metrics; of many tasks some."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -21,11 +18,11 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     from rich.text import Text
 
     def cell(value: float | None) -> str:
-        return "·" if value is None or math.isnan(value) else f"{value:.3f}"
+        return "·" if value is None else f"{value:.3f}"
 
-    T = len(results["classes"])
+    T = len(results.classes)
     tasks = thinned(T, MOST_SHOWN) if T > MOST_TASKS else list(range(T))
-    names = {task: " ".join(results["classes"][task]) for task in tasks}
+    names = {task: " ".join(results.classes[task]) for task in tasks}
     heads, legend = list(names.values()), ""
     if len(tasks) < T or max(map(len, heads)) > len("0.123"):
         brief = {
@@ -37,14 +34,14 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     console.width = max(
         console.width, 7 * len(heads) + 8 + len(str(T))
     )  # a number is never cut, in a narrow log neither
-    console.print(f"{results['name']}: accuracy on each task", style="bold", highlight=False, markup=False)
+    console.print(f"{results.name}: accuracy on each task", style="bold", highlight=False, markup=False)
     matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     matrix.add_column("after", justify="right", no_wrap=True)
     for head in heads:
         matrix.add_column(Text(head), justify="right")
-    matrix.add_row("start", *(cell(results["b"][task]) for task in tasks), style="dim")
+    matrix.add_row("start", *(cell(results.b[task]) for task in tasks), style="dim")
     for i in tasks:
-        values = {j: cell(results["R"][i][j]) for j in tasks}
+        values = {j: cell(results.R[i][j]) for j in tasks}
         matrix.add_row(f"task {i + 1}", *(text if j <= i else f"[dim]{text}[/dim]" for j, text in values.items()))
     console.print(matrix)
     if len(tasks) < T:
@@ -52,8 +49,8 @@ def show(results: Mapping[str, Any], folder: Path) -> None:
     if legend:
         console.print(legend, highlight=False, markup=False)
     metrics = Table(show_header=False, box=None)
-    for name, value in results["metrics"].items():
+    for name, value in results.metrics.items():
         metrics.add_row(name, cell(value))
     console.print(metrics)
-    line = f"{results['seconds']:.0f} s, {results['parameters']:,} parameters; kept in {folder}"
+    line = f"{results.seconds:.0f} s, {results.parameters:,} parameters; kept in {folder}"
     console.print(line, highlight=False, markup=False, soft_wrap=True)

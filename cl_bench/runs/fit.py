@@ -132,9 +132,9 @@ class Fit:
         if steps is None:
             steps = self._steps(len(data), epochs, times)
 
-        watch = Watch(self, number, phase, steps)
+        watch = Watch(self, module, number, phase, steps)
         if saved and number == len(saved["ends"]) and saved["running"]:
-            start = watch.restore(module, saved["running"])
+            start = watch.restore(saved["running"])
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(self._task, phase, self.steps_before)
         seed = derive(self.seed, "batches", self._task, number)
@@ -228,8 +228,8 @@ class Trainer(pl.Trainer):
 class Watch(pl.Callback):
     """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad."""
 
-    def __init__(self, fit: Fit, number: int, phase: str, steps: int) -> None:
-        self.fit, self.number, self.phase, self.steps = fit, number, phase, steps
+    def __init__(self, fit: Fit, module: Learner, number: int, phase: str, steps: int) -> None:
+        self.fit, self.module, self.number, self.phase, self.steps = fit, module, number, phase, steps
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
@@ -238,9 +238,9 @@ class Watch(pl.Callback):
         self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
         self._unlogged: list[Logged] = []  # of steps after the last point of the curves
 
-    def restore(self, module: Learner, running: dict[str, Any]) -> int:
+    def restore(self, running: dict[str, Any]) -> int:
         """Puts the module where the phase was cut and returns the step to go on with."""
-        module.load_state_dict(running["module"])
+        self.module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.losses, self.validation = dict(running["losses"]), list(running["validation"])
         self._unlogged = list(running["unlogged"])
@@ -251,7 +251,7 @@ class Watch(pl.Callback):
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
         for number, optimizer in enumerate(trainer.optimizers):
-            optimizer.register_step_post_hook(partial(self._look, module, number))
+            optimizer.register_step_post_hook(partial(self._look, number))
         if self._saved:
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
@@ -269,15 +269,15 @@ class Watch(pl.Callback):
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.seconds = self._before + time.monotonic() - self._began
-        step: int = module.step_index + 1  # type: ignore[operator]
+        step = self.module.step_index + 1
         self._step = step
-        logged = self._check(module)
+        logged = self._check()
         self.losses.update({name: value for _, name, value in logged})
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
         points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
         self.fit.logger.log_points(points)
         if step * VALIDATIONS // self.steps > len(self.validation):
-            accuracy = self.fit.validate(module)  # type: ignore[arg-type]
+            accuracy = self.fit.validate(self.module)
             if accuracy is not None:
                 self.validation.append((step, accuracy))
 
@@ -302,7 +302,7 @@ class Watch(pl.Callback):
                 }
             )
 
-    def _look(self, module: Any, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After a step of an optimiser: counts it and notes its gradients' sums.
 
         Sums take 2% of a step of a small network, norms up to twice that; nothing here waits for a GPU.
@@ -310,24 +310,24 @@ class Watch(pl.Callback):
         self.optimizer_steps[number] += 1
         for group in optimizer.param_groups:
             learned = [p for p in group["params"] if p.grad is not None]
-            self._gradients += [(module.step_index, self._names[p], p.grad.sum()) for p in learned]
+            self._gradients += [(self.module.step_index, self._names[p], p.grad.sum()) for p in learned]
 
-    def _check(self, module: Any) -> list[Logged]:
+    def _check(self) -> list[Logged]:
         """The logged numbers of a chunk, for which a GPU is waited for once.
 
         Raises Diverged with the first number that is not finite, before anything of the chunk is saved.
         """
-        found = [(at, 0, name, value) for at, name, value in module.logs]
+        found = [(at, 0, name, value) for at, name, value in self.module.logs]
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
-        found += [(module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
+        found += [(self.module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()
         numbers = torch.stack([value.float() for *_, value in found]).cpu()
         bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
         if bad:
             at, _, name, value = min((found[i] for i in bad), key=lambda one: one[:2])
             raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
-        values = numbers[: len(module.logs)].tolist()
-        return [(at, name, value) for (at, name, _), value in zip(module.logs, values, strict=True)]
+        values = numbers[: len(self.module.logs)].tolist()
+        return [(at, name, value) for (at, name, _), value in zip(self.module.logs, values, strict=True)]
 
 
 def averaged(

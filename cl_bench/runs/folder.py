@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from filelock import FileLock, Timeout
 import cl_bench
 from cl_bench import files
 from cl_bench.config import InputError
-from cl_bench.record import Damaged, load_results
+from cl_bench.record import Damaged, Outdated, Results, load_results, to_json
 
 LOCK = ".lock"
 PAUSE = 0.5  # s between two looks at a folder that another process has
@@ -48,10 +47,10 @@ class RunFolder:
     def opened(self, anew: bool = False) -> Iterator[None]:
         """Makes the folder and keeps other processes out of it; the lock dies with its owner.
 
-        anew: an older result is moved out of the way first; nothing is deleted.
+        anew: an older result is moved out of the way first; nothing is deleted. So is one of another schema.
         Raises InputError when it can't be written, and Busy when another process is at work there.
         """
-        if anew and self.path.exists():
+        if self.path.exists() and (anew or outdated(self.path)):
             with self._lock() as lock:
                 if os.name == "nt":  # no folder is moved there that has an open file; another's makes it fail as well
                     lock.release()
@@ -71,8 +70,8 @@ class RunFolder:
             raise InputError(f"output_root: can't write to {self.path} ({error.strerror})") from None
         return lock
 
-    def write_results(self, results: Mapping[str, Any]) -> None:
-        text = readable(files.sealed(without_nan(results)))
+    def write_results(self, results: Results) -> None:
+        text = readable(files.sealed(to_json(results)))
         self._replace("results.json", lambda file: file.write_bytes(text.encode()))
         self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
@@ -174,7 +173,7 @@ def wait_for(folder: Path, told: bool = False) -> None:
             told = True
 
 
-def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> dict[str, Any] | None:
+def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> Results | None:
     """A folder's results.json, None where there is none or it can't be used (`record.load_results`).
 
     say: told in one line why a file that is there can't be used.
@@ -186,6 +185,17 @@ def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -
     except Damaged as error:
         say(f"{folder}: {error}")
         return None
+
+
+def outdated(folder: Path) -> bool:
+    """Whether a folder's results.json has another schema."""
+    try:
+        load_results(folder)
+    except Outdated:
+        return True
+    except (FileNotFoundError, Damaged):
+        pass
+    return False
 
 
 def readable(value: Any, indent: str = "") -> str:
@@ -212,32 +222,19 @@ def readable(value: Any, indent: str = "") -> str:
     return f"{start}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{end}"
 
 
-def without_nan(value: Any) -> Any:
-    """The same nested value with None for every number that is not finite: JSON has none of them.
-
-    >>> without_nan({0: [0.5, math.nan, (math.inf, 1)]})
-    {'0': [0.5, None, [None, 1]]}
-    """
-    if isinstance(value, Mapping):
-        return {str(key): without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_accuracy(file: Path, results: Mapping[str, Any]) -> None:
+def _write_accuracy(file: Path, results: Results) -> None:
     """One row per measurement: after learning which task (-1: before any), on which task."""
     with file.open("w", newline="") as handle:
         rows = csv.writer(handle)
         rows.writerow(["after", "on", "mask", "accuracy", "n_test"])
-        tables = {results["masks"]["evaluation"]: results["R"]}
-        if results.get("R_task_masked"):
-            tables["own"] = results["R_task_masked"]
-        for on, accuracy in enumerate(results["b"]):
-            if accuracy is not None and not math.isnan(accuracy):
-                rows.writerow([-1, on, results["masks"]["baseline"], accuracy, results["n_test"][on]])
+        tables = {results.masks.evaluation: results.R}
+        if results.R_task_masked:
+            tables["own"] = results.R_task_masked
+        for on, accuracy in enumerate(results.b):
+            if accuracy is not None:
+                rows.writerow([-1, on, results.masks.baseline, accuracy, results.n_test[on]])
         for mask, table in tables.items():
             for after, row in enumerate(table):
                 for on, accuracy in enumerate(row):
-                    if accuracy is not None and not math.isnan(accuracy):
-                        rows.writerow([after, on, mask, accuracy, results["n_test"][on]])
+                    if accuracy is not None:
+                        rows.writerow([after, on, mask, accuracy, results.n_test[on]])

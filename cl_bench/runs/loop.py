@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,13 +22,15 @@ from cl_bench.evaluation.judge import Judge, generated_metrics
 from cl_bench.evaluation.scores import Score
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
-from cl_bench.runs.figures import draw_results, sample_grid
+from cl_bench.record import Diagnostics, Masks, MemoryUse, Results, TaskRecord, from_json, to_json
+from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.reference import reference_of
+from cl_bench.runs.samples import sample_grid
 from cl_bench.runs.setup import checked, prepare
 from cl_bench.seeding import seeded
 
@@ -38,7 +40,7 @@ except ImportError:  # Windows
     resource = None
 
 
-def run(settings: Mapping[str, Any]) -> dict[str, Any]:
+def run(settings: Mapping[str, Any]) -> Results:
     """Runs what the settings (`config.compose`) describe, or goes on with it, and returns its results.
 
     With `trial` among the settings (see `search`) it is measured on validation images, not on test images, and
@@ -82,23 +84,23 @@ class Run:
         self.settings, self.scenario, self.method, self.score = settings, scenario, method, score
         self.fit, self.folder, self.logger = fit, folder, logger
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
-        self.records: list[dict[str, Any]] = []
+        self.records: list[TaskRecord] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device, settings)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Results:
         self.begin()
         failed = True
         try:
             with self.fit.progress.live(self.plan()):
                 for task in self.to_learn[len(self.records) :]:
                     with self.fit.task(task.index, self.validate):
-                        diagnostics = self.method.learn_task(task, self.fit)
+                        noted = self.method.learn_task(task, self.fit)
                     seconds = self.fit.seconds  # of training alone
                     self.fit.progress.say_what("evaluation")
                     if self.method.measurable:
                         self.score.measure(self.method, after=task.index)
-                    self.keep(task.index, seconds, diagnostics)
+                    self.keep(task.index, seconds, noted)
                     if self.fit.signal:
                         raise Stopped(self.fit.signal)
                 failed = False
@@ -106,7 +108,7 @@ class Run:
                 return self.end()
         except Exception as error:
             with suppress(OSError):  # a full disk has no room for this either
-                self.folder.write_results(self.results() | {"status": "failed", "reason": str(error)})
+                self.folder.write_results(replace(self.results(), status="failed", reason=str(error)))
             raise
         finally:
             self.logger.close(failed)
@@ -118,11 +120,11 @@ class Run:
         if state:
             self.method.load_state_dict(state["method"])
             self.score.load_state_dict(state["score"])
-            self.records = state["records"]
+            self.records = [from_json(TaskRecord, record) for record in state["records"]]
             self.method.to(self.fit.device)
         else:
             self.score.measure(self.method, after=-1)
-        before = sum(phase["steps"] for record in self.records for phase in record["phases"])
+        before = sum(phase.steps for record in self.records for phase in record.phases)
         step = self.fit.resume(len(self.records), before)
         if state or step:
             self.provenance = continued(read_results(self.folder.path), self.provenance)
@@ -148,105 +150,100 @@ class Run:
         """What is known of the run's length, by the tasks learned so far."""
         plan = Plan([len(task.train) for task in self.to_learn], self.method.n_phases, self.fit.batch_size)
         for record in self.records:
-            plan.begin_task(record["task"])
-            for phase in record["phases"]:
-                plan.begin_phase(phase["steps"], done=phase["steps"], seconds=phase["seconds"])
+            plan.begin_task(record.task)
+            for phase in record.phases:
+                plan.begin_phase(phase.steps, done=phase.steps, seconds=phase.seconds)
         return plan
 
     def validate(self, module: Learner) -> float | None:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
-    def keep(self, task: int, seconds: float, diagnostics: dict[str, Any]) -> None:
+    def keep(self, task: int, seconds: float, noted: dict[str, Any]) -> None:
         """Writes down what is known after a task; only then is the task done."""
         generated, picture = None, None
         with seeded(self.settings["seed"], "samples", task):
             judged = self.judge.measure(self.method, after=task) if self.method.measurable else None
         if judged:
             generated, samples = judged
-            picture = f"samples/task{task + 1}.png"
+            picture = self.folder.path / "samples" / f"task{task + 1}.png"
             names = self.scenario.problem.class_names
-            sample_grid(samples, self.folder.path / picture, [names[output] for output in self.judge.seen(task)])
-        record = {
-            "task": task,
-            "phases": [asdict(phase) for phase in self.fit.phases],
-            "seconds": seconds,
-            "bytes_kept": bytes_of(self.method.state_dict()),
-            "diagnostics": diagnostics,
-            "generated": generated,
-            "memory": self.memory(task, diagnostics.get("generator_bytes")),
-        }
+            sample_grid(samples, picture, [names[output] for output in self.judge.seen(task)])
+        diagnostics = Diagnostics.of(noted)
+        record = TaskRecord(
+            task=task,
+            phases=self.fit.phases,
+            seconds=seconds,
+            bytes_kept=bytes_of(self.method.state_dict()),
+            diagnostics=diagnostics,
+            generated=generated,
+            memory=self.memory(task, diagnostics.generator_bytes),
+        )
         self.records.append(record)
         results = self.results()
         self.folder.write_results(results)
-        accuracy = {str(on): value for on, value in enumerate(results["R"][task])}
-        self.logger.task(
-            task,
-            record | {"accuracy": accuracy, "metrics": results["metrics"], "samples": picture},
-            self.folder.path,
-        )
+        self.logger.task(results, picture)
+        records = [to_json(record) for record in self.records]  # plain values: a checkpoint holds no classes
         self.folder.save_task(
-            task,
-            {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.records},
+            task, {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": records}
         )
         if "trial" not in self.settings:  # a search has a line for each of its trials
-            self.fit.progress.end_task(task, results["R"][task][: task + 1], seconds)
+            self.fit.progress.end_task(task, results.R[task][: task + 1], seconds)
 
-    def memory(self, task: int, n_bytes: int | None) -> dict[str, int] | None:
-        """What is kept of the past, comparable between methods: the real images, with their bytes, or the bytes of a
-        generator, with the images that a memory of so many bytes would hold, and those of all tasks so far, raw."""
+    def memory(self, task: int, generator_bytes: int | None) -> MemoryUse | None:
+        """What is kept of the past after a task."""
         problem = self.scenario.problem
-        if n_bytes is not None:
+        if generator_bytes is not None:
             raw = sum(len(one.train) for one in self.scenario.tasks[: task + 1]) * math.prod(problem.image_shape)
-            return {
-                "images": n_bytes // bytes_per_image(problem),
-                "bytes": n_bytes,
-                "generator_bytes": n_bytes,
-                "raw_bytes_uint8": raw,
-                "raw_bytes_float32": 4 * raw,
-            }
+            return MemoryUse(
+                images=generator_bytes // bytes_per_image(problem),
+                bytes=generator_bytes,
+                generator_bytes=generator_bytes,
+                raw_bytes_uint8=raw,
+                raw_bytes_float32=4 * raw,
+            )
         memories = [part for part in self.method.modules() if isinstance(part, Memory)]
         if not memories:
             return None
-        return {
-            "images": sum(map(len, memories)),
-            "bytes": sum(bytes_of(part.state_dict()) for part in memories),
-        }
+        return MemoryUse(images=sum(map(len, memories)), bytes=sum(bytes_of(part.state_dict()) for part in memories))
 
-    def end(self) -> dict[str, Any]:
-        results = self.results() | {"status": "finished"}
+    def end(self) -> Results:
+        results = replace(self.results(), status="finished")
         draw_results(results, self.folder.path / "figures")
         self.folder.write_results(results)
-        self.logger.finish(results, self.folder.path)
+        self.logger.finish(results)
         return results
 
-    def results(self) -> dict[str, Any]:
-        """Everything that is known so far, as results.json holds it."""
-        problem, score = self.scenario.problem, self.score.results()
-        score["metrics"] |= generated_metrics(self.records, self.score.ends)
-        return {
-            "key": self.folder.key,
-            "name": self.name,
-            "status": "running",
-            "seed": self.settings["seed"],
-            "config": dict(self.settings),
-            "versions": versions(),
-            "provenance": self.provenance,
-            "kind": problem.kind,
-            "masks": problem.rules,
-            "measured_on": "validation images" if "trial" in self.settings else "test images",
-            "classes": [list(task.names) for task in self.scenario.tasks],
-            "class_names": list(problem.class_names),
-            **score,
-            "memory": self.records[-1]["memory"] if self.records else None,
-            "tasks": self.records,
-            "parameters": sum(p.numel() for p in self.method.parameters() if p.requires_grad),
-            "bytes_kept": bytes_of(self.method.state_dict()),
-            "seconds": sum(record["seconds"] for record in self.records),
-            "peak_memory_mb": peak_memory_mb(),
-            "peak_gpu_memory_mb": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
-            "device": str(self.fit.device),
-        }
+    def results(self) -> Results:
+        """Everything that is known so far."""
+        problem, scores = self.scenario.problem, self.score.results()
+        return Results(
+            key=self.folder.key,
+            name=self.name,
+            status="running",
+            seed=self.settings["seed"],
+            config=dict(self.settings),
+            versions=versions(),
+            provenance=self.provenance,
+            kind=problem.kind,
+            masks=Masks(**problem.rules),
+            measured_on="validation images" if "trial" in self.settings else "test images",
+            classes=[list(task.names) for task in self.scenario.tasks],
+            class_names=list(problem.class_names),
+            R=scores.R,
+            b=scores.b,
+            R_task_masked=scores.R_task_masked,
+            n_test=scores.n_test,
+            metrics=scores.metrics | generated_metrics(self.records, self.score.ends),
+            memory=self.records[-1].memory if self.records else None,
+            tasks=list(self.records),
+            parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+            bytes_kept=bytes_of(self.method.state_dict()),
+            seconds=sum(record.seconds for record in self.records),
+            peak_memory_mb=peak_memory_mb(),
+            peak_gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+            device=str(self.fit.device),
+        )
 
 
 @contextmanager

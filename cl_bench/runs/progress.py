@@ -178,14 +178,16 @@ class RunProgress:
         """What is done outside of training."""
         self._what, self._loss = what, ""
 
-    def end_task(self, index: int, accuracies: Sequence[float], seconds: float) -> None:
-        """A task was learned in so many seconds, and measured on all tasks so far; NaN where it wasn't."""
+    def end_task(self, index: int, accuracies: Sequence[float | None], seconds: float) -> None:
+        """A task was learned in so many seconds, and measured on all tasks so far; None where it wasn't."""
         if not self._plan:
             return
         trained = sum(phase.seconds for phase in self._plan.tasks[index])
         self._outside = max(0.0, time.monotonic() - self._began - trained)
-        own, mean = accuracies[-1], sum(accuracies) / len(accuracies)
-        known = "not measured yet" if math.isnan(mean) else f"accuracy {own:.3f}, of all so far {mean:.3f}"
+        measured = [accuracy for accuracy in accuracies if accuracy is not None]
+        mean = sum(measured) / len(accuracies)
+        whole = len(measured) == len(accuracies)
+        known = f"accuracy {measured[-1]:.3f}, of all so far {mean:.3f}" if whole else "not measured yet"
         self.print(f"task {index + 1} of {len(self._plan.tasks)}: {known}; {seconds:.1f} s")
 
     def print(self, line: str) -> None:

@@ -20,6 +20,7 @@ import cl_bench
 from cl_bench.config.content import digest
 from cl_bench.config.plugins import ENTRY_POINTS, PACKAGE, folders
 from cl_bench.config.tuned import leaves
+from cl_bench.record import Results
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "scipy", "hydra-core", "omegaconf")
 """What numbers may depend on."""
@@ -43,17 +44,16 @@ def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def continued(earlier: Mapping[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+def continued(earlier: Results | None, now: dict[str, Any]) -> dict[str, Any]:
     """The provenance of a run that goes on: that of its beginning, and in `continued` what came later.
 
     earlier: its results so far, where they can be read; without them its beginning is not known any more.
     """
-    first = (earlier or {}).get("provenance")
-    if not isinstance(first, dict):
+    if earlier is None:
         return now
-    before = first.get("continued")
+    before = earlier.provenance.get("continued")
     later = {key: value for key, value in now.items() if key != "continued"}
-    return first | {"continued": [*(before if isinstance(before, list) else []), later]}
+    return earlier.provenance | {"continued": [*(before if isinstance(before, list) else []), later]}
 
 
 def overrides() -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from cl_bench.config import InputError
@@ -11,7 +12,7 @@ from cl_bench.config.errors import typed
 from cl_bench.config.names import place
 from cl_bench.config.tuned import leaves
 from cl_bench.data.scenarios import Scenario
-from cl_bench.runs.folder import read_results
+from cl_bench.record import Damaged, Results, load_results
 
 REFERENCES = ("joint", "cumulative")
 """Methods that learn all tasks together, and so say how well each could be learned."""
@@ -26,32 +27,38 @@ def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float]
     reference, n_tasks = settings["reference"], scenario.problem.n_tasks
     if reference is None or "trial" in settings:  # a trial is measured on other images
         return None
-    said: list[str] = []
-    results = read_results(place(reference, "reference"), said.append)
-    if not results or results["status"] != "finished" or len(results["R"]) != n_tasks:
-        why = f" (results.json{said[0].rpartition(': results.json')[2]})" if said else ""
-        raise InputError(f"reference={reference}: no finished run of {n_tasks} tasks there{why}")
+    missing = f"reference={reference}: no finished run of {n_tasks} tasks there"
+    try:
+        results = load_results(place(reference, "reference"))
+    except FileNotFoundError:
+        raise InputError(missing) from None
+    except Damaged as error:
+        raise InputError(f"{missing} ({error})") from None
+    if results.status != "finished" or len(results.R) != n_tasks:
+        raise InputError(missing)
     if other := differing(results, settings, scenario):
         raise InputError(
-            f"reference={reference}: is of other tasks ({results['name']}): {other}; choose a run of the same ones"
+            f"reference={reference}: is of other tasks ({results.name}): {other}; choose a run of the same ones"
         )
-    if results["config"]["choices"]["method"] not in REFERENCES:
+    method = results.config["choices"]["method"]
+    if method not in REFERENCES:
         raise InputError(
-            f"reference={reference}: is a run of {results['config']['choices']['method']}, which learns one task after "
-            f"another; choose one of {' or '.join(REFERENCES)}"
+            f"reference={reference}: is a run of {method}, which learns one task after another; choose one of "
+            f"{' or '.join(REFERENCES)}"
         )
-    for row in ([results["R"][task][task] for task in range(n_tasks)], results["R"][-1]):
-        if None not in row:
-            return row
+    for row in ([results.R[task][task] for task in range(n_tasks)], results.R[-1]):
+        accuracies = [accuracy for accuracy in row if accuracy is not None]
+        if len(accuracies) == n_tasks:
+            return accuracies
     raise InputError(f"reference={reference}: has no accuracy on some of its tasks")
 
 
-def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario: Scenario) -> str:
+def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario) -> str:
     """In what a finished run is of another benchmark, by the key that a person sets; '' if it is of the same.
 
     The length of training and all that belongs to a method may differ.
     """
-    settings, theirs = by_content(settings), by_content(results["config"])
+    settings, theirs = by_content(settings), by_content(results.config)
 
     def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
         """The values of a group by their dotted keys; what isn't set is not there."""
@@ -66,18 +73,18 @@ def differing(results: Mapping[str, Any], settings: Mapping[str, Any], scenario:
             if own.get(key) != other.get(key) and not a_name and key != "scenario.train_mask":
                 return f"{key}={typed(other.get(key))}, here {typed(own.get(key))}"
     rules = scenario.problem.rules  # the training mask as it was used
-    for name, rule in results["masks"].items():
-        if name in rules and rule != rules[name]:
+    for name, rule in asdict(results.masks).items():
+        if rule != rules[name]:
             key = "scenario.train_mask" if name == "train" else f"the mask of the {name}"
             return f"{key}={rule}, here {rules[name]}"
-    if (images := results.get("measured_on", "test images")) != "test images":
-        return f"measured on {images}"
-    if results["n_test"] != [len(test) for test in scenario.tests]:
+    if results.measured_on != "test images":
+        return f"measured on {results.measured_on}"
+    if results.n_test != [len(test) for test in scenario.tests]:
         return "has other test images"
     drawn = drawn_from_seed(settings["scenario"])
-    if drawn and results["seed"] != settings["seed"]:
-        return f"seed={results['seed']}, here {settings['seed']}, which decides on {drawn}"
-    if results["classes"] != [list(task.names) for task in scenario.tasks]:
+    if drawn and results.seed != settings["seed"]:
+        return f"seed={results.seed}, here {settings['seed']}, which decides on {drawn}"
+    if results.classes != [list(task.names) for task in scenario.tasks]:
         return "has other classes in its tasks"
     return ""
 

@@ -21,7 +21,7 @@ from cl_bench.config.compose import check_settings, plain
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
-from cl_bench.runs.folder import read_results
+from cl_bench.record import Damaged, Outdated, Results, load_results
 
 
 @dataclass
@@ -148,16 +148,22 @@ def said(reason: str, where: Sequence[str], n_lines: int) -> str:
     return f"{reason} (in {where[0]}{f' and {len(where) - 1} more' * (len(where) > 1)})"
 
 
-def finished(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished(settings: Mapping[str, Any]) -> Results | None:
     """The results of this run when it needn't run again; what can't be read is said, and made again."""
-    results = read_results(folder_of(settings), unread) if settings["resume"] else None
+    if not settings["resume"]:
+        return None
+    folder = folder_of(settings)
+    try:
+        results = load_results(folder)
+    except FileNotFoundError:
+        return None
+    except Damaged as error:
+        then = "" if isinstance(error, Outdated) else "; the run goes on from its checkpoints"
+        print(f"not read: {folder}: {error}{then}", file=sys.stderr)
+        return None
     # the reference is no part of the folder's name: with another one the metrics are worked out again
-    same = results and results["config"].get("reference") == settings["reference"]
-    return results if results and same and results["status"] == "finished" else None
-
-
-def unread(line: str) -> None:
-    print(f"not read: {line}; the run goes on from its checkpoints", file=sys.stderr)
+    same = results.config.get("reference") == settings["reference"]
+    return results if same and results.status == "finished" else None
 
 
 def complain(job: Job) -> None:

@@ -7,7 +7,6 @@ and out of the sight of reports, which are on test images.
 
 from __future__ import annotations
 
-import math
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +21,11 @@ from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import key_of, name_of, place
 from cl_bench.config.schema import build, check
-from cl_bench.runs.figures import search_history, search_importance
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 from cl_bench.seeding import derive
+from cl_bench.sweep.search_figures import search_history, search_importance
 
 try:
     import optuna
@@ -153,12 +152,12 @@ def attempt(study: optuna.Study, trial: FrozenTrial, settings: Mapping[str, Any]
     Raises InputError: what can't be run is for a person to mend.
     """
     try:
-        accuracy, reason = run(settings)["metrics"]["ACC"], "nothing was measured after its last task"
+        accuracy, reason = run(settings).metrics["ACC"], "nothing was measured after its last task"
     except InputError:
         raise
     except Exception as error:
-        accuracy, reason = math.nan, str(error) if isinstance(error, KnownError) else repr(error)
-    if math.isnan(accuracy):
+        accuracy, reason = None, str(error) if isinstance(error, KnownError) else repr(error)
+    if accuracy is None:
         study.set_user_attr(f"reason {trial.number}", " ".join(reason.split()))
         study.tell(trial.number, state=TrialState.FAIL)
     else:

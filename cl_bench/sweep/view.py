@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -16,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cl_bench.record import Damaged, load_json
+from cl_bench.config.names import name_of
+from cl_bench.record import Damaged, Results, load_json
 from cl_bench.runs.folder import read_results
 from cl_bench.sweep.jobs import Job, complain
 
@@ -107,7 +106,7 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
     numbers = {state: sum(job.state == state for job in jobs) for state in states}
     said = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
     console.print(f"\n{len(jobs)} runs in {clock(seconds)}: {said}", style="bold")
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Results]] = {}
     meaningless: dict[str, list[Job]] = {}
     for job in jobs:
         if job.state == "not applicable":
@@ -137,8 +136,8 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
     for configuration in dict.fromkeys(job.configuration for job in jobs):  # in the order of the command line
         runs = found.get(configuration, [])
         if runs:
-            cells = [interval([run["metrics"].get(column) for run in runs]) for column in COLUMNS]
-            table.add_row(configuration or runs[0]["name"].rpartition("-seed")[0], str(len(runs)), *cells)
+            cells = [interval([run.metrics.get(column) for run in runs]) for column in COLUMNS]
+            table.add_row(configuration or name_of(runs[0].config), str(len(runs)), *cells)
     if table.row_count:
         console.width = max(console.width, max(map(len, found)) + 70)  # a number is never cut, in a narrow log neither
         console.print(table)
@@ -148,7 +147,7 @@ def interval(values: Sequence[float | None]) -> str:
     """'mean ± half of the 95% interval' by Student's t; the value itself when there is one, '·' when there is none."""
     from cl_bench.evaluation.statistics import estimate
 
-    found = estimate([value for value in values if value is not None and not math.isnan(value)])
+    found = estimate([value for value in values if value is not None])
     if not found:
         return "·"
     return f"{found.mean:.3f}" if found.half is None else f"{found.mean:.3f} ± {found.half:.3f}"

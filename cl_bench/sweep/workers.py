@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 
+from cl_bench import files
 from cl_bench.config.compose import plain
 from cl_bench.config.names import folder_of
 from cl_bench.process import OWNER, end_with
@@ -140,8 +141,6 @@ def least_used_gpu() -> Iterator[dict[str, str]]:
 
 
 def write(file: Path, content: Any) -> None:
-    """Writes JSON so that a reader finds the old file or the new one, whole."""
+    """Writes JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)  # who watched may have left while this was in a queue
-    fresh = file.with_suffix(".new")
-    fresh.write_text(json.dumps(content))
-    fresh.replace(file)
+    files.write(file, lambda fresh: fresh.write_text(json.dumps(content)))

@@ -74,7 +74,7 @@ def memory(settings: dict[str, Any]) -> tuple[float, list[float]]:
     loaded = resident_mb("VmRSS")
     del prepared
     results = run(settings)
-    return resident_mb("VmHWM") - loaded, [task["bytes_kept"] / 2**20 for task in results["tasks"]]
+    return resident_mb("VmHWM") - loaded, [task.bytes_kept / 2**20 for task in results.tasks]
 
 
 def resident_mb(field: str) -> float:

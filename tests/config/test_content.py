@@ -16,7 +16,8 @@ from cl_bench.config import InputError, content
 from cl_bench.config.compose import compose
 from cl_bench.config.content import by_content, digest
 from cl_bench.config.names import folder_of, key_of, name_of
-from cl_bench.report.runs import benchmarks, read
+from cl_bench.report.benchmarks import benchmarks
+from cl_bench.report.runs import read
 from cl_bench.runs.loop import run
 from cl_bench.runs.reference import reference_of
 from cl_bench.runs.setup import prepare
@@ -132,13 +133,13 @@ def test_a_finished_run_is_found_by_content_and_reported_as_one_benchmark(tmp_pa
     write(tmp_path / "b/my.npz", seed=1)
     shutil.copytree("a", "c")
     results = [run(settings(f"{folder}/my.npz", f"seed={seed}")) for seed, folder in enumerate("abc")]
-    assert results[0]["config"]["content"] == results[2]["config"]["content"] != results[1]["config"]["content"]
+    assert results[0].config["content"] == results[2].config["content"] != results[1].config["content"]
     runs, _, _ = read([tmp_path / "outputs"])
     found = benchmarks(runs)
     assert len(found) == 2
     assert sorted(len(one.runs) for one in found) == [1, 2]
     assert all(len(one.configurations) == 1 and len(one.protocols) == 1 for one in found)
-    copied = tmp_path / "outputs" / name_of(results[0]["config"])
+    copied = tmp_path / "outputs" / name_of(results[0].config)
     assert len(list(copied.iterdir())) == 2  # seeds 0 and 2
 
 
@@ -169,7 +170,7 @@ def test_names_of_classes_are_in_the_results(tmp_path: Path, capsys: pytest.Capt
     names = np.array(["cat", "[red]", "$x", "dog"])
     write(Path("my.npz"), y_train=arrays()["y_train"] * 2 + 1, y_test=arrays()["y_test"] * 2 + 1, class_names=names)
     results = run(settings("my.npz", "scenario.class_order=[dog,cat,'$x','[red]']"))
-    assert results["classes"] == [["dog", "cat"], ["$x", "[red]"]]
-    assert results["class_names"] == ["dog", "cat", "$x", "[red]"]
+    assert results.classes == [["dog", "cat"], ["$x", "[red]"]]
+    assert results.class_names == ["dog", "cat", "$x", "[red]"]
     show(results, tmp_path)
     assert "1 dog cat, 2 $x [red]" in capsys.readouterr().out

@@ -102,7 +102,7 @@ def test_an_installed_plugin_is_chosen_by_name(
     assert "did you mean 'method.calm'" in refused(capsys, "method=calm", "method.clam=1")
     assert "has no meaning in scenario=domain" in refused(capsys, "method=calm", "scenario=domain_incremental")
     (site / "calm_plugin" / "code.py").write_text(CALM + "\n")
-    changed = run(settings | {"resume": False})["provenance"]["plugins"]["calm_plugin"]
+    changed = run(settings | {"resume": False}).provenance["plugins"]["calm_plugin"]
     assert changed["digest"] != found["digest"]
 
 

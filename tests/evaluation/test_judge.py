@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from conftest import Compose
+from conftest import Compose, there
+from example_records import generated, task_record
 from torch import Tensor, nn
 
 from cl_bench.config.compose import compose
@@ -22,7 +23,7 @@ from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation import judge
 from cl_bench.evaluation.judge import Judge, frechet_distance, generated_metrics, grid
 from cl_bench.methods.base import Method
-from cl_bench.runs.folder import without_nan
+from cl_bench.record import Generated, Results, TaskRecord
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
@@ -40,7 +41,7 @@ class Generator(Method):
         return self.images, self.labels
 
 
-def measured(judge: Judge, generator: Generator, after: int) -> tuple[dict[str, Any], Tensor]:
+def measured(judge: Judge, generator: Generator, after: int) -> tuple[Generated, Tensor]:
     found = judge.measure(generator, after)
     assert found
     return found
@@ -82,12 +83,12 @@ def test_real_images_pass_and_noise_does_not(trained: Judge) -> None:
     scenario = trained.scenario
     images, labels = images_of(scenario)
     real, _ = measured(trained, Generator(scenario, images, labels), after=4)
-    assert real["MeRGAN_score_mean"] == pytest.approx(trained.accuracy, abs=0.01)
-    assert real["judge_accuracy"] == trained.accuracy
-    assert (real["features"], real["n"]) == ("judge", 146)
+    assert real.MeRGAN_score_mean == pytest.approx(trained.accuracy, abs=0.01)
+    assert real.judge_accuracy == trained.accuracy
+    assert (real.features, real.n) == ("judge", 146)
     noise, _ = measured(trained, Generator(scenario, torch.rand_like(images), labels), after=4)
-    assert noise["MeRGAN_score_mean"] == pytest.approx(0.1, abs=0.05)
-    assert all(10 * a < b for a, b in zip(real["FID"], noise["FID"], strict=True))
+    assert noise.MeRGAN_score_mean == pytest.approx(0.1, abs=0.05)
+    assert all(10 * there(a) < there(b) for a, b in zip(real.FID, noise.FID, strict=True))
 
 
 def test_a_class_without_images_has_no_numbers(trained: Judge) -> None:
@@ -95,19 +96,19 @@ def test_a_class_without_images_has_no_numbers(trained: Judge) -> None:
     rows = torch.cat([(labels == 0).nonzero().squeeze(1), (labels == 1).nonzero()[0]])
     generator = Generator(trained.scenario, images[rows], labels[rows])
     record, samples = measured(trained, generator, after=1)  # two tasks, outputs 0 to 3
-    assert [math.isnan(value) for value in record["FID"]] == [False] + 9 * [True]  # one image has no covariance
-    assert [math.isnan(value) for value in record["MeRGAN_score"]] == [False, False] + 8 * [True]
-    assert record["images"] == [36, 1] + 8 * [0]
-    assert record["FID_mean"] == record["FID"][0]
-    assert record["MeRGAN_score_mean"] == pytest.approx((record["MeRGAN_score"][0] + record["MeRGAN_score"][1]) / 4)
+    assert [value is None for value in record.FID] == [False] + 9 * [True]  # one image has no covariance
+    assert [value is None for value in record.MeRGAN_score] == [False, False] + 8 * [True]
+    assert record.images == [36, 1] + 8 * [0]
+    assert record.FID_mean == record.FID[0]
+    assert record.MeRGAN_score_mean == pytest.approx(sum(map(there, record.MeRGAN_score[:2])) / 4)
     assert samples.shape == (4, 8, 1, 8, 8)
     assert torch.equal(samples[0], images[labels == 0][:8])
     assert samples[1, 0].any()
     assert not samples[1, 1:].any()
     nothing = Generator(trained.scenario, images[:0], labels[:0])
     record, _ = measured(trained, nothing, after=1)
-    assert math.isnan(record["FID_mean"])
-    assert record["MeRGAN_score_mean"] == 0
+    assert record.FID_mean is None
+    assert record.MeRGAN_score_mean == 0
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
@@ -220,8 +221,8 @@ def test_what_cannot_be_measured_is_nan_and_one_warning(
 ) -> None:
     settings = small("method=mergan", "dataset=npz", single(tmp_path), "scenario.n_tasks=2", "method.n_gen=20")
     results = run(settings)
-    assert results["status"] == "finished"
-    assert [math.isnan(value) for value in results["tasks"][-1]["generated"]["FID"]] == [False, False, True, True]
+    assert results.status == "finished"
+    assert [value is None for value in there(results.tasks[-1].generated).FID] == [False, False, True, True]
     assert caplog.messages == [
         "FID can't be measured: NaN (class 2: 1 real and 1 generated images, it needs two of each)"
     ]
@@ -241,9 +242,9 @@ def test_no_measurement_of_images_ends_a_run(
     monkeypatch.setattr(judge, of_judge, fails)
     settings = small("method=dgr", "scenario.n_tasks=2", "trainer.epochs=1")
     results = run(settings)
-    assert results["status"] == "finished"
-    assert math.isnan(results["metrics"]["FID"])
-    assert math.isnan(results["metrics"]["MeRGAN_score"]) == (of_judge != "frechet_distance")
+    assert results.status == "finished"
+    assert results.metrics["FID"] is None
+    assert (results.metrics["MeRGAN_score"] is None) == (of_judge != "frechet_distance")
     assert len(caplog.messages) == len({message.split(" can't")[0] for message in caplog.messages}) > 0
     json.loads((folder_of(settings) / "results.json").read_text(), parse_constant=pytest.fail)
 
@@ -253,7 +254,7 @@ def test_images_that_are_no_numbers_have_no_distance(tmp_path: Path, caplog: pyt
     scenario = scenario_of()
     images, labels = images_of(scenario)
     record, _ = measured(Judge(scenario, tmp_path), Generator(scenario, images * math.nan, labels), after=0)
-    assert math.isnan(record["FID_mean"])
+    assert record.FID_mean is None
     assert caplog.messages == ["FID can't be measured: NaN (class 0: features of images are not finite)"]
 
 
@@ -284,8 +285,8 @@ def test_it_draws_nothing_from_the_run(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def without_times(results: dict[str, Any]) -> list[dict[str, Any]]:
-    return without_nan([task["generated"] | {"seconds": 0} for task in results["tasks"]])
+def without_times(results: Results) -> list[Generated]:
+    return [replace(task.generated, seconds=0) for task in results.tasks if task.generated]
 
 
 def test_a_run_keeps_what_its_images_are_worth(small: Compose) -> None:
@@ -308,7 +309,7 @@ def test_a_run_keeps_what_its_images_are_worth(small: Compose) -> None:
 
     cached = run(small("method=dgr", "resume=false"))
     assert without_times(cached) == without_times(results)
-    assert cached["R"] == results["R"]
+    assert cached.R == results.R
     (folder / "checkpoints" / "task4.pt").unlink()  # as if killed in the last task
     assert without_times(run(settings)) == without_times(results)
 
@@ -316,20 +317,20 @@ def test_a_run_keeps_what_its_images_are_worth(small: Compose) -> None:
 def test_nothing_is_kept_of_what_is_not_generated(small: Compose) -> None:
     settings = small("method=finetune")
     results = run(settings)
-    assert [(task["generated"], task["memory"]) for task in results["tasks"]] == 5 * [(None, None)]
-    assert not {"MeRGAN_score", "FID"} & set(results["metrics"])
+    assert [(task.generated, task.memory) for task in results.tasks] == 5 * [(None, None)]
+    assert not {"MeRGAN_score", "FID"} & set(results.metrics)
     assert not (folder_of(settings).parents[1] / ".judge").exists()
 
 
 def test_metrics_follow_the_tasks() -> None:
-    def record(task: int, score: float, fid: float) -> dict[str, Any]:
-        return {"task": task, "generated": {"MeRGAN_score_mean": score, "FID_mean": fid}}
+    def record(task: int, score: float, fid: float | None) -> TaskRecord:
+        return task_record(task, generated=generated([], [], MeRGAN_score_mean=score, FID_mean=fid))
 
-    assert generated_metrics([{"task": 0}], {"A5": 0}) == {}  # kept by an older version
-    found = generated_metrics([record(0, 0.5, 7.0), record(1, 0.25, math.nan)], {"A5": 0, "A10": 3})
+    assert generated_metrics([task_record(0)], {"A5": 0}) == {}
+    found = generated_metrics([record(0, 0.5, 7.0), record(1, 0.25, None)], {"A5": 0, "A10": 3})
     assert (found["MeRGAN_score"], found["MeRGAN_score_A5"]) == (0.25, 0.5)
-    assert math.isnan(found["MeRGAN_score_A10"])
-    assert math.isnan(found["FID"])
+    assert found["MeRGAN_score_A10"] is None
+    assert found["FID"] is None
 
 
 def test_bytes_of_a_generator_stand_beside_those_of_the_images(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,15 +338,15 @@ def test_bytes_of_a_generator_stand_beside_those_of_the_images(small: Compose, m
 
     learn = Finetune.learn
 
-    def with_generator(self: Finetune, *args: Any) -> None:
+    def with_generator(self: Finetune, *args: Any) -> dict[str, Any]:
         learn(self, *args)
-        self.diagnostics["generator_bytes"] = 1000
+        return {"generator_bytes": 1000}
 
     monkeypatch.setattr(Finetune, "learn", with_generator)
-    memory = [task["memory"] for task in run(small("method=finetune"))["tasks"]]
-    assert [one["generator_bytes"] for one in memory] == 5 * [1000]
-    assert memory[-1]["raw_bytes_uint8"] == 1438 * 64
-    assert [one["raw_bytes_float32"] for one in memory] == [4 * one["raw_bytes_uint8"] for one in memory]
+    memory = [there(task.memory) for task in run(small("method=finetune")).tasks]
+    assert [one.generator_bytes for one in memory] == 5 * [1000]
+    assert memory[-1].raw_bytes_uint8 == 1438 * 64
+    assert [one.raw_bytes_float32 for one in memory] == [4 * there(one.raw_bytes_uint8) for one in memory]
 
 
 def test_rows_are_classes() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import there
 
 from cl_bench.config.compose import compose
 from cl_bench.runs.loop import run
@@ -19,8 +20,8 @@ def accuracy(tmp_path_factory: pytest.TempPathFactory) -> Accuracy:
 
     def score(*overrides: str) -> dict[str, float]:
         results = run(compose(f"output_root={root}", "trainer.threads=1", "network.hidden=[100]", *overrides))
-        own = results["R_task_masked"] or results["R"]
-        return results["metrics"] | {"task_masked": sum(own[-1]) / 5}
+        own = results.R_task_masked or results.R
+        return {name: there(x) for name, x in results.metrics.items()} | {"task_masked": sum(map(there, own[-1])) / 5}
 
     return score
 

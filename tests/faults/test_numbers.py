@@ -56,7 +56,7 @@ def test_a_number_gone_bad_stops_the_run_where_it_did(
     seen = 6 if what == "weight" else step  # weights are looked at when a chunk ends
 
     def bad(self: Finetune, batch: Any) -> torch.Tensor:
-        return loss(self, batch) + (add(self) if (self.task, self.step_index) == (2, step - 1) else 0)
+        return loss(self, batch) + (add(self) if (self.index, self.step_index) == (2, step - 1) else 0)
 
     monkeypatch.setattr(Finetune, "loss", bad)
     settings = small("method=finetune", "checkpoint_every=0")
@@ -66,13 +66,13 @@ def test_a_number_gone_bad_stops_the_run_where_it_did(
     folder = folder_of(settings)
     results = read_results(folder)
     assert results
-    assert (results["status"], results["reason"]) == ("failed", str(stopped.value))
+    assert (results.status, results.reason) == ("failed", str(stopped.value))
     files = sorted(folder.glob("checkpoints/*"))
     assert [file.name for file in files] == ["phase.pt", "task0.pt", "task1.pt"]
     for file in files:
         assert all(one.isfinite().all() for one in tensors(torch.load(file, weights_only=True)))
     monkeypatch.setattr(Finetune, "loss", loss)
-    assert run(settings)["R"] == run(small("method=finetune", root="other"))["R"]
+    assert run(settings).R == run(small("method=finetune", root="other")).R
 
 
 @pytest.mark.parametrize("gan", ["mlp", "acgan_mlp"])

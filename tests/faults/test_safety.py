@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 from sweep_commands import LAUNCHERS, TINY, launchers
 
 import cl_bench
@@ -77,11 +77,11 @@ def test_arrays_run_no_code(
 def test_a_judge_runs_no_code(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = small("method=dgr", "scenario.n_tasks=2", "trainer.epochs=1")
-    generated = [task["generated"]["MeRGAN_score"] for task in run(settings)["tasks"]]
+    generated = [there(task.generated).MeRGAN_score for task in run(settings).tasks]
     (judge,) = (Path(settings["output_root"]) / ".judge").glob("*.pt")
     torch.save({"network": Malicious(), "accuracy": 1.0}, judge)
     again = run(settings | {"resume": False})
-    assert [task["generated"]["MeRGAN_score"] for task in again["tasks"]] == generated  # another one was trained
+    assert [there(task.generated).MeRGAN_score for task in again.tasks] == generated  # another one was trained
     assert not Path("executed").exists()
     assert folder_of(settings).is_dir()
 

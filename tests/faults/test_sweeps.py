@@ -44,8 +44,8 @@ def each_is_there_once(said: str, tmp_path: Path) -> None:
     for seed in SEEDS:
         settings = compose(*TINY, *LONG, f"seed={seed}", f"output_root={tmp_path / 'outputs'}")
         there = kept(folder_of(settings))
-        assert there["status"] == "finished"
-        assert [record["task"] for record in there["tasks"]] == list(range(5))
+        assert there.status == "finished"
+        assert [record.task for record in there.tasks] == list(range(5))
         assert numbers(there) == numbers(run(settings | {"output_root": str(tmp_path / "alone")}))
         log = (folder_of(settings) / "log.csv").read_text().splitlines()
         places = [tuple(row.split(",")[:4]) for row in log]

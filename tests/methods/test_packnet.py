@@ -6,24 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 from test_isolation import OPTIMIZERS, answers, beginning, learn
 
 from cl_bench.config import InputError
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.packnet import PackNet
 from cl_bench.runs.loop import run
 
 
-def packnet(small: Compose, *overrides: str) -> tuple:
-    scenario, method = beginning(small, "method=packnet", *overrides)
-    assert isinstance(method, PackNet)
-    return scenario, method
+def packnet(*overrides: str) -> tuple[Scenario, PackNet]:
+    return beginning("packnet", *overrides)
 
 
 def test_the_smallest_of_the_tasks_own_weights_are_pruned(small: Compose) -> None:
-    _, method = packnet(small, "network.hidden=[3]")
+    _, method = packnet("network.hidden=[3]")
     weight, owner = method.owned[0]  # (3, 64)
-    method.task = 1
+    method.index = 1
     with torch.no_grad():
         weight.copy_(torch.arange(1.0, 193.0).view(3, 64) * (-1.0) ** torch.arange(64))
         owner.fill_(1)
@@ -38,7 +37,7 @@ def test_the_smallest_of_the_tasks_own_weights_are_pruned(small: Compose) -> Non
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pruned_weights_stay_0_and_owned_ones_stay(optimizer: str, small: Compose, tmp_path: Path) -> None:
-    scenario, method = packnet(small, "method.prune=0.5", *OPTIMIZERS[optimizer])
+    scenario, method = packnet("method.prune=0.5", *OPTIMIZERS[optimizer])
     kept = []
     for task in range(4):
         learn(method, scenario, task, tmp_path)
@@ -56,7 +55,7 @@ def test_pruned_weights_stay_0_and_owned_ones_stay(optimizer: str, small: Compos
 def test_the_second_training_moves_what_is_left(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario, method = packnet(small)
+    scenario, method = packnet()
     pruned = []
     prune = PackNet.prune
 
@@ -71,7 +70,7 @@ def test_the_second_training_moves_what_is_left(
 
 
 def test_a_task_is_answered_with_the_weights_up_to_it(small: Compose, tmp_path: Path) -> None:
-    scenario, method = packnet(small)
+    scenario, method = packnet()
     for task in range(3):
         learn(method, scenario, task, tmp_path)
     before = [answers(method, scenario, task) for task in range(3)]
@@ -87,7 +86,7 @@ def test_a_task_is_answered_with_the_weights_up_to_it(small: Compose, tmp_path: 
 
 
 def test_biases_are_those_of_the_first_task(small: Compose, tmp_path: Path) -> None:
-    scenario, method = packnet(small, "optimizer.weight_decay=0.1")
+    scenario, method = packnet("optimizer.weight_decay=0.1")
     bias = method.weights["features.1.bias"]
     start = bias.detach().clone()
     learn(method, scenario, 0, tmp_path)
@@ -99,19 +98,19 @@ def test_biases_are_those_of_the_first_task(small: Compose, tmp_path: Path) -> N
 
 def test_equal_parts(small: Compose) -> None:
     results = run(small("method=packnet", "scenario=task_incremental", "method.prune=null"))
-    capacities = [record["facts"]["capacity"] for record in results["tasks"]]
-    for new in zip(*(capacity["new"] for capacity in capacities), strict=True):
+    capacities = [there(record.diagnostics.capacity) for record in results.tasks]
+    for new in zip(*(capacity.new for capacity in capacities), strict=True):
         assert max(new) - min(new) <= 2
-    assert capacities[-1]["free"] == [0]
-    phases = [[phase["phase"] for phase in record["phases"]] for record in results["tasks"]]
+    assert capacities[-1].free == [0]
+    phases = [[phase.phase for phase in record.phases] for record in results.tasks]
     assert phases == [["train", "retrain"]] * 4 + [["train"]]
 
 
 def test_how_long_it_trains_again(small: Compose) -> None:
     results = run(small("method=packnet", "scenario=task_incremental", "method.retrain_epochs=1"))
-    assert [phase["steps"] for phase in results["tasks"][0]["phases"]] == [6, 3]
+    assert [phase.steps for phase in results.tasks[0].phases] == [6, 3]
     results = run(small("method=packnet", "scenario=task_incremental", "method.retrain_steps=4"))
-    assert [phase["steps"] for phase in results["tasks"][0]["phases"]] == [6, 4]
+    assert [phase.steps for phase in results.tasks[0].phases] == [6, 4]
 
 
 @pytest.mark.parametrize(
@@ -130,12 +129,12 @@ def test_how_long_it_trains_again(small: Compose) -> None:
 )
 def test_no_capacity_is_said_before_anything_is_trained(overrides: tuple[str, ...], line: str, small: Compose) -> None:
     with pytest.raises(InputError) as error:
-        beginning(small, "method=packnet", *overrides)
+        packnet(*overrides)
     assert str(error.value).startswith(line)
 
 
 def test_the_first_full_layer_is_not_the_end(small: Compose) -> None:
     """64 weights, 2 of them in the second layer: that one is full long before the other."""
     results = run(small("method=packnet", "scenario=task_incremental", "method.prune=0.5", "network.hidden=[2,1]"))
-    assert results["tasks"][-1]["facts"]["capacity"]["free"][1] == 0
-    assert results["tasks"][-1]["facts"]["capacity"]["free"][0] > 0
+    assert there(results.tasks[-1].diagnostics.capacity).free[1] == 0
+    assert there(results.tasks[-1].diagnostics.capacity).free[0] > 0

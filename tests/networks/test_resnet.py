@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 from torch import nn
 from torchvision.models import resnet18
 
@@ -54,7 +54,7 @@ def test_a_narrow_one_keeps_channels_first(width: int) -> None:
 @pytest.mark.parametrize("method", ["ewc", "lwf", "agem", "icarl", "dgr"])
 def test_methods_learn_with_it(method: str, small: Compose) -> None:
     results = run(small(f"method={method}", "network=resnet18", "network.width=2", "scenario.n_tasks=2"))
-    assert results["status"] == "finished"
+    assert results.status == "finished"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_batch_normalization_of_one_replayed_image_is_one_line(replay: tuple[str
 def test_it_learns_the_digits(precision: str, small: Compose) -> None:
     settings = small("method=joint", "network=resnet18", "network.width=4", f"trainer.precision={precision}")
     settings["trainer"] |= {"iterations": 40}
-    assert run(settings)["metrics"]["ACC"] > 0.6
+    assert there(run(settings).metrics["ACC"]) > 0.6
 
 
 def test_one_image_gets_the_same_answer_alone(small: Compose) -> None:

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from example_records import task_record
+
+from cl_bench.record import SCHEMA, to_json
+
 
 def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **changes: Any) -> dict[str, Any]:
     """A results.json of a class-incremental run on digits whose last row has this mean accuracy.
@@ -35,23 +39,31 @@ def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **chang
     R[-1] = [acc] * tasks
     done = tasks if status == "finished" else 1
     return {
+        "schema": SCHEMA,
         "key": "",
         "name": f"digits-{scenario}-{method}-seed{seed}",
         "status": status,
         "seed": seed,
         "config": config,
         "versions": {"cl_bench": "0.1.0", "torch": "2"},
+        "provenance": {},
         "kind": "class",
         "masks": {"train": train_mask, "evaluation": "seen", "baseline": "all"},
+        "measured_on": "test images",
         "classes": [[str(2 * task), str(2 * task + 1)] for task in range(tasks)],
+        "class_names": [str(output) for output in range(2 * tasks)],
         "R": R,
         "b": [0.1] * tasks,
+        "R_task_masked": None,
         "n_test": [100] * tasks,
         "metrics": {"ACC": acc, "BWT": acc - first, "FWT": -0.1, "LA": first, "first_forgetting": first - acc},
-        "tasks": [{"task": task} for task in range(done)],
+        "memory": None,
+        "tasks": [to_json(task_record(task)) for task in range(done)],
         "parameters": 1000,
         "bytes_kept": 4000,
         "seconds": 1.5,
+        "peak_memory_mb": 512.5,
+        "peak_gpu_memory_mb": None,
         "device": "cpu",
     } | ({"reason": "loss is inf"} if status == "failed" else {})
 

@@ -11,7 +11,8 @@ from conftest import Compose
 from runs_on_disk import write
 
 from cl_bench.config import InputError
-from cl_bench.report.runs import MEMORY, Benchmark, benchmarks, mixtures, read, select, sweeps
+from cl_bench.report.benchmarks import Benchmark, benchmarks, mixtures, sweeps
+from cl_bench.report.runs import MEMORY, read, select
 from cl_bench.report.tables import columns_of
 
 
@@ -217,7 +218,7 @@ def test_a_real_run_can_be_read(small: Compose, tmp_path: Path, no_pictures: Non
     results = run(small("method=er", "trainer.epochs=1", "scenario.n_tasks=2"))
     ((one,),) = [benchmark.configurations for benchmark in found_in(tmp_path / "outputs")]
     assert (one.label, one.n_tasks, one.protocol) == ("er", 2, "P1")
-    assert one.by_seed("ACC") == {0: results["metrics"]["ACC"]}
+    assert one.by_seed("ACC") == {0: results.metrics["ACC"]}
     last = one.accuracies()[-1]
     assert last
-    assert last.mean == pytest.approx(results["metrics"]["ACC"])
+    assert last.mean == pytest.approx(results.metrics["ACC"])

@@ -7,14 +7,17 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from example_records import capacity, generated, results, task_record
 from matplotlib.axes import Axes
 from PIL import Image
 
+from cl_bench.record import Capacity, Diagnostics, Phase
+from cl_bench.runs.drawing import task_labels
 from cl_bench.runs.figures import (
     accuracy_matrix,
     accuracy_over_tasks,
@@ -24,11 +27,9 @@ from cl_bench.runs.figures import (
     fid_over_tasks,
     mergan_score_over_tasks,
     plasticity_in_tasks,
-    sample_grid,
-    search_history,
-    search_importance,
-    task_labels,
 )
+from cl_bench.runs.samples import sample_grid
+from cl_bench.sweep.search_figures import search_history, search_importance
 
 
 @pytest.fixture(autouse=True)
@@ -63,19 +64,19 @@ def test_accuracies_fit_a_page(tmp_path: Path, T: int) -> None:
 def test_pictures_of_hundreds_of_tasks_are_bounded(tmp_path: Path) -> None:
     """A text per pair of tasks would be 40,000 of them, and gigabytes."""
     T = 200
-    made = {"FID": [50.0] * 10, "FID_mean": 50.0, "MeRGAN_score": [0.5] * 10, "MeRGAN_score_mean": 0.5}
+    phases = [Phase("train", 10, [10], 1.0, {}, [(5, 0.5), (10, 0.9)])]
     tasks = [
-        {
-            "task": t,
-            "facts": {"replay_histogram": [3] * 150, "capacity": capacity(T)[t], "plasticity": plasticity(5)},
-            "generated": made,
-            "phases": [{"validation": [[5, 0.5], [10, 0.9]]}],
-        }
+        task_record(
+            t,
+            diagnostics=Diagnostics(growth(T)[t], replay_histogram=[3] * 150, plasticity=plasticity(5)),
+            generated=generated([50.0] * 10, [0.5] * 10),
+            phases=phases,
+        )
         for t in range(T)
     ]
-    results = {"R": triangular(T), "classes": [[f"permutation {t}"] for t in range(T)], "tasks": tasks}
+    found = results(triangular(T), classes=[[f"permutation {t}"] for t in range(T)], tasks=tasks, class_names=[])
     with count_texts() as texts:
-        draw_results(results, tmp_path)
+        draw_results(found, tmp_path)
     assert len(texts) < 1500
     assert len(list(tmp_path.iterdir())) == 8
     for path in tmp_path.iterdir():
@@ -118,9 +119,8 @@ def test_histograms_fit_a_page(tmp_path: Path, tasks: int, classes: int) -> None
 
 
 def test_results_are_drawn(tmp_path: Path) -> None:
-    tasks = [{"task": i, "facts": {"replay_histogram": [3, 5, 0, 0]} if i else {}} for i in range(2)]
-    results = {"R": triangular(2), "classes": [["cat", "dog"], ["cow", "hen"]], "tasks": tasks}
-    draw_results(results, tmp_path / "figures")
+    tasks = [task_record(0), task_record(1, diagnostics=Diagnostics(replay_histogram=[3, 5, 0, 0]))]
+    draw_results(results(triangular(2), tasks=tasks), tmp_path / "figures")
     names = ["accuracy_matrix.png", "accuracy_over_tasks.png", "replay_histogram.png"]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == names
 
@@ -141,19 +141,17 @@ def test_what_is_generated_fits_a_page(tmp_path: Path, T: int, classes: int) -> 
         assert 250 <= height <= 1000
 
 
-def capacity(T: int) -> list[dict[str, Any]]:
+def growth(T: int) -> list[Capacity]:
     return [
-        {
-            "layers": ["layer 1", "layer 2"],
-            "total": [20 + 4 * t, 10 + 2 * t],
-            "new": [4, 2],
-            "reused": [2 * t, t],
-            "free": [20, 10],
-            "reserved": [4 * t + 4, 2 * t + 2],
-            "of": "units",
-            "size": 1000 + 100 * t,
-            "size_worst": 1000 * (t + 2),
-        }
+        capacity(
+            total=[20 + 4 * t, 10 + 2 * t],
+            new=[4, 2],
+            reused=[2 * t, t],
+            free=[20, 10],
+            reserved=[4 * t + 4, 2 * t + 2],
+            size=1000 + 100 * t,
+            size_worst=1000 * (t + 2),
+        )
         for t in range(T)
     ]
 
@@ -165,7 +163,7 @@ def plasticity(moments: int) -> list[list[float]]:
 @pytest.mark.parametrize("T", [1, 2, 5, 10, 20])
 def test_the_growth_of_a_generator_fits_a_page(tmp_path: Path, T: int) -> None:
     labels = task_labels([[str(2 * t), str(2 * t + 1)] for t in range(T)])
-    capacity_over_tasks(dict(zip(labels, capacity(T), strict=True)), tmp_path / "capacity.png")
+    capacity_over_tasks(dict(zip(labels, growth(T), strict=True)), tmp_path / "capacity.png")
     plasticity_in_tasks(dict.fromkeys(labels, plasticity(50)), tmp_path / "plasticity.png")
     for name in ("capacity", "plasticity"):
         width, height = size(tmp_path / f"{name}.png")
@@ -174,12 +172,11 @@ def test_the_growth_of_a_generator_fits_a_page(tmp_path: Path, T: int) -> None:
 
 
 def test_what_a_generating_run_knows_is_drawn(tmp_path: Path) -> None:
-    """Also where only the last task generates (joint training), or a result is from before there were such numbers."""
-    facts = [{"capacity": one, "plasticity": plasticity(5)} for one in capacity(2)]
-    made = {"FID": [50.0, None], "FID_mean": 50.0, "MeRGAN_score": [0.5, None], "MeRGAN_score_mean": 0.25}
-    tasks = [{"task": 0, "facts": facts[0]}, {"task": 1, "facts": facts[1], "generated": made}]
-    results = {"R": triangular(2), "classes": [["cat"], ["dog"]], "tasks": tasks}
-    draw_results(results, tmp_path / "figures")
+    """Also where only the last task generates (joint training)."""
+    first, last = (Diagnostics(capacity=one, plasticity=plasticity(5)) for one in growth(2))
+    made = generated([50.0, None], [0.5, None], MeRGAN_score_mean=0.25)
+    tasks = [task_record(0, diagnostics=first), task_record(1, diagnostics=last, generated=made)]
+    draw_results(results(triangular(2), classes=[["cat"], ["dog"]], class_names=[], tasks=tasks), tmp_path / "figures")
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {
         "accuracy_matrix", "accuracy_over_tasks", "capacity", "fid_over_tasks", "mergan_score_over_tasks", "plasticity",
     }  # fmt: skip
@@ -210,14 +207,13 @@ def test_samples_have_the_names_of_their_classes(tmp_path: Path, shape: tuple[in
 def test_a_class_may_have_any_name(tmp_path: Path) -> None:
     """Nothing in it is a formula, and a letter that the font lacks is no warning."""
     names = ["$x_", r"\frac", "_a", "\N{CJK UNIFIED IDEOGRAPH-732B}"]
-    generated = {"FID": [1.0] * 4, "FID_mean": 1.0, "MeRGAN_score": [0.5] * 4, "MeRGAN_score_mean": 0.5}
-    facts = {"replay_histogram": [3, 5, 1, 1]}
-    tasks = [{"task": task, "facts": facts, "generated": generated} for task in range(2)]
-    results = {"R": triangular(2), "classes": [names[:2], names[2:]], "class_names": names, "tasks": tasks}
-    draw_results(results, tmp_path)
+    replayed, made = Diagnostics(replay_histogram=[3, 5, 1, 1]), generated([1.0] * 4, [0.5] * 4)
+    tasks = [task_record(task, diagnostics=replayed, generated=made) for task in range(2)]
+    found = results(triangular(2), classes=[names[:2], names[2:]], class_names=names, tasks=tasks)
+    draw_results(found, tmp_path)
     assert len(list(tmp_path.iterdir())) == 5
     before = (tmp_path / "fid_over_tasks.png").read_bytes()
-    draw_results(results | {"class_names": list("abcd")}, tmp_path)
+    draw_results(replace(found, class_names=list("abcd")), tmp_path)
     assert (tmp_path / "fid_over_tasks.png").read_bytes() != before
 
 

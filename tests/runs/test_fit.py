@@ -11,7 +11,7 @@ import torch
 from conftest import Compose
 
 from cl_bench.config.names import folder_of, key_of
-from cl_bench.record import Phase
+from cl_bench.record import Phase, Results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
@@ -20,7 +20,7 @@ from cl_bench.runs.loop import run
 pytestmark = pytest.mark.usefixtures("no_pictures")
 TWO_NETWORKS = ("method=dgr", "scenario.n_tasks=2", "method.gan.n_critic=3")  # one of which logs in some steps only
 
-EACH: list[tuple[dict[str, Any], list[Row]]] = []
+EACH: list[tuple[Results, list[Row]]] = []
 
 
 class Killed(BaseException):
@@ -31,7 +31,7 @@ def curves(settings: dict[str, Any]) -> list[Row]:
     return [row for row in read(folder_of(settings) / "log.csv") if row.phase != MEASURED]
 
 
-def each_step(small: Compose) -> tuple[dict[str, Any], list[Row]]:
+def each_step(small: Compose) -> tuple[Results, list[Row]]:
     """The results of two networks in two tasks, and what each of their steps logged; made once."""
     if not EACH:
         settings = small(*TWO_NETWORKS, "trainer.log_every=1", root="each")
@@ -50,24 +50,24 @@ def means(single: list[Row], windows: list[int]) -> list[Row]:
     return points
 
 
-def windows(results: dict[str, Any], every: int) -> list[int]:
+def windows(results: Results, every: int) -> list[int]:
     """Where each window ends when a new one begins with each phase."""
     ends, before = [], 0
-    for phase in (phase for task in results["tasks"] for phase in task["phases"]):
-        ends += [before + min(first + every, phase["steps"]) for first in range(0, phase["steps"], every)]
-        before += phase["steps"]
+    for phase in (phase for task in results.tasks for phase in task.phases):
+        ends += [before + min(first + every, phase.steps) for first in range(0, phase.steps, every)]
+        before += phase.steps
     return ends
 
 
 def test_a_point_is_the_mean_of_log_every_steps_whatever_the_chunk(small: Compose) -> None:
     results, single = each_step(small)
-    n_steps = sum(phase["steps"] for task in results["tasks"] for phase in task["phases"])
+    n_steps = sum(phase.steps for task in results.tasks for phase in task.phases)
     assert list(dict.fromkeys(row.step for row in single)) == list(range(1, n_steps + 1))
     assert len(windows(results, 7)) > n_steps / 7  # the last of a phase is a short one
     for every, chunk in ((1, 1), (2, 3), (5, 2), (7, 1000), (1000, 3)):
         other = small(*TWO_NETWORKS, f"trainer.log_every={every}", f"trainer.chunk={chunk}", root=f"{every} {chunk}")
-        assert run(other)["R"] == results["R"]
-        assert key_of(other) == results["key"]
+        assert run(other).R == results.R
+        assert key_of(other) == results.key
         assert curves(other) == means(single, windows(results, every)), (every, chunk)
 
 
@@ -99,7 +99,7 @@ def test_every_step_is_in_one_point_after_a_kill_though_log_every_changed(
         with pytest.raises(Killed):
             run(small(*killed, "trainer.log_every=7", root="killed"))
     settings = small(*killed, f"trainer.log_every={then}", root="killed")
-    assert run(settings)["R"] == results["R"]
+    assert run(settings).R == results.R
     found = curves(settings)
     ends = list(dict.fromkeys(row.step for row in found))
     assert found == means(single, ends)
@@ -111,9 +111,9 @@ def test_every_step_is_in_one_point_after_a_kill_though_log_every_changed(
 def test_a_phase_returns_the_last_value_of_each_loss(small: Compose) -> None:
     """Of one that is logged in some steps only, too."""
     results, single = each_step(small)
-    phases = [(task["task"], phase) for task in results["tasks"] for phase in task["phases"]]
+    phases = [(task.task, phase) for task in results.tasks for phase in task.phases]
     last = {(row.task, row.phase, row.name): row.value for row in single}
-    assert {(task, phase["phase"], name): x for task, phase in phases for name, x in phase["losses"].items()} == last
+    assert {(task, phase.phase, name): x for task, phase in phases for name, x in phase.losses.items()} == last
     assert len(last) > len(phases)
 
 
@@ -122,7 +122,7 @@ def test_a_phase_returns_the_same_record_after_a_kill(
     where: str, small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A method that decides by a loss decides the same."""
-    whole = each_step(small)[0]["tasks"][1]["phases"][0]
+    whole = each_step(small)[0].tasks[1].phases[0]
     returned: list[Phase] = []
 
     def telling(*args: Any, original: Any = Fit.__call__, **options: Any) -> Phase:
@@ -131,7 +131,7 @@ def test_a_phase_returns_the_same_record_after_a_kill(
 
     def dying(self: RunFolder, state: Any, original: Any = RunFolder.save_phase) -> None:
         original(self, state)
-        trained = len(state["phases"]) + (state["running"]["step"] == whole["steps"])
+        trained = len(state["phases"]) + (state["running"]["step"] == whole.steps)
         if state["task"] == 1 and trained and len(state["phases"]) == (where == "in the second phase"):
             raise Killed
 
@@ -144,7 +144,7 @@ def test_a_phase_returns_the_same_record_after_a_kill(
     before = returned.copy()
     run(settings)
     again = returned[len(before)]
-    assert (again.phase, again.losses) == (whole["phase"], whole["losses"])
+    assert (again.phase, again.losses) == (whole.phase, whole.losses)
     assert len(before) == (3 if where == "in the second phase" else 2)
     assert again in before or where == "after the last chunk of the first"
 

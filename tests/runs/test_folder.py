@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, SMALL_OF
+from conftest import SMALL, SMALL_OF, there
+from example_records import results
 
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of, key_of
+from cl_bench.record import Results, to_json
 from cl_bench.runs.console import show
-from cl_bench.runs.folder import KEPT, RunFolder, read_results, without_nan
+from cl_bench.runs.folder import KEPT, RunFolder, read_results
 from cl_bench.runs.loop import run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -39,9 +41,9 @@ class Malicious:
         return Path.touch, (Path("executed"),)
 
 
-def numbers(results: dict[str, Any]) -> str:
-    """Every number that a run found out, as text (NaN is not equal to itself)."""
-    return json.dumps(without_nan({name: results[name] for name in ("R", "b", "metrics", "bytes_kept")}))
+def numbers(found: Results) -> str:
+    """Every number that a run found out, as text."""
+    return json.dumps([found.R, found.b, found.metrics, found.bytes_kept])
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +143,10 @@ def test_a_damaged_folder_ends_with_the_same_numbers(
         assert any(f"{name} is damaged" in line or f"{name} belongs to another" in line for line in said), said
     assert len(set(said)) == len(unusable)
     assert not Path("executed").exists()
-    results = read_results(folder)
+    found = read_results(folder)
     assert results
-    assert results["status"] == "finished"
-    assert numbers(results) == whole
+    assert there(found).status == "finished"
+    assert numbers(there(found)) == whole
 
 
 def test_what_an_undamaged_folder_need_not_do_again(killed: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -205,12 +207,12 @@ def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder) -> None:
 @pytest.mark.parametrize("name", ["results.json", "checkpoints/phase.pt"])
 def test_a_full_disk_leaves_the_old_file(name: str, folder: RunFolder) -> None:
     with folder.opened():
-        folder.write_results({"masks": {"evaluation": "seen"}, "R": [], "b": []})
+        folder.write_results(results([[0.5]]))
         folder.save_phase({"task": 1})
         before = (folder.path / name).read_bytes()
         (folder.path / f"{name}.new").symlink_to("/dev/full")
         with pytest.raises(OSError, match="No space left on device"):  # one of torch's own would be a RuntimeError
-            folder.save_phase({"task": 2}) if "phase" in name else folder.write_results({"R": [1]})
+            folder.save_phase({"task": 2}) if "phase" in name else folder.write_results(results([[0.25]]))
     assert (folder.path / name).read_bytes() == before
     assert not (folder.path / f"{name}.new").is_symlink()
 
@@ -254,14 +256,14 @@ def test_results_that_are_none(content: str, tmp_path: Path) -> None:
 
 
 def test_json_has_no_nan() -> None:
-    assert without_nan({"a": [1.5, math.nan, (math.nan, "x")], 2: None}) == {"a": [1.5, None, [None, "x"]], "2": None}
-    assert without_nan([math.inf, -math.inf, 0]) == [None, None, 0]
+    assert to_json({"a": [1.5, math.nan, (math.nan, "x")], 2: None}) == {"a": [1.5, None, [None, "x"]], "2": None}
+    assert to_json([math.inf, -math.inf, 0]) == [None, None, 0]
 
 
 def test_a_changed_digit_of_a_result_is_found_out(tmp_path: Path, whole: str) -> None:
     """It would be another number, exit code 0; the run tells its results again from its last checkpoint."""
     settings = compose(*COMMAND, f"output_root={tmp_path}")
-    accuracy = run(settings)["metrics"]["ACC"]
+    accuracy = there(run(settings).metrics["ACC"])
     file = folder_of(settings) / "results.json"
     sound = file.read_text()
     changed = sound.replace(f'"ACC": {accuracy}', f'"ACC": {accuracy / 2}')
@@ -270,10 +272,7 @@ def test_a_changed_digit_of_a_result_is_found_out(tmp_path: Path, whole: str) ->
     assert read_results(folder_of(settings)) is None
     assert numbers(run(settings)) == whole
     file.write_text(json.dumps(json.loads(file.read_text())))  # as somebody's editor puts it
-    results = read_results(folder_of(settings))
-    assert results
-    assert "sha256" not in results
-    assert numbers(results) == whole
+    assert numbers(there(read_results(folder_of(settings)))) == whole
 
 
 def test_files_that_are_not_ours_are_left_alone(
@@ -293,15 +292,9 @@ def test_files_that_are_not_ours_are_left_alone(
 
 
 def test_the_accuracies_as_a_table_of_rows(folder: RunFolder) -> None:
-    results = {
-        "masks": {"train": "seen", "evaluation": "seen", "baseline": "all"},
-        "R": [[0.5, 0.25], [math.nan, 1.0]],
-        "R_task_masked": [[0.75, None], [None, None]],
-        "b": [0.125, math.nan],
-        "n_test": [8, 4],
-    }
+    own: Any = [[0.75, None], [None, None]]
     with folder.opened():
-        folder.write_results(results)
+        folder.write_results(results([[0.5, 0.25], [None, 1.0]], R_task_masked=own, b=[0.125, None], n_test=[8, 4]))
     with (folder.path / "accuracy.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -316,16 +309,16 @@ def test_the_accuracies_as_a_table_of_rows(folder: RunFolder) -> None:
 
 def shown(capsys: pytest.CaptureFixture[str], classes: list[list[str]], folder: Path) -> list[str]:
     n = len(classes)
-    results = {
-        "name": "digits-x-y-seed0",
-        "classes": classes,
-        "b": [0.125] * (n - 1) + [None],
-        "R": [[(10 * i + j) / 1000 if i else math.nan for j in range(n)] for i in range(n)],
-        "metrics": {"ACC": 0.75, "BWT": None},
-        "seconds": 61.4,
-        "parameters": 12345,
-    }
-    show(results, folder)
+    found = results(
+        [[(10 * i + j) / 1000 if i else None for j in range(n)] for i in range(n)],
+        name="digits-x-y-seed0",
+        classes=classes,
+        b=[0.125] * (n - 1) + [None],
+        metrics={"ACC": 0.75, "BWT": None},
+        seconds=61.4,
+        parameters=12345,
+    )
+    show(found, folder)
     return capsys.readouterr().out.splitlines()
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import math
 import re
 import struct
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 import wandb
 import yaml
 from conftest import Compose
+from example_records import capacity, results, task_record
 from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule, Trainer
 from wandb.proto import wandb_internal_pb2
@@ -30,10 +31,12 @@ from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
 from cl_bench.methods.ewc import EWC
+from cl_bench.record import Diagnostics, Phase, TaskRecord
 from cl_bench.report.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.runs.figures import accuracy_matrix
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, WandbLog, read, without_paths
+from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, read
 from cl_bench.runs.loop import run
+from cl_bench.runs.wandb_log import WandbLog, without_paths
 
 Record: Any = vars(wandb_internal_pb2)["Record"]  # made while it is imported, which no type checker sees
 CONFIG = {
@@ -67,28 +70,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def record(task: int) -> dict[str, Any]:
-    return {
-        "task": task,
-        "accuracy": {str(j): R[task][j] for j in range(2)},
-        "metrics": {"ACC": sum(R[task]) / 2, "BWT": math.nan if task == 0 else -0.3},
-        "seconds": 1.5,
-        "bytes_kept": 100 * task,
-        "phases": [{"phase": phase, "validation": [[STEPS, 0.5 + task / 4]]} for phase in PHASES],
-        "facts": {"replayed": 32 * task, "by": "generator", "capacity": {"layers": ["a", "b"], "free": [3, 4]}},
-        "samples": "samples/task1.png" if task else None,
-    }
+def record(task: int) -> TaskRecord:
+    return task_record(
+        task,
+        bytes_kept=100 * task,
+        phases=[Phase(phase, STEPS, [STEPS], 0.5, {}, [(STEPS, 0.5 + task / 4)]) for phase in PHASES],
+        diagnostics=Diagnostics.of({"replayed": 32 * task, "by": "generator", "capacity": capacity(free=[3, 4])}),
+    )
 
 
-RESULTS = {
-    "R": R,
-    "metrics": {"ACC": 0.7, "BWT": -0.3, "FWT": None},
-    "parameters": 1000,
-    "bytes_kept": 100,
-    "peak_memory_mb": 512.5,
-    "peak_gpu_memory_mb": None,
-    "seconds": 3.0,
-}
+RESULTS = results(R, metrics={"ACC": 0.7, "BWT": -0.3, "FWT": None}, bytes_kept=100, seconds=3.0)
 
 
 def learn(logger: RunLogger, folder: Path, start: int = 0, stop: int = 4 * STEPS) -> None:
@@ -108,15 +99,17 @@ def learn(logger: RunLogger, folder: Path, start: int = 0, stop: int = 4 * STEPS
                 if i % 10 == 0:
                     logger.log_metrics({"loss": 1 / i, "epoch": 0}, i - first)
         if start <= step:
-            logger.task(task, record(task), folder)
+            metrics = {"ACC": sum(R[task]) / 2, "BWT": -0.3 if task else None}
+            so_far = replace(RESULTS, tasks=[record(i) for i in range(task + 1)], metrics=metrics)
+            logger.task(so_far, folder / "samples" / "task1.png" if task else None)
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.name.startswith("cl_bench")]
 
 
-def complete(logger: RunLogger, folder: Path) -> None:
-    logger.finish(RESULTS, folder)
+def complete(logger: RunLogger) -> None:
+    logger.finish(RESULTS)
     logger.close(failed=False)
 
 
@@ -156,7 +149,7 @@ def history(session: list[Any]) -> list[dict[str, Any]]:
 def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
     logger = CSVLog()
     learn(logger, tmp_path)
-    complete(logger, tmp_path)
+    complete(logger)
     assert (logger.name, logger.version) == ("digits-class-dgr-seed0", "0123abcd")
     rows = read(tmp_path / "log.csv")
     losses = [row for row in rows if row.name == "loss"]
@@ -165,8 +158,9 @@ def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
     assert all(row.value == 1 / row.step for row in losses)
     first = {row.name: row.value for row in rows if row.task == 0 and row.phase == "task"}
     assert first == {
-        "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "facts/replayed": 0,
-        "capacity/free": 7, "validation": 0.5,
+        "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "validation": 0.5,
+        "facts/replayed": 0, "capacity/total": 15, "capacity/new": 15, "capacity/reused": 15,
+        "capacity/reserved": 15, "capacity/free": 7, "capacity/size": 15, "capacity/size_worst": 30,
     }  # fmt: skip
     assert (tmp_path / "log.csv").read_bytes().startswith(b"step,task,phase,name,value\n")
 
@@ -203,9 +197,9 @@ def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest
     logger = WandbLog(tags=("ours", "dgr"))
     with caplog.at_level(logging.INFO, "cl_bench"):
         learn(logger, folder)
-        complete(logger, folder)
+        complete(logger)
     assert said(caplog) == [f"W&B is offline; to upload the run: wandb sync {folder / 'wandb'}"]
-    assert len(read(folder / "log.csv")) == 16 + 8 + 9
+    assert len(read(folder / "log.csv")) == 16 + 14 + 15
 
     [session] = offline(folder)
     run = next(one.run for one in session if one.WhichOneof("record_type") == "run")
@@ -275,7 +269,7 @@ def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.
     assert [point["solver/step"] for point in points if "solver/loss" in point] == list(range(10, 81, 10))
     assert [point["generator/step"] for point in points if "generator/loss" in point] == list(range(10, 81, 10))
     assert [point["task"] for point in history(before) + history(after) if "task/ACC" in point] == [0, 1]
-    assert len(read(folder / "log.csv")) == 16 + 8 + 9
+    assert len(read(folder / "log.csv")) == 16 + 14 + 15
 
 
 CALLS = [
@@ -302,7 +296,7 @@ def test_a_broken_wandb_costs_one_warning(
     caplog.set_level(logging.WARNING, "cl_bench")
     logger = WandbLog()
     learn(logger, folder)
-    complete(logger, folder)
+    complete(logger)
     assert said(caplog) == ["W&B is off for the rest of this run, log.csv goes on (RuntimeError: the server is gone)"]
     plain = CSVLog()
     learn(plain, tmp_path / "plain")
@@ -317,15 +311,15 @@ def test_a_wandb_that_is_not_there_costs_one_warning(
     monkeypatch.setitem(sys.modules, "wandb", None)
     logger = WandbLog()
     learn(logger, folder)
-    complete(logger, folder)
+    complete(logger)
     assert len(said(caplog)) == 1
-    assert len(read(folder / "log.csv")) == 16 + 8 + 9
+    assert len(read(folder / "log.csv")) == 16 + 14 + 15
 
 
 def test_disabled_leaves_nothing_behind(folder: Path) -> None:
     logger = WandbLog(mode="disabled")
     learn(logger, folder)
-    complete(logger, folder)
+    complete(logger)
     assert {path.name for path in folder.iterdir()} == {"log.csv", "figures", "samples"}
 
 
@@ -378,18 +372,18 @@ def test_a_real_run_continued_is_one_wandb_run_that_knows_nothing_of_the_machine
     records = [one for session in sessions for one in session]
     assert len(sessions) == 2
     runs = [one.run for one in records if one.WhichOneof("record_type") == "run"]
-    assert {(one.run_id, one.job_type, one.host) for one in runs} == {(results["key"], "ewc", "")}
+    assert {(one.run_id, one.job_type, one.host) for one in runs} == {(results.key, "ewc", "")}
     points = [point for session in sessions for point in history(session)]
     assert [point["task"] for point in points if "task/ACC" in point] == [0, 1]
     steps = [point["train/step"] for point in points if "train/loss" in point]
     assert steps == sorted(set(steps))
-    assert steps[-1] == sum(phase["steps"] for record in results["tasks"] for phase in record["phases"])
+    assert steps[-1] == sum(phase.steps for record in results.tasks for phase in record.phases)
     sent = [(point["step"], point["train/loss"]) for point in points if "train/loss" in point]
     assert sent == [(row.step, row.value) for row in read(folder / "log.csv") if row.phase == "train"]
     summary: dict[str, Any] = {}
     for one in records:
         summary |= items(one.summary.update) | items(one.history.item)
-    assert summary["ACC"] == results["metrics"]["ACC"]
+    assert summary["ACC"] == results.metrics["ACC"]
     assert [name for name in summary if re.fullmatch(LOSSES["Loss of the classifier"], name)]
     assert set(sweep_metrics()) <= set(summary)  # what sweeps compare is there to be compared
 
@@ -474,7 +468,7 @@ def test_lightning_drives_it(tmp_path: Path) -> None:
 
 
 def test_the_table_of_hundreds_of_tasks_is_bounded() -> None:
-    from cl_bench.runs.loggers import table
+    from cl_bench.runs.wandb_log import table
 
     R: list[list[float | None]] = [[0.5 if j <= i else None for j in range(400)] for i in range(400)]
     made = table(R)

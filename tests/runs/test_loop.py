@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, there
 
 from cl_bench.config import InputError
 from cl_bench.config.names import folder_of, key_of
@@ -39,14 +39,14 @@ def test_what_a_generative_run_leaves_behind(small: Compose) -> None:
     assert phases == [["solver", "generator"]] * 5
     steps = kept["tasks"][1]["phases"][1]
     assert steps["optimizer_steps"] == [steps["steps"], steps["steps"] // 2]  # of the critic and of the generator
-    assert [sum(task["facts"].get("replay_histogram", [])) for task in kept["tasks"]] == [0, 100, 200, 300, 400]
+    assert [sum(task["diagnostics"].get("replay_histogram", [])) for task in kept["tasks"]] == [0, 100, 200, 300, 400]
     assert [file.name for file in sorted((folder / "samples").iterdir())] == [f"task{i}.png" for i in range(1, 6)]
     figures = {"accuracy_matrix.png", "accuracy_over_tasks.png", "fid_over_tasks.png", "mergan_score_over_tasks.png"}
     assert {file.name for file in (folder / "figures").iterdir()} >= figures
 
     rows = list(csv.DictReader((folder / "accuracy.csv").open()))
     last = [float(row["accuracy"]) for row in rows if row["after"] == "4" and row["mask"] == "seen"]
-    assert last == results["R"][4]
+    assert last == results.R[4]
     losses = [row for row in csv.DictReader((folder / "log.csv").open()) if row["phase"] != "task"]
     assert {row["name"] for row in losses} == {"loss", "wasserstein", "penalty", "generator"}
     steps_logged = [int(row["step"]) for row in losses]
@@ -69,7 +69,7 @@ def test_what_changes_no_number_changes_no_name(override: str, small: Compose, m
     monkeypatch.setenv("WANDB_MODE", "offline")
     plain, other = small("method=dgr"), small("method=dgr", override, root="other")
     assert key_of(plain) == key_of(other)
-    assert run(plain)["R"] == run(other)["R"]
+    assert run(plain).R == run(other).R
 
 
 def test_what_changes_numbers_changes_the_name(small: Compose) -> None:
@@ -84,18 +84,19 @@ def test_the_seed_is_all_that_chance_depends_on(small: Compose) -> None:
     torch.manual_seed(2)
     torch.rand(7)
     two = run(small("method=dgr", root="two"))
-    assert one["R"] == two["R"]
-    assert one["R"] != run(small("method=dgr", "seed=1", root="three"))["R"]
+    assert one.R == two.R
+    assert one.R != run(small("method=dgr", "seed=1", root="three")).R
 
 
 @pytest.mark.parametrize("reference", ["joint", "cumulative"])
 def test_intransigence_against_a_reference_run(reference: str, small: Compose) -> None:
     best = small(f"method={reference}")
-    a = run(best)["R"]
+    a = run(best).R
     mine = small("method=finetune", f"reference={folder_of(best)}")
     results = run(mine)
-    expected = [(a[i][i] if reference == "cumulative" else a[4][i]) - results["R"][i][i] for i in range(5)]
-    assert results["metrics"]["intransigence"] == pytest.approx(sum(expected) / 5)
+    bests = [there(a[i][i] if reference == "cumulative" else a[4][i]) for i in range(5)]
+    expected = [best - there(results.R[i][i]) for i, best in enumerate(bests)]
+    assert results.metrics["intransigence"] == pytest.approx(sum(expected) / 5)
     with pytest.raises(InputError, match="reference=nowhere: no finished run"):
         run(small("method=finetune", "reference=nowhere", root="other"))
 
@@ -110,14 +111,14 @@ def test_seconds_are_of_training_alone(small: Compose, monkeypatch: pytest.Monke
     monkeypatch.setattr(Judge, "measure", slowly)
     began = time.monotonic()
     results = run(small("method=dgr", "scenario.n_tasks=2"))
-    assert results["seconds"] == sum(task["seconds"] for task in results["tasks"]) < time.monotonic() - began - 2
+    assert results.seconds == sum(task.seconds for task in results.tasks) < time.monotonic() - began - 2
 
 
 def test_a_loss_gone_bad_stops_the_run_and_says_where(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Finetune.loss
 
     def loss(self: Finetune, batch: Any) -> torch.Tensor:
-        return original(self, batch) * (float("nan") if self.task == 2 and self.step_index == 4 else 1)
+        return original(self, batch) * (float("nan") if self.index == 2 and self.step_index == 4 else 1)
 
     monkeypatch.setattr(Finetune, "loss", loss)
     settings = small("method=finetune")
@@ -128,19 +129,19 @@ def test_a_loss_gone_bad_stops_the_run_and_says_where(small: Compose, monkeypatc
     assert "loss is nan" in kept["reason"]
     assert kept["R"][1][1] > 0.3  # what was learned before is still there
     monkeypatch.setattr(Finetune, "loss", original)
-    assert run(settings)["R"] == run(small("method=finetune", root="other"))["R"]
+    assert run(settings).R == run(small("method=finetune", root="other")).R
 
 
 def test_accuracy_on_validation_images_while_the_learner_trains(small: Compose) -> None:
     results = run(small("method=dgr", "scenario.val_fraction=0.2", "trainer.epochs=10"))
-    solver, generator = results["tasks"][1]["phases"]
-    assert generator["validation"] == []  # it is no classifier
-    steps, accuracies = zip(*solver["validation"], strict=True)
-    assert steps[-1] == solver["steps"]
+    solver, generator = results.tasks[1].phases
+    assert generator.validation == []  # it is no classifier
+    steps, accuracies = zip(*solver.validation, strict=True)
+    assert steps[-1] == solver.steps
     assert 1 < len(steps) <= 20
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
-    assert (folder_of(results["config"]) / "figures" / "validation.png").exists()
-    assert run(small("method=dgr"))["tasks"][1]["phases"][0]["validation"] == []  # nothing is set apart
+    assert (folder_of(results.config) / "figures" / "validation.png").exists()
+    assert run(small("method=dgr")).tasks[1].phases[0].validation == []  # nothing is set apart
 
 
 @pytest.mark.parametrize("name", ["BackwardTransfer", "Forgetting", "WeightedAccuracy", "AverageAccuracy"])
@@ -155,8 +156,8 @@ def test_no_metric_ends_a_run(
     monkeypatch.setattr(getattr(metrics, name), "compute", fails)
     settings = small("method=finetune", "trainer.epochs=1")
     results = run(settings)
-    (metric,) = [short for short, value in results["metrics"].items() if isinstance(value, float) and value != value]
-    assert results["status"] == "finished"
+    (metric,) = [short for short, value in results.metrics.items() if value is None]
+    assert results.status == "finished"
     assert caplog.messages == [f"{metric} can't be measured: NaN (it can't be computed)"]
     kept = json.loads((folder_of(settings) / "results.json").read_text(), parse_constant=pytest.fail)
     assert kept["metrics"][metric] is None

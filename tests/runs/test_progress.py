@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Compose
+from conftest import Compose, there
 from rich.console import Console
 
 from cl_bench.config import Stopped
@@ -131,12 +131,12 @@ def test_a_terminal_shows_one_bar_for_the_whole_run(small: Compose, monkeypatch:
     monkeypatch.setattr("cl_bench.runs.progress.PER_SECOND", 100)
     with terminal(monkeypatch) as seen:
         results = run(small("method=dgr", "scenario.n_tasks=2", "trainer.iterations=100"))
-    n_steps = sum(phase["steps"] for task in results["tasks"] for phase in task["phases"])
+    n_steps = sum(phase.steps for task in results.tasks for phase in task.phases)
     assert re.search(r"task 1/2 solver .* \d+/\? ", seen[0])
     assert re.search(r"task 1/2 generator .* \d+/~\d+ .*\d:\d\d:\d\d to go", seen[0])
     assert re.search(rf"task 2/2 generator .* \d+/{n_steps} .*\d:\d\d:\d\d to go .*wasserstein -?\d", seen[0])
     lines = [line for line in re.split("[\r\n]+", seen[0]) if "accuracy" in line]
-    expected = [results["R"][0][0], results["R"][1][1], sum(results["R"][1]) / 2]
+    expected = [results.R[0][0], results.R[1][1], sum(map(there, results.R[1])) / 2]
     assert [f"accuracy {expected[0]:.3f}, of all so far {expected[0]:.3f}" in line for line in lines] == [True, False]
     assert f"task 2 of 2: accuracy {expected[1]:.3f}, of all so far {expected[2]:.3f}; " in lines[1]
     assert seen[0].rindex("\x1b[?25h") > seen[0].rindex("\x1b[?25l")  # the cursor is there again
@@ -197,7 +197,7 @@ def test_nobody_needs_to_listen(small: Compose, monkeypatch: pytest.MonkeyPatch)
     with monkeypatch.context() as patch:
         stream = os.fdopen(writer, "w")
         patch.setattr(sys, "stdout", stream)
-        assert run(small("method=ewc", "scenario.n_tasks=2"))["status"] == "finished"
+        assert run(small("method=ewc", "scenario.n_tasks=2")).status == "finished"
     with pytest.raises(BrokenPipeError):
         stream.close()
 

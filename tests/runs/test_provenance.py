@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Compose
+from example_records import results
 
 from cl_bench.config.names import folder_of
-from cl_bench.record import load_results
+from cl_bench.record import Results, load_results, to_json
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.provenance import continued, provenance
@@ -24,15 +25,15 @@ class Killed(BaseException):
     """Nothing catches it."""
 
 
-def kept(settings: dict[str, Any]) -> dict[str, Any]:
+def kept(settings: dict[str, Any]) -> Results:
     return load_results(folder_of(settings))
 
 
 def test_what_results_say_of_where_they_come_from(small: Compose) -> None:
     settings = small("method=finetune", "trainer.epochs=1")
     run(settings)
-    results = kept(settings)
-    found = results["provenance"]
+    run_before = kept(settings)
+    found = run_before.provenance
     assert abs(datetime.now(UTC) - datetime.fromisoformat(found["date"])) < timedelta(minutes=5)
     assert found["command"]
     assert found["overrides"] is None  # from Python
@@ -41,9 +42,9 @@ def test_what_results_say_of_where_they_come_from(small: Compose) -> None:
     assert found["machine"]["cpus"] >= 1
     assert found["machine"]["gpu"] is None
     assert found["continued"] == []
-    assert results["versions"]["numpy"] == np.__version__
-    assert results["versions"]["torch"] == str(torch.__version__)
-    assert {"torchmetrics", "pytorch_lightning", "python", "cl_bench"} <= results["versions"].keys()
+    assert run_before.versions["numpy"] == np.__version__
+    assert run_before.versions["torch"] == str(torch.__version__)
+    assert {"torchmetrics", "pytorch_lightning", "python", "cl_bench"} <= run_before.versions.keys()
 
 
 def test_a_run_that_goes_on_keeps_when_it_began(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,13 +63,14 @@ def test_a_run_that_goes_on_keeps_when_it_began(small: Compose, monkeypatch: pyt
             with pytest.raises(Killed):
                 run(settings)
     run(settings)
-    assert kept(settings)["provenance"] == {"date": "a", "continued": [{"date": "b"}, {"date": "c"}]}
+    assert kept(settings).provenance == {"date": "a", "continued": [{"date": "b"}, {"date": "c"}]}
 
 
-@pytest.mark.parametrize("earlier", [None, {}, {"provenance": None}, {"provenance": "x"}])
-def test_a_beginning_that_is_lost(earlier: Any) -> None:
+@pytest.mark.parametrize("earlier", [None, {}, {"continued": "x"}])
+def test_a_beginning_that_is_lost(earlier: dict[str, Any] | None) -> None:
     now = provenance(torch.device("cpu"), {})
-    assert continued(earlier, now) == now
+    found = continued(None if earlier is None else results([[0.5]], provenance=earlier), now)
+    assert found in (now, (earlier or {}) | {"continued": [{key: now[key] for key in now if key != "continued"}]})
 
 
 def test_equal_runs_are_equal_but_for_their_provenance_and_costs(small: Compose) -> None:
@@ -76,6 +78,6 @@ def test_equal_runs_are_equal_but_for_their_provenance_and_costs(small: Compose)
     for root in ("one", "other"):
         settings = small("method=finetune", "trainer.epochs=1", root=root)
         run(settings)
-        runs.append(kept(settings))
+        runs.append(to_json(kept(settings)))
     differ = {key for key in runs[0] if runs[0][key] != runs[1][key]}
     assert differ <= {"provenance", "seconds", "peak_memory_mb", "tasks", "config"}  # config: output_root

@@ -12,7 +12,7 @@ from conftest import SMALL
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
-from cl_bench.record import load_results
+from cl_bench.record import load_results, to_json
 from cl_bench.runs.loop import run
 from cl_bench.runs.reference import differing, drawn_from_seed, reference_of
 from cl_bench.runs.setup import prepare
@@ -72,7 +72,7 @@ def test_another_benchmark_is_refused_by_name(run_of: str, overrides: str, named
 
 def altered(folder: Path, to: Path, **changes: Any) -> Path:
     to.mkdir()
-    (to / "results.json").write_text(json.dumps(load_results(folder) | changes))  # without a checksum
+    (to / "results.json").write_text(json.dumps(to_json(load_results(folder)) | changes))  # without a checksum
     return to
 
 
@@ -107,7 +107,7 @@ def test_a_search_is_not_measured_against_test_images(joint: dict[str, Path]) ->
     settings = compose(*SMALL, f"reference={joint['']}", "scenario.val_fraction=0.2")
     scenario, _ = prepare(settings)
     assert reference_of(settings | {"trial": {"first_tasks": None}}, scenario) is None
-    assert differing(json.loads((joint[""] / "results.json").read_text()), settings, scenario)
+    assert differing(load_results(joint[""]), settings, scenario)
 
 
 @pytest.mark.parametrize(

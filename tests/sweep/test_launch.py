@@ -22,7 +22,7 @@ from cl_bench.__main__ import main, parsed
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import CONF, folder_of
-from cl_bench.record import load_results
+from cl_bench.record import load_results, to_json
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.sweep import launch as sweep
@@ -44,7 +44,7 @@ def test_a_launcher_runs_a_sweep_and_reports_the_run_that_failed(launcher: str, 
     assert "failed    optimizer.lr=1e+30: task 1, " in said
     assert f", in {folder_of(bad).relative_to(tmp_path)}\n" in said
     assert "error: task 1, " in complaints
-    assert kept(folder_of(bad))["status"] == "failed"
+    assert kept(folder_of(bad)).status == "failed"
     there = numbers(kept(folder_of(good)))
     assert there == numbers(run(good | {"output_root": str(tmp_path / "here")}))  # the same without a launcher
     assert not list((tmp_path / "outputs" / ".sweep").glob("board*"))
@@ -218,14 +218,14 @@ def test_a_result_that_is_not_whole_is_named_and_made_again(
     whole = run(settings)
     file = folder_of(settings) / "results.json"
     assert finished(settings)
-    file.write_text(json.dumps(load_results(file.parent) | harm))  # without a checksum
+    file.write_text(json.dumps(to_json(load_results(file.parent)) | harm))  # without a checksum
     assert finished(settings) is None
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert said[0].startswith(f"not read: {file.parent}: results.json is damaged ({next(iter(harm))}")
     summary([Job(TINY, "one", "", file.parent, state="there")], 1.0)
     assert "results.json is damaged" in " ".join(capsys.readouterr().out.split())
-    assert run(settings)["R"] == whole["R"]  # from its checkpoints
+    assert run(settings).R == whole.R  # from its checkpoints
     assert finished(settings)
 
 

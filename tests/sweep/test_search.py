@@ -112,7 +112,7 @@ def test_no_test_image_has_a_say(small_search: Search, tmp_path: Path, monkeypat
     monkeypatch.setattr(datasets, "digits", poisoned)
     small_search(root="poisoned")
     assert trials_of(tmp_path / "poisoned") == trials_of(tmp_path / "clean")
-    assert run(compose(*RUN, f"output_root={tmp_path / 'poisoned'}"))["R"] != clean["R"]  # poison it was
+    assert clean.R != run(compose(*RUN, f"output_root={tmp_path / 'poisoned'}")).R  # poison it was
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -176,9 +176,9 @@ def test_chosen_on_the_first_tasks_alone(small_search: Search, tmp_path: Path) -
         assert one["R"] == [[value, None], [None, None]]
         assert one["status"] == "finished"
     results = run(legal)
-    assert len(results["tasks"]) == 2
-    assert results["config"]["tuned_on"] == "first_1_tasks"
-    assert results["measured_on"] == "test images"
+    assert len(results.tasks) == 2
+    assert results.config["tuned_on"] == "first_1_tasks"
+    assert results.measured_on == "test images"
     # with the other protocol it is another result, even if the values are the same
     by_hand = {key: value for key, value in legal.items() if key != "tuned_on"}
     assert (

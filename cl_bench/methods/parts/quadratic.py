@@ -29,7 +29,7 @@ class QuadraticPenalty(nn.Module):
     def forward(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """The value at these parameters, a scalar; the caller multiplies it by its strength."""
         now = [parameters[name] for name in self.names]
-        return _Quadratic.apply(list(self.weight), list(self.anchor), *now) + self.constant  # type: ignore[operator]
+        return _Quadratic.apply(list(self.weight), list(self.anchor), *now) + self.constant
 
     @torch.no_grad()
     def added_to(

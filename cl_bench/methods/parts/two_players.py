@@ -79,7 +79,7 @@ class TwoPlayers(Learner):
         """Whether the generator takes a step on this mini-batch."""
         return (self.step_index + 1) % self.n_critic == 0
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(self.generator.parameters())]
 
     def noise(self, n: int) -> Tensor:

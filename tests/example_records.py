@@ -1,0 +1,59 @@
+"""Records as a run makes them, without a run: what a test doesn't say is of no interest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cl_bench.record import Capacity, Diagnostics, Generated, Masks, Results, TaskRecord
+
+
+def task_record(task: int, **known: Any) -> TaskRecord:
+    """`task_record(1, seconds=2.0)`"""
+    fields: dict[str, Any] = {"phases": [], "seconds": 1.5, "bytes_kept": 0, "diagnostics": Diagnostics()}
+    return TaskRecord(task=task, **{**fields, "generated": None, "memory": None, **known})
+
+
+def generated(FID: Sequence[float | None], score: Sequence[float | None], **known: Any) -> Generated:
+    """`generated([50.0, None], [0.5, None], FID_mean=50.0)`: FID and MeRGAN score of each output."""
+    means: dict[str, Any] = {"FID_mean": 50.0, "MeRGAN_score_mean": 0.5, "judge_accuracy": 0.9, "seconds": 0.0, **known}
+    return Generated(n=10, images=[10] * len(FID), FID=[*FID], features="judge", MeRGAN_score=[*score], **means)
+
+
+def capacity(**known: Any) -> Capacity:
+    """`capacity(free=[3, 4])`: of two layers."""
+    lists = {name: [10, 5] for name in ("total", "new", "reused", "reserved", "free")}
+    return Capacity(**{"layers": ["a", "b"], "of": "units", "size": 15, "size_worst": 30, **lists, **known})
+
+
+def results(R: Sequence[Sequence[float | None]], **known: Any) -> Results:
+    """`results([[0.9, 0.1], [0.6, 0.8]], metrics={"ACC": 0.7})`: of a finished run with this accuracy matrix."""
+    T = len(R)
+    choices = {"method": "er", "dataset": "digits", "scenario": "class_incremental"}
+    fields: dict[str, Any] = {
+        "key": "0123abcd",
+        "name": "digits-class_incremental-er-seed0",
+        "status": "finished",
+        "seed": 0,
+        "config": {"seed": 0, "choices": choices, "method": {}, "scenario": {}},
+        "versions": {"cl_bench": "0.1.0", "torch": "2"},
+        "provenance": {},
+        "kind": "class",
+        "masks": Masks("seen", "seen", "all"),
+        "measured_on": "test images",
+        "classes": [[str(2 * task), str(2 * task + 1)] for task in range(T)],
+        "class_names": [str(output) for output in range(2 * T)],
+        "b": [0.1] * T,
+        "R_task_masked": None,
+        "n_test": [100] * T,
+        "metrics": {"ACC": 0.8},
+        "memory": None,
+        "tasks": [task_record(task) for task in range(T)],
+        "parameters": 1000,
+        "bytes_kept": 4000,
+        "seconds": 1.5 * T,
+        "peak_memory_mb": 512.5,
+        "peak_gpu_memory_mb": None,
+        "device": "cpu",
+    }
+    return Results(R=[[*row] for row in R], **{**fields, **known})
