@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,7 @@ Plugin = Callable[..., Path]
 
 
 @pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plugin:
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugin]:
     """`plugin("calm_plugin", {"method/calm": "_target_: ..."})`: an installed package, as a wheel leaves it."""
 
     def installed(package: str, conf: dict[str, str], code: str = CALM, entry: bool = True) -> Path:

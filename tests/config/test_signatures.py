@@ -19,7 +19,7 @@ from cl_bench.config.schema import target
 
 READ = """
 import json, sys
-from cl_bench import config, signatures
+from cl_bench.config import signatures
 found = {path: {name: repr(kind) for name, kind in signatures.parameters(path).items()} for path in sys.argv[1:]}
 assert "torch" not in sys.modules
 json.dump(found, sys.stdout)
