@@ -31,16 +31,13 @@ if TYPE_CHECKING:
     from cl_bench.methods.base import Method
     from cl_bench.runs.trained import Trained
 
-AT_WORK = threading.Lock()
+AT_WORK = threading.Lock()  # see `by_itself`
 
 NAMED = ("method._target_", "dataset._target_", "scenario._target_")  # their names are columns of their own
 
 
 def run(*overrides: str) -> Run:
     """Trains and measures what a command line of these words would, or goes on with it; a finished run answers at once.
-
-    >>> run("method=finetune", "trainer.epochs=1", "trainer.progress=false").metrics["ACC"] > 0.1  # doctest: +SKIP
-    True
 
     Args:
         overrides: as typed behind `python -m cl_bench`, one text each: "method=er", "memory=100", "seed=1".
@@ -97,9 +94,9 @@ def results(
     pandas = imported_pandas()
     tops = [folders] if isinstance(folders, str | os.PathLike) else folders
     found, unread, _ = read(map(Path, tops))
-    for one in unread:
-        if one.damaged:
-            warnings.warn(f"not read: {one.folder}: {one.reason}", stacklevel=2)
+    for folder in unread:
+        if folder.damaged:
+            warnings.warn(f"not read: {folder.folder}: {folder.reason}", stacklevel=2)
     finished = [run for run in select(found, [where] if isinstance(where, str) else where) if run.finished]
     finished.sort(key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     named = ("method", "dataset", "scenario", "seed")
@@ -237,7 +234,7 @@ def missing(folder: Path) -> str:
         return f"is no folder of one run; load one below it, such as {below[0].parent}, or cl_bench.results(...) of all"
     if folder.is_dir():
         return "has no results.json"
-    beside = [one.name for one in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    beside = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
     return f"no such folder{nearest(folder.name, beside)}"
 
 

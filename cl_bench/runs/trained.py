@@ -82,7 +82,7 @@ class Trained:
             other = build(check(dataset, "dataset", packages=packages), **context)
             scenario = build(check(self.settings["scenario"], "scenario", packages=packages), **context, dataset=other)
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
-                ours, theirs = (getattr(one.problem, name) for one in (self.scenario, scenario))
+                ours, theirs = getattr(self.scenario.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:
                     raise InputError(f"dataset: the run has {what} {brief(ours)}, this data set {brief(theirs)}")
         score = Score(scenario.to(self.method.device))
