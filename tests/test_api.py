@@ -42,7 +42,7 @@ QUICK = (
 @pytest.fixture(scope="module", autouse=True)
 def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.loop.draw_results", lambda results, folder: None)
+        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
         yield
 
 
