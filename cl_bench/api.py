@@ -88,7 +88,8 @@ def results(
 
     Raises InputError for a folder that isn't there, a condition that nothing meets, and without pandas.
     """
-    from cl_bench.report.runs import differing, read, select
+    from cl_bench.report.labels import differing
+    from cl_bench.report.runs import read, select
 
     pandas = imported_pandas()
     tops = [folders] if isinstance(folders, str | os.PathLike) else folders
@@ -270,7 +271,7 @@ def by_itself() -> Iterator[None]:
 
 def as_cell(value: Any) -> Any:
     """A value of a configuration that pandas can group by."""
-    from cl_bench.report.runs import as_typed
+    from cl_bench.report.labels import as_typed
 
     return as_typed(value) if isinstance(value, list) else value
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import torch
+import yaml
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from cl_bench.config.compose import compose
 from cl_bench.config.names import CONF
-from cl_bench.data.batches import Data
+from cl_bench.data.batches import Batch, Data, Step
+from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation import judge
-from cl_bench.methods.base import Learner
-from cl_bench.record import to_json
+from cl_bench.methods.base import Learner, Method
+from cl_bench.record import Phase, to_json
+from cl_bench.runs.fit import Fit
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.loggers import CSVLog
+from cl_bench.runs.setup import prepare
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
 SMALL = [
@@ -30,35 +38,9 @@ SMALL = [
     "trainer.threads=1",
     "trainer.accelerator=cpu",
 ]
-ACGAN = [
-    "method.gan.optimizer.lr=0.01",
-    "method.gan.generator.hidden=[16]",
-    "method.gan.discriminator.network.hidden=[16]",
-]
-SMALL_OF = {
-    # it trains every output: a narrow network that pushes the classes to come down from the start ends with dead units
-    "der": ["network.hidden=[200]"],
-    "icarl": ["memory=1000"],  # few exemplars of a network that has seen little have poor means
-    "ewc": ["method.strength=10"],
-    "lwf": ["method.strength=0.3"],
-    "mas": ["method.strength=0.01"],
-    "si": ["method.strength=0.1"],
-    "rwalk": ["method.strength=0.1"],
-    "dgm": [
-        "method.n_gen=100",
-        "method.n_critic=2",
-        "method.optimizer.lr=0.01",
-        "method.generator.hidden=[16,16]",
-    ],
-    "mergan": [*ACGAN, "method.n_gen=100", "method.generator_epochs=2"],
-    "ewc_gan": [*ACGAN, "method.n_gen=100", "method.generator_epochs=2", "method.fisher_samples=20"],
-    "joint_gan": ACGAN,
-    "dgr": [
-        "method.n_gen=100",
-        "method.generator_epochs=2",
-        "method.gan.generator.hidden=[16]",
-        "method.gan.critic.hidden=[16]",
-    ],
+SMALL_OF = {  # what makes a method quick: overrides of tests/small/METHOD.yaml, by method
+    file.stem: [f"{key}={value}" for key, value in yaml.safe_load(file.read_text()).items()]
+    for file in (Path(__file__).parent / "small").glob("*.yaml")
 }
 T = TypeVar("T")
 CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "provenance")  # of results, what no two runs share
@@ -84,11 +66,61 @@ def without_clocks(results: Any) -> Any:
     return results
 
 
-def one_pass(module: Learner, data: Data, *, phase: str, **_: Any) -> None:
-    """A `Fit` without Lightning, for what a method does beside it: each image once, in order, 32 at a time."""
-    optimizer = module.configure_optimizers()
-    for batch in data.batches(32):
-        module.step(batch, optimizer)
+def train(module: Learner, batches: Iterable[Batch], step: Step | None = None) -> None:
+    """The steps of a phase on these mini-batches, without Lightning."""
+    optimizers: Any = module.configure_optimizers()
+    for module.step_index, batch in enumerate(batches):
+        (step or module.train_step)(batch, optimizers)
+
+
+def one_pass(module: Learner, data: Data, *, phase: str, step: Step | None = None, **_: Any) -> Phase:
+    """A `Fit` for what a method does beside it: each image once, in order, 32 at a time."""
+    train(module, data.batches(32), step)
+    return Phase(phase, math.ceil(len(data) / 32), [], 0.0, {}, [])
+
+
+@dataclass
+class Call:
+    """One phase that a method asked for; more: for how long."""
+
+    module: Learner
+    phase: str
+    data: Data
+    step: Step | None
+    more: dict[str, Any]
+
+
+class Recorder:
+    """A `Fit` that notes what it is given, and makes some steps on random mini-batches of it.
+
+    look: called before the first step and after the last one.
+    """
+
+    def __init__(self, steps: int = 0, look: Callable[[Call], None] = lambda call: None) -> None:
+        self.steps, self.look = steps, look
+        self.calls: list[Call] = []
+
+    def __call__(self, module: Learner, data: Data, *, phase: str, step: Step | None = None, **more: Any) -> Phase:
+        call = Call(module, phase, data, step, more)
+        self.calls.append(call)
+        self.look(call)
+        if self.steps:
+            train(module, (data.batch(torch.randperm(len(data))[:32]) for _ in range(self.steps)), step)
+        self.look(call)
+        return Phase(phase, self.steps, [], 0.0, {}, [])
+
+    def __getitem__(self, phase: str) -> Call:
+        """The last phase of this name."""
+        return next(call for call in reversed(self.calls) if call.phase == phase)
+
+
+def learn(method: Method, scenario: Scenario, index: int, folder: Path, **trainer: Any) -> dict[str, Any]:
+    """A task, by the `Fit` of runs; returns diagnostics. trainer: its settings."""
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, **trainer)
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    fit.logger.start(folder, "test", "test", {}, "", [], 0)
+    with fit.task(index):
+        return method.learn_task(scenario.tasks[index], fit)
 
 
 @pytest.fixture(autouse=True)
@@ -124,20 +156,31 @@ def _read(name: str) -> Any:
     return LOAD(name)
 
 
+def small_settings(*overrides: str) -> dict[str, Any]:
+    """The settings of a run of a few seconds. overrides: as typed, such as `method=ewc`."""
+    method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgm")
+    chosen = [override.split("=")[0] for override in overrides]
+    settings = [*SMALL, *SMALL_OF.get(method, [])]
+    if "gan@method.gan" in chosen:  # another GAN has other keys
+        settings = [override for override in settings if "gan." not in override]
+    if "generator@method.generator" in chosen:
+        settings = [override for override in settings if "generator.hidden" not in override]
+    if "network" in chosen:
+        settings = [override for override in settings if "network." not in override]
+    return compose(*settings, *overrides)
+
+
+def made(method: str, *overrides: str) -> tuple[Scenario, Any]:
+    """The small digits, and the untrained method, with what its YAML says but for the overrides."""
+    torch.manual_seed(0)
+    return prepare(small_settings(f"method={method}", *overrides))
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Compose:
     """`small("method=ewc", ...)`: the settings of a run of a few seconds, kept under the test's folder."""
 
     def settings(*overrides: str, root: str = "outputs") -> dict[str, Any]:
-        method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgm")
-        chosen = [override.split("=")[0] for override in overrides]
-        settings = [*SMALL, *SMALL_OF.get(method, [])]
-        if "gan@method.gan" in chosen:  # another GAN has other keys
-            settings = [one for one in settings if "gan." not in one]
-        if "generator@method.generator" in chosen:
-            settings = [one for one in settings if "generator.hidden" not in one]
-        if "network" in chosen:
-            settings = [one for one in settings if "network." not in one]
-        return compose(*settings, f"output_root={tmp_path / root}", *overrides)
+        return small_settings(f"output_root={tmp_path / root}", *overrides)
 
     return settings

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import METHODS, Compose, there, without_clocks
+from conftest import METHODS, Compose, learn, there, without_clocks
 from torchmetrics import Metric
 
 import cl_bench
@@ -20,9 +20,9 @@ from cl_bench.config.schema import target
 from cl_bench.evaluation.judge import Given
 from cl_bench.methods.base import Method
 from cl_bench.record import Results
-from cl_bench.runs.fit import Fit, Watch
+from cl_bench.runs.fit import Watch
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
+from cl_bench.runs.loggers import MEASURED, Row, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
@@ -134,14 +134,9 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert without_clocks(run(settings)) == without_clocks(whole)
 
 
-def learned(settings: dict[str, Any], method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2)
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    fit.logger.start(folder, "test", "test", {}, "", [], 0)
+def learned(method: Method, scenario: Any, tasks: range, folder: Path) -> Method:
     for index in tasks:
-        method.task = index
-        with fit.task(index):
-            method.learn(scenario.tasks[index], fit)
+        learn(method, scenario, index, folder, epochs=2)
     return method.eval()
 
 
@@ -159,15 +154,15 @@ def test_its_state_is_all_it_remembers(method: str, small: Compose, tmp_path: Pa
     """A fresh method that loads the state of a trained one answers the same and goes on the same."""
     settings = small(f"method={method}", f"scenario={KINDS[method][0]}_incremental")
     scenario, one = prepare(settings)
-    learned(settings, one, scenario, range(3), tmp_path)
+    learned(one, scenario, range(3), tmp_path)
     _, other = prepare(settings | {"seed": 99})
     torch.save(one.state_dict(), tmp_path / "state.pt")
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     other.eval()
     x = next(scenario.tests[0].batches()).x
-    assert torch.equal(one(x, task=0), other(x, task=0))
-    learned(settings, one, scenario, range(3, 5), tmp_path)
-    learned(settings, other, scenario, range(3, 5), tmp_path)
+    assert torch.equal(one(x, index=0), other(x, index=0))
+    learned(one, scenario, range(3, 5), tmp_path)
+    learned(other, scenario, range(3, 5), tmp_path)
     assert equal(dict(one.state_dict()), dict(other.state_dict()))
 
 
@@ -191,7 +186,7 @@ def test_what_a_phase_needed_goes_when_it_ends(
     gc.collect()
     gc.disable()
     try:
-        learned(settings, one, scenario, range(5 if "joint" in method else 2), tmp_path)
+        learned(one, scenario, range(5 if "joint" in method else 2), tmp_path)
         left = {image.data_ptr() for ref in images if (image := ref()) is not None}
         assert optimizers
         assert not any(ref() for ref in optimizers)

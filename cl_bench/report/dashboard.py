@@ -1,6 +1,6 @@
 """The comparison of methods as a W&B workspace: `python -m cl_bench.report.dashboard project=NAME`.
 
-What runs log is named in `loggers.WandbLog`; here is what is drawn of it. With --dry-run nothing is sent: the
+What runs log is named in `wandb_log.WandbLog`; here is what is drawn of it. With --dry-run nothing is sent: the
 specification of the workspace is printed as JSON.
 """
 

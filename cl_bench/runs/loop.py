@@ -23,13 +23,14 @@ from cl_bench.evaluation.scores import Score
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
 from cl_bench.record import Diagnostics, Masks, MemoryUse, Results, TaskRecord, from_json, to_json
-from cl_bench.runs.figures import draw_results, sample_grid
+from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.reference import reference_of
+from cl_bench.runs.samples import sample_grid
 from cl_bench.runs.setup import prepare
 from cl_bench.seeding import seeded
 
@@ -94,12 +95,12 @@ class Run:
             with self.fit.progress.live(self.plan()):
                 for task in self.to_learn[len(self.records) :]:
                     with self.fit.task(task.index, self.validate):
-                        diagnostics = self.method.learn_task(task, self.fit)
+                        noted = self.method.learn_task(task, self.fit)
                     seconds = self.fit.seconds  # of training alone
                     self.fit.progress.say_what("evaluation")
                     if self.method.measurable:
                         self.score.measure(self.method, after=task.index)
-                    self.keep(task.index, seconds, Diagnostics.of(diagnostics))
+                    self.keep(task.index, seconds, noted)
                     if self.fit.signal:
                         raise Stopped(self.fit.signal)
                 failed = False
@@ -158,7 +159,7 @@ class Run:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
-    def keep(self, task: int, seconds: float, diagnostics: Diagnostics) -> None:
+    def keep(self, task: int, seconds: float, noted: dict[str, Any]) -> None:
         """Writes down what is known after a task; only then is the task done."""
         generated, picture = None, None
         with seeded(self.settings["seed"], "samples", task):
@@ -168,6 +169,7 @@ class Run:
             picture = self.folder.path / "samples" / f"task{task + 1}.png"
             names = self.scenario.problem.class_names
             sample_grid(samples, picture, [names[output] for output in self.judge.seen(task)])
+        diagnostics = Diagnostics.of(noted)
         record = TaskRecord(
             task=task,
             phases=self.fit.phases,

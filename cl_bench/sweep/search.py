@@ -21,11 +21,11 @@ from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import key_of, name_of, place
 from cl_bench.config.schema import build
-from cl_bench.runs.figures import search_history, search_importance
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 from cl_bench.seeding import derive
+from cl_bench.sweep.search_figures import search_history, search_importance
 
 try:
     import optuna

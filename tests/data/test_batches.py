@@ -59,7 +59,7 @@ def test_sets_are_joined_and_each_image_keeps_its_view() -> None:
         return torch.where(task.view(-1, 1, 1, 1) == REPLAYED, x, 1 - x)
 
     ours = Data(**{**vars(numbered(2)), "view": turned})
-    dreams = Data(**{**vars(numbered(2)), "task": torch.full((2,), REPLAYED, dtype=torch.int16)})
+    dreams = Data(**{**vars(numbered(2)), "task_ids": torch.full((2,), REPLAYED, dtype=torch.int16)})
     both = ours + dreams
     x = both.batch(torch.arange(4)).x[:, 0, 0, 0]
     assert len(both) == 4

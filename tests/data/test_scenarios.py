@@ -67,7 +67,7 @@ def test_split_hands_every_image_to_one_task(kind: str, cut: tuple[str, int]) ->
     assert sum(len(test) for test in scenario.tests) == len(digits().y_test)
     for task, test, outputs in zip(scenario.tasks, scenario.tests, scenario.problem.outputs, strict=True):
         assert set(task.train.labels.tolist()) == set(test.labels.tolist()) == set(outputs)
-        assert set(task.train.task.tolist()) == {task.index}
+        assert set(task.train.task_ids.tolist()) == {task.index}
     per_task = 10 // len(scenario.tasks)
     assert scenario.problem.n_outputs == (per_task if kind == "domain" else 10)
 
@@ -219,7 +219,7 @@ def test_images_set_apart_are_the_same_in_every_view_and_never_copied(cut: Calla
         assert task.val.images.data_ptr() == first.val.images.data_ptr()
         assert not apart & {image.numpy().tobytes() for image in task.train.images}
         assert torch.equal(task.val.labels - task.val.labels.min(), first.val.labels)
-        assert set(task.val.task.tolist()) == set(task.train.task.tolist()) == {task.index}
+        assert set(task.val.task_ids.tolist()) == set(task.train.task_ids.tolist()) == {task.index}
 
 
 def test_joined_permuted_tasks_keep_each_its_own_permutation() -> None:

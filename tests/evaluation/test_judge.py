@@ -338,9 +338,9 @@ def test_bytes_of_a_generator_stand_beside_those_of_the_images(small: Compose, m
 
     learn = Finetune.learn
 
-    def with_generator(self: Finetune, *args: Any) -> None:
+    def with_generator(self: Finetune, *args: Any) -> dict[str, Any]:
         learn(self, *args)
-        self.diagnostics["generator_bytes"] = 1000
+        return {"generator_bytes": 1000}
 
     monkeypatch.setattr(Finetune, "learn", with_generator)
     memory = [there(task.memory) for task in run(small("method=finetune")).tasks]

@@ -56,7 +56,7 @@ def test_a_number_gone_bad_stops_the_run_where_it_did(
     seen = 6 if what == "weight" else step  # weights are looked at when a chunk ends
 
     def bad(self: Finetune, batch: Any) -> torch.Tensor:
-        return loss(self, batch) + (add(self) if (self.task, self.step_index) == (2, step - 1) else 0)
+        return loss(self, batch) + (add(self) if (self.index, self.step_index) == (2, step - 1) else 0)
 
     monkeypatch.setattr(Finetune, "loss", bad)
     settings = small("method=finetune", "checkpoint_every=0")

@@ -7,18 +7,20 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Compose, there
+from conftest import Compose, made, there
 from torch import Tensor, nn
 
 from cl_bench.data.batches import REPLAYED, Batch
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.dgr import DGR
-from cl_bench.methods.parts.acgan import ACGAN, balanced_labels
+from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.methods.parts.generative_replay import Scholar
+from cl_bench.methods.parts.two_players import balanced_labels
+from cl_bench.networks.base import Network, reset_parameters
 from cl_bench.networks.gan import ConditionalGenerator, ConditionalMLP, Discriminator
 from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import Adam
 from cl_bench.runs.loop import run
-from cl_bench.runs.setup import prepare
 
 SHAPE, CLASSES = (1, 8, 8), 4
 
@@ -27,7 +29,8 @@ def small_gan(**more: Any) -> ACGAN:
     torch.manual_seed(0)
     generator = ConditionalMLP(SHAPE, CLASSES, z_dim=4, hidden=(8,))
     discriminator = Discriminator(MLP(SHAPE, CLASSES, hidden=(8,)))
-    return ACGAN(generator, discriminator, Adam(lr=0.01, betas=(0.5, 0.9)), **more)
+    settings = {"n_critic": 1, "lambda_gp": 10.0, "lambda_aux": 1.0, **more}
+    return ACGAN(generator, discriminator, Adam(lr=0.01, betas=(0.5, 0.9)), **settings)
 
 
 class Painter(nn.Module):
@@ -44,19 +47,13 @@ class Painter(nn.Module):
         return self.images[y]
 
 
-class Flat(nn.Module):
-    """A classifier without a hidden layer: every answer about an image is linear in its pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features, self.head = nn.Flatten(), nn.Linear(64, CLASSES)
-
-
 def linear_gan(**more: Any) -> tuple[ACGAN, Painter]:
+    """Without a hidden layer: every answer about an image is linear in its pixels."""
     torch.manual_seed(0)
     painter = Painter()
     generator = ConditionalGenerator(CLASSES, 2, painter)
-    return ACGAN(generator, Discriminator(Flat()), Adam(), **more), painter
+    settings = {"n_critic": 1, "lambda_gp": 10.0, "lambda_aux": 1.0, **more}
+    return ACGAN(generator, Discriminator(Network([nn.Flatten()], 64, CLASSES)), Adam(), **settings), painter
 
 
 def still(gan: ACGAN) -> list[torch.optim.Optimizer]:
@@ -79,10 +76,10 @@ def copied(module: nn.Module) -> dict[str, Tensor]:
 def test_the_discriminator_moves_on_every_mini_batch_and_the_generator_once_in_n_critic() -> None:
     gan = small_gan(n_critic=3)
     optimizers = gan.configure_optimizers()
-    for gan.at in range(6):
+    for gan.step_index in range(6):
         before = copied(gan.discriminator), copied(gan.generator)
-        logs = gan.step(some_batch(), optimizers)
-        turn = gan.at in (2, 5)
+        logs = gan.train_step(some_batch(), optimizers)
+        turn = gan.step_index in (2, 5)
         assert True in moved(gan.discriminator, before[0])
         assert moved(gan.generator, before[1]) == {turn}
         assert ("generator" in logs) == turn
@@ -94,17 +91,19 @@ def test_neither_players_step_touches_the_other() -> None:
     batch = some_batch()
     before = copied(gan.generator)
     torch.manual_seed(1)
-    gan.step(batch, [critics, torch.optim.SGD(gan.generator.parameters(), lr=0)])  # the discriminator's step alone
+    gan.train_step(
+        batch, [critics, torch.optim.SGD(gan.generator.parameters(), lr=0)]
+    )  # the discriminator's step alone
     assert moved(gan.generator, before) == {False}
     before = copied(gan.discriminator)
-    gan.step(batch, [torch.optim.SGD(gan.discriminator.parameters(), lr=0), generators])  # the generator's alone
+    gan.train_step(batch, [torch.optim.SGD(gan.discriminator.parameters(), lr=0), generators])  # the generator's alone
     assert moved(gan.discriminator, before) == {False}
     assert all(p.requires_grad for p in gan.parameters())
 
     def slopes(at: int) -> list[Tensor | None]:
         torch.manual_seed(1)
-        gan.at, gan.n_critic = at, 2
-        gan.step(batch, still(gan))
+        gan.step_index, gan.n_critic = at, 2
+        gan.train_step(batch, still(gan))
         return [p.grad for p in gan.discriminator.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(slopes(0), slopes(1), strict=True))  # type: ignore[arg-type]
@@ -117,7 +116,7 @@ def test_the_discriminators_loss_by_hand() -> None:
     x, y = batch.x.flatten(1), batch.y
     fake = painter.images.detach()[y].flatten(1)
     w, v = gan.discriminator.critic.weight.detach()[0], gan.discriminator.network.head
-    logs = gan.step(batch, still(gan))
+    logs = gan.train_step(batch, still(gan))
 
     assert logs["wasserstein"].item() == pytest.approx(float((x @ w).mean() - (fake @ w).mean()), abs=1e-6)
     assert logs["penalty"].item() == pytest.approx(float((w.norm() - 1).square()), rel=1e-5)
@@ -133,8 +132,7 @@ def test_the_discriminators_loss_by_hand() -> None:
 def test_the_generators_loss_by_hand() -> None:
     gan, painter = linear_gan(lambda_aux=0.3, n_critic=1)
     batch = some_batch(4)  # one image of each class
-    gan.penalty = lambda n: n * painter.images.square().sum()
-    logs = gan.step(batch, still(gan))
+    logs = gan.train_step(batch, still(gan), penalty=lambda n: n * painter.images.square().sum())
     w, v = gan.discriminator.critic, gan.discriminator.network.head
     fake = painter.images.detach().requires_grad_()
     error = F.cross_entropy(v(fake.flatten(1)), batch.y)  # type: ignore[operator]
@@ -147,10 +145,9 @@ def test_the_generators_loss_by_hand() -> None:
 def test_fake_images_are_of_the_classes_of_the_batch_that_was_mixed() -> None:
     gan, painter = linear_gan(n_critic=1)
     batch = some_batch()
-    gan.step(batch, still(gan))
-    other = Batch(torch.ones(6, *SHAPE), torch.tensor([3, 3, 3, 0, 0, 0]), batch.task)
-    gan.mix = lambda batch: other
-    logs = gan.step(batch, still(gan))
+    gan.train_step(batch, still(gan))
+    other = Batch(torch.ones(6, *SHAPE), torch.tensor([3, 3, 3, 0, 0, 0]), batch.task_ids)
+    logs = gan.train_step(batch, still(gan), mix=lambda batch: other)
     assert painter.asked == [[0, 1, 2, 3, 0, 1]] * 2 + [[3, 3, 3, 0, 0, 0]] * 2
     logits = gan.discriminator(other.x)[1]
     assert logs["error"].item() == pytest.approx(F.cross_entropy(logits, other.y).item(), rel=1e-5)
@@ -158,9 +155,8 @@ def test_fake_images_are_of_the_classes_of_the_batch_that_was_mixed() -> None:
 
 def test_classes_that_have_not_come_take_no_part() -> None:
     gan, painter = linear_gan(n_critic=1, lambda_aux=1.0)
-    gan.allowed = torch.tensor([True, False, True, False])
     batch = some_batch()._replace(y=torch.tensor([0, 2, 0, 2, 2, 0]))
-    logs = gan.step(batch, still(gan))
+    logs = gan.train_step(batch, still(gan), allowed=torch.tensor([True, False, True, False]))
     scores, logits = gan.discriminator(batch.x)
     error = F.cross_entropy(logits[:, [0, 2]], batch.y // 2)
     assert logs["error"].item() == pytest.approx(error.item(), rel=1e-5)
@@ -191,7 +187,7 @@ def test_samples_are_of_the_classes_asked_for_and_leave_the_mode() -> None:
 def test_reset_forgets() -> None:
     gan = small_gan()
     before = [p.clone() for p in gan.parameters()]
-    gan.reset()
+    reset_parameters(gan)
     assert all(not torch.equal(p, q) for p, q in zip(before, gan.parameters(), strict=True))
 
 
@@ -212,8 +208,8 @@ def test_it_learns_which_image_belongs_to_which_class() -> None:
     shapes[0, :, :4], shapes[1, :, 4:], shapes[2, :, :, :4], shapes[3, :, :, 4:] = 1, 1, 1, 1
     y = torch.arange(64) % CLASSES
     optimizers = gan.configure_optimizers()
-    for gan.at in range(1000):
-        gan.step(Batch(shapes[y], y, torch.zeros(64)), optimizers)
+    for gan.step_index in range(1000):
+        gan.train_step(Batch(shapes[y], y, torch.zeros(64)), optimizers)
     drawn = gan.sample(y)
     distance = (drawn[:, None] - shapes).abs().mean((2, 3, 4))
     assert torch.equal(distance.argmin(1), y)
@@ -223,13 +219,11 @@ def test_it_learns_which_image_belongs_to_which_class() -> None:
 # Deep generative replay with it
 
 
-def scholar(small: Compose, *overrides: str, task: int = 2) -> tuple[DGR, Scenario]:
-    """A method in the middle of learning, its old scholar in place."""
-    scenario, method = prepare(small("method=dgr", "gan@method.gan=acgan_mlp", *overrides))
-    assert isinstance(method, DGR)
-    method.task = task
-    method._old = method.scholar()
-    return method, scenario
+def learning(*overrides: str) -> tuple[DGR, Scholar, Scenario]:
+    """A method in the middle of learning, and what the last task left."""
+    scenario, method = made("dgr", "gan@method.gan=acgan_mlp", *overrides)
+    method.index = 2
+    return method, method.scholar(), scenario
 
 
 def labelled(y: Tensor) -> Tensor:
@@ -238,36 +232,37 @@ def labelled(y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
-def test_dreams_bear_the_labels_that_were_asked_for(kind: str, small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, scenario = scholar(small, f"scenario={kind}_incremental")
-    monkeypatch.setattr(method.old.gan, "sample", labelled)
-    dreams = method.generate_replay(200)
-    assert torch.equal(dreams.images[:, 0, 0, 0].long(), dreams.labels)
+def test_replayed_images_bear_the_labels_that_were_asked_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, old, scenario = learning(f"scenario={kind}_incremental", "method.n_gen=100")
+    monkeypatch.setattr(old.gan, "sample", labelled)
+    images, labels = method.generate_replay(old, 200)
+    assert torch.equal(images[:, 0, 0, 0].long(), labels)
     expected = [100, 100] if kind == "domain" else [50, 50, 50, 50]
-    assert torch.bincount(dreams.labels).tolist() == expected
+    assert torch.bincount(labels).tolist() == expected
     batch = scenario.tasks[2].train.batch(torch.arange(30))
-    mixed = method.mixed(batch)
+    mixed = method.mixed(old, batch)
     assert torch.equal(mixed.x[:10], batch.x[:10])
     assert torch.equal(mixed.y[:10], batch.y[:10])
     assert torch.equal((255 * mixed.x[10:, 0, 0, 0]).round().long(), mixed.y[10:])
     assert torch.bincount(mixed.y[10:], minlength=4)[:4].tolist() == ([10, 10, 0, 0] if kind == "domain" else [5] * 4)
-    assert (dreams.task == REPLAYED).all()
+    assert (method.mixture(scenario.tasks[2], old)[0].task_ids == REPLAYED).sum() == 200
 
 
-def test_disagreement_is_the_share_that_the_old_solver_takes_for_another_class(small: Compose) -> None:
-    method, _ = scholar(small)
-    dreams = method.generate_replay(200)
+def test_disagreement_is_the_share_that_the_old_solver_takes_for_another_class() -> None:
+    method, old, scenario = learning("method.n_gen=100")
+    data, diagnostics = method.mixture(scenario.tasks[2], old)
+    replayed = data[data.task_ids == REPLAYED]
     wrong = 0
-    for image, label in zip(dreams.images, dreams.labels.tolist(), strict=True):
-        logits = method.old.solver(image[None].float() / 255)[0].tolist()[:4]  # the classes that it knows
+    for image, label in zip(replayed.images, replayed.labels.tolist(), strict=True):
+        logits = old.solver(image[None].float() / 255)[0].tolist()[:4]  # the classes that it knows
         wrong += logits.index(max(logits)) != label
     assert 0 < wrong < 200
-    assert method.diagnostics["disagreement"] == pytest.approx(wrong / 200)
-    assert method.diagnostics["replay_histogram"] == [50] * 4 + [0] * 6
+    assert diagnostics["disagreement"] == pytest.approx(wrong / 200)
+    assert diagnostics["replay_histogram"] == [50] * 4 + [0] * 6
 
 
-def test_generate_gives_n_of_each_class_seen(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, _ = scholar(small)
+def test_generate_gives_n_of_each_class_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, _, _ = learning()
     monkeypatch.setattr(method.gan, "sample", labelled)
     images, labels = method.generate(7)
     assert torch.bincount(labels).tolist() == [7] * 6

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import one_pass
+from conftest import made, one_pass
 
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import split
 from cl_bench.methods import gem
-from cl_bench.methods.agem import AGEM, project
-from cl_bench.methods.parts.memory import Budget
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD
+from cl_bench.methods.agem import project
 
 
 def test_it_equals_gem_with_one_constraint_and_no_margin() -> None:
@@ -36,21 +31,17 @@ def test_a_memory_without_a_gradient_changes_nothing() -> None:
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
 def test_no_step_raises_the_loss_on_memory(kind: str) -> None:
     """With all of memory in each draw: the gradient that the optimiser is given, against memory's own."""
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
-    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
-    method = AGEM(scenario.problem, network, SGD(), memory=Budget(10, "class"), n_replay=1000)
+    settings = ("network.hidden=[16]", "optimizer=sgd", "memory=10", "memory.per=class", "method.n_replay=1000")
+    scenario, method = made("agem", f"scenario={kind}_incremental", *settings)
     for task in scenario.tasks[:2]:
-        method.task = task.index
-        method.learn(task, one_pass)
+        method.learn_task(task, one_pass)
     assert len(method.memory) == 10 * 2 * 2
-    method.task, data = 2, scenario.tasks[2].train
-    method._like = data
-    parameters, optimizer, corrected = list(network.parameters()), method.configure_optimizers(), 0
-    old = method.memory.data(data).batch(torch.arange(40))
+    method.index, data = 2, scenario.tasks[2].train
+    parameters, optimizer, corrected = list(method.network.parameters()), method.configure_optimizers(), 0
+    old = method.memory.data.batch(torch.arange(40))
     for batch in data.batches(32):
         g, r = (gem.gradient(method.loss(one), parameters) for one in (batch, old))
-        method.step(batch, optimizer)
+        method.train_step(batch, optimizer)
         taken = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
         assert taken @ r > -1e-5 * taken.norm() * r.norm()
         corrected += bool(g @ r < 0)

@@ -7,36 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, there
+from conftest import Compose, Recorder, learn, made, there
 from torch import Tensor
 
-from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.dgm import DGM
-from cl_bench.networks.masked import Gate, MaskedDCGenerator, MaskedGenerator, MaskedLayer, MaskedMLP
+from cl_bench.networks.masked import MaskedDCGenerator, MaskedGenerator, MaskedLayer, MaskedMLP
+from cl_bench.networks.masks import gate
 from cl_bench.networks.optimizers import Adam
-from cl_bench.runs.fit import Fit
-from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.loop import run
-from cl_bench.runs.setup import prepare
 
 MASKS = ("activations", "weights")
 GENERATORS = ("mlp", "dcgan")
 DECAY = "method.optimizer.weight_decay=0.1"  # it moves weights whose gradient is 0, as momentum does
 
 
-def beginning(small: Compose, *overrides: str) -> tuple[Scenario, DGM]:
-    scenario, method = prepare(small("method=dgm", *overrides))
-    assert isinstance(method, DGM)
-    return scenario, method
-
-
-def learn(method: DGM, scenario: Scenario, index: int, folder: Path) -> None:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=2, batch_size=64)
-    fit.logger.start(folder, "test", "test", {}, "", [], 0)
-    method.task, method.diagnostics = index, {}
-    with fit.task(index):
-        method.learn(scenario.tasks[index], fit)
+TRAINER = {"epochs": 2, "batch_size": 64}
 
 
 def images(method: DGM, task: int) -> Tensor:
@@ -49,13 +34,11 @@ def images(method: DGM, task: int) -> Tensor:
 
 @pytest.mark.parametrize("generator", GENERATORS)
 @pytest.mark.parametrize("mask", MASKS)
-def test_images_of_past_classes_never_change_by_a_bit(
-    mask: str, generator: str, small: Compose, tmp_path: Path
-) -> None:
-    scenario, method = beginning(small, f"method.mask={mask}", f"generator@method.generator={generator}", DECAY)
+def test_images_of_past_classes_never_change_by_a_bit(mask: str, generator: str, tmp_path: Path) -> None:
+    scenario, method = made("dgm", f"method.mask={mask}", f"generator@method.generator={generator}", DECAY)
     before: list[Tensor] = []
     for task in range(4):
-        learn(method, scenario, task, tmp_path)
+        learn(method, scenario, task, tmp_path, **TRAINER)
         after = [images(method, past) for past in range(task + 1)]
         for old, new in zip(before, after, strict=False):
             assert torch.equal(old, new)
@@ -65,20 +48,20 @@ def test_images_of_past_classes_never_change_by_a_bit(
         assert torch.equal(images(method, 0), after[0])
 
 
-def test_without_freezing_they_do_change(small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_freezing_they_do_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guarantee's test can fail."""
-    monkeypatch.setattr(MaskedGenerator, "freeze", lambda self: None)
-    scenario, method = beginning(small)
-    learn(method, scenario, 0, tmp_path)
+    monkeypatch.setattr(MaskedGenerator, "restore_frozen", lambda self: None)
+    scenario, method = made("dgm")
+    learn(method, scenario, 0, tmp_path, **TRAINER)
     before = images(method, 0)
-    learn(method, scenario, 1, tmp_path)
+    learn(method, scenario, 1, tmp_path, **TRAINER)
     assert not torch.equal(before, images(method, 0))
 
 
-def test_a_mask_before_normalisation_leaks(small: Compose, tmp_path: Path) -> None:
+def test_a_mask_before_normalisation_leaks(tmp_path: Path) -> None:
     """As in the released code: a closed unit gives relu(bias), through weights that later tasks may move."""
-    scenario, method = beginning(small, "method.mask_position=before", "trainer.epochs=10")
-    learn(method, scenario, 0, tmp_path)
+    scenario, method = made("dgm", "method.mask_position=before", "trainer.epochs=10")
+    learn(method, scenario, 0, tmp_path, **TRAINER)
     for layer in method.generator.hidden:  # every other unit closed, with a bias that shows
         for mask in (layer.masks[0], layer.reserved[:16]):
             mask.copy_(torch.arange(16) % 2 == 1)
@@ -86,18 +69,17 @@ def test_a_mask_before_normalisation_leaks(small: Compose, tmp_path: Path) -> No
         norm.running_mean.zero_()
         norm.bias.data.fill_(0.5)
     before = images(method, 0)
-    learn(method, scenario, 1, tmp_path)
+    learn(method, scenario, 1, tmp_path, **TRAINER)
     assert (images(method, 0) - before).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_free_capacity_is_constant_and_reservations_only_grow(mask: str, small: Compose, tmp_path: Path) -> None:
-    scenario, method = beginning(small, f"method.mask={mask}")
+def test_free_capacity_is_constant_and_reservations_only_grow(mask: str, tmp_path: Path) -> None:
+    scenario, method = made("dgm", f"method.mask={mask}")
     free = [layer.size for layer in method.generator.hidden]
     reserved = [torch.zeros(0)] * len(free)
     for task in range(4):
-        learn(method, scenario, task, tmp_path)
-        capacity = method.diagnostics["capacity"]
+        capacity = learn(method, scenario, task, tmp_path, **TRAINER)["capacity"]
         for number, layer in enumerate(method.generator.hidden):
             if mask == "activations":
                 assert layer.free == free[number]
@@ -153,32 +135,32 @@ def test_the_regulariser_on_a_hand_example() -> None:
     assert first.embedding.grad[1] > 0
 
 
-def test_its_weight_grows_with_the_network(small: Compose, tmp_path: Path) -> None:
-    scenario, method = beginning(small)
+def test_its_weight_grows_with_the_network(tmp_path: Path) -> None:
+    scenario, method = made("dgm")
     weights = []
     for task in range(3):
         weights.append(method.sparsity_weight)
-        learn(method, scenario, task, tmp_path)
+        learn(method, scenario, task, tmp_path, **TRAINER)
     assert weights[0] == method.sparsity
     assert weights[0] < weights[1] <= weights[2]
 
 
-def test_annealing_hits_both_ends(small: Compose) -> None:
-    _, method = beginning(small, "method.s_max=400")
-    method.epochs = 11
+def test_annealing_hits_both_ends() -> None:
+    _, method = made("dgm", "method.s_max=400")
+    method.n_epochs = 11
     scales = []
     for method.epoch in range(11):
         scales.append(method.scale)
     assert scales[0] == 1 / 400
     assert scales[-1] == 400
     assert scales[5] == pytest.approx((400 + 1 / 400) / 2)
-    method.epoch, method.epochs = 0, 1
+    method.epoch, method.n_epochs = 0, 1
     assert method.scale == 400  # a single epoch is the last one
 
 
 def test_the_gate_is_a_sigmoid_with_the_slope_of_hard_attention() -> None:
     e = torch.tensor([-2.0, 0.0, 0.003, 1.0], requires_grad=True)
-    mask: Any = Gate.apply(e, 1000.0)
+    mask = gate(e, 1000.0, slope=1000.0)
     assert torch.equal(mask, torch.sigmoid(1000 * e))
     mask.sum().backward()
     sigmoid = torch.sigmoid(e.detach())
@@ -200,25 +182,22 @@ def test_a_mask_that_ends_closed_reserves_nothing() -> None:
     assert (count.total, count.new, count.reused, count.reserved) == (4, 1, 1, 3)
 
 
-def test_the_discriminator_starts_anew_and_replays_every_past_class(small: Compose, tmp_path: Path) -> None:
-    scenario, method = beginning(small, "method.n_gen=60")
-    learn(method, scenario, 0, tmp_path)
-    learn(method, scenario, 1, tmp_path)
-    assert method.diagnostics["replay_histogram"][:4] == [30, 30, 0, 0]
-    method.task = 2
+def test_the_discriminator_starts_anew_and_replays_every_past_class(tmp_path: Path) -> None:
+    scenario, method = made("dgm", "method.n_gen=60")
+    learn(method, scenario, 0, tmp_path, **TRAINER)
+    diagnostics = learn(method, scenario, 1, tmp_path, **TRAINER)
+    assert diagnostics["replay_histogram"][:4] == [30, 30, 0, 0]
+    method.index = 2
     replay = method.generate_replay(120)
     assert torch.equal(torch.bincount(replay.labels), torch.full((4,), 30))
     before = method.discriminator.critic.weight.clone()
-    fits: list[Tensor] = []
-
-    def look(module: DGM, data: Any, **_: Any) -> None:
-        fits.append(module.discriminator.critic.weight.clone())
-        assert data is scenario.tasks[2].train  # the critic sees the task only
-        assert module._replay is not None
-        assert len(module._replay) == 120
-
-    method.learn(scenario.tasks[2], look)  # type: ignore[arg-type]
-    assert not torch.equal(before, fits[0])
+    fit = Recorder()
+    method.learn_task(scenario.tasks[2], fit)
+    assert fit["gan"].data is scenario.tasks[2].train  # the critic sees the task only
+    step: Any = fit["gan"].step
+    assert len(step.keywords["replay"]) == 120
+    assert step.keywords["share"] == len(scenario.tasks[2].train) / (len(scenario.tasks[2].train) + 120)
+    assert not torch.equal(before, method.discriminator.critic.weight)
 
 
 def test_frozen_weights_stay_under_adam_with_momentum_of_earlier_steps() -> None:
@@ -236,7 +215,7 @@ def test_frozen_weights_stay_under_adam_with_momentum_of_earlier_steps() -> None
         optimizer.zero_grad()
         generator(torch.randn(4, 3), torch.ones(4, dtype=torch.int64), 1).sum().backward()
         optimizer.step()
-        generator.freeze()
+        generator.restore_frozen()
     after = generator.hidden[0].weight
     assert torch.equal(after[used], before[used])
     assert not torch.equal(after[~used], before[~used])

@@ -6,14 +6,12 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from conftest import made
+from torch import Tensor
 
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import split
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD
 
 
 def random_weights(seed: int, *, zeros: bool = False) -> dict[str, Tensor]:
@@ -26,43 +24,41 @@ def random_weights(seed: int, *, zeros: bool = False) -> dict[str, Tensor]:
 
 def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     """In value and gradient, after every further anchor."""
-    pull, anchors = QuadraticPenalty(random_weights(0)), []
+    penalty, anchors = QuadraticPenalty(random_weights(0)), []
     for k in range(4):
         anchors.append((random_weights(10 + k), random_weights(20 + k, zeros=True)))
-        pull.add(*anchors[-1])
+        penalty.add(*anchors[-1])
         theta = {name: value.requires_grad_() for name, value in random_weights(30 + k).items()}
         separate = sum((weight[n] * (theta[n] - anchor[n]).square()).sum() for anchor, weight in anchors for n in theta)
         expected = torch.autograd.grad(separate, list(theta.values()))  # type: ignore[arg-type]
-        merged = pull(theta)
+        merged = penalty(theta)
         got = torch.autograd.grad(merged, list(theta.values()))
         assert merged.item() == pytest.approx(separate.item(), rel=1e-5)  # type: ignore[union-attr]
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(got, expected, strict=True))
 
 
 def test_the_online_form_keeps_the_latest_anchor_and_decays_the_weights() -> None:
-    pull = QuadraticPenalty(random_weights(0))
+    penalty = QuadraticPenalty(random_weights(0))
     for k in range(3):
-        pull.replace(random_weights(10 + k), random_weights(20 + k), decay=0.5)
+        penalty.replace(random_weights(10 + k), random_weights(20 + k), decay=0.5)
     theta = random_weights(40)
     weight = {n: 0.25 * random_weights(20)[n] + 0.5 * random_weights(21)[n] + random_weights(22)[n] for n in theta}
     expected = sum((weight[n] * (theta[n] - random_weights(12)[n]).square()).sum() for n in theta)
-    assert pull(theta).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
+    assert penalty(theta).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
 
 
-def ewc(kind: str, **settings: object) -> tuple[EWC, nn.Module]:
-    torch.manual_seed(0)
-    problem = split(digits(), 0, kind=kind, n_tasks=5).problem  # type: ignore[arg-type]
-    network = MLP(problem.image_shape, problem.n_outputs, hidden=(16,))
-    return EWC(problem, network, SGD(), **settings), network  # type: ignore[arg-type]
+def ewc(kind: str, *overrides: str) -> tuple[EWC, Scenario]:
+    scenario, method = made("ewc", f"scenario={kind}_incremental", "network.hidden=[16]", "optimizer=sgd", *overrides)
+    return method, scenario
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
 def test_fisher_uses_the_softmax_of_training(kind: str) -> None:
     """Against a loop over images and labels in float64; outputs that take no part have no importance."""
-    method, network = ewc(kind)
-    method.task = 1
-    data = split(digits(), 0, kind=kind, n_tasks=5).tasks[1].train[torch.arange(12)]  # type: ignore[arg-type]
-    exact = copy.deepcopy(network).double()
+    method, scenario = ewc(kind)
+    method.index = 1
+    data = scenario.tasks[1].train[torch.arange(12)]
+    exact = copy.deepcopy(method.network).double()
     allowed = {"class": [0, 1, 2, 3], "task": [2, 3], "domain": [0, 1]}[kind]
     expected = {name: torch.zeros_like(p) for name, p in exact.named_parameters()}
     for image in data.images:
@@ -80,26 +76,26 @@ def test_fisher_uses_the_softmax_of_training(kind: str) -> None:
 
 
 def test_a_strong_pull_holds_the_weights_and_none_leaves_them() -> None:
-    scenario = split(digits(), 0, kind="task", n_tasks=5)
     moved = []
     for strength in (0.0, 1e3):
-        method, network = ewc("task", strength=strength)
+        method, scenario = ewc("task", f"method.strength={strength}")
+        network = method.network
         start = copy.deepcopy(network.state_dict())
         method.penalty.add(
             dict(network.named_parameters()), {n: torch.ones_like(p) for n, p in network.named_parameters()}
         )
-        method.task, optimizer = 1, torch.optim.SGD(network.parameters(), lr=1e-4)
+        method.index, optimizer = 1, torch.optim.SGD(network.parameters(), lr=1e-4)
         for _ in range(50):
-            method.step(scenario.tasks[1].train.batch(torch.arange(64)), optimizer)
+            method.train_step(scenario.tasks[1].train.batch(torch.arange(64)), optimizer)
         moved.append(sum((p - start[n]).square().sum().item() for n, p in network.named_parameters()))
     assert moved[1] < 0.5 * moved[0]
 
 
 def test_fisher_samples_bounds_the_images_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, _ = ewc("class", fisher_samples=10)
-    method.task, seen = 0, []
+    method, scenario = ewc("class", "method.fisher_samples=10")
+    method.index, seen = 0, []
     monkeypatch.setattr(
         "cl_bench.methods.ewc.fisher", lambda _, batches, *a, **k: seen.extend(len(y) for _, y in batches)
     )
-    method.fisher(split(digits(), 0, kind="class", n_tasks=5).tasks[0].train)
+    method.fisher(scenario.tasks[0].train)
     assert sum(seen) == 10

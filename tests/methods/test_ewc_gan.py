@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Compose
+from conftest import Call, Recorder, made
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.data.batches import REPLAYED, Data
+from cl_bench.data.batches import REPLAYED
 from cl_bench.data.scenarios import Scenario
-from cl_bench.methods.base import Learner
 from cl_bench.methods.ewc_gan import EWCGAN
-from cl_bench.runs.setup import prepare
 
 GANS = {
     "acgan_mlp": [],
@@ -26,41 +23,19 @@ GANS = {
 }
 
 
-def beginning(small: Compose, *overrides: str, task: int = 2) -> tuple[Scenario, EWCGAN]:
-    scenario, method = prepare(small("method=ewc_gan", *overrides))
-    assert isinstance(method, EWCGAN)
-    method.task = task
-    method.gan.allowed = method.problem.mask("seen", after=task)[0]
+def beginning(*overrides: str, task: int = 2) -> tuple[Scenario, EWCGAN]:
+    scenario, method = made("ewc_gan", *overrides)
+    method.index = task
     return scenario, method
-
-
-class Training:
-    """Stands for `fit`: some steps on what it is given; `look` is called before and after those of the GAN."""
-
-    def __init__(self, method: EWCGAN, look: Callable[[], None] = lambda: None, steps: int = 3) -> None:
-        self.method, self.look, self.steps = method, look, steps
-        self.data: dict[str, Data] = {}
-
-    def __call__(self, module: Learner, data: Data, *, phase: str, **_: Any) -> None:
-        self.data[phase] = data
-        optimizers: Any = module.configure_optimizers()
-        if module is self.method.gan:
-            self.look()
-        for module.step_index in range(self.steps):
-            module.step(data.batch(torch.randperm(len(data))[:32]), optimizers)
-        if module is self.method.gan:
-            self.look()
 
 
 @pytest.mark.parametrize("fisher", ["critic", "classifier"])
 @pytest.mark.parametrize("gan", GANS)
-def test_importance_equals_a_loop_over_images(
-    gan: str, fisher: str, small: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_importance_equals_a_loop_over_images(gan: str, fisher: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One backward pass in float64 for each; 264 images of the small one, more than are looked at together."""
     n = 264 if gan == "acgan_mlp" else 12
     more = [f"method.fisher={fisher}", f"method.fisher_samples={n}", f"gan@method.gan={gan}", *GANS[gan]]
-    _, method = beginning(small, *more)
+    _, method = beginning(*more)
     z = torch.randn(n, method.gan.generator.z_dim)
     monkeypatch.setattr(method.gan, "noise", lambda n: z[:n])
     found = method.importance()
@@ -83,9 +58,9 @@ def test_importance_equals_a_loop_over_images(
     assert all(weight.grad is None for weight in method.gan.parameters())
 
 
-def test_what_does_not_act_has_no_importance(small: Compose) -> None:
+def test_what_does_not_act_has_no_importance() -> None:
     """The weights of classes that have not come; and a unit that nothing listens to."""
-    _, method = beginning(small)
+    _, method = beginning()
     first, last = (method.gan.generator.layers[i] for i in (0, 2))  # type: ignore[index]
     with torch.no_grad():
         last.weight[:, 3] = 0
@@ -101,30 +76,34 @@ def test_what_does_not_act_has_no_importance(small: Compose) -> None:
     assert importance["layers.2.bias"].any()
 
 
-def test_where_nothing_matters_the_importance_is_0(small: Compose) -> None:
+def test_where_nothing_matters_the_importance_is_0() -> None:
     """And no NaN: the classifier has no choice while there is one class."""
-    _, method = beginning(small, "method.fisher=classifier", "scenario.n_tasks=10", task=0)
+    _, method = beginning("method.fisher=classifier", "scenario.n_tasks=10", task=0)
     assert not any(value.any() for value in method.importance().values())
-    method.task, method.gan.allowed = 1, method.problem.mask("seen", after=1)[0]
+    method.index = 1
     assert any(value.any() for value in method.importance().values())
 
 
-def test_the_penalty_has_one_anchor_for_all_past_tasks(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_penalty_has_one_anchor_for_all_past_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """In value and gradient: the last importance, of all classes so far, and the weights that the last task left;
     nothing of it reaches the discriminator."""
-    scenario, method = beginning(small, "method.strength=20")
+    scenario, method = beginning("method.strength=20")
     importances: list[dict[str, Tensor]] = []
     anchors: list[dict[str, Tensor]] = []
     real = method.importance
     monkeypatch.setattr(method, "importance", lambda: importances.append(real()) or importances[-1])
     looks = []
 
-    def look() -> None:
-        looks.append(method.gan.penalty)
-        if not method.gan.penalty:
+    def look(call: Call) -> None:
+        step: Any = call.step
+        if call.phase == "solver":
+            return
+        looks.append(step.keywords["penalty"])
+        assert step.keywords["allowed"].equal(method.seen)
+        if not looks[-1]:
             return
         method.gan.zero_grad()
-        penalty = method.gan.penalty(32)
+        penalty = looks[-1](32)
         penalty.backward()
         theta = {name: weight.detach().requires_grad_() for name, weight in method.drawing.items()}
         expected = sum(
@@ -137,28 +116,24 @@ def test_the_penalty_has_one_anchor_for_all_past_tasks(small: Compose, monkeypat
         assert all(weight.grad is None for weight in method.gan.discriminator.parameters())
 
     for task in scenario.tasks[:3]:
-        method.task = task.index
-        fit = Training(method, look, steps=10)
-        method.learn(task, fit)
+        fit = Recorder(10, look)
+        method.learn_task(task, fit)
         anchors.append({name: weight.detach().clone() for name, weight in method.drawing.items()})
-        assert method.gan.penalty is None
-        assert fit.data["generator"] is task.train  # the new images alone
-        assert int((fit.data["solver"].task == REPLAYED).sum()) == 100 * task.index
+        assert fit["generator"].data is task.train  # the new images alone
+        assert int((fit["solver"].data.task_ids == REPLAYED).sum()) == 100 * task.index
     assert [penalty is None for penalty in looks] == [True, True, False, False, False, False]
     assert len(importances) == 3
 
 
-def test_a_strong_pull_holds_the_generator_and_not_the_discriminator(small: Compose) -> None:
+def test_a_strong_pull_holds_the_generator_and_not_the_discriminator() -> None:
     moved, discriminators = [], []
     for strength in (0, 10000):
         torch.manual_seed(0)
-        scenario, method = beginning(small, f"method.strength={strength}", "method.gan.n_critic=1")
-        method.task = 0
-        method.learn(scenario.tasks[0], Training(method, steps=30))
+        scenario, method = beginning(f"method.strength={strength}", "method.gan.n_critic=1")
+        method.learn_task(scenario.tasks[0], Recorder(30))
         before = copy.deepcopy(method.gan)
         z, y = torch.randn(40, method.gan.generator.z_dim), torch.arange(40) % 2
-        method.task = 1
-        method.learn(scenario.tasks[1], Training(method, steps=50))
+        method.learn_task(scenario.tasks[1], Recorder(50))
         moved.append((method.gan.generator(z, y) - before.generator(z, y)).abs().mean().item())
         pairs = zip(method.gan.discriminator.parameters(), before.discriminator.parameters(), strict=True)
         discriminators.append(sum((a - b).square().sum().item() for a, b in pairs))
@@ -166,6 +141,6 @@ def test_a_strong_pull_holds_the_generator_and_not_the_discriminator(small: Comp
     assert discriminators[1] > 0.5 * discriminators[0]
 
 
-def test_domains_share_their_classes(small: Compose) -> None:
+def test_domains_share_their_classes() -> None:
     with pytest.raises(InputError, match="method=ewc_gan: has no meaning in scenario=domain_incremental"):
-        prepare(small("method=ewc_gan", "scenario=domain_incremental"))
+        made("ewc_gan", "scenario=domain_incremental")

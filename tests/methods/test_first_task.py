@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, train
 
+from cl_bench.data.batches import Step
 from cl_bench.methods.base import Classifier, Learner
 from cl_bench.runs.setup import prepare
 
@@ -33,18 +34,13 @@ def first_task(settings: dict[str, Any], precision: str) -> dict[str, torch.Tens
     assert isinstance(method, Classifier)
     task = scenario.tasks[0]
 
-    def some_steps(module: Learner, *_: Any, **__: Any) -> None:
-        optimizer = module.configure_optimizers()
+    def some_steps(module: Learner, *_: Any, step: Step | None = None, **__: Any) -> Any:
         module.train()
-        for step, rows in enumerate(torch.arange(128).split(32)):
-            module.step_index = step
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-                module.step(task.train.batch(rows), optimizer)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+            train(module, (task.train.batch(rows) for rows in torch.arange(128).split(32)), step)
 
-    method.task = 0
-    method.learn(
-        replace(task, train=task.train[torch.arange(8)]), some_steps
-    )  # 8 for what follows, a Fisher information
+    few = task.train[torch.arange(8)]  # for what follows, a Fisher information
+    method.learn_task(replace(task, train=few), some_steps)
     return method.network.state_dict()
 
 

@@ -43,16 +43,16 @@ def test_both_losses_are_the_binary_cross_entropy_by_hand() -> None:
     torch.manual_seed(0)
     gan = GAN(Painter(), MLPCritic(SHAPE, hidden=(8,)), Adam())
     real, image = torch.rand(6, *SHAPE), gan.generator.image.detach().requires_grad_()  # type: ignore[operator, union-attr]
-    optimizers = [torch.optim.SGD(player.parameters(), lr=0) for player in (gan.critic, gan.generator)]
-    logs = gan.step(batch_of(real), optimizers)
+    optimizers = [torch.optim.SGD(player.parameters(), lr=0) for player in (gan.discriminator, gan.generator)]
+    logs = gan.train_step(batch_of(real), optimizers)
 
     # real is 1 and fake is 0 for the critic, fake is 1 for the generator; each kind of image weighs the same
-    scores = gan.critic(real), gan.critic(image[None])
+    scores = gan.discriminator(real), gan.discriminator(image[None])
     one, zero = torch.ones(6), torch.zeros(1)
     expected = F.binary_cross_entropy_with_logits(scores[0], one) + F.binary_cross_entropy_with_logits(scores[1], zero)
     assert logs["discriminator"].item() == pytest.approx(expected.item(), rel=1e-6)
-    slopes = torch.autograd.grad(expected, list(gan.critic.parameters()), retain_graph=True)
-    for weight, slope in zip(gan.critic.parameters(), slopes, strict=True):
+    slopes = torch.autograd.grad(expected, list(gan.discriminator.parameters()), retain_graph=True)
+    for weight, slope in zip(gan.discriminator.parameters(), slopes, strict=True):
         assert torch.allclose(weight.grad, slope, atol=1e-6)  # type: ignore[arg-type]
     expected = F.binary_cross_entropy_with_logits(scores[1], one[:1])
     assert logs["generator"].item() == pytest.approx(expected.item(), rel=1e-6)
@@ -62,21 +62,32 @@ def test_both_losses_are_the_binary_cross_entropy_by_hand() -> None:
 
 def test_the_generator_answers_to_the_critic_as_it_is_after_its_step() -> None:
     gan = small_gan()
-    critics = torch.optim.SGD(gan.critic.parameters(), lr=1.0)
+    critics = torch.optim.SGD(gan.discriminator.parameters(), lr=1.0)
     still = torch.optim.SGD(gan.generator.parameters(), lr=0)
     x, z = torch.rand(6, *SHAPE), torch.randn(6, 4)
     gan.noise = lambda n: z
-    logs = gan.step(batch_of(x), [critics, still])
-    expected = -gan.critic(gan.generator(z)).sigmoid().log().mean()
+    logs = gan.train_step(batch_of(x), [critics, still])
+    expected = -gan.discriminator(gan.generator(z)).sigmoid().log().mean()
     assert logs["generator"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_player_steps_on_noise_of_its_own() -> None:
+    """Algorithm 1 draws a second mini-batch of noise for the generator."""
+    gan = small_gan()
+    drawn: list[Tensor] = []
+    noise = gan.noise
+    gan.noise = lambda n: drawn.append(noise(n)) or drawn[-1]  # type: ignore[func-returns-value,method-assign]
+    gan.train_step(batch_of(torch.rand(6, *SHAPE)), gan.configure_optimizers())
+    assert [z.shape for z in drawn] == [(6, 4)] * 2
+    assert not torch.equal(*drawn)
 
 
 def test_both_move_on_every_mini_batch() -> None:
     gan = small_gan()
     optimizers = gan.configure_optimizers()
-    for gan.at in range(3):
+    for gan.step_index in range(3):
         before = [p.clone() for p in gan.parameters()]
-        gan.step(batch_of(torch.rand(6, *SHAPE)), optimizers)
+        gan.train_step(batch_of(torch.rand(6, *SHAPE)), optimizers)
         assert not any(torch.equal(p, q) for p, q in zip(gan.parameters(), before, strict=True))
         assert all(p.requires_grad for p in gan.parameters())
 
@@ -85,9 +96,11 @@ def test_the_critic_takes_the_mixed_images_for_real() -> None:
     gan = small_gan()
     z = torch.randn(6, 4)
     gan.noise = lambda n: z[:n]
-    gan.mix = lambda batch: batch_of(torch.ones(6, *SHAPE))
-    expected = F.softplus(-gan.critic(torch.ones(1, *SHAPE))) + F.softplus(gan.critic(gan.generator(z))).mean()
-    logs = gan.step(batch_of(torch.zeros(6, *SHAPE)), gan.configure_optimizers())
+    expected = (
+        F.softplus(-gan.discriminator(torch.ones(1, *SHAPE))) + F.softplus(gan.discriminator(gan.generator(z))).mean()
+    )
+    ones = batch_of(torch.ones(6, *SHAPE))
+    logs = gan.train_step(batch_of(torch.zeros(6, *SHAPE)), gan.configure_optimizers(), mix=lambda batch: ones)
     assert logs["discriminator"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -100,8 +113,8 @@ def test_it_learns_a_simple_image() -> None:
     x[:, :, :4, :4] = 0.9
     optimizers = gan.configure_optimizers()
     assert (gan.sample(100).mean(0) - x[0]).abs().mean() > 0.3
-    for gan.at in range(300):
-        gan.step(batch_of(x), optimizers)
+    for gan.step_index in range(300):
+        gan.train_step(batch_of(x), optimizers)
     assert (gan.sample(100).mean(0) - x[0]).abs().mean() < 0.1
 
 

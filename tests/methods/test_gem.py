@@ -7,16 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import one_pass
+from conftest import made, one_pass
 from scipy.optimize import lsq_linear, minimize, nnls
 from torch import Tensor
 
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Scenario, split
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.gem import GEM, gradient, project
-from cl_bench.methods.parts.memory import Budget
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD
 
 
 def instance(k: int, seed: int, p: int = 40) -> tuple[Tensor, Tensor]:
@@ -97,11 +93,9 @@ def test_single_precision_and_half_precision_arithmetic_around_it_let_nothing_th
         assert (G @ u).min() > -1e-4
 
 
-def gem(**settings: Any) -> tuple[GEM, Scenario]:
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind="domain", n_tasks=5)
-    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
-    return GEM(scenario.problem, network, SGD(), **settings), scenario
+def gem(*overrides: str) -> tuple[GEM, Scenario]:
+    scenario, method = made("gem", "scenario=domain_incremental", "network.hidden=[16]", "optimizer=sgd", *overrides)
+    return method, scenario
 
 
 def test_gradients_that_are_not_finite_end_in_a_loss_that_is_not() -> None:
@@ -116,27 +110,26 @@ def test_gradients_that_are_not_finite_end_in_a_loss_that_is_not() -> None:
 
 def test_no_step_raises_the_loss_on_an_old_task() -> None:
     """The gradient that the optimiser is given, against those of each task's whole memory."""
-    method, scenario = gem(memory=Budget(20, "task"))
+    method, scenario = gem("memory=20", "memory.per=task")
     for task in scenario.tasks[:3]:
-        method.task = task.index
-        method.learn(task, one_pass)
-    assert method.memory.task.bincount().tolist() == [20] * 3
+        method.learn_task(task, one_pass)
+    assert method.memory.task_ids.bincount().tolist() == [20] * 3
     corrected = 0
 
-    def watched(module: Any, data: Any, **more: Any) -> None:
+    def watched(module: Any, data: Any, *, step: Any, **_: Any) -> Any:
         nonlocal corrected
         optimizer, parameters = method.configure_optimizers(), list(method.network.parameters())
-        assert len(method._past) == 3
+        kept = method.memory.data
+        memories = [kept.batch((kept.task_ids == k).nonzero().squeeze(1)) for k in range(3)]
         for batch in data.batches(32):
             g = gradient(method.loss(batch), parameters)
-            old = torch.stack([gradient(method.loss(one), parameters) for one in method._past])
-            method.step(batch, optimizer)
+            old = torch.stack([gradient(method.loss(one), parameters) for one in memories])
+            step(batch, optimizer)
             taken = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
             assert (old @ taken).min() > -1e-5 * taken.norm()
             conflict = bool((old @ g < 0).any())
             assert conflict or torch.equal(taken, g)
             corrected += conflict
 
-    method.task = 3
-    method.learn(scenario.tasks[3], watched)
+    method.learn_task(scenario.tasks[3], watched)
     assert corrected > 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,25 +14,24 @@ from test_isolation import NETWORKS, answers, beginning, learn
 
 from cl_bench.config import InputError
 from cl_bench.config.names import folder_of
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.hat import CLAMP, HAT
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.runs.loop import run
 
 
-def hat(small: Compose, *overrides: str) -> tuple:
-    scenario, method = beginning(small, "method=hat", *overrides)
-    assert isinstance(method, HAT)
-    return scenario, method
+def hat(*overrides: str) -> tuple[Scenario, HAT]:
+    return beginning("hat", *overrides)
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_the_slope_is_that_of_the_compensated_gradient(at: int, small: Compose) -> None:
     """Section 2.5 of the paper: q s_max (cosh(s e) + 1) / (s (cosh(e) + 1)), q the true gradient, in float64."""
-    _, method = hat(small, "network.hidden=[7]", "method.s_max=5")
+    _, method = hat("network.hidden=[7]", "method.s_max=5")
     e = torch.tensor([-1.4, -0.3, 0.0, 0.01, 0.2, 0.7, 1.5])
     with torch.no_grad():
         method.embeddings[0].copy_(e)
-    method.at, method.steps, method.epochs = at, 3, 1
+    method.step_index, method.n_steps, method.n_epochs = at, 3, 1
     s = method.s
     weight = torch.arange(1.0, 8.0)
     (method.gates()[0] * weight).sum().backward()
@@ -46,11 +46,11 @@ def test_the_slope_is_that_of_the_compensated_gradient(at: int, small: Compose) 
 
 
 def test_each_pass_anneals_from_one_end_to_the_other(small: Compose) -> None:
-    _, method = hat(small, "method.s_max=400")
+    _, method = hat("method.s_max=400")
 
     def scales(steps: int, epochs: int) -> list[float]:
-        method.steps, method.epochs, found = steps, epochs, []
-        for method.at in range(steps):
+        method.n_steps, method.n_epochs, found = steps, epochs, []
+        for method.step_index in range(steps):
             found.append(method.s)
         return found
 
@@ -64,9 +64,9 @@ def test_each_pass_anneals_from_one_end_to_the_other(small: Compose) -> None:
 
 
 def test_the_regulariser_on_a_hand_example(small: Compose) -> None:
-    scenario, method = hat(small, "network.hidden=[2,3]", "method.sparsity=2")
+    scenario, method = hat("network.hidden=[2,3]", "method.sparsity=2")
     batch = scenario.tasks[0].train.batch(torch.arange(8))
-    method.task, method.at, method.steps, method.epochs = 0, 0, 1, 1
+    method.index, method.step_index, method.n_steps, method.n_epochs = 0, 0, 1, 1
     method.share = torch.tensor([0, 1, 1, 0, 1]) / 3  # one free unit of the first layer, two of the second
     with torch.no_grad():
         method.embeddings[0].copy_(torch.tensor([5.0, 0.5]) / 400)
@@ -78,21 +78,21 @@ def test_the_regulariser_on_a_hand_example(small: Compose) -> None:
 
 
 def test_masks_before_and_after_relu_are_the_same(small: Compose) -> None:
-    scenario, method = hat(small, "network.hidden=[9,6]")
+    scenario, method = hat("network.hidden=[9,6]")
     x = scenario.tasks[0].train.batch(torch.arange(8)).x
     for embedding in method.embeddings:
         torch.nn.init.normal_(embedding)
-    method.at, method.steps, method.epochs = 0, 2, 1  # soft ones
+    method.step_index, method.n_steps, method.n_epochs = 0, 2, 1  # soft ones
     first, second = method.gates()
     one, two = method.weighted
     after = first * one(x.flatten(1)).relu()
     after = second * two(after).relu()
-    assert torch.equal(method(x), method.network.head(after))  # type: ignore[operator]
+    assert torch.equal(method(x), method.network.head(after))
 
 
 def test_what_lies_between_units_of_past_tasks(small: Compose) -> None:
     """Convolution, convolution, flattened 2x2 positions of each channel, linear."""
-    _, method = hat(small, "network=cnn", "network.channels=[2,3]", "network.hidden=4")
+    _, method = hat("network=cnn", "network.channels=[2,3]", "network.hidden=4")
     one, two, three = method.weighted
     reserved = [torch.tensor([1, 0]), torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0, 1])]
     parts = method.between([units.bool() for units in reserved])
@@ -103,19 +103,19 @@ def test_what_lies_between_units_of_past_tasks(small: Compose) -> None:
 
 
 def test_weights_used_and_free_are_those_between_units(small: Compose, tmp_path: Path) -> None:
-    scenario, method = hat(small, "network.hidden=[9,7]")
+    scenario, method = hat("network.hidden=[9,7]")
     for task in range(2):
-        learn(method, scenario, task, tmp_path)
+        capacity = learn(method, scenario, task, tmp_path)["capacity"]
     one, two = ([int(mask[task].sum()) for task in range(2)] for mask in method.masks)
     both = [int((mask[0] | mask[1]).sum()) for mask in method.masks]
-    assert method.diagnostics["capacity"].weights_used == [64 * one[1], one[1] * two[1]]
-    assert method.diagnostics["capacity"].weights_free == [64 * (9 - both[0]), 9 * 7 - both[0] * both[1]]
+    assert capacity.weights_used == [64 * one[1], one[1] * two[1]]
+    assert capacity.weights_free == [64 * (9 - both[0]), 9 * 7 - both[0] * both[1]]
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn"])
 def test_a_closed_unit_is_invisible_to_its_task(network: str, small: Compose, tmp_path: Path) -> None:
     """Whatever no past task stands on may take any value."""
-    scenario, method = hat(small, *NETWORKS[network])
+    scenario, method = hat(*NETWORKS[network])
     for task in range(2):
         learn(method, scenario, task, tmp_path)
     before = [answers(method, scenario, task) for task in range(2)]
@@ -128,7 +128,7 @@ def test_a_closed_unit_is_invisible_to_its_task(network: str, small: Compose, tm
 
 
 def test_masks_end_binary_and_embeddings_stay_in_reach(small: Compose, tmp_path: Path) -> None:
-    scenario, method = hat(small, "method.embedding_lr=100")
+    scenario, method = hat("method.embedding_lr=100")
     learn(method, scenario, 0, tmp_path)
     embedding, mask = method.embeddings[0], method.masks[0]
     assert embedding.abs().max() == CLAMP
@@ -138,23 +138,22 @@ def test_masks_end_binary_and_embeddings_stay_in_reach(small: Compose, tmp_path:
 
 def test_while_a_task_is_learned_its_masks_are_those_being_learned(small: Compose) -> None:
     """As `learn` will keep them: what is validated during a phase is the network that the task will have."""
-    scenario, method = hat(small, "network.hidden=[40]")
+    scenario, method = hat("network.hidden=[40]")
     x = scenario.tasks[0].train.batch(torch.arange(50)).x
     found: list[torch.Tensor] = []
 
-    def fit(module: HAT, *_: object, **__: object) -> None:
-        found.append(module(x, task=0))
+    def fit(module: Any, *_: object, **__: object) -> Any:
+        found.append(module(x, index=0))
 
-    method.task = 0
-    method.learn(scenario.tasks[0], fit)
+    method.learn_task(scenario.tasks[0], fit)
     assert 0 < method.masks[0][0].sum() < 40
-    assert torch.equal(found[0], method(x, task=0))
-    method.task = 1
-    assert torch.equal(found[0], method(x, task=0))
+    assert torch.equal(found[0], method(x, index=0))
+    method.index = 1
+    assert torch.equal(found[0], method(x, index=0))
 
 
 def test_a_new_task_draws_new_masks(small: Compose, tmp_path: Path) -> None:
-    scenario, method = hat(small, "method.embedding_lr=1e-9")
+    scenario, method = hat("method.embedding_lr=1e-9")
     masks = []
     for task in range(2):
         learn(method, scenario, task, tmp_path)
@@ -166,10 +165,10 @@ def test_a_new_task_draws_new_masks(small: Compose, tmp_path: Path) -> None:
 def test_a_higher_price_reserves_less(small: Compose, tmp_path: Path) -> None:
     reserved = []
     for sparsity in (0, 0.75, 20):
-        scenario, method = hat(small, f"method.sparsity={sparsity}", "network.hidden=[60]")
+        scenario, method = hat(f"method.sparsity={sparsity}", "network.hidden=[60]")
         for task in range(2):
-            learn(method, scenario, task, tmp_path)
-        reserved.append(method.diagnostics["capacity"].reserved[0])
+            capacity = learn(method, scenario, task, tmp_path)["capacity"]
+        reserved.append(capacity.reserved[0])
     assert reserved[0] > reserved[1] > reserved[2]
 
 
@@ -188,7 +187,7 @@ def test_no_capacity_is_one_line(small: Compose) -> None:
 def test_a_layer_that_closes_altogether_is_said(
     small: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scenario, method = hat(small, "network.hidden=[20,10]", "method.sparsity=500")
+    scenario, method = hat("network.hidden=[20,10]", "method.sparsity=500")
     learn(method, scenario, 0, tmp_path)
     assert "task 1: every unit of layer 1 is closed" in caplog.text
     assert "lower method.sparsity" in caplog.text
@@ -196,11 +195,11 @@ def test_a_layer_that_closes_altogether_is_said(
 
 def test_a_network_that_is_no_sequence_is_refused(small: Compose) -> None:
     with pytest.raises(InputError, match=r"^network: method=hat .* Residual .*network=mlp or network=cnn"):
-        hat(small, "network=resnet_gan")
+        hat("network=resnet_gan")
 
 
 def test_a_single_image_is_a_batch(small: Compose) -> None:
-    scenario, method = hat(small, *NETWORKS["cnn"])
-    method.task = 0
+    scenario, method = hat(*NETWORKS["cnn"])
+    method.index = 0
     method.share = torch.ones(sum(len(mask[0]) for mask in method.masks))
     assert torch.isfinite(method.loss(scenario.tasks[0].train.batch(torch.arange(1))))

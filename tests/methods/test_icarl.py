@@ -8,30 +8,25 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import one_pass
+from conftest import made, one_pass, train
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Data
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Scenario, split
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import frozen
 from cl_bench.methods.icarl import ICaRL, herd
-from cl_bench.methods.parts.memory import Budget
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD
+from cl_bench.record import Phase
 
 
-def icarl(mask: str = "seen", **settings: Any) -> tuple[ICaRL, Scenario]:
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind="class", n_tasks=5, train_mask=mask)  # type: ignore[arg-type]
-    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
-    return ICaRL(scenario.problem, network, SGD(), **settings), scenario
+def icarl(mask: str = "seen", temperature: float = 1.0) -> tuple[ICaRL, Scenario]:
+    chosen = (f"scenario.train_mask={mask}", f"method.temperature={temperature}", "memory=40")
+    scenario, method = made("icarl", "network.hidden=[16]", "optimizer=sgd", *chosen)
+    return method, scenario
 
 
 def learned(method: ICaRL, scenario: Scenario, tasks: range) -> None:
     for index in tasks:
-        method.task = index
-        method.learn(scenario.tasks[index], one_pass)
+        method.learn_task(scenario.tasks[index], one_pass)
 
 
 @pytest.mark.parametrize("unit", [True, False])
@@ -56,7 +51,7 @@ def test_herding_takes_what_a_search_over_all_images_takes(unit: bool) -> None:
 
 
 def test_exemplars_are_herded_from_their_own_class_and_old_classes_keep_their_first() -> None:
-    method, scenario = icarl(memory=Budget(40))
+    method, scenario = icarl()
     learned(method, scenario, range(1))
     first, data = copy.deepcopy(method.memory), scenario.tasks[0].train
     assert first.labels.bincount().tolist() == [20, 20]
@@ -72,7 +67,7 @@ def test_exemplars_are_herded_from_their_own_class_and_old_classes_keep_their_fi
 
 
 def test_class_means_are_those_of_the_current_network_and_the_nearest_answers() -> None:
-    method, scenario = icarl(memory=Budget(40))
+    method, scenario = icarl()
     learned(method, scenario, range(1))
     before = method.means.clone()
     learned(method, scenario, range(1, 2))
@@ -91,17 +86,17 @@ def test_class_means_are_those_of_the_current_network_and_the_nearest_answers() 
 def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label(mask: str) -> None:
     """On images of the task and on exemplars alike, output by output."""
     temperature = 1.0 if mask == "seen" else 3.0
-    method, scenario = icarl(mask, memory=Budget(40), temperature=temperature)
+    method, scenario = icarl(mask, temperature)
     learned(method, scenario, range(2))
     old, checked = frozen(method.network), 0
 
     def sigmoids(network: Any, x: Tensor, t: float = 1.0) -> Tensor:
         return (network(x).double() / t).sigmoid()
 
-    def watched(module: Any, data: Any, **more: Any) -> None:
+    def watched(module: Any, data: Any, *, step: Any, **more: Any) -> Phase:
         nonlocal checked
         assert len(data) == len(scenario.tasks[2].train) + 40
-        one_pass(module, data, **more)
+        phase = one_pass(module, data, step=step, **more)
         rows = torch.cat([torch.arange(5), len(data) - 1 - torch.arange(5)])  # of the task, and of memory
         batch = data.batch(rows)
         p, q, expected = sigmoids(method.network, batch.x), sigmoids(old, batch.x, temperature), torch.zeros(())
@@ -109,32 +104,34 @@ def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label
             for y in range(10 if mask == "all" else 6):
                 target = q[i, y] if y < 4 else float(label == y)
                 expected = expected - (target * p[i, y].log() + (1 - target) * (1 - p[i, y]).log()) / 10
-        assert method.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
+        assert method.loss(batch, **step.keywords).item() == pytest.approx(expected.item(), rel=1e-5)
         checked += 1
+        return phase
 
-    method.task = 2
-    method.learn(scenario.tasks[2], watched)
+    method.learn_task(scenario.tasks[2], watched)
     assert checked
 
 
 def test_the_old_network_never_changes() -> None:
     """It answers without dropout and by its own running statistics, while the network learns and moves on."""
-    method, scenario = icarl(memory=Budget(40))
+    method, scenario = icarl()
     method.network.features.extend([nn.BatchNorm1d(16), nn.Dropout(0.2)])  # type: ignore[union-attr, operator]
     learned(method, scenario, range(1))
     start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
     seen: list[Tensor] = []
 
-    def fit(module: Any, data: Data, **_: Any) -> None:
+    def fit(module: Any, data: Data, *, step: Any, **_: Any) -> Any:
         module.train()
-        optimizer = module.configure_optimizers()
-        for batch in data.batches(32):
-            module.step(batch, optimizer)
-            seen.append(module._old[0](x))
+
+        def and_look(batch: Batch, optimizer: Any) -> dict[str, Tensor]:
+            logs = step(batch, optimizer)
+            seen.append(step.keywords["previous"].network(x))
+            return logs
+
+        train(module, data.batches(32), and_look)
         assert not any("old" in name for name in module.state_dict())
 
-    method.task = 1
-    method.learn(scenario.tasks[1], fit)
+    method.learn_task(scenario.tasks[1], fit)
     assert len(seen) > 5
     assert all(torch.equal(one, start(x)) and not one.requires_grad for one in seen)
     assert not torch.allclose(method.network.eval()(x), start(x))
@@ -142,16 +139,16 @@ def test_the_old_network_never_changes() -> None:
 
 def test_while_a_task_is_learned_the_network_answers() -> None:
     """The new classes have no mean yet, and would never be an answer."""
-    method, scenario = icarl(memory=Budget(40))
+    method, scenario = icarl()
     learned(method, scenario, range(1))
     x = scenario.tasks[1].train.batch(torch.arange(50)).x
     answers: list[Tensor] = []
 
-    def fit(module: Any, data: Data, **more: Any) -> None:
-        one_pass(module, data, **more)
+    def fit(module: Any, data: Data, **more: Any) -> Phase:
+        phase = one_pass(module, data, **more)
         answers.extend([module(x), module.network(x)])
+        return phase
 
-    method.task = 1
-    method.learn(scenario.tasks[1], fit)
+    method.learn_task(scenario.tasks[1], fit)
     assert torch.equal(*answers)
     assert not torch.equal(method(x), answers[0])

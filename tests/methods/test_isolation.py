@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, there
+from conftest import Compose, made, there
+from conftest import learn as learn_by
 from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.parts.isolation import Isolation
-from cl_bench.runs.fit import Fit
-from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.loggers import CSVLog
+from cl_bench.networks.masks import Frozen
 from cl_bench.runs.loop import run
-from cl_bench.runs.setup import prepare
 
 METHODS = ("packnet", "hat")
 GENTLE = {"packnet": (), "hat": ("method.embedding_lr=0.01",)}  # in so short a training no layer may close altogether
@@ -34,25 +34,19 @@ NETWORKS = {
 }
 
 
-def beginning(small: Compose, *overrides: str) -> tuple[Scenario, Isolation]:
-    scenario, method = prepare(small("scenario=task_incremental", *overrides))
-    assert isinstance(method, Isolation)
-    return scenario, method
+def beginning(method: str, *overrides: str) -> tuple[Scenario, Any]:
+    return made(method, "scenario=task_incremental", *overrides)
 
 
-def learn(method: Isolation, scenario: Scenario, index: int, folder: Path) -> None:
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, epochs=8, batch_size=32)
-    fit.logger.start(folder, "test", "test", {}, "", [], 0)
-    method.task, method.diagnostics = index, {}
-    with fit.task(index):
-        method.learn(scenario.tasks[index], fit)
+def learn(method: Isolation, scenario: Scenario, index: int, folder: Path) -> dict[str, Any]:
+    return learn_by(method, scenario, index, folder, epochs=8, batch_size=32)
 
 
 @torch.no_grad()
 def answers(method: Isolation, scenario: Scenario, task: int) -> Tensor:
     """The logits of a task's own outputs, for its test images."""
     x = next(scenario.tests[task].batches()).x
-    return method(x, task=task)[:, list(scenario.problem.outputs[task])]
+    return method(x, index=task)[:, list(scenario.problem.outputs[task])]
 
 
 @pytest.mark.parametrize(
@@ -60,12 +54,8 @@ def answers(method: Isolation, scenario: Scenario, task: int) -> Tensor:
     [(method, network, optimizer) for method in METHODS for network in ("mlp", "cnn") for optimizer in OPTIMIZERS]
     + [("packnet", "resnet_gan", "adam"), ("hat", "dcgan", "adam")],
 )
-def test_logits_of_past_tasks_never_change_by_a_bit(
-    method: str, network: str, optimizer: str, small: Compose, tmp_path: Path
-) -> None:
-    scenario, learner = beginning(
-        small, f"method={method}", *GENTLE[method], *NETWORKS[network], *OPTIMIZERS[optimizer]
-    )
+def test_logits_of_past_tasks_never_change_by_a_bit(method: str, network: str, optimizer: str, tmp_path: Path) -> None:
+    scenario, learner = beginning(method, *GENTLE[method], *NETWORKS[network], *OPTIMIZERS[optimizer])
     before: list[Tensor] = []
     for task in range(4):
         start = {name: weight.detach().clone() for name, weight in learner.weights.items()}
@@ -85,13 +75,19 @@ def test_logits_of_past_tasks_never_change_by_a_bit(
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_of_zero_would_not_do(
-    method: str, optimizer: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The guarantee's test can fail: so it does where what is held has a gradient of 0 and isn't put back."""
+    held: list[Frozen] = []
+
+    class Noted(Frozen):
+        def __init__(self, parts: Mapping[Any, Tensor]) -> None:
+            super().__init__(parts)
+            held.append(self)
 
     def step(self: Isolation, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         def stop(*_: object) -> None:
-            for parameter, part, _value in self._held:
+            for parameter, part, _value in held[-1].parts:
                 assert parameter.grad is not None
                 parameter.grad.mul_(1 - part)
 
@@ -100,32 +96,33 @@ def test_gradients_of_zero_would_not_do(
         handle.remove()
         return logs
 
-    scenario, learner = beginning(small, f"method={method}", *NETWORKS["mlp"], *OPTIMIZERS[optimizer])
-    plain = Isolation.step
+    scenario, learner = beginning(method, *NETWORKS["mlp"], *OPTIMIZERS[optimizer])
+    plain = Isolation.train_step
+    monkeypatch.setattr("cl_bench.methods.parts.isolation.Frozen", Noted)
     learn(learner, scenario, 0, tmp_path)
     before = answers(learner, scenario, 0)
-    monkeypatch.setattr(Isolation, "step", step)
+    monkeypatch.setattr(Isolation, "train_step", step)
     learn(learner, scenario, 1, tmp_path)
     assert torch.equal(before, answers(learner, scenario, 0))
-    monkeypatch.setattr(Isolation, "restore_frozen", lambda self: None)
+    monkeypatch.setattr(Frozen, "restore", lambda self: None)
     learn(learner, scenario, 2, tmp_path)
     assert not torch.equal(before, answers(learner, scenario, 0))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("scenario", ["class_incremental", "domain_incremental"])
-def test_without_the_task_it_has_no_meaning(method: str, scenario: str, small: Compose) -> None:
+def test_without_the_task_it_has_no_meaning(method: str, scenario: str) -> None:
     with pytest.raises(InputError) as error:
-        prepare(small(f"method={method}", f"scenario={scenario}"))
+        made(method, f"scenario={scenario}")
     line = f"method={method}: has no meaning in scenario={scenario}"
     assert str(error.value).startswith(line)
     assert str(error.value).endswith("try scenario=task_incremental")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_running_statistics_are_refused(method: str, small: Compose) -> None:
+def test_running_statistics_are_refused(method: str) -> None:
     with pytest.raises(InputError, match=r"^network: .*network\.norm=none"):
-        beginning(small, f"method={method}", "network=dcgan", "network.norm=batch")
+        beginning(method, "network=dcgan", "network.norm=batch")
 
 
 @pytest.mark.parametrize("method", METHODS)

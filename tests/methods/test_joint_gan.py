@@ -6,36 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Recorder, made
 
-from cl_bench.data.batches import Data
 from cl_bench.data.scenarios import Scenario
-from cl_bench.methods.base import Learner
 from cl_bench.methods.joint_gan import JointGAN
-from cl_bench.runs.setup import prepare
 
 
-class Recorder:
-    """Stands for `fit`: notes what would be trained on, and with which weights; trains nothing."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Data, dict[str, Any]]] = []
-        self.weights: list[torch.Tensor] = []
-
-    def __call__(self, module: Learner, data: Data, *, phase: str, **more: Any) -> None:
-        assert phase == "gan"
-        self.calls.append((data, more))
-        self.weights.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
-
-
-def learned(small: Compose, *overrides: str) -> tuple[Scenario, JointGAN, Recorder, list[bool]]:
-    scenario, method = prepare(small("method=joint_gan", *overrides))
-    assert isinstance(method, JointGAN)
-    fit, measurable = Recorder(), []
+def learned(*overrides: str, **how: Any) -> tuple[Scenario, JointGAN, Recorder, list[bool]]:
+    """After all tasks, of which it was not trained on any; and after which of them there was something to measure."""
+    scenario, method = made("joint_gan", *overrides)
+    fit, measurable = Recorder(**how), []
     for task in scenario.tasks:
-        method.task = task.index
-        method.learn(task, fit)
+        method.learn_task(task, fit)
         measurable.append(method.measurable)
+    assert {call.phase for call in fit.calls} == {"gan"}
     return scenario, method, fit, measurable
 
 
@@ -43,10 +27,11 @@ def learned(small: Compose, *overrides: str) -> tuple[Scenario, JointGAN, Record
     ("every", "expected"),
     [("null", [4]), ("1", [0, 1, 2, 3, 4]), ("2", [1, 3, 4]), ("3", [2, 4]), ("5", [4]), ("9", [4])],
 )
-def test_it_learns_all_that_came_and_is_measured_only_then(every: str, expected: list[int], small: Compose) -> None:
-    scenario, _, fit, measurable = learned(small, f"method.every={every}")
+def test_it_learns_all_that_came_and_is_measured_only_then(every: str, expected: list[int]) -> None:
+    scenario, _, fit, measurable = learned(f"method.every={every}")
     assert [index for index, able in enumerate(measurable) if able] == expected
-    for index, (data, _) in zip(expected, fit.calls, strict=True):
+    for index, call in zip(expected, fit.calls, strict=True):
+        data = call.data
         seen = [task.train for task in scenario.tasks[: index + 1]]
         assert torch.equal(data.labels.bincount(), torch.cat([one.labels for one in seen]).bincount())
         found, wanted = (
@@ -55,22 +40,23 @@ def test_it_learns_all_that_came_and_is_measured_only_then(every: str, expected:
         assert found == wanted
 
 
-def test_it_starts_from_random_weights_each_time(small: Compose) -> None:
-    _, _, fit, _ = learned(small, "method.every=1")
-    assert len({tuple(weights[:50].tolist()) for weights in fit.weights}) == 5
+def test_it_starts_from_random_weights_each_time() -> None:
+    weights: list[torch.Tensor] = []
+    learned("method.every=1", look=lambda call: weights.append(next(call.module.parameters()).detach().clone()))
+    assert len({tuple(values.flatten()[:50].tolist()) for values in weights}) == 5
 
 
-def test_how_long(small: Compose) -> None:
-    _, _, fit, _ = learned(small, "method.generator_epochs=4")
-    assert [more for _, more in fit.calls] == [{"epochs": 4, "steps": None}]
-    _, _, fit, _ = learned(small, "method.generator_steps=70")
-    assert [more["steps"] for _, more in fit.calls] == [70]
+def test_how_long() -> None:
+    _, _, fit, _ = learned("method.generator_epochs=4")
+    assert [call.more for call in fit.calls] == [{"epochs": 4, "steps": None}]
+    _, _, fit, _ = learned("method.generator_steps=70")
+    assert [call.more["steps"] for call in fit.calls] == [70]
 
 
-def test_its_classifier_answers_and_its_generator_draws_every_class_seen(small: Compose) -> None:
-    _, method, _, _ = learned(small)
-    assert method.gan.allowed is not None
-    assert method.gan.allowed.all()
+def test_its_classifier_answers_and_its_generator_draws_every_class_seen() -> None:
+    _, method, fit, _ = learned()
+    step: Any = fit["gan"].step
+    assert step.keywords["allowed"].all()
     x = torch.rand(5, 1, 8, 8)
     network = method.gan.discriminator.network
     assert torch.equal(method(x), network(x))
@@ -78,6 +64,8 @@ def test_its_classifier_answers_and_its_generator_draws_every_class_seen(small: 
     images, labels = method.generate(3)
     assert images.shape == (30, 1, 8, 8)
     assert labels.tolist() == [c for c in range(10) for _ in range(3)]
-    method.task = 1  # after two tasks
+    method.index = 1  # after two tasks
     assert method.generate(1)[1].tolist() == [0, 1, 2, 3]
-    assert method.diagnostics["generator_bytes"] == 4 * sum(p.numel() for p in method.gan.generator.parameters())
+    scenario, method = made("joint_gan", "scenario.n_tasks=1")
+    diagnostics = method.learn_task(scenario.tasks[0], Recorder())
+    assert diagnostics["generator_bytes"] == 4 * sum(p.numel() for p in method.gan.generator.parameters())

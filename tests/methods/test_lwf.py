@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import made, train
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Data
-from cl_bench.data.datasets import digits
+from cl_bench.data.batches import Batch, Data, Step
 from cl_bench.data.problem import Kind
-from cl_bench.data.scenarios import Scenario, split
-from cl_bench.methods.lwf import LwF, Teacher
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD
+from cl_bench.data.scenarios import Scenario
+from cl_bench.methods.lwf import LwF
 
 HEADS = {  # the old heads in task 4 of 5
     "class": [[0, 1, 2, 3, 4, 5]],
@@ -28,18 +26,13 @@ HEADS = {  # the old heads in task 4 of 5
 
 def lwf(kind: Kind, **settings: Any) -> tuple[LwF, Scenario]:
     """At the beginning of task 4 of 5, in training mode; the network has dropout."""
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind=kind, n_tasks=5)
-    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(16,))
-    network.features.append(nn.Dropout(0.2))
-    method = LwF(scenario.problem, network, SGD(lr=0.5), **settings)
-    method.task = 3
+    chosen = {"strength": 1.0, **settings}
+    chosen = [f"method.{name}={value}" for name, value in chosen.items()]
+    network = ("network.hidden=[16]", "optimizer=sgd", "optimizer.lr=0.5")
+    scenario, method = made("lwf", f"scenario={kind}_incremental", *network, *chosen)
+    method.network.features.append(nn.Dropout(0.2))
+    method.index = 3
     return method.train(), scenario
-
-
-def held(teacher: Teacher | None) -> Teacher:
-    assert teacher
-    return teacher
 
 
 @torch.no_grad()
@@ -72,11 +65,11 @@ def test_each_old_head_has_a_softmax_of_its_own(kind: Kind, weighting: str) -> N
     """Value and gradient against the paper's equation, head after head, in float64."""
     method, scenario = lwf(kind, strength=0.7, temperature=3.0, weighting=weighting)
     method.double().network.eval()
-    method._teacher = method.teacher()
+    teacher = method.teacher()
     shake(method.network)
     batch = scenario.tasks[3].train.batch(torch.arange(30))
     batch = batch._replace(x=batch.x.double())
-    z, old = method(batch.x), method._teacher.network(batch.x)
+    z, old = method(batch.x), teacher.network(batch.x)
     terms = []
     for head in HEADS[kind]:
         p, q = z[:, head].exp() ** (1 / 3), old[:, head].exp() ** (1 / 3)
@@ -88,7 +81,7 @@ def test_each_old_head_has_a_softmax_of_its_own(kind: Kind, weighting: str) -> N
         expected = new + 0.7 * torch.stack(terms).sum()
     else:
         expected = new / 4 + 0.7 * 3 / 4 * torch.stack(terms).mean()
-    found = method.loss(batch)
+    found = method.loss(batch, teacher)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
     gradients = zip(*(torch.autograd.grad(v, list(method.weights.values())) for v in (found, expected)), strict=True)
     assert all(torch.allclose(a, b, rtol=1e-8, atol=1e-12) for a, b in gradients)
@@ -140,27 +133,31 @@ def test_the_teacher_never_changes(kind: Kind) -> None:
     start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
     task, seen = scenario.tasks[3], []
 
-    def fit(module: Any, data: Data, **_: Any) -> None:
+    def fit(module: Any, data: Data, *, step: Any, **_: Any) -> Any:
         module.train()
-        optimizer = module.configure_optimizers()
-        for rows in torch.arange(len(data)).split(32):
-            module.step(data.batch(rows), optimizer)
-            seen.append(held(module._teacher).network(x))
 
-    method.learn(task, fit)
+        def and_look(batch: Batch, optimizer: Any) -> dict[str, Tensor]:
+            logs = step(batch, optimizer)
+            seen.append(step.keywords["teacher"].network(x))
+            return logs
+
+        train(module, data.batches(32), and_look)
+
+    method.learn_task(task, fit)
     assert len(seen) > 5
     assert all(torch.equal(one, start(x)) and not one.requires_grad for one in seen)
     assert not torch.allclose(method.network.eval()(x), start(x))
-    assert method._teacher is None
-    assert set(method.state_dict()) == {f"network.{name}" for name in start.state_dict()}
+    assert set(method.state_dict()) == {f"network.{name}" for name in start.state_dict()} | {"_extra_state"}
 
 
 def test_there_is_nothing_to_hold_in_the_first_task() -> None:
     method, scenario = lwf("class", strength=100.0)
-    method.task, batch = 0, scenario.tasks[0].train.batch(torch.arange(8))
+    batch, losses = scenario.tasks[0].train.batch(torch.arange(8)), []
     method.network.eval()
 
-    def fit(module: Any, *_: Any, **__: Any) -> None:
-        assert torch.allclose(module.loss(batch), F.cross_entropy(module(batch.x)[:, :2], batch.y))
+    def fit(module: Any, *_: Any, step: Step, **__: Any) -> Any:
+        expected = F.cross_entropy(module(batch.x)[:, :2], batch.y)
+        losses.append((step(batch, module.configure_optimizers())["loss"], expected))
 
-    method.learn(scenario.tasks[0], fit)
+    method.learn_task(scenario.tasks[0], fit)
+    assert torch.allclose(*losses[0])

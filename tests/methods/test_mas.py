@@ -7,15 +7,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import made
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Scenario, split
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.mas import MAS
-from cl_bench.networks.cnn import CNN
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD
 
 ALLOWED = {  # outputs that take part in task 2 of 5, by kind and training mask
     ("class", "seen"): [0, 1, 2, 3],
@@ -26,12 +23,12 @@ ALLOWED = {  # outputs that take part in task 2 of 5, by kind and training mask
 }
 
 
-def mas(kind: str, mask: str = "seen", network: str = "mlp", **settings: float) -> tuple[MAS, Scenario]:
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind=kind, n_tasks=5, train_mask=mask)  # type: ignore[arg-type]
-    shape, n = scenario.problem.image_shape, scenario.problem.n_outputs
-    made = MLP(shape, n, hidden=(16,)) if network == "mlp" else CNN(shape, n)
-    return MAS(scenario.problem, made, SGD(), **settings), scenario
+def mas(kind: str, mask: str = "seen", network: str = "mlp", strength: float = 1.0) -> tuple[MAS, Scenario]:
+    chosen = [f"scenario={kind}_incremental", f"network={network}", f"method.strength={strength}", "optimizer=sgd"]
+    chosen += [f"scenario.train_mask={mask}"] if kind == "class" else []
+    chosen += ["network.hidden=[16]"] if network == "mlp" else []
+    scenario, method = made("mas", *chosen)
+    return method, scenario
 
 
 def one_by_one(network: nn.Module, data: Data, allowed: list[int]) -> dict[str, Tensor]:
@@ -50,7 +47,7 @@ def one_by_one(network: nn.Module, data: Data, allowed: list[int]) -> dict[str, 
 def test_importance_equals_a_loop_over_images(kind: str, mask: str, network: str) -> None:
     """In float64; outputs that take no part, and pixels that are always dark, have no importance."""
     method, scenario = mas(kind, mask, network)
-    method.task, allowed = 1, ALLOWED[kind, mask]
+    method.index, allowed = 1, ALLOWED[kind, mask]
     data = scenario.tasks[1].train[torch.arange(12)]
     found = method.importance(data)
     for name, value in one_by_one(method.network, data, allowed).items():
@@ -67,7 +64,7 @@ def test_importance_equals_a_loop_over_images(kind: str, mask: str, network: str
 def test_importance_is_a_mean_over_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many mini-batches they come in."""
     method, scenario = mas("class")
-    method.task, data = 0, scenario.tasks[0].train
+    method.index, data = 0, scenario.tasks[0].train
     whole = method.importance(data)
     batches = Data.batches
     monkeypatch.setattr(Data, "batches", lambda self, size: batches(self, 50))
@@ -80,12 +77,11 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     method, scenario = mas("task", strength=0.3)
     weights, separate = method.weights, []
     for task in scenario.tasks[:3]:
-        method.task = task.index
-        method.learn(task, fit=lambda *_, **__: shake(method.network))
+        method.learn_task(task, fit=lambda *_, **__: shake(method.network))  # type: ignore[arg-type]
         separate.append(method.importance(task.train))
     anchor = {name: p.detach().clone() for name, p in weights.items()}
     shake(method.network)
-    method.task, batch = 3, scenario.tasks[3].train.batch(torch.arange(20))
+    method.index, batch = 3, scenario.tasks[3].train.batch(torch.arange(20))
     penalty = sum((omega[n] * (weights[n] - anchor[n]).square()).sum() for omega in separate for n in weights)
     expected = F.cross_entropy(method(batch.x)[:, [6, 7]], batch.y - 6) + 0.3 * penalty
     found = method.loss(batch)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import METHODS, Compose, one_pass, there
+from conftest import METHODS, Compose, made, one_pass, there
 from scipy.stats import chi2
 from torch import Tensor
 
@@ -20,7 +20,6 @@ from cl_bench.methods.base import bytes_of
 from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
 from cl_bench.record import MemoryUse
 from cl_bench.runs.loop import run
-from cl_bench.runs.setup import prepare
 from cl_bench.seeding import derive
 
 COUNTED = [("er", "total", "reservoir"), ("der", "total", "")]
@@ -53,7 +52,7 @@ def test_a_reservoir_keeps_every_image_of_the_stream_with_the_same_chance(batch_
         memory = Reservoir(kept)
         for end, count in counts.items():
             for rows in torch.arange(memory.seen, end).split(batch_size):
-                memory.add(stream.batch(rows))
+                memory.after_step(stream.batch(rows))
             count += torch.bincount(memory.labels, minlength=end)
             assert len(memory) == len(memory.labels.unique()) == kept
     assert all(chance(count, kept, runs) > 1e-3 for count in counts.values())
@@ -62,7 +61,7 @@ def test_a_reservoir_keeps_every_image_of_the_stream_with_the_same_chance(batch_
 @pytest.mark.parametrize("batch_size", [1, 3, 16, 50])
 def test_a_mini_batch_is_taken_in_as_its_images_one_after_another(batch_size: int) -> None:
     """Against the algorithm as it is printed, with the same draws."""
-    memory, stream, expected = Reservoir(12, outputs=3), numbered(200), {}
+    memory, stream, expected = Reservoir(12, n_logits=3), numbered(200), {}
     for rows in torch.arange(200).split(batch_size):
         draws = torch.rand(
             len(rows), generator=torch.Generator().manual_seed(derive(memory.seed, memory.seen)), dtype=torch.float64
@@ -71,17 +70,17 @@ def test_a_mini_batch_is_taken_in_as_its_images_one_after_another(batch_size: in
             place = i if i < 12 else int(draw * (i + 1))
             if place < 12:
                 expected[place] = i
-        memory.add(stream.batch(rows), logits=rows[:, None].expand(-1, 3).float())
+        memory.after_step(stream.batch(rows), logits=rows[:, None].expand(-1, 3).float())
     assert memory.labels.tolist() == [expected[place] for place in range(12)]
     assert torch.equal(memory.images, stream.images[memory.labels])
     assert torch.equal(memory.logits, memory.labels[:, None].expand(-1, 3).float())
 
 
 def test_a_reservoir_never_exceeds_its_budget_in_images_and_bytes() -> None:
-    memory, stream = Reservoir(50, outputs=10), digits()
+    memory, stream = Reservoir(50, n_logits=10), digits()
     data = Data(stream.x_train, stream.y_train, torch.zeros(len(stream.y_train), dtype=torch.int16))
     for rows in torch.arange(400).split(32):
-        memory.add(data.batch(rows), torch.zeros(len(rows), 10))
+        memory.after_step(data.batch(rows), torch.zeros(len(rows), 10))
         tensors = [value for value in memory.state_dict().values() if torch.is_tensor(value)]
         assert len(memory) <= 50
         assert sum(value.untyped_storage().nbytes() for value in tensors) <= 50 * (IMAGE + 4 * 10)
@@ -97,7 +96,7 @@ def test_a_reservoir_goes_on_from_its_state_alone_and_leaves_other_chance_alone(
         if i == 11:
             other.load_state_dict(whole.state_dict())
         for memory in (whole, other) if i >= 11 else (whole,):
-            memory.add(stream.batch(rows))
+            memory.after_step(stream.batch(rows))
     assert torch.equal(whole.labels, other.labels)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -108,16 +107,16 @@ def test_a_budget_holds_after_every_task_in_images_and_bytes(per: str, kind: str
     scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
     memory = Memory(Budget(23, per), scenario.problem)  # type: ignore[arg-type]
     for task in scenario.tasks:
-        memory.keep_any(task.train)
+        memory.after_task(task.train)
         classes = 2 * (task.index + 1)
         most = {"total": 23, "class": 23 * classes, "task": 23 * (task.index + 1)}[per]
-        each = torch.bincount(2 * memory.task.long() + memory.labels % 2)
+        each = torch.bincount(2 * memory.task_ids.long() + memory.labels % 2)
         if per == "task":
-            assert memory.task.bincount().tolist() == [23] * (task.index + 1)
+            assert memory.task_ids.bincount().tolist() == [23] * (task.index + 1)
         else:
             assert each.tolist() == [23 // classes if per == "total" else 23] * classes
         assert len(memory) <= most
-        assert bytes_of(memory) <= most * IMAGE
+        assert bytes_of(memory.state_dict()) <= most * IMAGE
 
 
 def test_what_is_drawn_from_a_task_is_any_of_its_images() -> None:
@@ -125,7 +124,7 @@ def test_what_is_drawn_from_a_task_is_any_of_its_images() -> None:
     torch.manual_seed(0)
     for _ in range(runs):
         memory = Memory(Budget(8, "task"), DIGITS)
-        memory.keep_any(data)
+        memory.after_task(data)
         counts += torch.bincount(memory.labels, minlength=40)
     assert chance(counts, 8, runs) > 1e-3
 
@@ -133,21 +132,21 @@ def test_what_is_drawn_from_a_task_is_any_of_its_images() -> None:
 def test_the_first_of_each_class_are_kept_in_their_order() -> None:
     memory = Memory(Budget(6), replace(DIGITS, outputs=((0, 1), (7,))))
     two = replace(numbered(20), labels=torch.arange(20) % 2)
-    memory.keep(two)
+    memory.add(two)
     assert memory.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
-    memory.keep(replace(numbered(20), labels=torch.full((20,), 7), task=torch.ones(20, dtype=torch.int16)))
+    memory.add(replace(numbered(20), labels=torch.full((20,), 7), task_ids=torch.ones(20, dtype=torch.int16)))
     of_class = [memory.images[memory.labels == label, 0, 0, 0].tolist() for label in (0, 1, 7)]
     assert of_class == [[0, 2], [1, 3], [0, 1]]
 
 
 def test_old_images_are_seen_as_they_were() -> None:
-    """Kept as bytes without their permutation, which comes back with the data of the next task."""
+    """Kept as bytes without their permutation, which comes back when they are drawn."""
     scenario = permuted(digits(), 0, kind="domain", n_tasks=2)
     first, second = (task.train for task in scenario.tasks)
-    memory = Reservoir(30)
+    memory = Reservoir(30, scenario.problem)
     batch = first.batch(torch.arange(30))
-    memory.add(batch)
-    old = memory.data(second).batch(torch.arange(30))
+    memory.after_step(batch)
+    old = memory.data.batch(torch.arange(30))
     assert torch.equal(old.x, batch.x)
     assert not torch.equal(old.x, second.batch(torch.arange(30)).x)
 
@@ -182,24 +181,23 @@ def test_a_reservoir_has_no_more_places_than_there_are_images_and_counts_in_tota
 @pytest.mark.parametrize("unit", ["images", "bytes"])
 @pytest.mark.parametrize(("method", "per", "selection"), COUNTED)
 def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(
-    method: str, per: str, selection: str, unit: str, small: Compose
+    method: str, per: str, selection: str, unit: str
 ) -> None:
     """All of its state but the network (and iCaRL's means) is memory; nothing is kept twice. A budget means the same
     to all of them: what it allows is used, up to what can't be shared equally."""
     each = IMAGE + (4 * 10 if method == "der" else 0)
     amount = "memory=13" if unit == "images" else f"memory.bytes={13 * each + 1}"
     chosen = [f"method.selection={selection}"] if selection else []
-    scenario, learner = prepare(small(f"method={method}", amount, f"memory.per={per}", *chosen))
+    scenario, learner = made(method, amount, f"memory.per={per}", *chosen)
     for task in scenario.tasks[:3]:
-        learner.task = task.index
-        learner.learn(task, one_pass)
+        learner.learn_task(task, one_pass)
         classes = 2 * (task.index + 1)
         groups = {"class": classes, "task": task.index + 1}.get(per, 1)
-        others = bytes_of(learner.network) + (4 * 10 * 32 if method == "icarl" else 0)  # type: ignore[arg-type]
+        others = bytes_of(learner.network.state_dict()) + (4 * 10 * 32 if method == "icarl" else 0)
         tensors = [value for value in learner.state_dict().values() if torch.is_tensor(value)]
         kept = sum(value.untyped_storage().nbytes() for value in tensors) - others
-        assert 13 * groups - classes < len(learner.memory) <= 13 * groups  # type: ignore[arg-type]
-        assert kept == len(learner.memory) * each  # type: ignore[arg-type]
+        assert 13 * groups - classes < len(learner.memory) <= 13 * groups
+        assert kept == len(learner.memory) * each
 
 
 @pytest.mark.parametrize("method", ["er", "der", "gem", "agem", "icarl"])

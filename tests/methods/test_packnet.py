@@ -10,20 +10,19 @@ from conftest import Compose, there
 from test_isolation import OPTIMIZERS, answers, beginning, learn
 
 from cl_bench.config import InputError
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.packnet import PackNet
 from cl_bench.runs.loop import run
 
 
-def packnet(small: Compose, *overrides: str) -> tuple:
-    scenario, method = beginning(small, "method=packnet", *overrides)
-    assert isinstance(method, PackNet)
-    return scenario, method
+def packnet(*overrides: str) -> tuple[Scenario, PackNet]:
+    return beginning("packnet", *overrides)
 
 
 def test_the_smallest_of_the_tasks_own_weights_are_pruned(small: Compose) -> None:
-    _, method = packnet(small, "network.hidden=[3]")
+    _, method = packnet("network.hidden=[3]")
     weight, owner = method.owned[0]  # (3, 64)
-    method.task = 1
+    method.index = 1
     with torch.no_grad():
         weight.copy_(torch.arange(1.0, 193.0).view(3, 64) * (-1.0) ** torch.arange(64))
         owner.fill_(1)
@@ -38,7 +37,7 @@ def test_the_smallest_of_the_tasks_own_weights_are_pruned(small: Compose) -> Non
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_pruned_weights_stay_0_and_owned_ones_stay(optimizer: str, small: Compose, tmp_path: Path) -> None:
-    scenario, method = packnet(small, "method.prune=0.5", *OPTIMIZERS[optimizer])
+    scenario, method = packnet("method.prune=0.5", *OPTIMIZERS[optimizer])
     kept = []
     for task in range(4):
         learn(method, scenario, task, tmp_path)
@@ -56,7 +55,7 @@ def test_pruned_weights_stay_0_and_owned_ones_stay(optimizer: str, small: Compos
 def test_the_second_training_moves_what_is_left(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario, method = packnet(small)
+    scenario, method = packnet()
     pruned = []
     prune = PackNet.prune
 
@@ -71,7 +70,7 @@ def test_the_second_training_moves_what_is_left(
 
 
 def test_a_task_is_answered_with_the_weights_up_to_it(small: Compose, tmp_path: Path) -> None:
-    scenario, method = packnet(small)
+    scenario, method = packnet()
     for task in range(3):
         learn(method, scenario, task, tmp_path)
     before = [answers(method, scenario, task) for task in range(3)]
@@ -87,7 +86,7 @@ def test_a_task_is_answered_with_the_weights_up_to_it(small: Compose, tmp_path: 
 
 
 def test_biases_are_those_of_the_first_task(small: Compose, tmp_path: Path) -> None:
-    scenario, method = packnet(small, "optimizer.weight_decay=0.1")
+    scenario, method = packnet("optimizer.weight_decay=0.1")
     bias = method.weights["features.1.bias"]
     start = bias.detach().clone()
     learn(method, scenario, 0, tmp_path)
@@ -130,7 +129,7 @@ def test_how_long_it_trains_again(small: Compose) -> None:
 )
 def test_no_capacity_is_said_before_anything_is_trained(overrides: tuple[str, ...], line: str, small: Compose) -> None:
     with pytest.raises(InputError) as error:
-        beginning(small, "method=packnet", *overrides)
+        packnet(*overrides)
     assert str(error.value).startswith(line)
 
 

@@ -8,27 +8,25 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import made, train
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Batch, Data
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Scenario, split
+from cl_bench.data.batches import Batch, Data, Step
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.rwalk import RWalk, scaled
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD, Adam, Optimizer
+from cl_bench.networks.optimizers import Optimizer
 
-ADAM = Adam(lr=0.01)
-DECAYING = SGD(lr=0.5, momentum=0.9, weight_decay=0.01)
+ADAM = ("optimizer.lr=0.01",)
+DECAYING = ("optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0.9", "optimizer.weight_decay=0.01")
 STRENGTH, DAMPING, RATE, INTERVAL = 0.3, 1e-4, 0.7, 3
 
 
-def rwalk(kind: str, optimizer: Optimizer = ADAM) -> tuple[RWalk, Scenario]:
+def rwalk(kind: str, optimizer: tuple[str, ...] = ADAM) -> tuple[RWalk, Scenario]:
     """In float64, so that only mistakes make a difference."""
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
-    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(8,))
-    settings: Any = {"strength": STRENGTH, "damping": DAMPING, "fisher_rate": RATE, "interval": INTERVAL}
-    return RWalk(scenario.problem, network, optimizer, **settings).double(), scenario
+    settings = {"strength": STRENGTH, "damping": DAMPING, "fisher_rate": RATE, "interval": INTERVAL}
+    chosen = (f"method.{name}={value}" for name, value in settings.items())
+    scenario, method = made("rwalk", f"scenario={kind}_incremental", "network.hidden=[8]", *optimizer, *chosen)
+    return method.double(), scenario
 
 
 def mini_batches(data: Data) -> list[Batch]:
@@ -37,11 +35,9 @@ def mini_batches(data: Data) -> list[Batch]:
     return [batch._replace(x=batch.x.double()) for batch in batches]
 
 
-def fit(module: Any, data: Data, **_: Any) -> None:
+def fit(module: Any, data: Data, *, step: Step | None = None, **_: Any) -> Any:
     """A short training phase."""
-    optimizer = module.configure_optimizers()
-    for module.step_index, batch in enumerate(mini_batches(data)):
-        module.step(batch, optimizer)
+    train(module, mini_batches(data), step)
 
 
 def unit(terms: list[Tensor]) -> list[Tensor]:
@@ -96,12 +92,12 @@ class StepByStep:
 
 @pytest.mark.parametrize("optimizer", [ADAM, DECAYING], ids=["adam", "sgd"])
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
-def test_both_terms_equal_a_loop_over_images_and_steps(kind: str, optimizer: Optimizer) -> None:
+def test_both_terms_equal_a_loop_over_images_and_steps(kind: str, optimizer: tuple[str, ...]) -> None:
     """Over three tasks under a pull that matters; in float64."""
     method, scenario = rwalk(kind, optimizer)
-    expected = StepByStep(copy.deepcopy(method.network), optimizer)
-    for method.task, task in enumerate(scenario.tasks[:3]):
-        method.learn(task, fit)
+    expected = StepByStep(copy.deepcopy(method.network), method.optimizer)
+    for task in scenario.tasks[:3]:
+        method.learn_task(task, fit)
         t = task.index
         allowed = {"class": list(range(2 * t + 2)), "task": [2 * t, 2 * t + 1], "domain": [0, 1]}[kind]
         expected.learn(mini_batches(task.train), allowed, first=t == 0)
@@ -121,13 +117,13 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     method, scenario = rwalk("domain")
     weights, scores = method.weights, []
 
-    def and_look(module: Any, data: Data, **_: Any) -> None:
+    def and_look(module: Any, data: Data, **_: Any) -> Any:
         fit(module, data)
         module.end_interval()
         scores.append([one.clone() for one in module.task_score])
 
-    for method.task, task in enumerate(scenario.tasks[:3]):
-        method.learn(task, and_look)
+    for task in scenario.tasks[:3]:
+        method.learn_task(task, and_look)
     anchor, information = [p.detach().clone() for p in weights.values()], scaled(method.fisher)
     fit(method, scenario.tasks[3].train)
     merged = method.penalty(weights)
@@ -145,8 +141,8 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
 def test_what_does_not_act_has_no_importance() -> None:
     """Heads of other tasks and pixels that are always dark, though weight decay moves them."""
     method, scenario = rwalk("task", DECAYING)
-    for method.task, task in enumerate(scenario.tasks[:2]):
-        method.learn(task, fit)
+    for task in scenario.tasks[:2]:
+        method.learn_task(task, fit)
     omega = dict(zip(method.weights, method.penalty.weight, strict=True))
     assert not omega["head.weight"][4:].any()
     assert not omega["head.bias"][4:].any()

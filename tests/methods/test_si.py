@@ -8,25 +8,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import made, train
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Batch, Data
-from cl_bench.data.datasets import digits
-from cl_bench.data.scenarios import Scenario, split
+from cl_bench.data.batches import Batch, Data, Step
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.si import SI
-from cl_bench.networks.mlp import MLP
-from cl_bench.networks.optimizers import SGD, Adam, Optimizer
+from cl_bench.networks.optimizers import Optimizer
 
-ADAM = Adam(lr=0.01)
-DECAYING = SGD(lr=0.5, momentum=0.9, weight_decay=0.01)
+ADAM = ("optimizer.lr=0.01",)
+DECAYING = ("optimizer=sgd", "optimizer.lr=0.5", "optimizer.momentum=0.9", "optimizer.weight_decay=0.01")
 
 
-def si(kind: str, optimizer: Optimizer = ADAM, **settings: float) -> tuple[SI, Scenario]:
+def si(kind: str, optimizer: tuple[str, ...] = ADAM, **settings: float) -> tuple[SI, Scenario]:
     """In float64, so that only mistakes make a difference."""
-    torch.manual_seed(0)
-    scenario = split(digits(), 0, kind=kind, n_tasks=5)  # type: ignore[arg-type]
-    network = MLP(scenario.problem.image_shape, scenario.problem.n_outputs, hidden=(8,))
-    return SI(scenario.problem, network, optimizer, **settings).double(), scenario
+    chosen = (f"method.{name}={value}" for name, value in settings.items())
+    scenario, method = made("si", f"scenario={kind}_incremental", "network.hidden=[8]", *optimizer, *chosen)
+    return method.double(), scenario
 
 
 def mini_batches(data: Data, size: int = 16, n: int = 8) -> list[Batch]:
@@ -34,11 +32,9 @@ def mini_batches(data: Data, size: int = 16, n: int = 8) -> list[Batch]:
     return [batch._replace(x=batch.x.double()) for batch in batches]
 
 
-def fit(module: Any, data: Data, **_: Any) -> None:
+def fit(module: Any, data: Data, *, step: Step | None = None, **_: Any) -> Any:
     """A short training phase."""
-    optimizer = module.configure_optimizers()
-    for module.step_index, batch in enumerate(mini_batches(data)):
-        module.step(batch, optimizer)
+    train(module, mini_batches(data), step)
 
 
 def step_by_step(
@@ -72,15 +68,15 @@ def step_by_step(
 
 @pytest.mark.parametrize("optimizer", [ADAM, DECAYING], ids=["adam", "sgd"])
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
-def test_importance_equals_a_loop_over_steps(kind: str, optimizer: Optimizer) -> None:
+def test_importance_equals_a_loop_over_steps(kind: str, optimizer: tuple[str, ...]) -> None:
     """Over three tasks under a pull that matters; in float64."""
     method, scenario = si(kind, optimizer, strength=0.2, damping=0.01)
     network, anchor = copy.deepcopy(method.network), {n: p.detach().clone() for n, p in method.weights.items()}
     allowed = {"class": lambda t: list(range(2 * t + 2)), "task": lambda t: [2 * t, 2 * t + 1]}
-    for method.task, task in enumerate(scenario.tasks[:3]):
-        method.learn(task, fit)
+    for task in scenario.tasks[:3]:
+        method.learn_task(task, fit)
     tasks = [(mini_batches(one.train), allowed.get(kind, lambda _: [0, 1])(one.index)) for one in scenario.tasks[:3]]
-    weights, added = step_by_step(network, optimizer, tasks, 0.2, 0.01)
+    weights, added = step_by_step(network, method.optimizer, tasks, 0.2, 0.01)
     for name, omega, p, theta, *terms in zip(
         anchor, method.penalty.weight, method.penalty.anchor, weights, *added, strict=True
     ):
@@ -97,13 +93,13 @@ def test_a_weight_that_made_things_worse_does_not_count() -> None:
 
 def test_the_pull_is_in_the_step_but_not_in_the_importance() -> None:
     """A weight that only the pull has moved matters to nothing."""
-    method, scenario = si("task", SGD(lr=0.01), strength=1.0)
-    method.task = 1
+    method, scenario = si("task", ("optimizer=sgd", "optimizer.lr=0.01"), strength=1.0)
+    method.index = 1
     for omega, anchor in zip(method.penalty.weight, method.penalty.anchor, strict=True):
         omega += 1
         anchor += 1  # every weight is pulled up
     before = method.get_parameter("network.head.bias").detach().clone()
-    method.step(mini_batches(scenario.tasks[1].train)[0], method.configure_optimizers())
+    train(method, mini_batches(scenario.tasks[1].train)[:1])
     moved = method.get_parameter("network.head.bias").detach() - before
     silent = [0, 1, 4, 5, 6, 7, 8, 9]
     assert torch.allclose(moved[silent], torch.full((8,), 0.02).double())  # lr times 2 c Omega (theta* - theta)
@@ -113,11 +109,11 @@ def test_the_pull_is_in_the_step_but_not_in_the_importance() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [ADAM, DECAYING], ids=["adam", "sgd"])
-def test_what_does_not_act_has_no_importance(optimizer: Optimizer) -> None:
+def test_what_does_not_act_has_no_importance(optimizer: tuple[str, ...]) -> None:
     """Heads of other tasks and pixels that are always dark, though weight decay moves them."""
     method, scenario = si("task", optimizer)
-    for method.task, task in enumerate(scenario.tasks[:2]):
-        method.learn(task, fit)
+    for task in scenario.tasks[:2]:
+        method.learn_task(task, fit)
     omega = dict(zip(method.weights, method.penalty.weight, strict=True))
     assert not omega["head.weight"][4:].any()
     assert not omega["head.bias"][4:].any()
@@ -134,8 +130,8 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     weights, separate = method.weights, []
     importance = method.importance
     method.importance = lambda: separate.append(importance()) or separate[-1]  # type: ignore[func-returns-value,method-assign]
-    for method.task, task in enumerate(scenario.tasks[:3]):
-        method.learn(task, fit)
+    for task in scenario.tasks[:3]:
+        method.learn_task(task, fit)
     anchor = {name: p.detach().clone() for name, p in weights.items()}
     fit(method, scenario.tasks[3].train)
     merged = method.penalty(weights)
@@ -148,10 +144,10 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
 
 def test_the_first_task_is_fine_tuning() -> None:
     method, scenario = si("class", strength=100.0)
-    network, method.task = copy.deepcopy(method.network), 0
-    optimizer, other = method.configure_optimizers(), ADAM(network.parameters())
+    network, method.index = copy.deepcopy(method.network), 0
+    optimizer, other = method.configure_optimizers(), method.optimizer(network.parameters())
     for batch in mini_batches(scenario.tasks[0].train):
-        method.step(batch, optimizer)
+        method.train_step(batch, optimizer)
         other.zero_grad()
         F.cross_entropy(network(batch.x)[:, :2], batch.y).backward()
         other.step()

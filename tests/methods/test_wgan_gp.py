@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch
 from cl_bench.methods.parts.wgan_gp import WGANGP, gradient_penalty
+from cl_bench.networks.base import reset_parameters
 from cl_bench.networks.gan import DCCritic, DCGenerator, MLPCritic, MLPGenerator
 from cl_bench.networks.optimizers import Adam
 
@@ -22,7 +23,7 @@ def small_gan(**more: int) -> WGANGP:
         MLPGenerator(SHAPE, z_dim=4, hidden=(8,)),
         MLPCritic(SHAPE, hidden=(8,)),
         Adam(lr=0.01, betas=(0.5, 0.9)),
-        **more,
+        **{"n_critic": 5, "lambda_gp": 10.0, **more},  # type: ignore[arg-type]
     )
 
 
@@ -55,10 +56,10 @@ def test_penalty_is_two_sided_and_reaches_the_weights_of_the_critic() -> None:
 def step(gan: WGANGP, at: int) -> tuple[bool, bool]:
     """Whether a step moved the critic, the generator."""
     optimizers = gan.configure_optimizers()
-    before = [[p.clone() for p in module.parameters()] for module in (gan.critic, gan.generator)]
-    gan.at = at
-    gan.step(Batch(torch.rand(6, *SHAPE), torch.zeros(6), torch.zeros(6)), optimizers)
-    after = [list(module.parameters()) for module in (gan.critic, gan.generator)]
+    before = [[p.clone() for p in module.parameters()] for module in (gan.discriminator, gan.generator)]
+    gan.step_index = at
+    gan.train_step(Batch(torch.rand(6, *SHAPE), torch.zeros(6), torch.zeros(6)), optimizers)
+    after = [list(module.parameters()) for module in (gan.discriminator, gan.generator)]
     critic, generator = (
         any(not torch.equal(p, q) for p, q in zip(a, b, strict=True)) for a, b in zip(before, after, strict=True)
     )
@@ -73,7 +74,7 @@ def test_the_generator_moves_once_in_n_critic_steps() -> None:
 def test_reset_forgets_and_sample_leaves_the_mode() -> None:
     gan = small_gan()
     before = [p.clone() for p in gan.parameters()]
-    gan.reset()
+    reset_parameters(gan)
     assert all(not torch.equal(p, q) for p, q in zip(before, gan.parameters(), strict=True))
     gan.generator.train()
     images = gan.sample(5)
@@ -100,6 +101,6 @@ def test_it_learns_a_simple_image() -> None:
     x = torch.zeros(64, *SHAPE)
     x[:, :, :4, :4] = 1
     optimizers = gan.configure_optimizers()
-    for gan.at in range(600):
-        gan.step(Batch(x, torch.zeros(64), torch.zeros(64)), optimizers)
+    for gan.step_index in range(600):
+        gan.train_step(Batch(x, torch.zeros(64), torch.zeros(64)), optimizers)
     assert (gan.sample(100).mean(0) - x[0]).abs().mean() < 0.15

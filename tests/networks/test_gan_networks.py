@@ -112,9 +112,18 @@ def test_a_step_of_the_gan_moves_every_weight(name: str) -> None:
     """Through the gradient of a gradient too."""
     torch.manual_seed(0)
     shape = (3, 16, 16)
-    gan = ACGAN(CONDITIONAL[name](shape), Discriminator(NETWORKS[name](shape)), Adam(lr=0.01), n_critic=1)
+    gan = ACGAN(
+        CONDITIONAL[name](shape),
+        Discriminator(NETWORKS[name](shape)),
+        Adam(lr=0.01),
+        n_critic=1,
+        lambda_gp=10.0,
+        lambda_aux=1.0,
+    )
     before = [p.clone() for p in gan.parameters()]
-    gan.step(Batch(torch.rand(32, *shape), torch.arange(32) % CLASSES, torch.zeros(32)), gan.configure_optimizers())
+    gan.train_step(
+        Batch(torch.rand(32, *shape), torch.arange(32) % CLASSES, torch.zeros(32)), gan.configure_optimizers()
+    )
     moved = {n: not torch.equal(p, old) for (n, p), old in zip(gan.named_parameters(), before, strict=True)}
     del moved["discriminator.critic.bias"]  # real and fake images pull it equally, both ways
     assert all(moved.values()), moved

@@ -39,8 +39,7 @@ def test_its_state_goes_on_only_when_that_is_asked_for(
     network = copy.deepcopy(method.network)
     theirs = optimizer(network.parameters(), **options)
     for task in scenario.tasks[:2]:
-        method.task = task.index
-        method.learn(task, one_pass)
+        method.learn_task(task, one_pass)
         if saved:
             torch.save(method.state_dict(), tmp_path / "state.pt")
             method = cast(Classifier, prepare(settings | {"seed": 9})[1])

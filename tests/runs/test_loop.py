@@ -118,7 +118,7 @@ def test_a_loss_gone_bad_stops_the_run_and_says_where(small: Compose, monkeypatc
     original = Finetune.loss
 
     def loss(self: Finetune, batch: Any) -> torch.Tensor:
-        return original(self, batch) * (float("nan") if self.task == 2 and self.step_index == 4 else 1)
+        return original(self, batch) * (float("nan") if self.index == 2 and self.step_index == 4 else 1)
 
     monkeypatch.setattr(Finetune, "loss", loss)
     settings = small("method=finetune")
