@@ -27,6 +27,7 @@ from cl_bench.config import InputError, KnownError, Stopped
 from cl_bench.config.compose import plain, written_out
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF
+from cl_bench.config.search_path import with_plugins
 from cl_bench.record import Results
 from cl_bench.sweep.jobs import carried_out
 from cl_bench.sweep.launch import sweep
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_sweep(flags, overrides):
             return int(not sweep(overrides, attempt, flags))
         sys.argv[1:] = [*given, *overrides]
+        with_plugins()
         hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     except (Stopped, KeyboardInterrupt) as stop:
         print(STOPPED, file=sys.stderr)

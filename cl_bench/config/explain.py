@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cl_bench.config.errors import InputError, nearest
-from cl_bench.config.names import CONF, check_name, options_of
+from cl_bench.config.names import check_name, conf_of, options_of
 
 
 def explain(error: Exception, overrides: Iterable[str]) -> str | None:
@@ -53,7 +53,8 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         key, _, value = override.partition("=")
         if not key:
             return f"{override}: no key; type KEY=VALUE"
-        ours = "hydra" in key or not (CONF / key).is_dir() or set(value.split(",")) <= set(options_of(key))
+        is_group = any((conf / key).is_dir() for conf in conf_of().values())
+        ours = "hydra" in key or not is_group or set(value.split(",")) <= set(options_of(key))
         if not ours and "(" not in value:  # glob(*)
             if unread:
                 return f"{override}: its file can't be read ({text})"

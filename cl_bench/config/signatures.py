@@ -128,7 +128,7 @@ class _Types(dict[str, Any]):
         if isinstance(found, ast.ImportFrom):
             origin = str(found.module)
             if origin in sys.modules:
-                return getattr(sys.modules[origin], name)
+                return vars(sys.modules[origin])[name]
             if origin.partition(".")[0] == PACKAGE:
                 return _Types(origin)[name]
         return Built

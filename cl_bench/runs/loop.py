@@ -31,7 +31,7 @@ from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.reference import reference_of
 from cl_bench.runs.samples import sample_grid
-from cl_bench.runs.setup import prepare
+from cl_bench.runs.setup import checked, prepare
 from cl_bench.seeding import seeded
 
 try:
@@ -48,12 +48,12 @@ def run(settings: Mapping[str, Any]) -> Results:
     Raises InputError for anything that can't be done, before training where that can be known.
     """
     folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
-    scenario, method = prepare(settings)
+    nodes = checked(settings)
+    scenario, method = prepare(settings, nodes)
     reference = reference_of(settings, scenario)
-    logger: RunLogger = build(settings["logger"], "logger")
+    logger: RunLogger = build(nodes["logger"])
     fit: Fit = build(
-        settings["trainer"],
-        "trainer",
+        nodes["trainer"],
         folder=folder,
         logger=logger,
         seed=settings["seed"],
@@ -86,7 +86,7 @@ class Run:
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[TaskRecord] = []
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
-        self.provenance = provenance(fit.device)
+        self.provenance = provenance(fit.device, settings)
 
     def run(self) -> Results:
         self.begin()

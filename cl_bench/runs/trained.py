@@ -13,7 +13,8 @@ from torch import Tensor
 from cl_bench.config import InputError
 from cl_bench.config.content import content_of
 from cl_bench.config.names import place
-from cl_bench.config.schema import build
+from cl_bench.config.plugins import allowed
+from cl_bench.config.schema import build, check
 from cl_bench.data.batches import at_once
 from cl_bench.data.problem import masked
 from cl_bench.evaluation.scores import Score
@@ -77,8 +78,9 @@ class Trained:
             if "datasets" in self.settings["scenario"]:
                 raise InputError("dataset: the tasks of this run are data sets themselves; there is none to replace")
             context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
-            other = build(dataset, "dataset", **context)
-            scenario = build(self.settings["scenario"], "scenario", **context, dataset=other)
+            packages = allowed(self.settings["plugins"])
+            other = build(check(dataset, "dataset", packages=packages), **context)
+            scenario = build(check(self.settings["scenario"], "scenario", packages=packages), **context, dataset=other)
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.scenario.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:

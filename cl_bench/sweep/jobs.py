@@ -21,6 +21,7 @@ from cl_bench.config import InputError, KnownError, NotApplicable
 from cl_bench.config.compose import check_settings, plain
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF, folder_of
+from cl_bench.config.search_path import with_plugins
 from cl_bench.record import Damaged, Outdated, Results, load_results
 from cl_bench.runs.folder import Busy, at_work, wait_for
 from cl_bench.runs.progress import first_line
@@ -56,6 +57,7 @@ class Job:
 
 def loader(flags: Namespace) -> Hydra:
     """Hydra with the folders of configuration that `hydra.main` would look in, given the same flags."""
+    with_plugins()
     path = create_automatic_config_search_path(
         None, "cl_bench.__main__", getattr(flags, "config_path", None) or str(CONF)
     )

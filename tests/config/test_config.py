@@ -58,7 +58,7 @@ INNER = {"_target_": "cl_bench.networks.mlp.Inner"}
 
 
 def outer(**values: Any) -> Outer:
-    return build({"n": 1, "inner": INNER} | values, "group", Outer, given="from the context")
+    return build(check({"n": 1, "inner": INNER} | values, "group", Outer), given="from the context")
 
 
 def test_values_reach_the_constructor_with_their_types() -> None:
@@ -105,9 +105,9 @@ def test_what_is_refused(values: dict[str, Any], line: str) -> None:
 
 def test_what_is_missing() -> None:
     with pytest.raises(InputError, match=r"^group\.inner: needs a value$"):
-        build({"n": 1}, "group", Outer, given="")
+        build(check({"n": 1}, "group", Outer), given="")
     with pytest.raises(InputError, match=r"^n: needs a value$"):
-        build({"inner": INNER}, "", Outer, given="")
+        build(check({"inner": INNER}, "", Outer), given="")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from wandb.sdk.wandb_summary import Summary
 
 from cl_bench.config import Stopped
 from cl_bench.config.names import CONF, folder_of
-from cl_bench.config.schema import build
+from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
 from cl_bench.methods.ewc import EWC
 from cl_bench.record import Diagnostics, Phase, TaskRecord
@@ -430,7 +430,7 @@ def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypa
 def test_every_yaml_builds(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "logger" / f"{name}.yaml"))
     assert isinstance(node, dict)
-    logger = build({str(key): value for key, value in node.items()}, "logger")
+    logger = build(check({str(key): value for key, value in node.items()}, "logger"))
     assert type(logger) is {"csv": CSVLog, "wandb": WandbLog}[name]
     assert set(node) == {"_target_", *inspect.signature(type(logger)).parameters}  # a person sees every key
 
