@@ -271,7 +271,7 @@ def by_itself() -> Iterator[None]:
 
 def as_cell(value: Any) -> Any:
     """A value of a configuration that pandas can group by."""
-    from cl_bench.report.runs import as_typed
+    from cl_bench.report.labels import as_typed
 
     return as_typed(value) if isinstance(value, list) else value
 
