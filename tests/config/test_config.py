@@ -148,6 +148,10 @@ def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
         chosen = {
             choice.strip("/") for default in node.get("defaults", []) if default != "_self_" for choice in default
         }
+        for one in parameters:
+            if one.kind == one.KEYWORD_ONLY and one.default is not one.empty and one.name in node:
+                default = list(one.default) if isinstance(one.default, tuple) else one.default
+                assert node[one.name] == default, f"{where}.{one.name}: the YAML alone says what it is"
         if keywords:  # what comes before the * is given by the run
             assert set(node) - nodes - {"_target_", "defaults"} == keywords - nodes - chosen, where
         for key in nodes:
