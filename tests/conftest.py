@@ -22,8 +22,10 @@ from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF
 from cl_bench.config.plugins import conf_folders
 from cl_bench.data.batches import Batch, Data, Step
+from cl_bench.data.problem import Task
 from cl_bench.data.scenarios import Scenario
 from cl_bench.evaluation import judge
+from cl_bench.methods.base import Fit as FitProtocol
 from cl_bench.methods.base import Learner, Method
 from cl_bench.record import Phase, to_json
 from cl_bench.runs.fit import Fit
@@ -129,13 +131,20 @@ class Recorder:
         return next(call for call in reversed(self.calls) if call.phase == phase)
 
 
-def learn(method: Method, scenario: Scenario, index: int, folder: Path, **trainer: Any) -> dict[str, Any]:
-    """A task, by the `Fit` of runs; returns diagnostics. trainer: its settings."""
+def learn(
+    method: Method,
+    scenario: Scenario,
+    index: int,
+    folder: Path,
+    how: Callable[[Method, Task, FitProtocol], Any] = lambda method, task, fit: method.learn_task(task, fit),
+    **trainer: Any,
+) -> Any:
+    """A task, by the `Fit` of runs; returns what `how` does, the diagnostics. trainer: settings of the fit."""
     fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, **trainer)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     with fit.task(index):
-        return method.learn_task(scenario.tasks[index], fit)
+        return how(method, scenario.tasks[index], fit)
 
 
 @pytest.fixture(autouse=True)

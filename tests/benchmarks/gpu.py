@@ -3,63 +3,26 @@
     python tests/benchmarks/gpu.py --data-dir data [--methods ewc,hat] [--repeats 5] [--runs 8]
     python tests/benchmarks/gpu.py --device cpu --methods ewc --repeats 1 --runs 0     tries the script out
 
-The experiment of `speed.py` with everything on the device, and its comparison: the loops of `by_hand.py` are given what
-they make (networks, random numbers, masks) on the device, and a clock that waits for it.
+The experiment of `speed.py` with everything on the device, and its comparison: the loops of `tests/reference` make
+what they need (networks, random numbers, masks) on the device of their images, and their clock waits for it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
-from functools import partial
-from types import SimpleNamespace
-from typing import Any
 
-import by_hand
 import speed
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from two_runs import compare as compare_runs
 
-from cl_bench.data.scenarios import Scenario
-from cl_bench.methods.base import Method
-from cl_bench.methods.gem import project
-from cl_bench.runs.setup import prepare
 
-
-def move(device: str) -> None:
-    """From now on ours and the loops by hand work on this device; without a GPU, `cuda` ends the script."""
+def check(device: str) -> None:
+    """Ends the script where `cuda` is asked for and there is no GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("--device=cuda: there is no CUDA device here; try --device=cpu")
-
-    def clock() -> float:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def made(make: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
-        drawn = make is torch.randperm or "generator" in options  # on the CPU, as ours are
-        return make(*args, **options).to(device) if drawn else make(*args, **options, device=device)
-
-    def moved(settings: dict[str, Any]) -> tuple[Scenario, Method]:
-        scenario, method = prepare(settings)
-        return scenario.to(device), method.to(device)
-
-    with_weights = by_hand.with_weights
-    makers = ("arange", "empty", "full", "ones", "rand", "randn", "randperm", "tensor", "zeros")
-    ours: dict[str, Any] = {name: partial(made, getattr(torch, name)) for name in makers}
-    theirs: Any = by_hand
-    theirs.torch = SimpleNamespace(**(vars(torch) | ours))
-    theirs.with_weights = lambda network, weights: with_weights(network.to(device), weights)
-    theirs.without_violation = partial(project, margin=by_hand.MARGIN)  # theirs needs numpy, so a CPU
-    theirs.time = SimpleNamespace(perf_counter=clock)
-    mine: Any = speed
-    mine.time, mine.prepare = theirs.time, moved
-    mine.SETTINGS = (*speed.SETTINGS, f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}")
 
 
 def main() -> None:
@@ -74,12 +37,12 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    move(args.device)
+    check(args.device)
     heads = ("what", "part", "by hand\nms/step", "ours\nms/step", "ratio\nmedian", "\nmin-max")
     table = Table(*heads, title=torch.cuda.get_device_name() if args.device == "cuda" else "CPU")
     for name in args.methods.split(","):
         try:
-            mine, loops = speed.compare(name, args.data_dir, args.repeats)
+            mine, loops = speed.compare(name, args.data_dir, args.repeats, args.device)
         except RuntimeError as error:  # another order of sums, and a GAN learns something else
             table.add_row(name, f"{error}"[:60])
             continue

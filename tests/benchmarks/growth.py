@@ -24,7 +24,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
-from speed import SETTINGS, learn_task, ours
+from speed import SETTINGS, ours
 
 from cl_bench.config.compose import compose
 from cl_bench.data.problem import Task
@@ -58,6 +58,7 @@ def settings_of(name: str, args: argparse.Namespace, folder: str) -> dict[str, A
     """The whole configuration of a run."""
     return compose(
         *SETTINGS,
+        "trainer.accelerator=cpu",
         f"trainer.iterations={args.iterations}",
         "scenario=permuted",
         f"scenario.n_tasks={args.tasks}",
@@ -91,8 +92,10 @@ def seconds(settings: dict[str, Any], repeats: int) -> list[tuple[float, float]]
     for task in scenario.tasks:
         if task.index in (1, len(scenario.tasks) - 1):
             met.append((task, copy.deepcopy(method)))
-        ours(settings, [task], method, learn_task)
-    turns = [[ours(settings, [t], copy.deepcopy(m), learn_task).whole for t, m in met] for _ in range(repeats + 1)]
+        ours(settings, [task], method, Method.learn_task)
+    turns = [
+        [ours(settings, [t], copy.deepcopy(m), Method.learn_task).whole for t, m in met] for _ in range(repeats + 1)
+    ]
     return [(a, b) for a, b in turns[1:]]
 
 

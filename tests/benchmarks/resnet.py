@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 
 import gpu
 import speed
 import torch
 import torch.nn.functional as F
-from by_hand import Timing
+from speed import Timing, now
 from torch import nn
 
 from cl_bench.config.compose import compose
@@ -30,7 +29,7 @@ def by_hand(network: nn.Module, data: Data, batch_size: int, steps: int, autocas
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     device = data.images.device.type
     network.train()
-    began = now(device)
+    began = now(data.images.device)
     order = torch.randperm(len(data)).to(device)
     for step in range(steps):
         first = step * batch_size % (len(data) - batch_size)
@@ -41,15 +40,8 @@ def by_hand(network: nn.Module, data: Data, batch_size: int, steps: int, autocas
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    seconds = now(device) - began
+    seconds = now(data.images.device) - began
     return Timing(list(network.parameters()), steps, seconds, seconds)
-
-
-def now(device: str) -> float:
-    """Seconds, when all that the device was given is done."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def main() -> None:
@@ -65,9 +57,10 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(1)
-    gpu.move(args.device)
+    gpu.check(args.device)
     settings = compose(
         *(setting for setting in speed.SETTINGS if not setting.startswith(("dataset=", "network."))),
+        f"trainer.accelerator={'gpu' if args.device == 'cuda' else 'cpu'}",
         "method=finetune",
         "scenario.n_tasks=1",
         "dataset=npz",
@@ -78,12 +71,12 @@ def main() -> None:
         f"trainer.iterations={args.iterations}",
         f"trainer.precision={args.precision}",
     )
-    scenario, method = speed.prepare(settings)
+    scenario, method = speed.prepare_on(args.device, settings)
     assert isinstance(method, Classifier)
     task = scenario.tasks[0]
     ours, loops = [], []
     for turn in range(args.repeats + 1):  # the first isn't counted: it looks for the fastest kernels
-        mine = speed.ours(settings, [task], copy.deepcopy(method), speed.learn_task)
+        mine = speed.ours(settings, [task], copy.deepcopy(method), Classifier.learn_task)
         theirs = by_hand(
             copy.deepcopy(method.network), task.train, args.batch_size, args.iterations, args.precision != "32-true"
         )

@@ -3,8 +3,9 @@
     python tests/benchmarks/speed.py --data-dir data [--methods er,gem] [--repeats 5]
 
 Split-MNIST, five tasks of two classes, class-incremental (PackNet and HAT: task-incremental); MLP 256-256, SGD,
-mini-batches of 128, one epoch per task; WGAN-GP and AC-GAN with MLPs on the same images. The loops of `by_hand.py` take
-turns with ours, from the same weights, on the same mini-batches and random numbers, and are checked to learn the same.
+mini-batches of 128, one epoch per task; WGAN-GP and AC-GAN with MLPs on the same images. The loops of `tests/reference`
+take turns with ours, from the same weights, on the same mini-batches and random numbers, and are checked to learn the
+same.
 """
 
 from __future__ import annotations
@@ -12,45 +13,51 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import by_hand
 import torch
-from by_hand import Images, Timing
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from cl_bench.config.compose import compose
 from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
+from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
-from cl_bench.methods.dgr import DGR
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.mas import MAS
-from cl_bench.methods.parts.acgan import ACGAN
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.setup import prepare
 
+sys.path.append(str(Path(__file__).parents[1]))  # tests/, for a script of a folder in it
+from reference.common import Timing, now
+from reference.experiment import (
+    BY_HAND,
+    EXPERIMENT,
+    GANS,
+    OURS,
+    by_hand,
+    gap,
+    learning,
+    scenario_of,
+    weights_of,
+)
+
 SETTINGS = (
     "dataset=mnist",
     "network.hidden=[256,256]",
-    "optimizer=sgd",
-    "optimizer.lr=0.01",
-    "optimizer.momentum=0.9",
-    "trainer.epochs=1",
-    "trainer.iterations=null",
+    *EXPERIMENT,
     "trainer.threads=1",
-    "trainer.accelerator=cpu",
     "trainer.progress=false",
     "checkpoint_every=1e6",
 )
@@ -66,148 +73,59 @@ def ours(
 ) -> Timing:
     """`learn` on each task, as the runner does it; without measuring in between."""
     steps, training, whole = 0, 0.0, 0.0
+    device = next(method.parameters()).device
     with TemporaryDirectory() as path:
         folder, logger = RunFolder(Path(path), "speed"), CSVLog()
         logger.start(folder.path, "speed", "speed", {}, "", [], 0)
         context = {"folder": folder, "logger": logger, "seed": 0}
         fit = build(check(settings["trainer"], "trainer"), checkpoint_every=settings["checkpoint_every"], **context)
         for task in tasks:
-            method.task = task.index
             with fit.task(task.index):
-                began = time.perf_counter()
+                began = now(device)
                 learn(method, task, fit)
-                whole += time.perf_counter() - began
+                whole += now(device) - began
             steps += sum(phase.steps for phase in fit.phases)
             training += sum(phase.seconds for phase in fit.phases)
     return Timing(weights_of(method), steps, training, whole)
 
 
-def weights_of(method: Method) -> list[Tensor]:
-    """What is trained here: of DGR only the generative memory."""
-    if isinstance(method, DGR):
-        other = method.gan.discriminator if isinstance(method.gan, ACGAN) else method.gan.critic
-        return [*method.gan.generator.parameters(), *other.parameters()]
-    return [p for p in method.parameters() if p.requires_grad]
-
-
-def learn_task(method: Method, task: Task, fit: Fit) -> None:
-    """All that the method does with a task."""
-    method.learn(task, fit)
-
-
-def learn_images(method: Method, task: Task, fit: Fit) -> None:
-    """DGR's generator alone, on the task's own images."""
-    assert isinstance(method, DGR)
-    method.generator_epochs, method.generator_steps = 1, None
-    method.fit_gan(task, task.train, fit)
-
-
 # ------------------------------------------------------------------------------------------------- compared
 
-BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
-    "finetune": {"": by_hand.finetune},
-    "ewc": {
-        "one penalty": partial(by_hand.ewc, merge=True),
-        "one per old task": partial(by_hand.ewc, merge=False),
-    },
-    "si": {"": by_hand.si},
-    "mas": {
-        "gradient added": partial(by_hand.mas, autograd=False),
-        "penalty in the loss": partial(by_hand.mas, autograd=True),
-    },
-    "rwalk": {"": by_hand.rwalk},
-    "lwf": {"": by_hand.lwf},
-    "er": {"": by_hand.er},
-    "der": {"": by_hand.der},
-    "gem": {"": by_hand.gem},
-    "agem": {"": by_hand.agem},
-    "icarl": {"": by_hand.icarl},
-    "packnet": {"": by_hand.packnet},
-    "hat": {"": by_hand.hat},
-    "wgan_gp": {"": by_hand.wgan_gp},
-    "acgan": {"": by_hand.acgan},
-}
-GAN = (
-    "method=dgr",
-    f"method.gan.n_critic={by_hand.N_CRITIC}",
-    f"method.gan.lambda_gp={by_hand.LAMBDA_GP}",
-    f"method.gan.generator.z_dim={by_hand.Z_DIM}",
-    "method.gan.generator.hidden=[256,256]",
-    "method.gan.optimizer.lr=0.001",
-    "method.gan.optimizer.betas=[0.5,0.9]",
-)
-REGULARISED = f"method.strength={by_hand.STRENGTH}"
-OURS: dict[str, Sequence[str]] = {
-    "finetune": ["method=finetune"],
-    "ewc": ["method=ewc", f"method.strength={by_hand.EWC_STRENGTH}", "method.fisher_labels=exact"],
-    "si": ["method=si", REGULARISED, f"method.damping={by_hand.DAMPING}"],
-    "mas": ["method=mas", REGULARISED],
-    "rwalk": [
-        "method=rwalk",
-        REGULARISED,
-        f"method.damping={by_hand.DAMPING}",
-        f"method.fisher_rate={by_hand.FISHER_RATE}",
-        f"method.interval={by_hand.INTERVAL}",
-    ],
-    "lwf": ["method=lwf", "method.strength=1", f"method.temperature={by_hand.TEMPERATURE}", "method.weighting=sum"],
-    "er": [
-        "method=er",
-        "method.selection=random",
-        "memory.per=class",
-        f"memory={by_hand.ER_BUDGET}",
-        "method.weighting=joint",
-    ],
-    "der": ["method=der", f"memory={by_hand.DER_BUDGET}", f"method.alpha={by_hand.ALPHA}", "method.beta=0"],
-    "gem": ["method=gem", "memory.per=task", f"memory={by_hand.GEM_BUDGET}", f"method.margin={by_hand.MARGIN}"],
-    "agem": [
-        "method=agem",
-        "memory.per=class",
-        f"memory={by_hand.AGEM_BUDGET}",
-        f"method.n_replay={by_hand.AGEM_REPLAY}",
-    ],
-    "icarl": ["method=icarl", "memory.per=total", f"memory={by_hand.EXEMPLARS}"],
-    "packnet": ["method=packnet", f"method.prune={by_hand.PRUNE}"],
-    "hat": [
-        "method=hat",
-        f"method.s_max={by_hand.S_MAX}",
-        f"method.sparsity={by_hand.SPARSITY}",
-        f"method.embedding_lr={by_hand.EMBEDDING_LR}",
-    ],
-    "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
-    "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
-}
-TASK_INCREMENTAL = ("packnet", "hat")
-GANS = ("wgan_gp", "acgan")
 
-
-def settings_of(name: str, data_dir: str) -> dict[str, Any]:
+def settings_of(name: str, data_dir: str, device: str = "cpu") -> dict[str, Any]:
     """The whole configuration of ours."""
-    scenario = "task_incremental" if name in TASK_INCREMENTAL else "class_incremental"
-    return compose(*SETTINGS, f"scenario={scenario}", f"data_dir={data_dir}", *OURS[name])
+    accelerator = f"trainer.accelerator={'gpu' if device == 'cuda' else 'cpu'}"
+    return compose(*SETTINGS, accelerator, scenario_of(name), f"data_dir={data_dir}", *OURS[name])
 
 
-def compare(name: str, data_dir: str, repeats: int) -> tuple[list[Timing], dict[str, list[Timing]]]:
+def prepare_on(device: str, settings: dict[str, Any]) -> tuple[Scenario, Method]:
+    """With the images and the weights there."""
+    scenario, method = prepare(settings)
+    return scenario.to(device), method.to(device)
+
+
+def compare(
+    name: str, data_dir: str, repeats: int, device: str = "cpu"
+) -> tuple[list[Timing], dict[str, list[Timing]]]:
     """Ours, and each loop by hand; they take turns, after a short one that isn't counted and warms all up.
 
     Raises RuntimeError where they didn't learn the same in that one (later rounding makes GANs part ways).
     """
-    learn = learn_images if name in GANS else learn_task
-    settings = settings_of(name, data_dir)
-    scenario, method = prepare(settings)
+    settings = settings_of(name, data_dir, device)
+    scenario, method = prepare_on(device, settings)
     weights = [p.detach().clone() for p in weights_of(method)]
 
     def turn(tasks: list[Task]) -> tuple[Timing, dict[str, Timing]]:
-        images = [(task.train.images.float() / 255, task.train.labels) for task in tasks]
-        mine = ours(settings, tasks, copy.deepcopy(method), learn)
-        return mine, {what: loop(images, weights) for what, loop in BY_HAND[name].items()}
+        mine = ours(settings, tasks, copy.deepcopy(method), learning(name))
+        return mine, by_hand(name, tasks, weights)
 
     n_tasks, n_batches = (2, 5) if name in GANS else (3, 12)  # three: two old tasks; twelve: RWalk's second interval
-    some = torch.arange(n_batches * 128)
+    some = torch.arange(n_batches * 128, device=device)
     mine, theirs = turn([replace(task, train=task.train[some]) for task in scenario.tasks[:n_tasks]])
     for what, timing in theirs.items():
-        gap = distance(mine.weights, timing.weights) / distance(mine.weights, weights)
-        if mine.steps != timing.steps or not gap <= 0.03:
-            raise RuntimeError(f"{name}, {what}: something else was learned by hand (by {gap:.0%})")
+        apart = gap(mine.weights, timing.weights, weights)
+        if mine.steps != timing.steps or not apart <= 0.03:
+            raise RuntimeError(f"{name}, {what}: something else was learned by hand (by {apart:.0%})")
     mine, theirs = zip(*(turn(scenario.tasks) for _ in range(repeats)), strict=True)
     return list(mine), {what: [one[what] for one in theirs] for what in BY_HAND[name]}
 
@@ -218,7 +136,7 @@ def importance(data_dir: str) -> dict[str, float]:
     for name, what in (("ewc", "Fisher information, exact, all ten labels,"), ("mas", "importance of MAS")):
         scenario, method = prepare(settings_of(name, data_dir))
         assert isinstance(method, EWC | MAS)
-        method.task = len(scenario.tasks) - 1  # every output takes part
+        method.index = len(scenario.tasks) - 1  # every output takes part
         images = reduce(add, [task.train for task in scenario.tasks])
         images = images[torch.arange(0, len(images), len(images) // N_IMAGES)[:N_IMAGES]]
         began = time.perf_counter()
@@ -227,11 +145,6 @@ def importance(data_dir: str) -> dict[str, float]:
         assert len(images) == N_IMAGES
         assert all(float(value.sum()) > 0 for value in found.values())
     return seconds
-
-
-def distance(a: list[Tensor], b: list[Tensor]) -> float:
-    """Euclidean, over all weights at once."""
-    return float(torch.stack([(p - q).detach().norm() for p, q in zip(a, b, strict=True)]).norm())
 
 
 def row(what: str, part: str, mine: list[Timing], theirs: list[Timing]) -> list[str]:

@@ -17,11 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import by_hand
 import torch
 from rich.console import Console
 from rich.table import Table
-from speed import SETTINGS, settings_of, weights_of
+from speed import SETTINGS, by_hand, settings_of, weights_of
 from startup import RUN, seconds
 
 from cl_bench.runs.setup import prepare
@@ -42,9 +41,8 @@ def loop(data_dir: str, epochs: int) -> float:
     """Seconds of the loop by hand."""
     torch.set_num_threads(1)
     scenario, method = prepare(settings_of("finetune", data_dir))
-    images = [(task.train.images.float() / 255, task.train.labels) for task in scenario.tasks]
     weights = weights_of(method)
-    return sum(by_hand.finetune(images, weights).training for _ in range(epochs))
+    return sum(by_hand("finetune", scenario.tasks, weights)[""].training for _ in range(epochs))
 
 
 def compare(n: int, data_dir: str, epochs: int, accelerator: str, repeats: int) -> Table:

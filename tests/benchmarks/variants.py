@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import gpu
 import speed
 import torch
-from by_hand import Timing
 from rich.console import Console
 from rich.table import Table
 
@@ -38,7 +37,7 @@ class Variant(NamedTuple):
     method: Method
     compile: Literal["", "default", "reduce-overhead"] = ""
 
-    def train(self, tasks: list[Task], learn: Callable[[Method, Task, Fit], None]) -> Timing:
+    def train(self, tasks: list[Task], learn: Callable[[Method, Task, Fit], None]) -> speed.Timing:
         """A copy of the method on these tasks."""
         method = copy.deepcopy(self.method)
         if self.compile:  # not before: a copy is not compiled
@@ -65,7 +64,7 @@ def gains(
         without, within = (list(column) for column in zip(*pairs, strict=True))
         _, _, ms_within, ms_without, gain, spread = speed.row(name, "training", without, within)
         a, b = without[-1].weights, within[-1].weights
-        gap = speed.distance(a, b) / speed.distance(a, began)
+        gap = speed.gap(a, b, began)
         rows[0][1] = ms_without
         rows.append([name, ms_within, gain, spread, f"{gap:.1g}"])
     return rows
@@ -73,13 +72,12 @@ def gains(
 
 def of_method(name: str, args: argparse.Namespace) -> list[list[str]]:
     """Rows of a method of `speed.py`."""
-    settings = speed.settings_of(name, args.data_dir)
-    scenario, method = speed.prepare(settings)
+    settings = speed.settings_of(name, args.data_dir, args.device)
+    scenario, method = speed.prepare_on(args.device, settings)
     variants = {name: Variant(settings, method), "  compiled": Variant(settings, method, "default")}
     if args.device == "cuda":
         variants["  in CUDA graphs"] = Variant(settings, method, "reduce-overhead")
-    learn = speed.learn_images if name in speed.GANS else speed.learn_task
-    return gains(variants, scenario.tasks, learn, args.repeats)
+    return gains(variants, scenario.tasks, speed.learning(name), args.repeats)
 
 
 def of_resnet(args: argparse.Namespace) -> list[list[str]]:
@@ -88,6 +86,7 @@ def of_resnet(args: argparse.Namespace) -> list[list[str]]:
         precision: compose(
             *(one for one in speed.SETTINGS if not one.startswith(("dataset=", "network."))),
             "dataset=cifar10",
+            f"trainer.accelerator={'gpu' if args.device == 'cuda' else 'cpu'}",
             "network=resnet18",
             f"network.width={args.width}",
             "method=finetune",
@@ -97,7 +96,7 @@ def of_resnet(args: argparse.Namespace) -> list[list[str]]:
         )
         for precision in ("32-true", "bf16-mixed")
     }
-    scenario, method = speed.prepare(settings["32-true"])
+    scenario, method = speed.prepare_on(args.device, settings["32-true"])
     contiguous = copy.deepcopy(method).to(memory_format=torch.contiguous_format)
     variants = {
         "ResNet-18, channels first": Variant(settings["32-true"], contiguous),
@@ -106,7 +105,7 @@ def of_resnet(args: argparse.Namespace) -> list[list[str]]:
         "  bf16, channels last": Variant(settings["bf16-mixed"], method),
         "  bf16, channels last, compiled": Variant(settings["bf16-mixed"], method, "default"),
     }
-    return gains(variants, scenario.tasks[:1], speed.learn_task, args.repeats)
+    return gains(variants, scenario.tasks[:1], Method.learn_task, args.repeats)
 
 
 def main() -> None:
@@ -125,7 +124,7 @@ def main() -> None:
         parser.error(f"no such method: {', '.join(sorted(unknown))}" if unknown else "--repeats: at least 1")
 
     torch.set_num_threads(1)
-    gpu.move(args.device)
+    gpu.check(args.device)
     table = Table("what", "ms/step", "gain\nmedian", "\nmin-max", "gap")
     for name in args.methods.split(","):
         for row in of_resnet(args) if name == "resnet18" else of_method(name, args):

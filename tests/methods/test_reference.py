@@ -1,0 +1,31 @@
+"""Every method learns what a loop written by hand learns, from the same weights, mini-batches and random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import learn, made
+from reference.experiment import BY_HAND, EXPERIMENT, GANS, OURS, by_hand, gap, learning, scenario_of, weights_of
+
+from cl_bench.data.scenarios import Scenario
+
+ROWS = torch.arange(12 * 128)  # twelve mini-batches: RWalk's second interval; three tasks: two old ones
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_ours_learns_what_the_loop_by_hand_learns(name: str, tmp_path: Path) -> None:
+    method_name = OURS[name][0].removeprefix("method=")
+    scenario, method = made(method_name, scenario_of(name), "network.hidden=[32,24]", *EXPERIMENT, *OURS[name][1:])
+    n_tasks, rows = (2, ROWS[: 5 * 128]) if name in GANS else (3, ROWS)
+    tasks = [replace(task, train=task.train[rows % len(task.train)]) for task in scenario.tasks[:n_tasks]]
+    weights = [p.detach().clone() for p in weights_of(method)]
+    ours = Scenario(scenario.problem, tasks, scenario.tests)
+    theirs = by_hand(name, tasks, weights)
+    for task in tasks:
+        learn(method, ours, task.index, tmp_path, epochs=1, batch_size=128, how=learning(name))
+    for what, timing in theirs.items():
+        found = gap(weights_of(method), timing.weights, weights)
+        assert found < (0.03 if name in GANS else 0.01), (what, found)  # rounding makes GANs part ways
