@@ -148,7 +148,7 @@ def _same_machine_everywhere(request: pytest.FixtureRequest, monkeypatch: pytest
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
-    monkeypatch.setattr("cl_bench.runs.loop.draw_results", lambda results, folder: None)
+    monkeypatch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
 
 
 @pytest.fixture

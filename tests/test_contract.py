@@ -14,6 +14,7 @@ import torch
 from conftest import METHODS, Compose, learn, there, without_clocks
 from torchmetrics import Metric
 
+import cl_bench
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
 from cl_bench.config.schema import target
@@ -84,6 +85,8 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
     phases = [len(record["phases"]) for record in kept["tasks"]]
     assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
+    again = cl_bench.load(folder_of(settings))  # rebuilt from its settings and its checkpoint
+    assert cl_bench.evaluate(again).tolist() == results.R[4]
 
 
 def losses_of(settings: dict[str, Any]) -> list[Row]:

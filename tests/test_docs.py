@@ -234,6 +234,11 @@ def test_worked_example_of_the_metrics() -> None:
     session(DOCS / "metrics.md")
 
 
+def test_the_api_is_as_the_page_says(no_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    session(DOCS / "api.md")
+
+
 def test_each_metric_is_on_the_page() -> None:
     page = (DOCS / "metrics.md").read_text()
     ends = {"A5": 0, "A10": 1}

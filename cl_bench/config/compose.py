@@ -32,6 +32,7 @@ class Top:
     reference: str | None
     debug: bool
     tuned_on: str | None = None
+    keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
 
 
 BELOW = (*GROUPS, "memory", "choices", "content")
@@ -162,10 +163,16 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 
 def written_out(override: str) -> str:
-    """memory=100 for memory.images=100; anything else as it is.
+    """An override as Hydra wants it: memory=100 is memory.images=100, a group without a choice is ~GROUP, and all that
+    is legal is there, so that +KEY is KEY.
 
     >>> written_out("memory=100,200"), written_out("memory={images: 9, per: class}"), written_out("seed=1")
     ('memory.images=100,200', 'memory={images: 9, per: class}', 'seed=1')
+    >>> written_out("experiment=null"), written_out("+method.strength=1")
+    ('~experiment', 'method.strength=1')
     """
+    override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
+    if key in ("experiment", "hparams_search", *TUNED) and value == "null":
+        return f"~{key}"
     return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override

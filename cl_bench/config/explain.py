@@ -70,7 +70,7 @@ def _unknown(full_key: str, parent: Any) -> str:
     from omegaconf import OmegaConf
 
     above, _, key = full_key.rpartition(".")
-    known = [path for path in _paths(OmegaConf.to_container(parent)) if not path.startswith("hydra")]
+    known = [path for path in paths_of(OmegaConf.to_container(parent)) if not path.startswith("hydra")]
     deeper = [path for path in known if path.endswith(f".{key}")]  # where it is, had they typed all of it
     choices = [path for path in known if "." not in path]
     prefix = above and f"{above}."
@@ -79,9 +79,9 @@ def _unknown(full_key: str, parent: Any) -> str:
     return f"{full_key}: no such key{nearest(key, choices, prefix) or f'; {above} has none'}"
 
 
-def _paths(node: Any) -> list[str]:
+def paths_of(node: Any) -> list[str]:
     """The dotted path of every key below a node."""
     if not isinstance(node, Mapping):
         return []
     keys = [str(key) for key in node if key != "_target_"]
-    return keys + [f"{key}.{path}" for key in keys for path in _paths(node[key])]
+    return keys + [f"{key}.{path}" for key in keys for path in paths_of(node[key])]

@@ -29,6 +29,7 @@ WITHOUT_EFFECT = {
         "data_dir",
         "resume",
         "checkpoint_every",
+        "keep_checkpoints",
         "debug",
         "logger",
         "choices",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cl_bench.record import COSTS, Results, thinned
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, is_number, read
+from cl_bench.runs.curves import Row, read
+from cl_bench.runs.loggers import MEASURED, CSVLog, is_number
 
 if TYPE_CHECKING:
     import wandb

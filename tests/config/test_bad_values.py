@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from example_records import results
 from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -248,7 +249,7 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run ends when all is built: nothing is trained, written or downloaded, and nothing large is built."""
     small_machine(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(running.Run, "run", lambda run: SimpleNamespace(metrics={"ACC": 0.0}))
+    monkeypatch.setattr(running, "learn_tasks", lambda *_: results([[0.5]]))
     monkeypatch.setattr(RunFolder, "opened", lambda folder, anew: nullcontext())
     monkeypatch.setattr("cl_bench.runs.console.show", lambda results, folder: None)
     monkeypatch.setattr(datasets, "_download", lambda *_: (_ for _ in ()).throw(InputError("no network")))
