@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from cl_bench.process import STOPPED, as_process
+from cl_bench.process import COMMANDS, STOPPED, command
 
 if __name__ == "__main__":  # at once: what follows takes its time
-    as_process("cl_bench.__main__")
+    command()
 
 import os
 import signal
@@ -13,7 +13,8 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,14 +22,14 @@ from hydra import main as hydra_main
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 
+from cl_bench import __version__
 from cl_bench.config import InputError, KnownError, Stopped
-from cl_bench.config.compose import check_settings, plain, written_out
+from cl_bench.config.compose import plain, written_out
 from cl_bench.config.explain import explain
-from cl_bench.config.names import CONF, TUNED, folder_of
+from cl_bench.config.names import CONF
+from cl_bench.config.search_path import with_plugins
 from cl_bench.record import Results
-from cl_bench.runs.folder import Busy, at_work, wait_for
-from cl_bench.runs.progress import first_line
-from cl_bench.sweep.jobs import finished
+from cl_bench.sweep.jobs import carried_out
 from cl_bench.sweep.launch import sweep
 
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_sweep(flags, overrides):
             return int(not sweep(overrides, attempt, flags))
         sys.argv[1:] = [*given, *overrides]
+        with_plugins()
         hydra_main(config_path=str(CONF), config_name="config", version_base="1.3")(job)()
     except (Stopped, KeyboardInterrupt) as stop:
         print(STOPPED, file=sys.stderr)
@@ -88,28 +90,7 @@ def accuracy(config: Any) -> float:
 def results_of(config: Any) -> tuple[Results, Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
-    while settings.get("hparams_search"):
-        from cl_bench.sweep.search import search
-
-        try:
-            settings = search(HydraConfig.get().overrides.task)
-        except Busy as busy:
-            wait_for(busy.folder)
-    check_settings(settings)
-    folder = folder_of(settings)
-    results = finished(settings)
-    if not results and settings["trainer"]["progress"]:
-        print(first_line(settings), flush=True)  # at once: torch takes seconds to come
-    while not results:
-        if at_work(folder):
-            wait_for(folder)
-            results = finished(settings)
-            continue
-        from cl_bench.runs.loop import run
-
-        with suppress(Busy):  # another process came in between
-            results = run(settings)
-    return results, folder
+    return carried_out(settings, HydraConfig.get().overrides.task, say=partial(print, flush=True))
 
 
 def is_sweep(flags: Namespace, overrides: Sequence[str]) -> bool:
@@ -119,23 +100,20 @@ def is_sweep(flags: Namespace, overrides: Sequence[str]) -> bool:
 
 
 def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The flags of a command line and its overrides, as Hydra wants them.
-
-    `+key=value` is read as `key=value`: all that is legal is there. `experiment=null` is Hydra's `~experiment`.
-
-    Raises InputError for an unknown flag.
-    """
+    """The flags of a command line and its overrides, as Hydra wants them. Raises InputError for an unknown flag."""
 
     def refuse(message: str) -> NoReturn:
         raise InputError(f"{message}; see --help")
 
     parser = get_args_parser()
     parser.error = refuse
+    next(action for action in parser._actions if action.dest == "version").version = f"cl_bench {__version__}"  # type: ignore[attr-defined]
     overrides = parser.parse_intermixed_args(arguments).overrides
     flags = [argument for argument in arguments if argument not in overrides]
-    known = [one if one.startswith("+hydra") else one.lstrip("+") for one in overrides]
-    none = {f"{group}=null": f"~{group}" for group in ("experiment", "hparams_search", *TUNED)}
-    return flags, [none.get(one) or written_out(one) for one in known]
+    for word in (word for word in overrides if "=" not in word):
+        if near := get_close_matches(word, COMMANDS, n=1):
+            raise InputError(f"{word}: is no KEY=VALUE; did you mean cl-bench {near[0]}?")
+    return flags, [written_out(override) for override in overrides]
 
 
 def complain(error: Exception, debug: bool, which: str = "") -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -67,6 +68,37 @@ def from_archive(file: Path, device: torch.device | str = "cpu") -> dict[str, An
     if not isinstance(state, dict):
         raise Damaged(file)
     return state
+
+
+def load_json(file: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises FileNotFoundError where there is none, and Damaged where it is no file (opening a pipe waits for ever), can't
+    be read, is no JSON, or holds what can't be written again: NaN, infinity, half a character, numbers without end.
+    """
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise Damaged(f"{file.name} is no file")
+        value = json.loads(file.read_bytes(), parse_int=whole)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(*error.args) from None
+    except OSError as error:
+        raise Damaged(f"{file.name} can't be read ({error.strerror})") from None
+    except Damaged:
+        raise
+    except (ValueError, RecursionError):
+        raise Damaged(f"{file.name} is damaged (no whole JSON)") from None
+    return value
+
+
+def whole(digits: str) -> int:
+    """A whole number of JSON. Raises ValueError for one that no float and no table can hold."""
+    if len(digits) > 30:
+        raise ValueError("a number too large")
+    return int(digits)
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,22 @@ class Output(io.TextIOWrapper):
         os.close(nowhere)
 
 
+COMMANDS = {
+    "report": "cl_bench.report.__main__",
+    "dashboard": "cl_bench.report.dashboard",
+    "explain": "cl_bench.manual",
+}
+"""What `cl-bench` and `python -m cl_bench` do beside runs, by the first word behind them; each has a `main()`."""
+
+
+def command() -> NoReturn:
+    """The script `cl-bench`."""
+    module = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if module:
+        del sys.argv[1]
+    as_process(module or "cl_bench.__main__")
+
+
 def as_process(module: str) -> NoReturn:
     """Does what `main()` of a module does, and ends this process with its exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):

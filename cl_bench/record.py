@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from annotated_types import Ge, Le, MinLen
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from cl_bench.config import InputError
-from cl_bench.files import Damaged, unsealed
+from cl_bench.files import Damaged, load_json, unsealed
 
 SCHEMA = 2
 """Of results.json; another one is another number, and isn't read."""
@@ -122,7 +121,7 @@ class Diagnostics:
     generator_bytes: Count | None = None
     replay_histogram: list[Count] | None = None
     disagreement: Accuracy = None
-    plasticity: list[list[Measured]] | None = None
+    plasticity: Sequence[Sequence[Measured]] | None = None
     more: dict[str, Any] | None = None
 
     @classmethod
@@ -296,37 +295,6 @@ def schema_of(content: Any) -> int:
         return SCHEMA
     schema = content.get("schema", 1)
     return schema if type(schema) is int else SCHEMA
-
-
-def load_json(file: Path) -> Any:
-    """The value in a JSON file.
-
-    Raises FileNotFoundError where there is none, and Damaged where it is no file (opening a pipe waits for ever), can't
-    be read, is no JSON, or holds what can't be written again: NaN, infinity, half a character, numbers without end.
-    """
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            raise Damaged(f"{file.name} is no file")
-        value = json.loads(file.read_bytes(), parse_int=whole)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except FileNotFoundError:
-        raise
-    except NotADirectoryError as error:
-        raise FileNotFoundError(*error.args) from None
-    except OSError as error:
-        raise Damaged(f"{file.name} can't be read ({error.strerror})") from None
-    except Damaged:
-        raise
-    except (ValueError, RecursionError):
-        raise Damaged(f"{file.name} is damaged (no whole JSON)") from None
-    return value
-
-
-def whole(digits: str) -> int:
-    """A whole number of JSON. Raises ValueError for one that no float and no table can hold."""
-    if len(digits) > 30:
-        raise ValueError("a number too large")
-    return int(digits)
 
 
 def wrong(results: Results) -> str:

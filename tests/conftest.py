@@ -18,7 +18,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from cl_bench.config.compose import compose
+from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF
+from cl_bench.config.plugins import conf_folders
 from cl_bench.data.batches import Batch, Data, Step
 from cl_bench.data.problem import Task
 from cl_bench.data.scenarios import Scenario
@@ -48,8 +50,21 @@ T = TypeVar("T")
 CLOCKS = ("seconds", "peak_memory_mb", "peak_gpu_memory_mb", "provenance")  # of results, what no two runs share
 PLACES = ("output_root", "checkpoint_every", "key", "sha256")  # what says where and how carefully a run was kept
 METHODS = sorted(file.stem for file in (CONF / "method").glob("*.yaml"))
+"""The methods under test: ours, or with `--plugin` those of an installed plugin."""
 
 Compose = Callable[..., dict[str, Any]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--plugin", metavar="PACKAGE", help="test the methods of this installed plugin in place of ours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    plugin, folders = config.getoption("--plugin"), conf_folders()
+    if plugin:
+        if plugin not in folders:
+            raise pytest.UsageError(f"--plugin={plugin}: no plugin of that name is installed{nearest(plugin, folders)}")
+        METHODS[:] = sorted(file.stem for file in (folders[plugin] / "method").glob("*.yaml"))
 
 
 def there(value: T | None) -> T:
@@ -142,7 +157,7 @@ def _same_machine_everywhere(request: pytest.FixtureRequest, monkeypatch: pytest
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
-    monkeypatch.setattr("cl_bench.runs.loop.draw_results", lambda results, folder: None)
+    monkeypatch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
 
 
 @pytest.fixture

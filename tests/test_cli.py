@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,22 @@ def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("flag", ["--version", "--vers"])
+def test_the_version_is_ours(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["method=er", flag])
+    assert not end.value.code
+    assert capsys.readouterr().out == f"cl_bench {cl_bench.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["reprot"], ["explian", "method=er"], ["-m", "dashbord"], ["seed=1", "report"]])
+def test_a_command_that_is_none_is_told_by_the_nearest(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    word = next(word for word in words if word.isalpha())
+    nearest = {"re": "report", "ex": "explain", "da": "dashboard"}[word[:2]]
+    assert capsys.readouterr().err == f"error: {word}: is no KEY=VALUE; did you mean cl-bench {nearest}?\n"
+
+
 def test_a_sweep_and_the_same_sweep_again(tmp_path: Path) -> None:
     """Two methods by two seeds, from another folder than the repository's; again, it answers at once."""
     sweep = ["method=finetune,ewc", *QUICK, "-m", "seed=0,1"]
@@ -224,12 +241,41 @@ def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert (tmp_path / "site" / "cl_bench" / "conf" / "config.yaml").exists()
-    ended = cl("method=finetune", *QUICK, cwd=tmp_path / "site")  # the folder one stands in comes first
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    for name in ("conf/config.yaml", "sweeps/n_gen.yaml", "py.typed", "data/digits.npz"):
+        assert (site / "cl_bench" / name).exists()
+    ended = cl("method=finetune", *QUICK, cwd=site)  # the folder one stands in comes first
     assert (ended.returncode, ended.stderr) == (0, "")
-    listed = cl("--info", "searchpath", cwd=tmp_path / "site")
-    assert str(tmp_path / "site" / "cl_bench" / "conf") in listed.stdout
+    listed = cl("--info", "searchpath", cwd=site)
+    assert str(site / "cl_bench" / "conf") in listed.stdout
+    for name in ("conf/method/er.yaml", "sweeps/n_gen.yaml"):
+        *_, group, file = Path(name).with_suffix("").parts
+        assert cl("explain", f"{group}={file}", cwd=site).stdout == (source / name).read_text()
+
+    (point,) = (site / f"cl_bench-{cl_bench.__version__}.dist-info").glob("entry_points.txt")
+    module, function = re.findall(r"^cl-bench = ([\w.]+):(\w+)$", point.read_text(), re.M)[0]
+    script = site / "cl-bench"
+    script.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n")
+    script.chmod(0o755)
+    environment = ENVIRONMENT | {"PYTHONPATH": str(site), "PATH": f"{site}{os.pathsep}{ENVIRONMENT['PATH']}"}
+
+    def said(command: str) -> str:
+        done = subprocess.run(["bash", "-c", command], cwd=site, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert said("cl-bench --version") == f"cl_bench {cl_bench.__version__}\n"
+    assert said(f"cl-bench method=finetune {' '.join(QUICK)}").endswith(ended.stdout.splitlines()[-1] + "\n")
+    assert "1 finished runs of 1 configurations" in said("cl-bench report")
+    assert "project=NAME" in said("cl-bench dashboard --help")
+    complete = 'eval "$(cl-bench -sc install=bash)"; COMP_CWORD=1; COMP_LINE="cl-bench method=e"; COMP_POINT=17'
+    assert said(f"{complete}; hydra_bash_completion; echo ${{COMPREPLY[@]}}") == "method=er method=ewc method=ewc_gan\n"
+    code = f"import cl_bench; run = cl_bench.run(*{['method=finetune', *QUICK]}); "
+    code += "print(cl_bench.evaluate(run) - run.R[-1], cl_bench.__file__)"
+    python = said(f'"{sys.executable}" -c "{code}"')
+    assert "[0. 0. 0. 0. 0.]" in python
+    assert str(site) in python
 
 
 @pytest.mark.parametrize(
@@ -368,7 +414,10 @@ def test_a_log_of_others_on_a_full_disk_says_nothing(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", ["cl_bench.report", "cl_bench.report.dashboard"])
+@pytest.mark.parametrize(
+    "module",
+    ["cl_bench.report", "cl_bench.report.dashboard", "cl_bench report", "cl_bench dashboard", "cl_bench explain"],
+)
 def test_other_commands_say_one_line_too(module: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m {module} --help >/dev/full"
     ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,4 +1,5 @@
-"""What every method in conf/method promises, with no code of its own for it."""
+"""What every method in conf/method promises, with no code of its own for it; with `--plugin PACKAGE`, every one in the
+conf/method of an installed plugin."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import torch
 from conftest import METHODS, Compose, learn, there, without_clocks
 from torchmetrics import Metric
 
+import cl_bench
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
 from cl_bench.config.schema import target
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 KINDS = {method: target(compose(f"method={method}")["method"], "method").kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(*one, after, ()) for one in EVERY for after in (1, 4, 7, 12) if one[1] == KINDS[one[0]][0] or after == 7]
-KILLS += [
+VARIANTS = [
     ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
     ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "scenario.val_fraction=0.2")),
@@ -48,6 +50,7 @@ KILLS += [
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
+KILLS += [one for one in VARIANTS if one[0] in METHODS]
 Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
@@ -81,7 +84,9 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert kept["metrics"]["ACC"] == results.metrics["ACC"]
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
     phases = [len(record["phases"]) for record in kept["tasks"]]
-    assert max(phases) == target(settings["method"], "method").n_phases
+    assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
+    again = cl_bench.load(folder_of(settings))  # rebuilt from its settings and its checkpoint
+    assert cl_bench.evaluate(again).tolist() == results.R[4]
 
 
 def losses_of(settings: dict[str, Any]) -> list[Row]:

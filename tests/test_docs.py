@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -20,8 +21,7 @@ from conftest import METHODS, Compose, there
 from example_records import generated, task_record
 
 import cl_bench
-from cl_bench.config import compose as config
-from cl_bench.config.compose import compose
+from cl_bench.config.compose import compose, declared
 from cl_bench.config.names import CONF, options_of
 from cl_bench.config.schema import target
 from cl_bench.data.problem import Problem
@@ -187,15 +187,16 @@ def commands(page: Path) -> list[list[str]]:
 )
 def test_every_command_can_be_typed(page: Path, arguments: list[str], examples: None) -> None:
     """Each value of a sweep with the first of the others composes, and the method has a meaning in the scenario."""
-    choices = [re.split(r",(?![^\[]*\])", one.partition("=")[2]) for one in arguments if one != "-m"]
-    names = [one.partition("=")[0] for one in arguments if one != "-m"]
-    assert len(arguments) > len(names) or all(len(values) == 1 for values in choices), "a sweep needs -m"
+    given = [one for one in arguments if one not in ("-m", "--config-dir", "conf")]  # where `examples` puts all files
+    choices = [re.split(r",(?![^\[]*\])", one.partition("=")[2]) for one in given]
+    names = [one.partition("=")[0] for one in given]
+    assert "-m" in arguments or all(len(values) == 1 for values in choices), "a sweep needs -m"
     most = max((len(values) for name, values in zip(names, choices, strict=True) if name != "seed"), default=1)
     for n in range(most):
         settings = compose(
             *(f"{key}={values[min(n, len(values) - 1)]}" for key, values in zip(names, choices, strict=True))
         )
-        assert settings["scenario"]["kind"] in target(settings["method"], "method").kinds
+        assert settings["scenario"]["kind"] in declared(settings, "kinds")
 
 
 # ------------------------------------------------------------------------------------- pictures, sessions
@@ -233,6 +234,11 @@ def test_worked_example_of_the_metrics() -> None:
     session(DOCS / "metrics.md")
 
 
+def test_the_api_is_as_the_page_says(no_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    session(DOCS / "api.md")
+
+
 def test_each_metric_is_on_the_page() -> None:
     page = (DOCS / "metrics.md").read_text()
     ends = {"A5": 0, "A10": 1}
@@ -246,59 +252,71 @@ def test_each_metric_is_on_the_page() -> None:
 # ----------------------------------------------------------------------------------------------- examples
 
 
+def written(page: str, folder: Path) -> list[Path]:
+    """The files that a page shows, below a folder; their names."""
+    shown = re.findall(r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)```$", (DOCS / page).read_text(), re.M | re.S)
+    for name, text in shown:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return [Path(name) for name, _ in shown]
+
+
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The files of the two pages about adding something, as if they had been written into the package."""
+    """The files of the pages about adding something: a data set as if it were ours, the method beside it."""
     shutil.copytree(CONF, tmp_path / "conf")
-    modules = []
-    for page in ("adding_a_method.md", "adding_a_dataset.md"):
-        for name, text in re.findall(
-            r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)```$", (DOCS / page).read_text(), re.M | re.S
-        ):
-            file = tmp_path / name
-            assert not (ROOT / name).exists(), f"{page} would overwrite {name}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-            if file.suffix == ".py":
-                modules.append(".".join(Path(name).with_suffix("").parts))
-    monkeypatch.setattr(config, "CONF", tmp_path / "conf")
+    written("adding_a_method.md", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names = written("adding_a_dataset.md", tmp_path)
+    assert not any((ROOT / name).exists() for name in names)
+    modules = [".".join(name.with_suffix("").parts) for name in names if name.suffix == ".py"]
+    for place in ("compose", "names"):
+        monkeypatch.setattr(f"cl_bench.config.{place}.CONF", tmp_path / "conf")
     for module in modules:
         package = import_module(module.rpartition(".")[0])
         folder = tmp_path / Path(*module.split(".")[:-1])
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     yield
-    for module in modules:
+    for module in (*modules, "anchor"):
         sys.modules.pop(module, None)
 
 
 @pytest.fixture
-def anchor(examples: None, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The method of the page, known to the contract."""
-    monkeypatch.setitem(contract.KINDS, "anchor", target(compose("method=anchor")["method"], "method").kinds)
-    return "anchor"
+def anchor(tmp_path: Path, no_pictures: None, small: Compose, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compose]:
+    """`small` with the method of the page, which lies in a folder of a person's own and is known to the contract."""
+    assert written("adding_a_method.md", tmp_path) == [Path("anchor.py"), Path("conf/method/anchor.yaml")]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(contract.KINDS, "anchor", ("class", "task", "domain"))
+    yield partial(small, "plugins=[anchor]", f"hydra.searchpath=[file://{tmp_path / 'conf'}]")
+    sys.modules.pop("anchor", None)
 
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
-def test_the_method_of_the_page_learns(anchor: str, kind: str, small: Compose) -> None:
-    contract.test_it_learns_in_each_kind_it_declares(anchor, kind, small)
+def test_the_method_of_the_page_learns(anchor: Compose, kind: str) -> None:
+    contract.test_it_learns_in_each_kind_it_declares("anchor", kind, anchor)
 
 
 def test_the_method_of_the_page_goes_on_after_a_kill(
-    anchor: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anchor: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    contract.test_killed_and_resumed_equals_uninterrupted(anchor, "task", 7, (), small, monkeypatch)
-    contract.test_its_state_is_all_it_remembers(anchor, small, tmp_path)
+    contract.test_killed_and_resumed_equals_uninterrupted("anchor", "task", 7, (), anchor, monkeypatch)
+    contract.test_its_state_is_all_it_remembers("anchor", anchor, tmp_path)
 
 
-def test_the_method_of_the_page_forgets_less(anchor: str, small: Compose) -> None:
+def test_the_method_of_the_page_forgets_less(anchor: Compose) -> None:
     common = ("scenario=domain_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
-    plain = there(run(small("method=finetune", *common)).metrics["BWT"])
-    assert there(run(small("method=anchor", *common)).metrics["BWT"]) > plain
+    plain = there(run(anchor("method=finetune", *common)).metrics["BWT"])
+    assert there(run(anchor("method=anchor", *common)).metrics["BWT"]) > plain
 
 
-def test_the_method_of_the_page_is_a_page_long(examples: None) -> None:
-    code = Path(import_module("cl_bench.methods.anchor").__file__ or "").read_text()
-    assert len([line for line in code.splitlines() if line.strip()]) <= 35
+def test_the_method_of_the_page_is_a_page_long_and_needs_three_files_to_read(tmp_path: Path) -> None:
+    written("adding_a_method.md", tmp_path)
+    assert len([line for line in (tmp_path / "anchor.py").read_text().splitlines() if line.strip()]) <= 35
+    page = (DOCS / "adding_a_method.md").read_text()
+    files = re.findall(r"\]\(\.\./(\S+)\)", page[page.index("Three files") : page.index("## An example")])
+    assert len(files) == 3
+    assert sum(len((ROOT / file).read_text().splitlines()) for file in files) <= 400
 
 
 def test_the_data_sets_of_the_page(

@@ -21,6 +21,7 @@ LAYERS = [
     {"runs"},
     {"sweep"},
     {"report"},
+    {"api", "manual"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -55,7 +56,8 @@ def test_what_must_answer_at_once_imports_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, cl_bench, cl_bench.__main__, cl_bench.runs.folder; sys.exit('torch' in sys.modules)"
+    modules = "cl_bench, cl_bench.__main__, cl_bench.api, cl_bench.manual, cl_bench.runs.folder"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

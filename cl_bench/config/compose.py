@@ -13,7 +13,8 @@ from cl_bench.config import signatures
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, options_of
-from cl_bench.config.schema import build, check, target, types_of
+from cl_bench.config.plugins import allowed
+from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
 from cl_bench.config.tuned import picked_up
 from cl_bench.config.types import NonNegative
 
@@ -23,6 +24,7 @@ class Top:
     """The keys outside the groups; `conf/config.yaml` explains them."""
 
     seed: Annotated[int, Ge(0), Le(10**12)]
+    plugins: list[str]
     output_root: str
     data_dir: str
     resume: bool
@@ -30,51 +32,63 @@ class Top:
     reference: str | None
     debug: bool
     tuned_on: str | None = None
+    keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
+BELOW = (*GROUPS, "memory", "choices", "content")
+"""The keys of settings that are no plain values of `Top`."""
+
+
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     """Checks all of a configuration that can be known without data, and without torch, whose import takes seconds.
 
+    Returns the node of each group that is chosen, and of `memory` where the method keeps images.
     Raises InputError for an unknown key, a wrong type, a missing value, or a scenario that the method has no
     meaning in.
     """
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
-    build(
-        {key: value for key, value in settings.items() if key not in (*GROUPS, "memory", "choices", "content")}, "", Top
-    )
-    for group in GROUPS:
-        if settings[group] or group != "dataset":  # dataset=none
-            check(settings[group], group)
+    build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
+    packages = allowed(settings["plugins"])
+    chosen = [group for group in GROUPS if settings[group] or group != "dataset"]  # dataset=none
+    nodes = {group: check(settings[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
-        check_budget(settings.get("memory"))
-    kind, kinds = settings["scenario"].get("kind"), declared(settings["method"], "kinds")
-    if kind and kind not in kinds:
+        nodes["memory"] = check_budget(settings.get("memory"))
+    if settings["scenario"].get("kind"):
+        check_applicable(settings, settings["scenario"]["kind"])
+    return nodes
+
+
+def check_applicable(settings: Mapping[str, Any], kind: str) -> None:
+    """Raises NotApplicable when the method has no meaning in this kind of scenario."""
+    kinds = declared(settings, "kinds")
+    if kind not in kinds:
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], kind, kinds)
 
 
-def declared(method: Mapping[str, Any], name: str) -> Any:
-    """What the class of a method says of itself: `kinds`, `train_mask`. Raises InputError for what is no method."""
+def declared(settings: Mapping[str, Any], name: str) -> Any:
+    """What the class of the method says of itself: `kinds`, `train_mask`. Raises InputError for what is no method."""
+    path = path_of(settings["method"], "method", allowed(settings.get("plugins")))
     try:
-        return signatures.constant(str(method.get("_target_")), name)
+        return signatures.constant(path, name)
     except LookupError:
-        found = getattr(target(method, "method"), name, None)
+        found = getattr(imported(path, "method"), name, None)
     if found is None:
-        raise InputError(f"method._target_={method['_target_']}: is no Method")
+        raise InputError(f"method._target_={path}: is no Method")
     return found
 
 
 def reads_memory(settings: Mapping[str, Any]) -> bool:
     """Whether the method keeps real images, as many as `memory` says."""
-    return "memory" in types_of(settings["method"], "method")
+    return "memory" in types_of(path_of(settings["method"], "method", allowed(settings.get("plugins"))), "method")
 
 
-def check_budget(node: Any) -> None:
+def check_budget(node: Any) -> Node:
     """Raises InputError for what is no budget."""
     if not isinstance(node, Mapping):
         raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
-    check(node, "memory")
+    return check(node, "memory")
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,12 +138,12 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settle(settings: dict[str, Any]) -> None:
     """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys."""
-    method, scenario = settings["method"], settings.get("scenario")
+    scenario = settings.get("scenario")
     if isinstance(scenario, dict) and scenario.get("train_mask", "") in (None, "seen", "all", "current"):
         if scenario.get("kind") != "class":
             scenario["train_mask"] = None
         elif scenario["train_mask"] is None:
-            scenario["train_mask"] = declared(method, "train_mask")
+            scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
 
@@ -139,6 +153,9 @@ def compose(*overrides: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
+    from cl_bench.config.search_path import with_plugins
+
+    with_plugins()
     inside = GlobalHydra.instance().is_initialized()  # in a job of the command line
     with nullcontext() if inside else initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [written_out(override) for override in overrides], return_hydra_config=True)
@@ -146,10 +163,16 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 
 def written_out(override: str) -> str:
-    """memory=100 for memory.images=100; anything else as it is.
+    """An override as Hydra wants it: memory=100 is memory.images=100, a group without a choice is ~GROUP, and all that
+    is legal is there, so that +KEY is KEY.
 
     >>> written_out("memory=100,200"), written_out("memory={images: 9, per: class}"), written_out("seed=1")
     ('memory.images=100,200', 'memory={images: 9, per: class}', 'seed=1')
+    >>> written_out("experiment=null"), written_out("+method.strength=1")
+    ('~experiment', 'method.strength=1')
     """
+    override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
+    if key in ("experiment", "hparams_search", *TUNED) and value == "null":
+        return f"~{key}"
     return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override

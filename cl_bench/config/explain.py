@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cl_bench.config.errors import InputError, nearest
-from cl_bench.config.names import CONF, check_name, options_of
+from cl_bench.config.names import check_name, conf_of, options_of
 
 
 def explain(error: Exception, overrides: Iterable[str]) -> str | None:
@@ -53,7 +53,8 @@ def explain(error: Exception, overrides: Iterable[str]) -> str | None:
         key, _, value = override.partition("=")
         if not key:
             return f"{override}: no key; type KEY=VALUE"
-        ours = "hydra" in key or not (CONF / key).is_dir() or set(value.split(",")) <= set(options_of(key))
+        is_group = any((conf / key).is_dir() for conf in conf_of().values())
+        ours = "hydra" in key or not is_group or set(value.split(",")) <= set(options_of(key))
         if not ours and "(" not in value:  # glob(*)
             if unread:
                 return f"{override}: its file can't be read ({text})"
@@ -69,7 +70,7 @@ def _unknown(full_key: str, parent: Any) -> str:
     from omegaconf import OmegaConf
 
     above, _, key = full_key.rpartition(".")
-    known = [path for path in _paths(OmegaConf.to_container(parent)) if not path.startswith("hydra")]
+    known = [path for path in paths_of(OmegaConf.to_container(parent)) if not path.startswith("hydra")]
     deeper = [path for path in known if path.endswith(f".{key}")]  # where it is, had they typed all of it
     choices = [path for path in known if "." not in path]
     prefix = above and f"{above}."
@@ -78,9 +79,9 @@ def _unknown(full_key: str, parent: Any) -> str:
     return f"{full_key}: no such key{nearest(key, choices, prefix) or f'; {above} has none'}"
 
 
-def _paths(node: Any) -> list[str]:
+def paths_of(node: Any) -> list[str]:
     """The dotted path of every key below a node."""
     if not isinstance(node, Mapping):
         return []
     keys = [str(key) for key in node if key != "_target_"]
-    return keys + [f"{key}.{path}" for key in keys for path in _paths(node[key])]
+    return keys + [f"{key}.{path}" for key in keys for path in paths_of(node[key])]

@@ -10,6 +10,7 @@ from typing import Any
 
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import InputError
+from cl_bench.config.plugins import PACKAGE, conf_folders
 
 CONF = next(
     folder for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if folder.is_dir()
@@ -23,23 +24,44 @@ TUNED = {"benchmark": ("dataset",), "tuned": ("method", "dataset"), "tuned/scena
 """Groups whose choice follows by itself from those of others, where there is a file of these names."""
 
 WITHOUT_EFFECT = {
-    "": ("output_root", "data_dir", "resume", "checkpoint_every", "debug", "logger", "choices", "reference"),
+    "": (
+        "output_root",
+        "data_dir",
+        "resume",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "debug",
+        "logger",
+        "choices",
+        "reference",
+        "plugins",  # each _target_ says whose code it is
+    ),
     "trainer": ("chunk", "log_every", "progress"),
 }
 """Keys that change no number, by group: they are left out of a run's key."""
 
 
 def check_name(group: str, choice: str) -> None:
-    """Raises InputError for a choice that leads out of its group's folder. Folders inside it are part of a name."""
+    """Raises InputError for a choice that leads out of its group's folder, and for one that two packages have. Folders
+    inside it are part of a name."""
     path = PureWindowsPath(choice)  # knows both kinds of slash, and drives
     if ".." in path.parts or path.anchor or choice.startswith("~"):
         raise InputError(f"{group}={choice}: is a path, not a name; --config-dir=FOLDER adds files of your own")
+    name = f"{group.partition('@')[0]}/{choice}.yaml"
+    owners = [package for package, conf in conf_of().items() if (conf / name).is_file()]
+    if len(owners) > 1:
+        raise InputError(f"{group}={choice}: {' and '.join(owners)} each have a conf/{name}; one of them must go")
+
+
+def conf_of() -> dict[str, Path]:
+    """The folders of YAML files by package: our own, and those of installed plugins."""
+    return {PACKAGE: CONF, **conf_folders()}
 
 
 def options_of(group: str) -> list[str]:
     """What can be chosen for a group: the names of its YAML files, with FOLDER/ before those in a folder of it."""
-    top = CONF / group
-    return sorted(file.relative_to(top).with_suffix("").as_posix() for file in top.rglob("*.yaml"))
+    tops = [conf / group for conf in conf_of().values()]
+    return sorted({file.relative_to(top).with_suffix("").as_posix() for top in tops for file in top.rglob("*.yaml")})
 
 
 def key_of(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""From a node of YAML to a checked object: the typed signature of its `_target_` is the schema.
+"""From YAML to objects in two steps: `check` makes a tree of nodes, before anything begins; `build` only constructs.
 
-An unknown key or a value of the wrong type is refused in one line, before anything is trained or even imported: no
-torch is needed until something is built.
+The typed signature of a `_target_` is the schema. An unknown key or a value of the wrong type is refused in one line,
+before anything is trained or even imported: no torch is needed until something is built.
 """
 
 from __future__ import annotations
@@ -10,117 +10,171 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 from cl_bench.config import signatures
 from cl_bench.config.errors import InputError, nearest, typed
 from cl_bench.config.names import options_of
+from cl_bench.config.plugins import allowed, check_path
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+"""The kinds of parameters that a key can stand for: no *args, no **kwargs."""
 
 
-def target(node: Mapping[str, Any], where: str) -> Any:
-    """The class or function of this package that `node["_target_"]` names.
+@dataclass(frozen=True)
+class Node:
+    """A checked part of a configuration: what `build` makes an object of.
 
-    Raises InputError for anything outside the package: a configuration must not run other code.
+    where: the key under which a person finds it. target: the class or function, or its dotted path, not yet imported.
+    values: of the types that its signature names. parts: the nodes in it.
     """
-    path = node.get("_target_")
-    if path is None:
+
+    where: str
+    target: Callable[..., Any] | str
+    values: Mapping[str, Any]
+    parts: Mapping[str, Node]
+
+    def key(self, name: str) -> str:
+        """A key of this node as a person types it."""
+        return f"{self.where}.{name}" if self.where else name
+
+
+def target(node: Mapping[str, Any], where: str, plugins: Any = ()) -> Any:
+    """The class or function that `node["_target_"]` names. Raises InputError, see `path_of` and `imported`."""
+    return imported(path_of(node, where, allowed(list(plugins))), where)
+
+
+def path_of(node: Mapping[str, Any], where: str, packages: Sequence[str]) -> str:
+    """The `_target_` of a node. Raises InputError for one outside these packages: no other code is imported."""
+    if node.get("_target_") is None:
         raise InputError(f"{where}: needs a choice{nearest('', options_of(where))}")
-    if not isinstance(path, str) or not path.startswith("cl_bench."):
-        raise InputError(f"{where}._target_={path}: not a part of cl_bench")
-    module, _, name = path.rpartition(".")
+    return check_path(node["_target_"], where, packages)
+
+
+def imported(target: Callable[..., Any] | str, where: str) -> Any:
+    """The class or function of that path. Raises InputError where there is none, and for what its package has from
+    elsewhere."""
+    if not isinstance(target, str):
+        return target
+    said, (module, _, name) = f"{where}._target_={target}", target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        raise InputError(f"{where}._target_={path}: there is no such thing") from None
-    if not callable(found) or not getattr(found, "__module__", "").startswith("cl_bench."):
-        raise InputError(f"{where}._target_={path}: not a part of cl_bench")
+        found = getattr(importlib.import_module(module), name, None)
+    except Exception as error:  # a slip of the pen in somebody's package can be anything
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            found = None
+        else:
+            raise InputError(f"{said}: can't be imported ({type(error).__name__}: {error})") from error
+    if found is None:
+        raise InputError(f"{said}: there is no such thing")
+    home = str(getattr(found, "__module__", None))
+    if not callable(found) or home.partition(".")[0] != target.partition(".")[0]:
+        raise InputError(f"{said}: not a part of {target.partition('.')[0]}")
     return found
 
 
-def check(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[str, Any]:
-    """The values of `node`, and of the nodes in it, each checked against the signature of its `_target_`.
+def check(
+    node: Mapping[str, Any],
+    where: str,
+    constructor: Callable[..., Any] | None = None,
+    packages: Sequence[str] = (signatures.PACKAGE,),
+) -> Node:
+    """`node` and the nodes in it, each value checked against the signature of its `_target_`.
 
-    Nothing is built yet, so a node can be checked before what else its constructor needs is known.
-
-    where: the key under which a person finds the node, for messages. constructor: instead of `_target_`.
+    where: the key under which a person finds the node, for messages. constructor: instead of `_target_`. packages:
+    those whose code may be named.
     Raises InputError for an unknown key, a wrong type or a value out of range.
     """
-    from pydantic import ConfigDict, ValidationError, create_model
+    from pydantic import ConfigDict, PydanticUserError, ValidationError, create_model
 
-    types = types_of(node, where, constructor)
+    found = constructor or path_of(node, where, packages)
+    types = types_of(found, where)
     prefix = where and f"{where}."
-    nodes, values = {}, {}
+    parts, values = {}, {}
     for key, value in node.items():
         if key == "_target_":
             continue
         if key not in types:
             raise InputError(f"{prefix}{key}: no such key{nearest(key, types, prefix)}")
         if isinstance(value, Mapping) and "_target_" in value:
-            nodes[key] = value
-            check(value, f"{prefix}{key}")
+            parts[key] = check(value, f"{prefix}{key}", packages=packages)
         else:
             values[key] = value
 
     config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False, protected_namespaces=())
-    model = create_model("Checked", __config__=config, **{key: (types[key], ...) for key in values})  # type: ignore[call-overload]
     try:
+        model = create_model("Checked", __config__=config, **{key: (types[key], ...) for key in values})  # type: ignore[call-overload]
         # as JSON, because there a list is what a tuple is written as, and strictly: true is no number, 1.0 no integer
         checked = model.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise InputError(_first(error, prefix, values)) from None
-    return nodes | {key: getattr(checked, key) for key in values}
+    except PydanticUserError as error:  # of somebody's annotations
+        raise InputError(
+            f"{where}._target_={found}: its types can't be checked ({str(error).splitlines()[0]})"
+        ) from None
+    return Node(where, found, {key: getattr(checked, key) for key in values}, parts)
 
 
-def types_of(node: Mapping[str, Any], where: str, constructor: Any = None) -> dict[str, Any]:
+def types_of(target: Callable[..., Any] | str, where: str) -> dict[str, Any]:
     """The type of each key that a node may have; read from source as long as its module isn't imported.
 
-    Otherwise as `check`.
+    Raises InputError for what can't be imported or called.
     """
-    path = str(node.get("_target_"))
-    if constructor is None and path.rpartition(".")[0] not in sys.modules:
+    if isinstance(target, str) and target.rpartition(".")[0] not in sys.modules:
         try:
-            return signatures.parameters(path)
-        except LookupError:  # not there, or not plain to read: the import will show it
+            return signatures.parameters(target)
+        except LookupError:  # not there, not plain to read, or somebody else's: the import will show it
             pass
-    constructor = constructor or target(node, where)
-    hints = get_type_hints(constructor.__init__ if inspect.isclass(constructor) else constructor, include_extras=True)
-    return {name: hints.get(name, Any) for name in inspect.signature(constructor).parameters}
+    constructor = imported(target, where)
+    function = constructor.__init__ if inspect.isclass(constructor) else constructor
+    try:
+        parameters = inspect.signature(constructor).parameters.values()
+    except ValueError as error:  # written in C
+        raise InputError(f"{where}._target_={target}: its signature can't be read ({error})") from None
+    return {one.name: _hint(function, one.name) for one in parameters if one.kind in NAMED}
 
 
-def check_kind(node: Mapping[str, Any], where: str, wanted: Any) -> None:
+def _hint(function: Any, name: str) -> Any:
+    """The type of a parameter, or of what is returned; Any where none is named, or none that is there when it runs."""
+    function = inspect.unwrap(function)
+    place = SimpleNamespace(__annotations__={name: getattr(function, "__annotations__", {}).get(name, Any)})
+    try:
+        return get_type_hints(place, getattr(function, "__globals__", {}), include_extras=True)[name]
+    except (AttributeError, NameError, TypeError):
+        return Any
+
+
+def check_kind(node: Node, wanted: Any) -> None:
     """Raises InputError when what a node builds, or a node in it, isn't what is wanted there, by the type of its
     place. That needs the classes themselves, and so imports them."""
-    found = target(node, where)
-    made = found if inspect.isclass(found) else get_type_hints(found).get("return", Any)
+    found = imported(node.target, node.where)
+    made = found if inspect.isclass(found) else _hint(found, "return")
     kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
-    if made is not Any and kinds and not issubclass(made, kinds):
+    if kinds and not (inspect.isclass(made) and issubclass(made, kinds)):
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{where}._target_={node['_target_']}: is no {names}")
-    for key, value in node.items():
-        if isinstance(value, Mapping) and "_target_" in value:
-            check_kind(value, f"{where}.{key}", types_of(node, where)[key])
+        says = "" if made is not Any else f"; a function says so: def {found.__name__}(...) -> {kinds[0].__name__}"
+        raise InputError(f"{node.where}._target_={node.target}: is no {names}{says}")
+    types = types_of(node.target, node.where)
+    for key, part in node.parts.items():
+        check_kind(part, types[key])
 
 
-def build(node: Mapping[str, Any], where: str, constructor: Any = None, **context: Any) -> Any:
-    """The object that `node` describes: `_target_` called with the node's keys, each checked first.
+def build(node: Node, **context: Any) -> Any:
+    """The object that a checked node describes: its target called with its values, and with what its parts build.
 
     A parameter that the node doesn't name is taken from `context` when it is there (the data folder, the shape
-    of the images), nested nodes are built with the same context.
-
-    Otherwise as `check`. What nested nodes build may be anything; see `check_kind`.
+    of the images), in the parts too. What parts build may be anything; see `check_kind`.
+    Raises InputError for a parameter without a value.
     """
-    constructor = constructor or target(node, where)
-    values = check(node, where, constructor)
-    prefix = where and f"{where}."
-    for key, value in values.items():
-        if isinstance(value, Mapping) and "_target_" in value:
-            values[key] = build(value, f"{prefix}{key}", **context)
+    constructor = imported(node.target, node.where)
+    values = {**node.values, **{key: build(part, **context) for key, part in node.parts.items()}}
     for name, parameter in inspect.signature(constructor).parameters.items():
         if name in context and name not in values:
             values[name] = context[name]
-        if name not in values and parameter.default is parameter.empty:
-            raise InputError(f"{prefix}{name}: needs a value")
+        if name not in values and parameter.default is parameter.empty and parameter.kind in NAMED:
+            raise InputError(f"{node.key(name)}: needs a value")
     return constructor(**values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,9 +92,10 @@ def _member(module: str, owner: ast.AST, name: str) -> tuple[str, Any]:
     own = _names(owner.body)
     if name in own:
         return module, own[name]
-    if len(owner.bases) != 1:
-        raise LookupError(name)
-    return _member(*_find(module, ast.unparse(owner.bases[0])), name)
+    for base in owner.bases:
+        with suppress(LookupError):
+            return _member(*_find(module, ast.unparse(base)), name)
+    raise LookupError(name)
 
 
 def _evaluated(annotation: ast.expr, module: str) -> Any:
@@ -128,7 +130,7 @@ class _Types(dict[str, Any]):
         if isinstance(found, ast.ImportFrom):
             origin = str(found.module)
             if origin in sys.modules:
-                return getattr(sys.modules[origin], name)
+                return vars(sys.modules[origin])[name]
             if origin.partition(".")[0] == PACKAGE:
                 return _Types(origin)[name]
         return Built

@@ -29,7 +29,7 @@ def split(
     seed: int,
     *,
     kind: Kind,
-    n_tasks: Positive | None = None,
+    n_tasks: Positive | None,
     classes_per_task: Positive | None = None,
     class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)] | str] = "fixed",
     uneven: bool = False,

@@ -39,7 +39,7 @@ class MLPGenerator(nn.Sequential):
         image_shape: tuple[int, int, int],
         *,
         z_dim: Positive = 64,
-        hidden: Sequence[Positive] = (256, 256),
+        hidden: Sequence[Positive],
     ) -> None:
         widths = [z_dim, *hidden]
         layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]
@@ -52,7 +52,7 @@ class MLPGenerator(nn.Sequential):
 class MLPCritic(nn.Sequential):
     """Linear layers with leaky ReLU to one score per image, shape (B,)."""
 
-    def __init__(self, image_shape: tuple[int, int, int], *, hidden: Sequence[Positive] = (256, 256)) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], *, hidden: Sequence[Positive]) -> None:
         widths = [math.prod(image_shape), *hidden]
         layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.LeakyReLU(0.2))]
         super().__init__(nn.Flatten(), *layers, nn.Linear(widths[-1], 1), nn.Flatten(0))
@@ -154,7 +154,7 @@ class ConditionalMLP(ConditionalGenerator):
         n_outputs: int,
         *,
         z_dim: Positive = 64,
-        hidden: Sequence[Positive] = (256, 256),
+        hidden: Sequence[Positive],
     ) -> None:
         super().__init__(n_outputs, z_dim, MLPGenerator(image_shape, z_dim=z_dim + n_outputs, hidden=hidden))
 
@@ -170,7 +170,7 @@ class ConditionalDCGenerator(ConditionalGenerator):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], n_outputs: int, *, z_dim: Positive = 100, width: Positive = 32
+        self, image_shape: tuple[int, int, int], n_outputs: int, *, z_dim: Positive = 100, width: Positive
     ) -> None:
         size, times = halvings(image_shape)
         widths = [width * 2**n for n in reversed(range(times))]
@@ -201,7 +201,7 @@ class DCNetwork(Network):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         *,
-        width: Positive = 32,
+        width: Positive,
         depth: Positive = 3,
         norm: Literal["none", "batch"] = "none",
     ) -> None:

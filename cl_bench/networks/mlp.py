@@ -28,7 +28,7 @@ class MLP(Network):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         *,
-        hidden: Sequence[Positive] = (400, 400),
+        hidden: Sequence[Positive],
     ) -> None:
         widths = [math.prod(image_shape), *hidden]
         layers = [layer for n, m in pairwise(widths) for layer in (nn.Linear(n, m), nn.ReLU())]

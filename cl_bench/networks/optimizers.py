@@ -36,8 +36,8 @@ class Adam:
         keep_state: whether its moments go on from one phase of a classifier to the next; otherwise they start anew.
     """
 
-    lr: Rate = 1e-3
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    lr: Rate
+    betas: tuple[Decay, Decay]
     weight_decay: NonNegative = 0.0
     keep_state: bool = False
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from cl_bench.config import InputError
+from cl_bench.report.benchmarks import benchmarks
 from cl_bench.report.page import render
-from cl_bench.report.runs import benchmarks, read, select
+from cl_bench.report.runs import read, select
 from cl_bench.report.tables import csv_of, latex, markdown
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cl_bench.evaluation.statistics import Comparison
-from cl_bench.report.runs import Benchmark, Configuration, by_protocol, compared
+from cl_bench.report.benchmarks import Benchmark, Configuration, by_protocol, compared
 from cl_bench.report.tables import ACC, MINUS
 
 

@@ -1,6 +1,6 @@
 """The comparison of methods as a W&B workspace: `python -m cl_bench.report.dashboard project=NAME`.
 
-What runs log is named in `loggers.WandbLog`; here is what is drawn of it. With --dry-run nothing is sent: the
+What runs log is named in `wandb_log.WandbLog`; here is what is drawn of it. With --dry-run nothing is sent: the
 specification of the workspace is printed as JSON.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError
-from cl_bench.config.schema import build
+from cl_bench.config.schema import build, check
 from cl_bench.process import as_process
 
 if __name__ == "__main__":  # at once: what follows takes its time
@@ -72,7 +72,7 @@ def parsed(words: Any) -> Place:
         if not equals or not value:
             raise InputError(f"{word}: can't be read; type KEY=VALUE, see --help")
         values[key] = value
-    return build(values, "", Place)
+    return build(check(values, "", Place))
 
 
 def workspace(place: Place) -> ws.Workspace:

@@ -1,36 +1,23 @@
-"""The page: what it shows of each benchmark, worked out here and laid out in page.html.
-
-The template is handed dataclasses: of a dict `a.items` would be its method, and always true.
-"""
+"""The page: what it shows of each benchmark, worked out here and laid out in page.html."""
 
 from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cl_bench.record import MOST_TASKS, thinned
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
 from cl_bench.report.charts import Style, swatch
-from cl_bench.report.comparisons import Tests, comparisons
-from cl_bench.report.plots import BY_NAME, Figure, Plots
-from cl_bench.report.runs import (
-    BOUNDS,
-    MACHINE,
-    Benchmark,
-    Configuration,
-    Run,
-    Unread,
-    as_typed,
-    mixtures,
-    short,
-    shown,
-    sweeps,
-)
+from cl_bench.report.comparisons import comparisons
+from cl_bench.report.labels import as_typed, short, shown
+from cl_bench.report.layout import Brief, Condition, Matrix, MatrixCell, Named, NotFinished, Number, Row, Sample, Told
+from cl_bench.report.plots import BY_NAME, Plots
+from cl_bench.report.runs import MACHINE, Run, Unread
 from cl_bench.report.tables import ACC, Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
@@ -43,133 +30,6 @@ CONDITIONS = (
     ("Length", "length", "of training, for each task"),
 )
 """Columns of the table of results: title, attribute of a configuration, meaning."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """A cell of the table of results. value: what it is sorted by. n: seeds behind it."""
-
-    mean: str
-    half: str
-    value: float | str
-    n: int
-    best: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """A configuration in the table of results. conditions: training mask, budget, length of training."""
-
-    id: str
-    label: str
-    full: str
-    method: str
-    swatch: Markup
-    seeds: list[int]
-    conditions: list[str]
-    cells: list[Number]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A column of what differs besides the numbers. differs: the rows can't be compared without a thought."""
-
-    title: str
-    meaning: str
-    differs: bool
-
-
-@dataclass(frozen=True)
-class Named:
-    """A configuration in a legend."""
-
-    id: str
-    label: str
-    swatch: Markup
-
-
-@dataclass(frozen=True)
-class MatrixCell:
-    """future: its task was still to be learned."""
-
-    text: str
-    value: str | None
-    future: bool
-
-    @property
-    def shade(self) -> str:
-        if self.future:
-            return "future"
-        value = float(self.value or 0)
-        return "strong" if value > 0.78 else "middling" if value > 0.57 else ""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """The accuracies of a configuration; tasks: the numbers of its rows and columns, from 1."""
-
-    id: str
-    label: str
-    tasks: list[int]
-    cells: list[list[MatrixCell]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Generated images; data: a PNG file in base 64."""
-
-    id: str
-    label: str
-    caption: str
-    data: str
-
-
-@dataclass(frozen=True)
-class NotFinished:
-    """A run that is in none of the numbers."""
-
-    status: str
-    folder: str
-    name: str
-    seed: str
-    progress: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Brief:
-    """A cell of the overview."""
-
-    text: str
-    note: str
-
-
-@dataclass(frozen=True)
-class Told:
-    """A benchmark, ready to be laid out."""
-
-    id: str
-    title: str
-    mask: str
-    seeds: list[int]
-    runs: int
-    protocols: Mapping[str, Mapping[str, str]]
-    runs_of: Mapping[str, int]
-    protocol: str
-    notes: list[str]
-    conditions: list[Condition]
-    columns: list[Column]
-    rows: list[Row]
-    legend: list[Named]
-    figures: list[Figure]
-    swept: list[Figure]
-    note: str
-    matrices: list[Matrix]
-    matrix_note: str
-    classes: list[tuple[int, str]]
-    samples: list[Sample]
-    left_out: int
-    tests: list[Tests]
 
 
 def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import thinned
+from cl_bench.report.benchmarks import Configuration, Curve
 from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
-from cl_bench.report.runs import Configuration, Curve, as_typed, short, shown
+from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column
 
 BY_NAME = {column.name: column for column in COLUMNS}

@@ -1,18 +1,13 @@
-"""results.json files -> runs -> configurations (runs that differ in their seed alone) -> benchmarks.
-
-Only seeds of one configuration are ever averaged. Configurations are compared within a benchmark: a data set cut
-the same way and answered under the same mask. What else they differ in outside their method is their protocol.
-"""
+"""results.json files -> runs: read, told apart from copies, chosen by conditions."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +15,16 @@ from cl_bench.config import InputError
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import WITHOUT_EFFECT, name_of
-from cl_bench.config.signatures import constant, parameters
+from cl_bench.config.signatures import parameters
 from cl_bench.config.tuned import leaves
-from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estimate
 from cl_bench.record import COSTS, Damaged, Results, load_results
-
-BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
-"""What bounds the others from below and above; they are no rivals for the best."""
-
-BUDGETS = ("memory.images", "memory.per", "memory.bytes", "method.n_gen", "method.n_gen_mode")
-"""How much of the past a method may keep or replay."""
-
-OWN = ("method.", "memory.", "tuned_on")
-"""How the keys of a method begin, and how its values were chosen; all others are its protocol."""
-
-STATED = "the method's own"  # training mask
+from cl_bench.report.labels import as_typed, read_value
 
 MEMORY = ("memory_images", "memory_bytes")
 """Real images kept, and their bytes; of a generator its bytes, and as many images as they would hold."""
 
 MACHINE = ("trainer.threads", "trainer.accelerator")
 """Where a run is computed: it moves a sum's last digits, not what is compared."""
-
-ABSENT = "absent"  # the value of a key that a configuration doesn't have
 
 
 @dataclass(frozen=True)
@@ -116,125 +98,6 @@ class Unread:
     damaged: bool = False
 
 
-class Configuration:
-    """Finished runs that differ in their seed alone.
-
-    `label` tells it from the others of its benchmark, `full_label` with all values in which its method differs, and
-    `brief` with its method and protocol alone. All are set by `tell_apart`.
-    """
-
-    label: str
-    full_label: str
-    brief: str
-    protocol: str
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = sorted(runs, key=lambda run: run.seed)
-        first = self.runs[0]
-        self.method, self.config, self.n_tasks = first.method, first.config, first.n_tasks
-        self.rules = {f"mask.{name}": rule for name, rule in asdict(first.results.masks).items()}
-
-    @property
-    def seeds(self) -> list[int]:
-        return [run.seed for run in self.runs]
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """The values of the method, and of what it keeps."""
-        return {key: value for key, value in self.config.items() if key.startswith(OWN)}
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """All values but those of the method, and the masks."""
-        found = {key: value for key, value in self.config.items() if not key.startswith(OWN)} | self.rules
-        if stated_mask(self.config) == self.train_mask:  # of the method, as its paper has it
-            found |= {key: STATED for key in ("scenario.train_mask", "mask.train") if key in found}
-        return found
-
-    @property
-    def train_mask(self) -> str:
-        """Which outputs took part in the training softmax."""
-        return self.rules["mask.train"]
-
-    @property
-    def budget(self) -> str:
-        """How much of the past may be kept or replayed, '' where the method has no such key."""
-        told = {key: shown(key, self.config[key]) for key in BUDGETS if self.config.get(key) is not None}
-        if told.get("memory.per") == "total":
-            del told["memory.per"]
-        if "memory.bytes" in told:
-            told.pop("memory.images", None)
-        return " ".join(f"{short(key)}={value}" for key, value in told.items())
-
-    @property
-    def length(self) -> str:
-        """How long each task is trained."""
-        for name in ("iterations", "epochs"):
-            if (value := self.config.get(f"trainer.{name}")) is not None:
-                return f"{shown('', value)} {name}"
-        return ""
-
-    def by_seed(self, name: str) -> dict[int, float]:
-        values = ((run.seed, run.number(name)) for run in self.runs)
-        return {seed: value for seed, value in values if value is not None}
-
-    def estimate(self, name: str) -> Estimate | None:
-        return estimate(list(self.by_seed(name).values()))
-
-    def accuracies(self) -> list[Estimate | None]:
-        """Mean accuracy on the tasks seen so far, after each task."""
-        columns = zip(*(run.accuracies() for run in self.runs), strict=True)
-        return [estimate([value for value in column if value is not None]) for column in columns]
-
-    def matrix(self, tasks: Sequence[int] | None = None) -> list[list[float | None]]:
-        """R after and on these tasks (None: all), averaged over the seeds."""
-        tasks = range(self.n_tasks) if tasks is None else tasks
-        cells = [[[run.R[i][j] for run in self.runs] for j in tasks] for i in tasks]
-        return [[None if None in cell else math.fsum(cell) / len(cell) for cell in row] for row in cells]  # type: ignore[arg-type]
-
-
-@dataclass
-class Benchmark:
-    """Configurations that answer the same question: a data set, cut the same way, evaluated under the same mask.
-
-    protocols: by a short name, in what they differ.
-    """
-
-    dataset: str
-    scenario: str
-    n_tasks: int
-    mask: str
-    configurations: list[Configuration]
-    protocols: dict[str, dict[str, str]]
-
-    @property
-    def title(self) -> str:
-        of_tasks = f"{self.n_tasks} task{'s' * (self.n_tasks != 1)}"
-        told = self.scenario.endswith("_incremental")  # the name of a scenario such as permuted leaves its kind open
-        rule = "" if told else {"own": ", task given", "seen": ", classes seen", "all": ""}.get(self.mask, "")
-        return f"{self.dataset}, {self.scenario.replace('_', '-')}, {of_tasks}{rule}"
-
-    @property
-    def runs(self) -> list[Run]:
-        return [run for configuration in self.configurations for run in configuration.runs]
-
-
-@lru_cache(maxsize=256)
-def compared(rows: tuple[Configuration, ...], name: str) -> list[Comparison]:
-    """All pairs of the configurations of a protocol by a metric; three tables mark the best of them.
-
-    None may be left out: to test those alone that came out best would find differences where there are none.
-    """
-    return compare([one.by_seed(name) for one in rows])
-
-
-def by_protocol(configurations: Iterable[Configuration]) -> dict[str, tuple[Configuration, ...]]:
-    found: dict[str, list[Configuration]] = {}
-    for one in configurations:
-        found.setdefault(one.protocol, []).append(one)
-    return {protocol: tuple(found[protocol]) for protocol in sorted(found, key=lambda name: int(name[1:]))}
-
-
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
     """All runs below some folders, those that left no results, and how many copies of the same run were left out.
 
@@ -298,14 +161,6 @@ def keeps_images(settings: Mapping[str, Any]) -> bool:
         return True
 
 
-def stated_mask(config: Mapping[str, Any]) -> str | None:
-    """The training mask of a method's paper, where its class states one."""
-    try:
-        return constant(str(config.get("method._target_")), "train_mask")
-    except LookupError:
-        return None
-
-
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The values with an effect on the numbers by their dotted keys, without the seed; a list is one value.
 
@@ -340,175 +195,3 @@ def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:
         if not runs:
             raise InputError(f"--where {condition}: no run meets this together with the conditions before it")
     return runs
-
-
-def read_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def as_typed(value: Any) -> str:
-    """A value as a person types it; 100000, 100000.0 and 1e5 are one value.
-
-    >>> as_typed(1e5), as_typed(0.001), as_typed([400, 400]), as_typed(None), as_typed("mnist")
-    ('100000', '0.001', '[400,400]', 'null', 'mnist')
-    """
-    if isinstance(value, str):
-        return value
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, separators=(",", ":"))
-
-
-def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
-    """The finished runs, by benchmark and configuration, each with a label that tells it from the others."""
-    together: dict[Hashable, list[Run]] = {}
-    for run in runs:
-        if run.finished:
-            together.setdefault(run.identity, []).append(run)
-    tables: dict[tuple[str, str, int, str], list[Configuration]] = {}
-    for group in together.values():
-        first = group[0]
-        place = (first.dataset, first.scenario, first.n_tasks, first.results.masks.evaluation)
-        tables.setdefault(place, []).append(Configuration(group))
-    return [Benchmark(*place, found, tell_apart(found)) for place, found in sorted(tables.items())]
-
-
-def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]:
-    """Names protocols and labels in place and sorts; returns in what the protocols differ, the most used first."""
-    differ = differing([one.conditions for one in configurations])
-    if "scenario.train_mask" in differ and "mask.train" in differ:  # the one follows from the other
-        differ.remove("mask.train")
-    conditions = [tuple(shown(key, one.conditions.get(key, ABSENT)) for key in differ) for one in configurations]
-    used = Counter()
-    for one, values in zip(configurations, conditions, strict=True):
-        used[values] += len(one.runs)
-    names = {values: f"P{number}" for number, (values, _) in enumerate(used.most_common(), 1)}
-    for one, values in zip(configurations, conditions, strict=True):
-        one.protocol = names[values]
-
-    for method in {one.method for one in configurations}:
-        same = [one for one in configurations if one.method == method]
-        keys = differing([one.own for one in same])
-        few = keys if len(keys) <= 3 else telling([one.own for one in same], keys)
-        for one in same:
-            parts = [f"{short(key)}={shown(key, one.config.get(key, ABSENT))}" for key in keys]
-            one.full_label = " ".join([method, *parts])
-            brief = [part for key, part in zip(keys, parts, strict=True) if key in few]
-            one.label = " ".join([method, *brief, *(["…"] if len(few) < len(keys) else [])])
-    many = len(names) > 1
-    for one in configurations:
-        mark = f" · {one.protocol}" if many else ""
-        one.label, one.brief = one.label + mark, one.method + mark
-
-    order = {name: place for place, name in enumerate(names.values())}
-    configurations.sort(key=lambda one: (one.method not in BOUNDS, one.method, order[one.protocol], sort_key(one)))
-    return {name: dict(zip(differ, values, strict=True)) for values, name in names.items()}
-
-
-def sort_key(one: Configuration) -> list[tuple[int, float, str]]:
-    """Numbers by size, whatever else after them by name."""
-    values = [value for _, value in sorted(one.own.items())]
-    return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values]
-
-
-def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys whose value isn't the same in all, in the order in which they stand there."""
-    keys = dict.fromkeys(key for config in configs for key in config)
-    return [key for key in keys if len({as_typed(config.get(key, ABSENT)) for config in configs}) > 1]
-
-
-def telling(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Few of the keys that tell the configurations as far apart as all of them do."""
-
-    def apart(chosen: Sequence[str]) -> int:
-        return len({tuple(as_typed(config.get(key, ABSENT)) for key in chosen) for config in configs})
-
-    chosen: list[str] = []
-    while apart(chosen) < apart(keys):
-        chosen.append(max((key for key in keys if key not in chosen), key=lambda key: apart([*chosen, key])))
-    return chosen
-
-
-def short(key: str) -> str:
-    """The part of a key that says enough.
-
-    >>> short("method.n_gen"), short("memory.images"), short("memory.bytes")
-    ('n_gen', 'memory', 'memory.bytes')
-    """
-    return "memory" if key == "memory.images" else key.removeprefix("method.").removesuffix("._target_")
-
-
-def shown(key: str, value: Any) -> str:
-    """A value as the page shows it: the class of a target, the name of a file, a large number in its short form.
-
-    >>> shown("network._target_", "cl_bench.networks.mlp.MLP"), shown("dataset.path", "/data/my.npz"), shown("", 1e8)
-    ('MLP', 'my.npz', '1e8')
-    """
-    if isinstance(value, str) and key.endswith("_target_"):
-        return value.rpartition(".")[2]
-    if isinstance(value, int | float) and not isinstance(value, bool) and float(brief := f"{value:g}") == value:
-        return brief.replace("e+0", "e").replace("e-0", "e-")
-    return Path(value).name if isinstance(value, str) and "/" in value else as_typed(value)
-
-
-def mixtures(benchmark: Benchmark) -> list[str]:
-    """What a reader must know before comparing rows with each other, a sentence each."""
-    notes, found = [], benchmark.configurations
-    for name, what in (
-        ("budget", "Budgets of kept or replayed images differ"),
-        ("train_mask", "Training masks differ"),
-        ("length", "Lengths of training differ"),
-    ):
-        methods: dict[str, set[str]] = {}
-        for one in found:
-            if value := getattr(one, name):
-                methods.setdefault(value, set()).add(one.method)
-        if len(methods) > 1:
-            listed = "; ".join(f"{value} ({', '.join(sorted(names))})" for value, names in methods.items())
-            notes.append(f"{what}: {listed}.")
-    seeds = {tuple(one.seeds) for one in found}
-    if len(seeds) > 1:
-        least, most = min(map(len, seeds)), max(map(len, seeds))
-        count = f"{least} to {most}" if least < most else f"{most}"
-        notes.append(f"Configurations have different seeds ({count} each); paired comparisons use shared ones alone.")
-    for name in ("cl_bench", "torch"):
-        mixed = [one.label for one in found if len({run.results.versions.get(name) for run in one.runs}) > 1]
-        if mixed:
-            notes.append(f"Seeds that were run with different versions of {name} are averaged: {', '.join(mixed)}.")
-    devices = sorted({run.results.device for run in benchmark.runs})
-    if len(devices) > 1:
-        notes.append(f"Seconds were measured on different devices ({', '.join(devices)}) and can't be compared.")
-    return notes
-
-
-Curve = tuple[str, list[tuple[Any, Configuration]]]
-
-
-def sweeps(configurations: Sequence[Configuration]) -> dict[str, list[Curve]]:
-    """For each key that was varied by itself its curves: (label, [(value, configuration), ...]), n_gen first.
-
-    A curve holds configurations of one method that are equal in all but this key, at least two of them.
-    """
-    found: dict[str, list[Curve]] = {}
-    methods = {one.method for one in configurations}
-    keys = {key for method in methods for key in differing([o.config for o in configurations if o.method == method])}
-    for key in sorted(keys, key=lambda key: (key != "method.n_gen", not key.startswith("method."), key)):
-        rows: dict[Hashable, list[Configuration]] = {}
-        for one in configurations:
-            if key in one.config:
-                values = {other: as_typed(value) for other, value in one.config.items() if other != key}
-                # the masks follow from the configuration, so where they are the key they differ with it
-                rules = {} if key.endswith("_mask") else one.rules
-                rest = json.dumps([one.method, values, rules], sort_keys=True)
-                rows.setdefault(rest, []).append(one)
-        if curves := [row for row in rows.values() if len(row) > 1]:
-            found[key] = [(label_along(key, row[0], curves), [(one.config[key], one) for one in row]) for row in curves]
-    return found
-
-
-def label_along(key: str, one: Configuration, curves: Sequence[Sequence[Configuration]]) -> str:
-    """The label of a curve along a key: the method, and what tells it from the other curves of that method."""
-    same = [curve[0].config for curve in curves if curve[0].method == one.method]
-    keys = [other for other in differing(same) if other != key]
-    return " ".join([one.method, *(f"{short(k)}={shown(k, one.config.get(k, ABSENT))}" for k in keys)])

@@ -11,17 +11,9 @@ from pathlib import Path
 
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import COSTS
-from cl_bench.report.runs import (
-    BOUNDS,
-    MEMORY,
-    Benchmark,
-    Configuration,
-    Run,
-    as_typed,
-    by_protocol,
-    compared,
-    mixtures,
-)
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared, mixtures
+from cl_bench.report.labels import as_typed
+from cl_bench.report.runs import MEMORY, Run
 
 MINUS = "\N{MINUS SIGN}"
 

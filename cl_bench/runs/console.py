@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cl_bench.record import MOST_TASKS, Results, thinned
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MOST_SHOWN = 12  # tasks in the table on the console, of more than MOST_TASKS
 LONGEST_NAME = 40  # letters of a task's classes below it
 
 
-def show(results: Results, folder: Path) -> None:
-    """Prints the accuracy matrix and the metrics; of many tasks some."""
+def show(results: Results, folder: Path, console: Console | None = None) -> None:
+    """Prints the accuracy matrix and the metrics; of many tasks some. console: where; None for standard output."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -30,7 +34,7 @@ def show(results: Results, folder: Path) -> None:
         }
         legend = "tasks: " + ", ".join(f"{task + 1} {name}" for task, name in brief.items())
         heads = [str(task + 1) for task in tasks]
-    console = Console()
+    console = console or Console()
     console.width = max(
         console.width, 7 * len(heads) + 8 + len(str(T))
     )  # a number is never cut, in a narrow log neither

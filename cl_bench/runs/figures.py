@@ -1,41 +1,35 @@
-"""The pictures of a run, as PNG files: its accuracies, the images it generates and their quality, what becomes of a
-network of which tasks reserve parts.
-
-The object-oriented API of matplotlib throughout: pyplot costs a second and keeps figures in global state.
-"""
+"""The pictures of a run, as PNG files: its accuracies, the quality of the images it generates, what becomes of a
+network of which tasks reserve parts."""
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps, get_data_path
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from cl_bench.record import MOST_TASKS, Capacity, Results, thinned
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Matrix = Sequence[Sequence[float | None]]
-
-ORDERED = colormaps["viridis"]  # early tasks dark, late ones light; told apart by the colour-blind too
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", "-.", ":")
-LEGEND_ROWS = 12
-MOST_TICKS = 20  # named along an axis of more than MOST_TASKS tasks
-MOST_ROWS = 100  # of a grid of samples
-LONGEST_NAME = 24  # letters of a class beside its samples
+from cl_bench.runs.drawing import (
+    LEGEND_ROWS,
+    ORDERED,
+    Matrix,
+    as_shares,
+    as_text,
+    colourbar,
+    curves,
+    legend,
+    save,
+    task_labels,
+    ticked,
+    ticks,
+    wide,
+)
+from cl_bench.runs.samples import MOST_ROWS
 
 
 def draw_results(results: Results, folder: Path) -> None:
@@ -65,23 +59,6 @@ def draw_results(results: Results, folder: Path) -> None:
         score_mean = [row and row.MeRGAN_score_mean for row in table]
         fid_over_tasks(fid, fid_mean, labels, folder / "fid_over_tasks.png", names)
         mergan_score_over_tasks(results.R, score, score_mean, labels, folder / "mergan_score_over_tasks.png", names)
-
-
-def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
-    """A short name per task: its number, from 1, and its classes where they differ and there is room.
-
-    >>> task_labels([["0", "1"], ["2", "3"]]), task_labels([["0", "1"], ["0", "1"]])
-    (['1: 0 1', '2: 2 3'], ['1', '2'])
-    """
-    names = [as_text(" ".join(task)) for task in classes]
-    if len(set(names)) < len(names) or max(map(len, names)) > 12:
-        return [str(i) for i in range(1, len(names) + 1)]
-    return [f"{i}: {name}" for i, name in enumerate(names, 1)]
-
-
-def as_text(name: str) -> str:
-    """A name as matplotlib takes it for text: a dollar begins no formula."""
-    return name.replace("$", r"\$")
 
 
 def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
@@ -115,16 +92,6 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     save(figure, path)
 
 
-def ticked(T: int) -> list[int]:
-    """The tasks that an axis names, from 0: all, or some of many."""
-    return thinned(T, MOST_TICKS) if T > MOST_TASKS else list(range(T))
-
-
-def wide(T: int) -> float:
-    """By how many inches T tasks along an axis widen a figure."""
-    return 0.12 * min(T, MOST_TASKS)
-
-
 def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
     """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far.
 
@@ -149,46 +116,6 @@ def once_learned(R: Matrix) -> tuple[np.ndarray, np.ndarray]:
     accuracy = np.array(R, dtype=float)
     mean = np.array([row[: i + 1].mean() for i, row in enumerate(accuracy)])
     return np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan), mean
-
-
-def curves(
-    axes: Axes, table: np.ndarray, mean: np.ndarray, labels: Sequence[str], names: Sequence[str], mean_name: str
-) -> None:
-    """A curve for each column of a table (of many for some), by what was learned before, and their mean.
-
-    table: shape (T, K), NaN where there is nothing. mean: shape (T,). labels: of the tasks. names: of the columns.
-    """
-    after, K = np.arange(1, len(table) + 1), table.shape[1]
-    # On top of all, but a curve that develops like the mean has to show through.
-    axes.plot(after, mean, color="black", linewidth=5, alpha=0.5, zorder=3, label=mean_name)
-    marked = len(table) <= MOST_TASKS  # more of them lie on each other
-    for j in thinned(K):
-        axes.plot(
-            after,
-            table[:, j],
-            color=ORDERED(0.88 * j / max(K - 1, 1)),
-            marker=MARKERS[j % len(MARKERS)] if marked else None,
-            linestyle=DASHES[j // len(MARKERS) % len(DASHES)],
-            markersize=5,
-            linewidth=1.2,
-            label=names[j],
-        )
-    ticks(axes, labels)
-    axes.grid(alpha=0.3)
-
-
-def ticks(axes: Axes, labels: Sequence[str]) -> None:
-    """The tasks along the x axis, from 1."""
-    named = ticked(len(labels))
-    upright = max(map(len, labels)) > 3 and len(labels) > 8
-    axes.set_xticks([task + 1 for task in named], [labels[task] for task in named], rotation=90 if upright else 0)
-    axes.set_xlabel("after learning task")
-
-
-def as_shares(axes: Axes) -> None:
-    """A y axis from 0 to 100 %."""
-    axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def validation_in_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
@@ -217,54 +144,6 @@ def validation_in_training(curves: Mapping[str, Sequence[tuple[int, float]]], pa
     )
     as_shares(axes)
     axes.grid(axis="y", alpha=0.3)
-    save(figure, path)
-
-
-def search_history(accuracies: Sequence[float | None], tasks: str, path: Path) -> None:
-    """How a search for good values went: each trial, those that failed at the bottom, and the best so far.
-
-    accuracies: of the trials in their order, None for those that failed. tasks: whose validation images these are.
-    """
-    accuracy = np.array(accuracies, dtype=float)
-    trial, failed = np.arange(1, len(accuracy) + 1), np.isnan(accuracy)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.step(trial, np.fmax.accumulate(accuracy), where="post", color="black", label="best so far")
-    axes.plot(trial[~failed], accuracy[~failed], "o", color="tab:blue", label="trial")
-    if failed.any():
-        bottom = axes.get_xaxis_transform()
-        axes.plot(trial[failed], np.full(failed.sum(), 0.02), "x", color="tab:red", transform=bottom, label="failed")
-    axes.set(xlabel="trial", ylabel="accuracy", title=f"Validation images of {tasks}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    save(figure, path)
-
-
-def search_importance(
-    importance: Mapping[str, float], tried: Mapping[str, Sequence[tuple[Any, float]]], tasks: str, path: Path
-) -> None:
-    """How much each searched key matters, and the accuracy over its values, most important first.
-
-    importance: share of each key, in descending order. tried: for each key (value, accuracy) of the trials.
-    tasks: whose validation images the accuracies are of.
-    """
-    names, n = list(importance), len(importance)
-    figure = Figure(figsize=(3.2 * (n + 1), 3.4), layout="constrained")
-    first, *rest = figure.subplots(1, n + 1, squeeze=False).ravel().tolist()
-    bars = first.barh(names, [importance[name] for name in names], color="tab:blue")
-    first.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
-    first.invert_yaxis()
-    first.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1.2))
-    for axes, name in zip(rest, names, strict=True):
-        values, accuracies = zip(*tried[name], strict=True)
-        axes.plot(values, accuracies, "o", color="tab:blue", alpha=0.7)
-        if all(isinstance(value, int | float) and value > 0 for value in values) and max(values) > 30 * min(values):
-            axes.set_xscale("log")
-        axes.set(xlabel=name, ylabel="accuracy")
-        axes.grid(alpha=0.3)
-    trials = len(next(iter(tried.values())))
-    figure.suptitle(f"{trials} trials on validation images of {tasks}", fontsize=11)
     save(figure, path)
 
 
@@ -324,20 +203,6 @@ def mergan_score_over_tasks(
         else:
             colourbar(figure, axes, n, "task" if axes is left else "class")
     save(figure, path)
-
-
-def legend(figure: Figure, axes: Axes, n_classes: int) -> None:
-    """Names the curves of the classes beside the axes, by colour alone where they are many."""
-    if n_classes <= 2 * LEGEND_ROWS:
-        figure.legend(loc="outside right upper", ncols=1 + n_classes // LEGEND_ROWS, fontsize=8, frameon=False)
-    else:
-        colourbar(figure, axes, n_classes, "class")
-
-
-def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
-    """The colours of `curves`, whose last is not the lightest."""
-    colours = ListedColormap(ORDERED(np.linspace(0, 0.88, n)))
-    figure.colorbar(ScalarMappable(Normalize(0, n - 1), colours), ax=axes, label=what, aspect=30)
 
 
 def capacity_over_tasks(capacity: Mapping[str, Capacity], path: Path) -> None:
@@ -455,43 +320,3 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
     else:
         figure.colorbar(ScalarMappable(norm, ORDERED), ax=axes, label="class", aspect=30)
     save(figure, path)
-
-
-def sample_grid(images: Tensor, path: Path, names: Sequence[str] = ()) -> None:
-    """Images in [0, 1], shape (rows, columns, C, H, W), side by side and large enough to be looked at, the names of the
-    rows before them; of many rows some."""
-    from torchvision.transforms.functional import to_pil_image
-    from torchvision.utils import make_grid
-
-    rows = thinned(len(images), MOST_ROWS)
-    images, names = images[rows], [names[row] for row in rows] if names else []
-    scale = max(1, round(48 / max(images.shape[-2:])))
-    large = images.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
-    grid = make_grid(large.flatten(0, 1).float().cpu(), nrow=images.shape[1], pad_value=0.5)
-    picture = to_pil_image(grid.mul(255).round().byte())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with_names(picture, names).save(path)
-
-
-def with_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
-    """A picture of equally high rows with the name of each row left of it."""
-    if not any(names):
-        return picture
-    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 12)
-    short = [
-        name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}" for name in names
-    ]
-    left = 8 + math.ceil(max(font.getlength(name) for name in short))
-    named = Image.new("RGB", (left + picture.width, picture.height), "white")
-    named.paste(picture, (left, 0))
-    draw = ImageDraw.Draw(named)
-    for row, name in enumerate(short):
-        draw.text((left - 4, picture.height * (row + 0.5) / len(short)), name, "black", font, anchor="rm")
-    return named
-
-
-def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
-        figure.savefig(path, dpi=150, metadata={"Software": None})  # no version: equal pictures are equal files

@@ -64,7 +64,7 @@ class Fit:
         seed: int,
         checkpoint_every: float,
         *,
-        epochs: Positive = 1,
+        epochs: Positive,
         iterations: Positive | None = None,
         batch_size: Annotated[int, Ge(2), Le(10**9)] = 128,
         chunk: Positive = 32,

@@ -22,7 +22,6 @@ from cl_bench.record import Damaged, Outdated, Results, load_results, to_json
 
 LOCK = ".lock"
 PAUSE = 0.5  # s between two looks at a folder that another process has
-KEPT = 2  # checkpoints of task ends; the last one may turn out to be damaged
 
 
 class Busy(InputError):
@@ -37,11 +36,12 @@ class RunFolder:
     """Everything one run leaves behind, under `path`.
 
     path: see `config.folder_of`. key: names the configuration; a checkpoint of another one is not used.
-    say: where one-line messages go.
+    say: where one-line messages go. keep: how many checkpoints of task ends, the newest, 2 at least, as the last one
+    may turn out to be damaged; None for all.
     """
 
-    def __init__(self, path: Path, key: str, say: Callable[[str], None] = print) -> None:
-        self.path, self.key, self.say = path, key, say
+    def __init__(self, path: Path, key: str, say: Callable[[str], None] = print, keep: int | None = 2) -> None:
+        self.path, self.key, self.say, self.keep = path, key, say, keep
 
     @contextmanager
     def opened(self, anew: bool = False) -> Iterator[None]:
@@ -76,10 +76,10 @@ class RunFolder:
         self._replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
     def save_task(self, index: int, state: dict[str, Any]) -> None:
-        """Keeps the state at the end of a task; older ones than the one before are dropped."""
+        """Keeps the state at the end of a task; of the older ones as many as `keep` says."""
         self._save(f"task{index}.pt", state)
         (self.path / "checkpoints" / "phase.pt").unlink(missing_ok=True)
-        for old in self._tasks()[KEPT:]:
+        for old in self._tasks()[self.keep :] if self.keep else []:
             old.unlink()
 
     def load_task(self) -> dict[str, Any] | None:
@@ -89,6 +89,24 @@ class RunFolder:
             if state is not None:
                 return state
         return None
+
+    def state_after(self, task: int) -> dict[str, Any]:
+        """The state at the end of this task, to be read alone: nothing is put out of the way.
+
+        Raises InputError when it isn't there or can't be used.
+        """
+        file = self.path / "checkpoints" / f"task{task}.pt"
+        try:
+            return self._read(file)
+        except FileNotFoundError:
+            there = sorted(int(file.stem.removeprefix("task")) for file in self._tasks())
+            known = f"those after tasks {', '.join(map(str, there))} are" if there else "no other is"
+            raise InputError(
+                f"{file.parent}: has no state after task {task}, {known} there; a run with resume=false "
+                f"keep_checkpoints=null keeps all"
+            ) from None
+        except files.Damaged as error:
+            raise InputError(f"{file} {error}") from None
 
     def save_phase(self, state: dict[str, Any]) -> None:
         """Keeps the state in the middle of a task."""
@@ -127,15 +145,22 @@ class RunFolder:
     def _load(self, name: str) -> dict[str, Any] | None:
         file = self.path / "checkpoints" / name
         try:
-            state = files.from_archive(file)
+            return self._read(file)
         except FileNotFoundError:
             return None
+        except files.Damaged as error:
+            return self._refuse(file, str(error))
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        """A checkpoint. Raises FileNotFoundError, or files.Damaged with the reason why it can't be used."""
+        try:
+            state = files.from_archive(file)
         except files.Damaged:
-            return self._refuse(file, "is damaged")
+            raise files.Damaged("is damaged") from None
         if state.get("key") != self.key:
-            return self._refuse(file, "belongs to another configuration")
+            raise files.Damaged("belongs to another configuration")
         if state.get("version", cl_bench.__version__) != cl_bench.__version__:
-            return self._refuse(file, f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
+            raise files.Damaged(f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
         return state
 
     def _refuse(self, file: Path, why: str) -> None:

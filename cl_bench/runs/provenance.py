@@ -7,32 +7,38 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import cl_bench
+from cl_bench.config.content import digest
+from cl_bench.config.plugins import ENTRY_POINTS, PACKAGE, folders
+from cl_bench.config.tuned import leaves
 from cl_bench.record import Results
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "scipy", "hydra-core", "omegaconf")
 """What numbers may depend on."""
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What results.json holds below one key, so that equal runs are equal in all else.
 
     date: the start, ISO 8601 in UTC. command: of this process, which a sweep shares. overrides: of this run, None when
-    it was started from Python. commit: of the code, with -dirty where it was changed; None without git.
+    it was started from Python. commit: of the code, with -dirty where it was changed; None without git. plugins: by
+    package of somebody else, its version, None where it is not installed, its commit, and a digest of its files.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sound(shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])),
         "overrides": overrides(),
-        "commit": commit(),
+        "commit": commit(Path(cl_bench.__file__)),
+        "plugins": plugins(settings),
         "machine": machine(device),
         "continued": [],
     }
@@ -61,10 +67,33 @@ def sound(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
+def plugins(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
+    """The packages of somebody else's whose code the settings name, once that is imported; see `provenance`."""
+    targets = {str(value) for key, value in leaves(settings) if key.endswith("_target_")}
+    found = {}
+    for target in sorted(targets):
+        package, module = target.partition(".")[0], sys.modules.get(target.rpartition(".")[0])
+        if package == PACKAGE or module is None or module.__file__ is None:
+            continue
+        whole = next(iter(folders(package)), None) or module.__file__
+        found[package] = {
+            "version": version_of(package),
+            "commit": commit(Path(module.__file__)),
+            "digest": digest(str(whole), settings["output_root"]),
+        }
+    return found
+
+
+def version_of(package: str) -> str | None:
+    """The version of the installed distribution that declares this plugin, or holds this package."""
+    declared = [entry.dist for entry in entry_points(group=ENTRY_POINTS) if entry.module.partition(".")[0] == package]
+    names = [dist.name for dist in declared if dist] or packages_distributions().get(package, [])
+    return version(names[0]) if names else None
+
+
 @cache
-def commit() -> str | None:
-    """The commit of the code that runs, None when it doesn't lie in a git repository of its own."""
-    here = Path(cl_bench.__file__)
+def commit(here: Path) -> str | None:
+    """The commit of the code in this file, None when it doesn't lie in a git repository of its own."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
 
     def git(*words: str) -> str | None:

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings
+from cl_bench.config.compose import check_applicable, check_settings
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
-from cl_bench.config.schema import build, check_kind
+from cl_bench.config.schema import Node, build, check_kind
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
+from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.loggers import RunLogger
@@ -28,52 +29,65 @@ from cl_bench.seeding import seeded
 log = logging.getLogger(__name__)
 
 
-def prepare(settings: Mapping[str, Any]) -> tuple[Scenario, Method]:
-    """The scenario and the untrained method, each random weight drawn from the seed."""
-    seed = settings["seed"]
+def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
+    """The nodes of the settings by group, each of the kind that its place is for."""
+    nodes = check_settings({key: value for key, value in settings.items() if key != "trial"})  # a search sets that
+    for group, node in nodes.items():
+        check_kind(node, KINDS[group])
+    return nodes
+
+
+KINDS: dict[str, Any] = {
+    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger), strict=True)),
+    "memory": Budget,
+}
+"""What is to be built of each group's node."""
+
+
+def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None) -> tuple[Scenario, Method]:
+    """The scenario and the untrained method, each random weight drawn from the seed.
+
+    nodes: of the settings, where they are checked already: that is done before any image is read.
+    """
+    nodes, seed = nodes or checked(settings), settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
-    # everything is checked before any image is read
-    check_settings({key: value for key, value in settings.items() if key != "trial"})
-    for group, made in zip(GROUPS, (Method, Dataset, Scenario, nn.Module, Optimizer, Fit, RunLogger), strict=True):
-        if settings[group]:  # dataset=none
-            check_kind(settings[group], group, made)
     if "datasets" not in settings["scenario"]:
-        if settings["choices"]["dataset"] == "none":
+        if "dataset" not in nodes:
             raise InputError("dataset=none: only scenario=sequence goes without a data set; choose one, e.g. digits")
-        context["dataset"] = build(settings["dataset"], "dataset", **context)
-    scenario: Scenario = build(settings["scenario"], "scenario", **context)
+        context["dataset"] = build(nodes["dataset"], **context)
+    scenario: Scenario = build(nodes["scenario"], **context)
+    check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
+    val_fraction = settings["scenario"].get("val_fraction")
     if not all(len(task.train) for task in scenario.tasks):
-        raise InputError(f"scenario.val_fraction={settings['scenario']['val_fraction']}: leaves nothing to train on")
+        raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")
     if "trial" in settings:
-        scenario = on_validation(scenario, settings["trial"]["first_tasks"], settings["scenario"]["val_fraction"])
+        scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
     problem = scenario.problem
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
-    if "memory" in settings:
-        check_kind(settings["memory"], "memory", Budget)
+    if "memory" in nodes:
         available = sum(len(task.train) for task in scenario.tasks)
-        memory: Budget = build(settings["memory"], "memory", available=available)
+        memory: Budget = build(nodes["memory"], available=available)
         if memory.bytes is None and memory.per == "total" and memory.images > available:
             log.warning("%s: there are only %d training images, and no more are kept", memory, available)
         given["memory"] = memory
-    optimizer = build(settings["optimizer"], "optimizer")
-    check_memory(settings["network"], "network", **given)
-    for key, node in settings["method"].items():  # a generator, a GAN
-        if isinstance(node, Mapping) and "_target_" in node:
-            check_memory(node, f"method.{key}", **given)
-            anew(node, f"method.{key}")
+    optimizer = build(nodes["optimizer"])
+    for node in (nodes["network"], *nodes["method"].parts.values()):  # of a method: a generator, a GAN
+        check_memory(node, **given)
+    for node in nodes["method"].parts.values():
+        anew(node)
     with seeded(seed, "network"):
-        network = build(settings["network"], "network", **given)
+        network = build(nodes["network"], **given)
     with seeded(seed, "method"):
-        method = build(settings["method"], "method", **given, network=network, optimizer=optimizer)
+        method = build(nodes["method"], **given, network=network, optimizer=optimizer)
     return scenario, method
 
 
-def check_memory(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
+def check_memory(node: Node, **shapes: Any) -> None:
     """Raises InputError for networks that this machine can't hold, before any memory is taken for them."""
     try:
         with torch.device("meta"):
-            built = build(node, where, **shapes)
+            built = build(node, **shapes)
         weights = sum(p.numel() for p in built.parameters()) if isinstance(built, nn.Module) else 0
     except RuntimeError:  # a number of weights that torch can't count
         weights = sys.maxsize
@@ -82,31 +96,32 @@ def check_memory(node: Mapping[str, Any], where: str, **shapes: Any) -> None:
 
     memory = psutil.virtual_memory().total / 2**30
     if gigabytes > memory:
-        key, size = max(sizes(node, where), key=lambda one: max(np.ravel(one[1]), default=0))
+        key, size = max(sizes(node), key=lambda one: max(np.ravel(one[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
         raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
 
 
-def anew(node: Mapping[str, Any], where: str) -> None:
+def anew(node: Node) -> None:
     """Raises InputError for an optimizer of a method's own that would go on: generators and their critics change from
     task to task, so their optimizers start anew."""
-    if node.get("keep_state"):
-        raise InputError(f"{where}.keep_state=true: the optimizers of a GAN start anew in every task; choose false")
-    for key, part in node.items():
-        if isinstance(part, Mapping):
-            anew(part, f"{where}.{key}")
+    if node.values.get("keep_state"):
+        raise InputError(
+            f"{node.key('keep_state')}=true: the optimizers of a GAN start anew in every task; choose false"
+        )
+    for part in node.parts.values():
+        anew(part)
 
 
-def sizes(node: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
+def sizes(node: Node) -> Iterator[tuple[str, Any]]:
     """The dotted keys of whole numbers and of lists in a node and in the nodes in it, with their values."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from sizes(value, f"{where}.{key}")
-        elif isinstance(value, int | list):
-            yield f"{where}.{key}", value
+    for part in node.parts.values():
+        yield from sizes(part)
+    for name, value in node.values.items():
+        if isinstance(value, int | list | tuple):
+            yield node.key(name), value
 
 
-def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float) -> Scenario:
+def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float | None) -> Scenario:
     """The scenario as a search may see it: validation images of the first tasks (None: all) in place of the test
     images, so that no test image can have a say in what is chosen."""
     n_tasks = scenario.problem.n_tasks

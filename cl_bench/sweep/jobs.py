@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from cl_bench.config import InputError, KnownError, NotApplicable
 from cl_bench.config.compose import check_settings, plain
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF, folder_of
+from cl_bench.config.search_path import with_plugins
 from cl_bench.record import Damaged, Outdated, Results, load_results
+from cl_bench.runs.folder import Busy, at_work, wait_for
+from cl_bench.runs.progress import first_line
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Job:
 
 def loader(flags: Namespace) -> Hydra:
     """Hydra with the folders of configuration that `hydra.main` would look in, given the same flags."""
+    with_plugins()
     path = create_automatic_config_search_path(
         None, "cl_bench.__main__", getattr(flags, "config_path", None) or str(CONF)
     )
@@ -162,6 +167,38 @@ def finished(settings: Mapping[str, Any]) -> Results | None:
     # the reference is no part of the folder's name: with another one the metrics are worked out again
     same = results.config.get("reference") == settings["reference"]
     return results if same and results.status == "finished" else None
+
+
+def carried_out(
+    settings: Mapping[str, Any], overrides: Sequence[str], say: Callable[[str], None] = lambda line: None
+) -> tuple[Results, Path]:
+    """The results of a run and its folder, at once when they are already there; waits for another process at work on
+    it. A search comes first when the settings ask for one.
+
+    overrides: what the settings were composed of. say: told in one line what begins.
+    """
+    while settings.get("hparams_search"):
+        from cl_bench.sweep.search import search
+
+        try:
+            settings = search(overrides)
+        except Busy as busy:
+            wait_for(busy.folder)
+    check_settings(settings)
+    folder = folder_of(settings)
+    results = finished(settings)
+    if not results and settings["trainer"]["progress"]:
+        say(first_line(settings))  # at once: torch takes seconds to come
+    while not results:
+        if at_work(folder):
+            wait_for(folder)
+            results = finished(settings)
+            continue
+        from cl_bench.runs.loop import run
+
+        with suppress(Busy):  # another process came in between
+            results = run(settings)
+    return results, folder
 
 
 def complain(job: Job) -> None:

@@ -20,12 +20,12 @@ from cl_bench.config import InputError, KnownError, Positive
 from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import key_of, name_of, place
-from cl_bench.config.schema import build
-from cl_bench.runs.figures import search_history, search_importance
+from cl_bench.config.schema import build, check
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 from cl_bench.seeding import derive
+from cl_bench.sweep.search_figures import search_history, search_importance
 
 try:
     import optuna
@@ -57,7 +57,7 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
     Raises InputError for what can't be searched, and KnownError when no trial got to its end.
     """
     given = compose(*overrides)
-    plan: Plan = build(given["hparams_search"], "hparams_search", Plan)
+    plan: Plan = build(check(given["hparams_search"], "hparams_search", Plan))
     space = dict(distributions(plan.space, given, "hparams_search.space."))
     if not space:
         raise InputError("hparams_search.space={}: name at least one key")
@@ -106,7 +106,7 @@ def distributions(
             raise InputError(f"{where}{found}={typed(node)}: needs low and high, or choices")
         else:
             try:
-                yield found, build(node, f"{where}{found}", among if "choices" in node else between)
+                yield found, build(check(node, f"{where}{found}", among if "choices" in node else between))
             except InputError:
                 raise
             except ValueError as error:  # Optuna's, of a range that can't be

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.config.names import name_of
-from cl_bench.record import Damaged, Results, load_json
+from cl_bench.files import Damaged, load_json
+from cl_bench.record import Results
 from cl_bench.runs.folder import read_results
 from cl_bench.sweep.jobs import Job, complain
 

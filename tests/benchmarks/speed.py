@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cl_bench.config.compose import compose
-from cl_bench.config.schema import build
+from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
@@ -78,7 +78,7 @@ def ours(
         folder, logger = RunFolder(Path(path), "speed"), CSVLog()
         logger.start(folder.path, "speed", "speed", {}, "", [], 0)
         context = {"folder": folder, "logger": logger, "seed": 0}
-        fit = build(settings["trainer"], "trainer", checkpoint_every=settings["checkpoint_every"], **context)
+        fit = build(check(settings["trainer"], "trainer"), checkpoint_every=settings["checkpoint_every"], **context)
         for task in tasks:
             with fit.task(task.index):
                 began = now(device)

@@ -183,7 +183,7 @@ BAD = [
     ("reference=FILES/cut.npz", "reference=", "no finished run of 5 tasks"),
     # code from elsewhere
     ("method._target_=os.system", "method._target_=os.system", "not a part of cl_bench"),
-    ("method._target_=cl_bench.results.os", "not a part of cl_bench"),
+    ("method._target_=cl_bench.files.os", "not a part of cl_bench"),
     ("method._target_=cl_bench.nosuch.X", "there is no such thing"),
     ("method._target_=cl_bench.networks.mlp.MLP", "is no Method"),
     ("~method._target_", "method: needs a choice"),

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from example_records import results
 from hypothesis import HealthCheck, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.names import CONF, GROUPS, options_of
-from cl_bench.config.schema import build, check, target
+from cl_bench.config.schema import check, target
 from cl_bench.data import datasets
 from cl_bench.runs import loop as running
 from cl_bench.runs.folder import RunFolder
@@ -180,7 +181,7 @@ def test_numbers_of_a_search(name: str) -> None:
     plan = plan["hparams_search"]
     for key in ("trials", "first_tasks"):
         for value in (*WRONG, 0, 0.5):
-            line = said(build, plan | {key: value}, "hparams_search", Plan)
+            line = said(check, plan | {key: value}, "hparams_search", Plan)
             assert line is not None, f"hparams_search.{key}={value} is accepted"
             assert line.startswith(f"hparams_search.{key}=")
     group, searched = next(iter(plan["space"].items()))
@@ -221,7 +222,7 @@ def test_what_a_group_builds_is_of_its_kind(group: str) -> None:
 def test_a_gan_that_takes_no_classes() -> None:
     settings = around("method", loaded("method", "mergan") | {"gan": loaded("gan", "mlp")})
     line = said(prepare, settings)
-    assert line == "method.gan._target_=cl_bench.methods.wgan_gp.WGANGP: is no ACGAN"
+    assert line == "method.gan._target_=cl_bench.methods.parts.wgan_gp.WGANGP: is no ACGAN"
 
 
 # ---------------------------------------------------------------------------------------------- anything at all
@@ -248,7 +249,7 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run ends when all is built: nothing is trained, written or downloaded, and nothing large is built."""
     small_machine(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(running.Story, "tell", lambda story: {"metrics": {"ACC": 0.0}})
+    monkeypatch.setattr(running, "learn_tasks", lambda *_: results([[0.5]]))
     monkeypatch.setattr(RunFolder, "opened", lambda folder, anew: nullcontext())
     monkeypatch.setattr("cl_bench.runs.console.show", lambda results, folder: None)
     monkeypatch.setattr(datasets, "_download", lambda *_: (_ for _ in ()).throw(InputError("no network")))

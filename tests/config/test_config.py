@@ -58,7 +58,7 @@ INNER = {"_target_": "cl_bench.networks.mlp.Inner"}
 
 
 def outer(**values: Any) -> Outer:
-    return build({"n": 1, "inner": INNER} | values, "group", Outer, given="from the context")
+    return build(check({"n": 1, "inner": INNER} | values, "group", Outer), given="from the context")
 
 
 def test_values_reach_the_constructor_with_their_types() -> None:
@@ -105,9 +105,9 @@ def test_what_is_refused(values: dict[str, Any], line: str) -> None:
 
 def test_what_is_missing() -> None:
     with pytest.raises(InputError, match=r"^group\.inner: needs a value$"):
-        build({"n": 1}, "group", Outer, given="")
+        build(check({"n": 1}, "group", Outer), given="")
     with pytest.raises(InputError, match=r"^n: needs a value$"):
-        build({"inner": INNER}, "", Outer, given="")
+        build(check({"inner": INNER}, "", Outer), given="")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,10 @@ def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
         chosen = {
             choice.strip("/") for default in node.get("defaults", []) if default != "_self_" for choice in default
         }
+        for one in parameters:
+            if one.kind == one.KEYWORD_ONLY and one.default is not one.empty and one.name in node:
+                default = list(one.default) if isinstance(one.default, tuple) else one.default
+                assert node[one.name] == default, f"{where}.{one.name}: the YAML alone says what it is"
         if keywords:  # what comes before the * is given by the run
             assert set(node) - nodes - {"_target_", "defaults"} == keywords - nodes - chosen, where
         for key in nodes:

@@ -16,7 +16,8 @@ from cl_bench.config import InputError, content
 from cl_bench.config.compose import compose
 from cl_bench.config.content import by_content, digest
 from cl_bench.config.names import folder_of, key_of, name_of
-from cl_bench.report.runs import benchmarks, read
+from cl_bench.report.benchmarks import benchmarks
+from cl_bench.report.runs import read
 from cl_bench.runs.loop import run
 from cl_bench.runs.reference import reference_of
 from cl_bench.runs.setup import prepare

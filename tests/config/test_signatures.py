@@ -19,7 +19,7 @@ from cl_bench.config.schema import target
 
 READ = """
 import json, sys
-from cl_bench import config, signatures
+from cl_bench.config import signatures
 found = {path: {name: repr(kind) for name, kind in signatures.parameters(path).items()} for path in sys.argv[1:]}
 assert "torch" not in sys.modules
 json.dump(found, sys.stdout)
@@ -165,4 +165,6 @@ def test_and_so_are_the_scenarios(name: str, others: str) -> None:
     path = f"{others}.{name}"
     with pytest.raises(LookupError):
         signatures.constant(path, "kinds")
-    assert declared({"_target_": path}, "kinds") == (("task",) if name == "Named" else ("class", "task", "domain"))
+    assert declared({"method": {"_target_": path}, "plugins": []}, "kinds") == (
+        ("task",) if name == "Named" else ("class", "task", "domain")
+    )

@@ -18,7 +18,7 @@ import yaml
 
 from cl_bench.config import InputError
 from cl_bench.config.names import CONF
-from cl_bench.config.schema import build
+from cl_bench.config.schema import build, check
 from cl_bench.data import class_names, datasets
 from cl_bench.data.datasets import load
 from cl_bench.data.transforms import crop_and_flip, resize
@@ -551,7 +551,7 @@ def test_yaml_names_every_parameter_and_explains_it(file: Path) -> None:
 
 def test_yaml_builds_and_is_checked(tmp_path: Path) -> None:
     node = yaml.safe_load((CONF / "dataset" / "digits.yaml").read_text())
-    assert build(node | {"size": 16}, "dataset", data_dir=tmp_path).x_train.shape[2:] == (16, 16)
+    assert build(check(node | {"size": 16}, "dataset"), data_dir=tmp_path).x_train.shape[2:] == (16, 16)
     for bad in ({"size": 0}, {"size": "big"}, {"sise": 8}):
         with pytest.raises(InputError, match=r"dataset\.si[sz]e"):
-            build(node | bad, "dataset", data_dir=tmp_path)
+            check(node | bad, "dataset")

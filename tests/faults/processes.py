@@ -123,7 +123,7 @@ def _run(arguments: list[str], folder: Path, pipe: Connection) -> None:
 
 
 def _tell_all(pipe: Connection) -> None:
-    import cl_bench.runs.loop
+    import cl_bench.runs.recorder
     from cl_bench.evaluation.scores import Score
     from cl_bench.runs.fit import Fit, Watch
     from cl_bench.runs.folder import RunFolder
@@ -176,5 +176,5 @@ def _tell_all(pipe: Connection) -> None:
     around(Fit, "__call__", nothing, lambda *_: tell("trained"))
     around(Score, "measure", lambda *_: tell("evaluation"), lambda *_: tell("evaluated"))
     around(RunFolder, "save_task", nothing, lambda _, index, __: tell("kept", task=index, phase="", step=0))
-    cl_bench.runs.loop.draw_results = lambda results, folder: tell("finishing")  # pictures take longer than the run
+    cl_bench.runs.recorder.draw_results = lambda results, folder: tell("finishing")  # pictures take longer than the run
     tell("begun")

@@ -53,7 +53,9 @@ def linear_gan(**more: Any) -> tuple[ACGAN, Painter]:
     painter = Painter()
     generator = ConditionalGenerator(CLASSES, 2, painter)
     settings = {"n_critic": 1, "lambda_gp": 10.0, "lambda_aux": 1.0, **more}
-    return ACGAN(generator, Discriminator(Network([nn.Flatten()], 64, CLASSES)), Adam(), **settings), painter
+    return ACGAN(
+        generator, Discriminator(Network([nn.Flatten()], 64, CLASSES)), Adam(lr=1e-3, betas=(0.9, 0.999)), **settings
+    ), painter
 
 
 def still(gan: ACGAN) -> list[torch.optim.Optimizer]:

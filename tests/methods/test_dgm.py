@@ -208,7 +208,9 @@ def test_frozen_weights_stay_under_adam_with_momentum_of_earlier_steps() -> None
     generator.begin()
     generator.end()
     generator.begin()
-    optimizer = Adam(lr=0.1, weight_decay=0.5)([p for p in generator.parameters() if p.requires_grad])
+    optimizer = Adam(lr=0.1, betas=(0.9, 0.999), weight_decay=0.5)(
+        [p for p in generator.parameters() if p.requires_grad]
+    )
     used = generator.hidden[0].used(None).clone()
     before = generator.hidden[0].weight.detach().clone()
     for _ in range(3):

@@ -32,7 +32,9 @@ class Painter(nn.Module):
 
 def small_gan() -> GAN:
     torch.manual_seed(0)
-    return GAN(MLPGenerator(SHAPE, z_dim=4, hidden=(8,)), MLPCritic(SHAPE, hidden=(8,)), Adam(lr=0.01))
+    return GAN(
+        MLPGenerator(SHAPE, z_dim=4, hidden=(8,)), MLPCritic(SHAPE, hidden=(8,)), Adam(lr=0.01, betas=(0.9, 0.999))
+    )
 
 
 def batch_of(x: Tensor) -> Batch:
@@ -41,7 +43,7 @@ def batch_of(x: Tensor) -> Batch:
 
 def test_both_losses_are_the_binary_cross_entropy_by_hand() -> None:
     torch.manual_seed(0)
-    gan = GAN(Painter(), MLPCritic(SHAPE, hidden=(8,)), Adam())
+    gan = GAN(Painter(), MLPCritic(SHAPE, hidden=(8,)), Adam(lr=1e-3, betas=(0.9, 0.999)))
     real, image = torch.rand(6, *SHAPE), gan.generator.image.detach().requires_grad_()  # type: ignore[operator, union-attr]
     optimizers = [torch.optim.SGD(player.parameters(), lr=0) for player in (gan.discriminator, gan.generator)]
     logs = gan.train_step(batch_of(real), optimizers)

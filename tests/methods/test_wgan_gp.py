@@ -86,7 +86,7 @@ def test_reset_forgets_and_sample_leaves_the_mode() -> None:
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_shapes_of_generators_and_critics(shape: tuple[int, int, int]) -> None:
     for generator, critic in [
-        (MLPGenerator(shape), MLPCritic(shape)),
+        (MLPGenerator(shape, hidden=(256, 256)), MLPCritic(shape, hidden=(256, 256))),
         (DCGenerator(shape, width=4), DCCritic(shape, width=4)),
     ]:
         images: Tensor = generator(torch.randn(3, generator.z_dim))

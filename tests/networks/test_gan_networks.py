@@ -115,7 +115,7 @@ def test_a_step_of_the_gan_moves_every_weight(name: str) -> None:
     gan = ACGAN(
         CONDITIONAL[name](shape),
         Discriminator(NETWORKS[name](shape)),
-        Adam(lr=0.01),
+        Adam(lr=0.01, betas=(0.9, 0.999)),
         n_critic=1,
         lambda_gp=10.0,
         lambda_aux=1.0,
@@ -134,7 +134,7 @@ def test_a_step_of_the_gan_moves_every_weight(name: str) -> None:
     [
         lambda shape: DCGenerator(shape),
         lambda shape: DCCritic(shape),
-        lambda shape: ConditionalDCGenerator(shape, CLASSES),
+        lambda shape: ConditionalDCGenerator(shape, CLASSES, width=32),
         lambda shape: ConditionalResNetGenerator(shape, CLASSES),
     ],
     ids=["DCGenerator", "DCCritic", "ConditionalDCGenerator", "ConditionalResNetGenerator"],

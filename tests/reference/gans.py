@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from reference.common import (
     LAMBDA_GP,
     N_CRITIC,
@@ -19,7 +21,6 @@ from reference.common import (
     epoch,
     mlp,
 )
-from torch import Tensor, nn
 
 
 def adam(network: nn.Module) -> torch.optim.Adam:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from reference.common import (
     CLAMP,
     EMBEDDING_LR,
@@ -21,7 +23,6 @@ from reference.common import (
     mul_,
     sgd,
 )
-from torch import Tensor, nn
 
 
 def among_own(logits: Tensor, y: Tensor, task: int) -> Tensor:

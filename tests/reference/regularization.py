@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from reference.common import (
     DAMPING,
     EWC_STRENGTH,
@@ -33,7 +35,6 @@ from reference.common import (
     sub,
     zeros,
 )
-from torch import Tensor, nn
 
 
 def finetune(tasks: Images, weights: Iterable[Tensor]) -> Timing:

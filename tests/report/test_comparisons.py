@@ -12,8 +12,9 @@ from runs_on_disk import write
 
 from cl_bench.evaluation.statistics import compare
 from cl_bench.report.__main__ import main
+from cl_bench.report.benchmarks import Benchmark, benchmarks
 from cl_bench.report.comparisons import comparisons
-from cl_bench.report.runs import Benchmark, benchmarks, read
+from cl_bench.report.runs import read
 from cl_bench.report.tables import ACC, best_of
 
 

@@ -11,7 +11,8 @@ from conftest import Compose
 from runs_on_disk import write
 
 from cl_bench.config import InputError
-from cl_bench.report.runs import MEMORY, Benchmark, benchmarks, mixtures, read, select, sweeps
+from cl_bench.report.benchmarks import Benchmark, benchmarks, mixtures, sweeps
+from cl_bench.report.runs import MEMORY, read, select
 from cl_bench.report.tables import columns_of
 
 

@@ -9,7 +9,8 @@ import pytest
 from runs_on_disk import write
 
 from cl_bench.report.__main__ import main
-from cl_bench.report.runs import benchmarks, read
+from cl_bench.report.benchmarks import benchmarks
+from cl_bench.report.runs import read
 from cl_bench.report.tables import ACC, best_of, columns_of
 
 

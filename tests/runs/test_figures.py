@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from cl_bench.record import Capacity, Diagnostics, Phase
+from cl_bench.runs.drawing import task_labels
 from cl_bench.runs.figures import (
     accuracy_matrix,
     accuracy_over_tasks,
@@ -26,11 +27,9 @@ from cl_bench.runs.figures import (
     fid_over_tasks,
     mergan_score_over_tasks,
     plasticity_in_tasks,
-    sample_grid,
-    search_history,
-    search_importance,
-    task_labels,
 )
+from cl_bench.runs.samples import sample_grid
+from cl_bench.sweep.search_figures import search_history, search_importance
 
 
 @pytest.fixture(autouse=True)

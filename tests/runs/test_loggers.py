@@ -28,14 +28,15 @@ from wandb.sdk.wandb_summary import Summary
 
 from cl_bench.config import Stopped
 from cl_bench.config.names import CONF, folder_of
-from cl_bench.config.schema import build
+from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
 from cl_bench.methods.ewc import EWC
 from cl_bench.record import Diagnostics, Phase, TaskRecord
 from cl_bench.report.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.runs.figures import accuracy_matrix
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, WandbLog, read, without_paths
+from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, read
 from cl_bench.runs.loop import run
+from cl_bench.runs.wandb_log import WandbLog, without_paths
 
 Record: Any = vars(wandb_internal_pb2)["Record"]  # made while it is imported, which no type checker sees
 CONFIG = {
@@ -158,7 +159,7 @@ def test_csv_steps_grow_over_the_phases(tmp_path: Path) -> None:
     first = {row.name: row.value for row in rows if row.task == 0 and row.phase == "task"}
     assert first == {
         "accuracy/0": 0.9, "accuracy/1": 0.1, "ACC": 0.5, "seconds": 1.5, "bytes_kept": 0, "validation": 0.5,
-        "diagnostics/replayed": 0, "capacity/total": 15, "capacity/new": 15, "capacity/reused": 15,
+        "facts/replayed": 0, "capacity/total": 15, "capacity/new": 15, "capacity/reused": 15,
         "capacity/reserved": 15, "capacity/free": 7, "capacity/size": 15, "capacity/size_worst": 30,
     }  # fmt: skip
     assert (tmp_path / "log.csv").read_bytes().startswith(b"step,task,phase,name,value\n")
@@ -429,7 +430,7 @@ def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypa
 def test_every_yaml_builds(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "logger" / f"{name}.yaml"))
     assert isinstance(node, dict)
-    logger = build({str(key): value for key, value in node.items()}, "logger")
+    logger = build(check({str(key): value for key, value in node.items()}, "logger"))
     assert type(logger) is {"csv": CSVLog, "wandb": WandbLog}[name]
     assert set(node) == {"_target_", *inspect.signature(type(logger)).parameters}  # a person sees every key
 
@@ -467,7 +468,7 @@ def test_lightning_drives_it(tmp_path: Path) -> None:
 
 
 def test_the_table_of_hundreds_of_tasks_is_bounded() -> None:
-    from cl_bench.runs.loggers import table
+    from cl_bench.runs.wandb_log import table
 
     R: list[list[float | None]] = [[0.5 if j <= i else None for j in range(400)] for i in range(400)]
     made = table(R)

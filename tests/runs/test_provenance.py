@@ -49,7 +49,7 @@ def test_what_results_say_of_where_they_come_from(small: Compose) -> None:
 
 def test_a_run_that_goes_on_keeps_when_it_began(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, dates = small("method=finetune", "trainer.epochs=1"), iter("abcdef")
-    monkeypatch.setattr("cl_bench.runs.loop.provenance", lambda device: {"date": next(dates), "continued": []})
+    monkeypatch.setattr("cl_bench.runs.recorder.provenance", lambda *_: {"date": next(dates), "continued": []})
     save = RunFolder.save_task
 
     def dying(folder: RunFolder, index: int, state: dict[str, Any]) -> None:
@@ -68,7 +68,7 @@ def test_a_run_that_goes_on_keeps_when_it_began(small: Compose, monkeypatch: pyt
 
 @pytest.mark.parametrize("earlier", [None, {}, {"continued": "x"}])
 def test_a_beginning_that_is_lost(earlier: dict[str, Any] | None) -> None:
-    now = provenance(torch.device("cpu"))
+    now = provenance(torch.device("cpu"), {})
     found = continued(None if earlier is None else results([[0.5]], provenance=earlier), now)
     assert found in (now, (earlier or {}) | {"continued": [{key: now[key] for key in now if key != "continued"}]})
 

@@ -24,7 +24,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("joint")
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.loop.draw_results", lambda results, folder: None)
+        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
         for name in ("", "scenario=permuted scenario.n_tasks=2"):
             settings = compose(*SMALL, "method=joint", "trainer.epochs=1", f"output_root={root}", *name.split())
             run(settings)

@@ -20,8 +20,10 @@ from cl_bench.config import InputError, KnownError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.data import datasets
+from cl_bench.data.problem import Task
 from cl_bench.report.runs import run_folders
-from cl_bench.runs.loop import Story, run
+from cl_bench.runs.loop import run
+from cl_bench.runs.recorder import Recorder
 
 pytest.importorskip("optuna")
 import optuna
@@ -120,15 +122,15 @@ def test_a_killed_search_goes_on_where_it_was(
     small_search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_search(root="whole")
-    learned, keep = [], Story.keep
+    learned, record = [], Recorder.record
 
-    def killed(self: Story, task: int, seconds: float) -> None:
-        keep(self, task, seconds)
+    def killed(self: Recorder, task: Task, noted: dict[str, Any]) -> None:
+        record(self, task, noted)
         learned.append(task)
         if len(learned) == 3:  # the second trial, after its first task
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Story, "keep", killed)
+    monkeypatch.setattr(Recorder, "record", killed)
     with pytest.raises(KeyboardInterrupt):
         small_search()
     assert [state for *_, state in trials_of(tmp_path / "outputs")] == ["COMPLETE", "RUNNING"]

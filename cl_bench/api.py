@@ -1,0 +1,289 @@
+"""From Python what the command line does: `import cl_bench`, then `cl_bench.run("method=er", "dataset=digits")`.
+
+No torch is imported before something is trained, rebuilt or asked to answer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cl_bench.config import InputError, KnownError, Stopped
+from cl_bench.config.errors import nearest
+from cl_bench.config.names import CONF, options_of
+from cl_bench.files import Damaged
+from cl_bench.record import load_results
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from rich.console import Console
+
+    from cl_bench.methods.base import Method
+    from cl_bench.runs.trained import Trained
+
+AT_WORK = threading.Lock()  # see `by_itself`
+
+NAMED = ("method._target_", "dataset._target_", "scenario._target_")  # their names are columns of their own
+
+
+def run(*overrides: str) -> Run:
+    """Trains and measures what a command line of these words would, or goes on with it; a finished run answers at once.
+
+    Args:
+        overrides: as typed behind `python -m cl_bench`, one text each: "method=er", "memory=100", "seed=1".
+            With `hparams_search=NAME` the search comes first, and the run is that with the best values.
+
+    Raises InputError, in one line, for what can't be done, and KnownError when a run fails by its numbers. Ctrl-C
+    saves the run before it interrupts; the same call goes on from there.
+    """
+    from cl_bench.config.compose import compose
+    from cl_bench.config.explain import explain
+    from cl_bench.sweep.jobs import carried_out
+
+    for override in overrides:
+        if not isinstance(override, str) or override.startswith("-"):
+            raise InputError(f"{override!r}: is no override; give texts such as 'method=er', and no flags")
+    with by_itself():
+        try:
+            settings = compose(*overrides)
+        except Exception as error:
+            line = None if isinstance(error, KnownError) else explain(error, overrides)
+            if line is None:
+                raise
+            raise InputError(line) from error
+        try:
+            return Run(carried_out(settings, overrides)[1])
+        except Stopped as stop:
+            signal.raise_signal(stop.signal)  # now it does what it would have done
+            raise
+
+
+def load(folder: str | os.PathLike[str]) -> Run:
+    """The run that left this folder, finished or not. Nothing that the folder names is run.
+
+    Raises InputError for a folder without results that can be read.
+    """
+    return Run(Path(folder))
+
+
+def results(
+    folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "outputs", where: str | Sequence[str] = ()
+) -> pd.DataFrame:
+    """A row for each finished run below some folders: its name, method, dataset, scenario and seed, the settings in
+    which the runs differ, every metric, and its folder. Copies of one run are one row.
+
+    Args:
+        folders: where to look, at any depth.
+        where: only these runs, as behind `--where` of the report: "method=er,der", or several such texts.
+
+    Raises InputError for a folder that isn't there, a condition that nothing meets, and without pandas.
+    """
+    from cl_bench.report.labels import differing
+    from cl_bench.report.runs import read, select
+
+    pandas = imported_pandas()
+    tops = [folders] if isinstance(folders, str | os.PathLike) else folders
+    found, unread, _ = read(map(Path, tops))
+    for folder in unread:
+        if folder.damaged:
+            warnings.warn(f"not read: {folder.folder}: {folder.reason}", stacklevel=2)
+    finished = [run for run in select(found, [where] if isinstance(where, str) else where) if run.finished]
+    finished.sort(key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
+    named = ("method", "dataset", "scenario", "seed")
+    keys = [key for key in differing([run.config for run in finished]) if key not in NAMED]
+    metrics = dict.fromkeys(name for run in finished for name in run.results.metrics)
+    rows = [
+        {
+            "name": run.results.name,
+            **{name: getattr(run, name) for name in named},
+            **{key: as_cell(run.config.get(key)) for key in keys},
+            **{name: as_number(run.number(name)) for name in metrics},
+            "folder": str(run.folder),
+        }
+        for run in finished
+    ]
+    return pandas.DataFrame(rows, columns=["name", *named, *keys, *metrics, "folder"])
+
+
+def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int | None = None) -> np.ndarray:
+    """The accuracy of a run's model on the test images of each task, shape (T,), as the run measured it.
+
+    Args:
+        run: of which the model is.
+        dataset: another data set with the same classes and images of the same shape, cut into the same tasks: a name
+            as behind `dataset=`, or an .npz file of your own.
+        after: the task after which the model is taken, 0 for the first; None for the last one learned.
+
+    Raises InputError when that can't be.
+    """
+    return run._trained(after).accuracies(None if dataset is None else node_of(os.fspath(dataset), run.config))
+
+
+class Run:
+    """What a run left in its folder. A notebook shows it as its accuracy matrix and its metrics.
+
+    folder: where it lies. name: DATASET-SCENARIO-METHOD-seedS. status: finished, running or failed.
+    config: its settings by group, as `results.json` holds them. classes: the names of the classes of each task.
+    metrics: every metric by its name, NaN where it isn't defined.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._results = load_results(folder)
+        except FileNotFoundError:
+            raise InputError(f"{folder}: {missing(folder)}") from None
+        except Damaged as error:
+            raise InputError(f"{folder}: {error}") from None
+        self.folder = folder
+        self.name = self._results.name
+        self.status = self._results.status
+        self.config = self._results.config
+        self.classes = self._results.classes
+        self.metrics = {name: as_number(value) for name, value in self._results.metrics.items()}
+        self._models: dict[int, Trained] = {}
+
+    @cached_property
+    def R(self) -> np.ndarray:
+        """R[i, j] is the accuracy on task j after learning task i, shape (T, T); NaN where it was not measured."""
+        import numpy as np
+
+        return np.array(self._results.R, dtype=float)
+
+    def history(self) -> pd.DataFrame:
+        """The rows of its log.csv: step, task, phase, name, value. The losses have the phase of their training, what
+        is measured after a task the phase `task`. Raises InputError without pandas."""
+        from cl_bench.runs.curves import Row, read
+
+        return imported_pandas().DataFrame(read(self.folder / "log.csv"), columns=list(Row._fields))
+
+    def model(self, after: int | None = None) -> Method:
+        """The trained method, a torch module in evaluation mode: `model(x, index=None)`, logits of images in [0, 1].
+        The same object each time, on the CPU until it is moved.
+
+        Args:
+            after: the task after which it is taken, 0 for the first; None for the last one learned.
+
+        Raises InputError when its checkpoint isn't there: two are kept, or all with `keep_checkpoints=null`.
+        """
+        return self._trained(after).method.eval()
+
+    def predict(self, images: Any, task: int | None = None, after: int | None = None) -> np.ndarray:
+        """The names of the classes that the model sees in some images, shape (N,), by the mask of evaluation: after
+        task i, classes of tasks 0 to i answer in class-incremental learning.
+
+        Args:
+            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) where they are grey.
+            task: of which task they are; needed in task-incremental learning. They are seen as it sees them: with its
+                order of the pixels, turned by its angle.
+            after: as in `model`, whose device is the one that works.
+
+        Raises InputError for images of another shape or type.
+        """
+        return self._trained(after).answers(images, task)
+
+    def _trained(self, after: int | None) -> Trained:
+        from cl_bench.runs.trained import Trained
+
+        learned = len(self._results.tasks)
+        after = learned - 1 if after is None else after
+        if after not in range(learned):
+            known = f"0 to {learned - 1} are" if learned else "none is"
+            raise InputError(f"after={after}: is no task that is learned; {known}")
+        if after not in self._models:
+            with AT_WORK:
+                self._models[after] = Trained(self.config, self.folder, self._results.key, int(after))
+        return self._models[after]
+
+    def _shown(self, **how: Any) -> Console:
+        """The table that the command line prints."""
+        from rich.console import Console
+
+        from cl_bench.runs.console import show
+
+        console = Console(file=StringIO(), force_jupyter=False, **how)  # else rich shows it itself
+        show(self._results, self.folder, console)
+        return console
+
+    def __str__(self) -> str:
+        file = self._shown().file
+        assert isinstance(file, StringIO)
+        return file.getvalue().rstrip()
+
+    def __repr__(self) -> str:
+        accuracy = self.metrics.get("ACC", math.nan)
+        return f"<Run {self.name}: {self.status}, ACC {accuracy:.3f}, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        return self._shown(record=True).export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def missing(folder: Path) -> str:
+    """Why there is no run in a folder."""
+    below = sorted(folder.glob("**/results.json"))
+    if below:
+        return f"is no folder of one run; load one below it, such as {below[0].parent}, or cl_bench.results(...) of all"
+    if folder.is_dir():
+        return "has no results.json"
+    beside = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    return f"no such folder{nearest(folder.name, beside)}"
+
+
+def node_of(dataset: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A data set as a node of the configuration, its images resized as those of a run."""
+    from cl_bench.config.compose import compose
+
+    own = dataset.endswith(".npz")
+    known = [name for name in options_of("dataset") if name != "none"]
+    if not own and dataset not in known:
+        raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, [*known, 'PATH.npz'])}")
+    with by_itself():
+        node = compose(*(["dataset=npz", "dataset.path=any"] if own else [f"dataset={dataset}"]))["dataset"]
+    size = (config.get("dataset") or {}).get("size")
+    return node | ({"path": dataset} if own else {}) | ({"size": size} if "size" in node else {})
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
+    configuration belong to all of it. A configuration of Hydra's that somebody else opened is there again afterwards.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with AT_WORK:
+        opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = opened
+
+
+def as_cell(value: Any) -> Any:
+    """A value of a configuration that pandas can group by."""
+    from cl_bench.report.labels import as_typed
+
+    return as_typed(value) if isinstance(value, list) else value
+
+
+def as_number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def imported_pandas() -> Any:
+    """Raises InputError where pandas isn't installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise InputError("a DataFrame needs pandas: pip install 'cl_bench[pandas]'") from None
+    return pandas

@@ -1,0 +1,231 @@
+"""What becomes known of a run, measured and written down after each task."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cl_bench.config.names import name_of, place
+from cl_bench.data.problem import Scenario, Task
+from cl_bench.evaluation.judge import Judge, generated_metrics
+from cl_bench.evaluation.scores import Score
+from cl_bench.methods.base import Learner, Method, bytes_of
+from cl_bench.methods.parts.memory import Memory, bytes_per_image
+from cl_bench.record import Diagnostics, Generated, Masks, MemoryUse, Results, TaskRecord, from_json, to_json
+from cl_bench.runs.figures import draw_results
+from cl_bench.runs.fit import Fit
+from cl_bench.runs.folder import RunFolder, read_results
+from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.progress import Plan
+from cl_bench.runs.provenance import continued, provenance, versions
+from cl_bench.runs.samples import sample_grid
+from cl_bench.seeding import seeded
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+class Recorder:
+    """Measures a run and writes it down: records and scores, results.json, checkpoints, curves and figures.
+
+    Args:
+        reference: accuracy on each task of jointly trained models, for intransigence.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        scenario: Scenario,
+        method: Method,
+        reference: Sequence[float] | None,
+        fit: Fit,
+        folder: RunFolder,
+        logger: RunLogger,
+    ) -> None:
+        self.settings, self.scenario, self.method = settings, scenario, method
+        self.fit, self.folder, self.logger = fit, folder, logger
+        self.score = Score(scenario, reference).to(fit.device)
+        self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
+        self.records: list[TaskRecord] = []
+        self.name = f"{name_of(settings)}-seed{settings['seed']}"
+        self.provenance = provenance(fit.device, settings)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """What is learned inside is recorded; an error that ends it is, too."""
+        self.begin()
+        failed = True
+        try:
+            yield
+            failed = False
+        except Exception as error:
+            with suppress(OSError):  # a full disk has no room for this either
+                self.folder.write_results(replace(self.results(), status="failed", reason=str(error)))
+            raise
+        finally:
+            self.logger.close(failed)
+
+    def begin(self) -> None:
+        """Puts everything where the last saved task left it; the first time, measures the untrained method."""
+        self.method.to(self.fit.device)
+        state = self.folder.load_task()
+        if state:
+            self.method.load_state_dict(state["method"])
+            self.score.load_state_dict(state["score"])
+            self.records = [from_json(TaskRecord, record) for record in state["records"]]
+            self.method.to(self.fit.device)
+        else:
+            self.score.measure(self.method, after=-1)
+        before = sum(phase.steps for record in self.records for phase in record.phases)
+        step = self.fit.resume(len(self.records), before)
+        if state or step:
+            self.provenance = continued(read_results(self.folder.path), self.provenance)
+        else:
+            self.folder.write_results(self.results())  # when it began, should it be killed in its first task
+        tags = [str(choice) for choice in self.settings["choices"].values() if choice]
+        self.logger.start(
+            self.folder.path,
+            self.folder.key,
+            self.name,
+            dict(self.settings),
+            name_of(self.settings),
+            tags,
+            step,
+        )
+
+    def tasks_left(self) -> Sequence[Task]:
+        """The tasks that are not recorded yet; a trial may learn the first ones only."""
+        return self.scenario.tasks[len(self.records) : len(self.scenario.tests)]
+
+    def plan(self) -> Plan:
+        """What is known of the run's length, by the tasks learned so far."""
+        sizes = [len(task.train) for task in self.scenario.tasks[: len(self.scenario.tests)]]
+        plan = Plan(sizes, self.method.n_phases, self.fit.batch_size)
+        for record in self.records:
+            plan.begin_task(record.task)
+            for phase in record.phases:
+                plan.begin_phase(phase.steps, done=phase.steps, seconds=phase.seconds)
+        return plan
+
+    def validate(self, module: Learner) -> float | None:
+        """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
+        return self.score.validation(self.method, after=self.method.index) if module is self.method else None
+
+    def record(self, task: Task, noted: Mapping[str, Any]) -> None:
+        """Measures the method after a task and writes down what is known; only then is the task done.
+
+        noted: what `learn_task` returned.
+        """
+        seconds, index = self.fit.seconds, task.index  # of training alone
+        self.fit.progress.say_what("evaluation")
+        if self.method.measurable:
+            self.score.measure(self.method, after=index)
+        generated, picture = self.generated(index)
+        diagnostics = Diagnostics.of(noted)
+        record = TaskRecord(
+            task=index,
+            phases=self.fit.phases,
+            seconds=seconds,
+            bytes_kept=bytes_of(self.method.state_dict()),
+            diagnostics=diagnostics,
+            generated=generated,
+            memory=self.memory(index, diagnostics.generator_bytes),
+        )
+        self.records.append(record)
+        results = self.results()
+        self.folder.write_results(results)
+        self.logger.task(results, picture)
+        records = [to_json(record) for record in self.records]  # plain values: a checkpoint holds no classes
+        self.folder.save_task(
+            index, {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": records}
+        )
+        if "trial" not in self.settings:  # a search has a line for each of its trials
+            self.fit.progress.end_task(index, results.R[index][: index + 1], seconds)
+
+    def generated(self, index: int) -> tuple[Generated | None, Path | None]:
+        """What the judge says of generated images after a task, and the picture of some; None where there are none."""
+        with seeded(self.settings["seed"], "samples", index):
+            judged = self.judge.measure(self.method, after=index) if self.method.measurable else None
+        if not judged:
+            return None, None
+        generated, samples = judged
+        picture = self.folder.path / "samples" / f"task{index + 1}.png"
+        names = self.scenario.problem.class_names
+        sample_grid(samples, picture, [names[output] for output in self.judge.seen(index)])
+        return generated, picture
+
+    def memory(self, index: int, generator_bytes: int | None) -> MemoryUse | None:
+        """What is kept of the past after a task."""
+        problem = self.scenario.problem
+        if generator_bytes is not None:
+            raw = sum(len(task.train) for task in self.scenario.tasks[: index + 1]) * math.prod(problem.image_shape)
+            return MemoryUse(
+                images=generator_bytes // bytes_per_image(problem),
+                bytes=generator_bytes,
+                generator_bytes=generator_bytes,
+                raw_bytes_uint8=raw,
+                raw_bytes_float32=4 * raw,
+            )
+        memories = [part for part in self.method.modules() if isinstance(part, Memory)]
+        if not memories:
+            return None
+        return MemoryUse(images=sum(map(len, memories)), bytes=sum(bytes_of(part.state_dict()) for part in memories))
+
+    def finish(self) -> Results:
+        self.fit.progress.say_what("figures")
+        results = replace(self.results(), status="finished")
+        draw_results(results, self.folder.path / "figures")
+        self.folder.write_results(results)
+        self.logger.finish(results)
+        return results
+
+    def results(self) -> Results:
+        """Everything that is known so far."""
+        problem, scores = self.scenario.problem, self.score.results()
+        return Results(
+            key=self.folder.key,
+            name=self.name,
+            status="running",
+            seed=self.settings["seed"],
+            config=dict(self.settings),
+            versions=versions(),
+            provenance=self.provenance,
+            kind=problem.kind,
+            masks=Masks(**problem.rules),
+            measured_on="validation images" if "trial" in self.settings else "test images",
+            classes=[list(task.names) for task in self.scenario.tasks],
+            class_names=list(problem.class_names),
+            R=scores.R,
+            b=scores.b,
+            R_task_masked=scores.R_task_masked,
+            n_test=scores.n_test,
+            metrics=scores.metrics | generated_metrics(self.records, self.score.ends),
+            memory=self.records[-1].memory if self.records else None,
+            tasks=list(self.records),
+            parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
+            bytes_kept=bytes_of(self.method.state_dict()),
+            seconds=sum(record.seconds for record in self.records),
+            peak_memory_mb=peak_memory_mb(),
+            peak_gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+            device=str(self.fit.device),
+        )
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MB (2^20 bytes)."""
+    if resource is None:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,1 @@
+"""A plugin of cl_bench; see README.md."""

@@ -1,0 +1,242 @@
+"""Other people's packages: found without an import, chosen by name, refused in one line when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cl_bench.__main__ import main
+from cl_bench.config import InputError
+from cl_bench.config.compose import check_settings, compose
+from cl_bench.config.names import CONF, folder_of, key_of, options_of
+from cl_bench.config.plugins import allowed, conf_folders
+from cl_bench.runs.loop import run
+from cl_bench.runs.setup import checked
+
+QUICK = [
+    "trainer.epochs=1",
+    "trainer.threads=1",
+    "trainer.accelerator=cpu",
+    "network.hidden=[16]",
+    "trainer.progress=false",
+]
+CALM = """
+from __future__ import annotations
+from typing import TYPE_CHECKING, Any
+from torch import nn
+from cl_bench.config import Share
+from cl_bench.methods.finetune import Finetune
+if TYPE_CHECKING:
+    from cl_bench.networks.optimizers import Optimizer
+
+class Calm(Finetune):
+    kinds = ("class", "task")
+
+    def __init__(self, problem: Any, network: nn.Module, optimizer: Optimizer, *, calm: Share) -> None:
+        super().__init__(problem, network, optimizer)
+        self.calm = calm
+
+class Other: ...
+
+def untyped(problem, network, optimizer): ...
+"""
+Plugin = Callable[..., Path]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plugin]:
+    """`plugin("calm_plugin", {"method/calm": "_target_: ..."})`: an installed package, as a wheel leaves it."""
+
+    def installed(package: str, conf: dict[str, str], code: str = CALM, entry: bool = True) -> Path:
+        site = tmp_path / f"site-{package}"
+        (site / package).mkdir(parents=True)
+        (site / package / "__init__.py").write_text("")
+        (site / package / "code.py").write_text(code)
+        for name, text in conf.items():
+            file = site / package / "conf" / f"{name}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        if entry:
+            information = site / f"{package}-1.2.3.dist-info"
+            information.mkdir()
+            (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2.3\n")
+            (information / "entry_points.txt").write_text(f"[cl_bench.plugins]\nany = {package}\n")
+        monkeypatch.syspath_prepend(site)
+        return site
+
+    yield installed
+    for name in [name for name in sys.modules if name.partition(".")[0].endswith("_plugin")]:
+        del sys.modules[name]
+
+
+YAML = {"method/calm": "# Nothing new.\n_target_: calm_plugin.code.Calm\ncalm: 0.5  # how much\n"}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command line is refused."""
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_an_installed_plugin_is_chosen_by_name(
+    plugin: Plugin, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_pictures: None
+) -> None:
+    site = plugin("calm_plugin", YAML)
+    assert "calm" in options_of("method")
+    out = f"output_root={tmp_path / 'outputs'}"
+    assert main(["method=calm", *QUICK, out]) == 0
+    settings = compose("method=calm", *QUICK, out)
+    results = json.loads((folder_of(settings) / "results.json").read_text())
+    found = results["provenance"]["plugins"]["calm_plugin"]
+    assert (found["version"], found["commit"]) == ("1.2.3", None)
+    capsys.readouterr()
+    assert "did you mean 'calm'" in refused(capsys, "method=clam")
+    assert refused(capsys, "method=calm", "method.calm=2").startswith("error: method.calm=2: input should be less than")
+    assert "did you mean 'method.calm'" in refused(capsys, "method=calm", "method.clam=1")
+    assert "has no meaning in scenario=domain" in refused(capsys, "method=calm", "scenario=domain_incremental")
+    (site / "calm_plugin" / "code.py").write_text(CALM + "\n")
+    changed = run(settings | {"resume": False}).provenance["plugins"]["calm_plugin"]
+    assert changed["digest"] != found["digest"]
+
+
+def test_help_lists_it_and_imports_nothing(plugin: Plugin, tmp_path: Path) -> None:
+    """Neither the plugin nor torch; what a results file names is no reason to import it either."""
+    site = plugin("calm_plugin", YAML, code="raise SystemExit('imported')")
+    (site / "calm_plugin" / "__init__.py").write_text("raise SystemExit('imported')")
+    code = "import sys; from cl_bench.__main__ import main; main(['--help'])"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "calm, cumulative" in shown.stdout
+    assert "torch" not in [line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()]
+
+
+def test_code_that_nobody_allowed_is_not_imported(plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin("calm_plugin", YAML, entry=False)
+    line = refused(capsys, "method=finetune", "method._target_=calm_plugin.code.Calm")
+    assert line.startswith(
+        "error: method._target_=calm_plugin.code.Calm: not a part of cl_bench; plugins=[calm_plugin]"
+    )
+    assert "entry point cl_bench.plugins" in line
+    assert "calm_plugin.code" not in sys.modules
+    results = compose("method=finetune") | {"method": {"_target_": "calm_plugin.code.Calm", "calm": 0.5}}
+    with pytest.raises(InputError, match="not a part of"):
+        run(results)
+    assert "calm_plugin.code" not in sys.modules
+
+
+def test_a_folder_and_a_package_named_on_the_command_line(
+    plugin: Plugin,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_pictures: None,
+) -> None:
+    conf = plugin("calm_plugin", YAML, entry=False) / "calm_plugin" / "conf"
+    monkeypatch.chdir(tmp_path)
+    given = ["plugins=[calm_plugin]", "method=calm", *QUICK]
+    assert main(["--config-dir", str(conf), *given]) == 0
+    assert main([f"hydra.searchpath=[file://{conf}]", *given]) == 0  # the same run
+    assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 1
+    capsys.readouterr()
+    assert "not a part of cl_bench; plugins=[calm_plugin]" in refused(capsys, f"--config-dir={conf}", "method=calm")
+
+
+def test_which_packages_are_allowed_is_no_part_of_a_runs_key(plugin: Plugin) -> None:
+    plugin("calm_plugin", YAML)
+    assert key_of(compose("method=calm")) == key_of(compose("method=calm", "plugins=[calm_plugin]"))
+    assert key_of(compose("method=calm")) != key_of(compose("method=calm", "method.calm=1.0"))
+
+
+@pytest.mark.parametrize(
+    "given", ["5", "calm", "null", "[5]", "[nosuch]", "['']", "['..']", "['a b']", "{a: 1}", "[a,5]"]
+)
+def test_what_is_no_package(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert refused(capsys, f"plugins={given}").startswith("error: plugins")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("calm_plugin.code.Nothing", "there is no such thing"),
+        ("calm_plugin.nowhere.Calm", "there is no such thing"),
+        ("calm_plugin.code.Other", "is no Method"),
+        ("calm_plugin.code.untyped", "is no Method"),
+        ("calm_plugin.code.Finetune", "not a part of calm_plugin"),
+        ("calm_plugin.code.kinds.x", "there is no such thing"),
+        ("calm_plugin", "is no PACKAGE.MODULE.NAME"),
+        ("calm_plugin.", "is no PACKAGE.MODULE.NAME"),
+        ("calm_plugin..code", "is no PACKAGE.MODULE.NAME"),
+        ("calm_plugin_too.code.Calm", "not a part of cl_bench or calm_plugin"),
+    ],
+)
+def test_a_target_that_is_not_there_or_of_another_kind(path: str, said: str, plugin: Plugin) -> None:
+    plugin("calm_plugin", {"method/calm": f"_target_: {path}\n"})
+    with pytest.raises(InputError) as error:
+        checked(compose("method=calm"))
+    assert str(error.value).startswith(f"method._target_={path}: ")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import nowhere_at_all", "can't be imported (ModuleNotFoundError: No module named 'nowhere_at_all')"),
+        ("def (", "can't be imported (SyntaxError: "),
+        ("1 / 0", "can't be imported (ZeroDivisionError: "),
+        ("from cl_bench.methods.base import Nothing", "can't be imported (ImportError: "),
+        ("import os\nos.nothing", "can't be imported (AttributeError: "),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported(
+    code: str, said: str, plugin: Plugin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin("calm_plugin", YAML, code=code)
+    line = refused(capsys, "method=calm")
+    assert line.startswith("error: method._target_=calm_plugin.code.Calm: ")
+    assert said in line
+
+
+def test_yaml_that_is_none_is_named(plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
+    site = plugin("calm_plugin", {"method/calm": "_target_: [\n"})
+    line = refused(capsys, "method=calm")
+    assert str(site / "calm_plugin" / "conf" / "method" / "calm.yaml") in line
+    check_settings(compose("method=finetune"))  # what nobody chose is not read
+
+
+@pytest.mark.parametrize("name", ["finetune", "calm"])
+def test_a_name_that_two_packages_have_is_refused_where_it_is_chosen(
+    name: str, plugin: Plugin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin("calm_plugin", YAML | {f"method/{name}": YAML["method/calm"]})
+    plugin("other_plugin", {f"method/{name}": "_target_: other_plugin.code.Calm\ncalm: 1.0\n"})
+    owners = "cl_bench and calm_plugin and other_plugin" if name == "finetune" else "calm_plugin and other_plugin"
+    assert refused(capsys, f"method={name}").startswith(f"error: method={name}: {owners} each have a conf/method/")
+    check_settings(compose("method=er"))
+
+
+def test_a_plugin_that_is_declared_and_not_there_is_in_nobodys_way(plugin: Plugin) -> None:
+    site = plugin("calm_plugin", YAML)
+    (site / "calm_plugin").rename(site / "gone")
+    assert conf_folders() == {}
+    check_settings(compose("method=er"))
+
+
+def test_a_plugin_inside_a_namespace_package(plugin: Plugin) -> None:
+    site = plugin("calm_plugin", YAML)
+    (site / "calm_plugin" / "__init__.py").unlink()
+    assert conf_folders() == {"calm_plugin": site / "calm_plugin" / "conf"}
+    checked(compose("method=calm"))
+
+
+def test_ours_is_always_allowed() -> None:
+    assert allowed([])[0] == "cl_bench"
+    assert not conf_folders() or CONF not in conf_folders().values()
