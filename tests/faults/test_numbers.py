@@ -80,7 +80,7 @@ def test_a_generator_that_collapses_is_a_warning_with_the_histogram(
     gan: str, small: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
 ) -> None:
     """Without conditions by the classes that it draws; with them by what the old solver sees in what was asked for."""
-    monkeypatch.setattr(DGR, "old_logits", lambda self, x: torch.eye(10)[3].expand(len(x), 10))
+    monkeypatch.setattr(DGR, "old_logits", lambda self, old, x: torch.eye(10)[3].expand(len(x), 10))
     monkeypatch.chdir(tmp_path)
     settings = ["method=dgr", f"gan@method.gan={gan}", "trainer.epochs=1", "trainer.accelerator=cpu"]
     quick = ["network.hidden=[16]", "method.n_gen=30", "method.generator_epochs=1", "scenario.n_tasks=5"]
