@@ -141,7 +141,7 @@ def test_the_generators_loss_by_hand() -> None:
     expected = 0.3 * error - w(fake.flatten(1)).mean() + 4 * fake.square().sum()
     assert logs["generator"].item() == pytest.approx(expected.item(), rel=1e-5)
     (slope,) = torch.autograd.grad(expected, fake)
-    assert torch.allclose(painter.images.grad, slope, atol=1e-5)
+    assert torch.allclose(painter.images.grad, slope, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_fake_images_are_of_the_classes_of_the_batch_that_was_mixed() -> None:
