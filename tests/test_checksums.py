@@ -19,7 +19,7 @@ STATE = {"weights": {"a": torch.arange(1000.0)}, "step": 3, "name": "x"}
 def test_an_archive_comes_back(tmp_path: Path) -> None:
     write(tmp_path / "state.pt", to_archive(STATE))
     found = from_archive(tmp_path / "state.pt")
-    assert torch.equal(found["weights"]["a"], STATE["weights"]["a"])  # type: ignore[index]
+    assert torch.equal(found["weights"]["a"], STATE["weights"]["a"])
     assert (found["step"], found["name"]) == (3, "x")
     assert os.listdir(tmp_path) == ["state.pt"]
     with pytest.raises(FileNotFoundError):
@@ -42,7 +42,7 @@ def test_no_changed_bit_of_an_archive_changes_a_number(tmp_path: Path) -> None:
         except Damaged:
             damaged += 1
         else:
-            assert torch.equal(found["weights"]["a"], STATE["weights"]["a"])  # type: ignore[index]
+            assert torch.equal(found["weights"]["a"], STATE["weights"]["a"])
             assert (found["step"], found["name"]) == (3, "x")
     assert damaged > len(sound) / 97 / 2
 

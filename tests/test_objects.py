@@ -18,7 +18,9 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
     "__main__.py": {
         "parser.error": "argparse has no other way to say it in one line",
         "config.trainer.progress": CONFIG,
+        "next((action for action in parser._actions if action.dest == 'version')).version": "Hydra has its own",
     },
+    "api.py": {"GlobalHydra.instance().hydra": "Hydra's global, put back as it was"},
     "data/pictures.py": {"Image.MAX_IMAGE_PIXELS": "PIL has no other switch"},
     "methods/gem.py": {"p.grad": GRADIENT},
     "methods/hat.py": {"embedding.grad": GRADIENT},
@@ -32,6 +34,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
         "logging.raiseExceptions": "Python's only switch",
     },
     "report/dashboard.py": {"made.entity": "known only once W&B has been asked"},
+    "runs/console.py": {"console.width": "a narrow terminal's own width would cut numbers"},
     "runs/fit.py": {
         "torch.backends.cudnn.deterministic": "torch's only switch",
         "trainer.strategy.optimizers": "Lightning would keep them, and with them the images, after the phase",

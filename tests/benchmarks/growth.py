@@ -24,7 +24,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
-from speed import SETTINGS, ours
+from speed import SETTINGS, learning, ours
 
 from cl_bench.config.compose import compose
 from cl_bench.data.problem import Task
@@ -92,9 +92,9 @@ def seconds(settings: dict[str, Any], repeats: int) -> list[tuple[float, float]]
     for task in scenario.tasks:
         if task.index in (1, len(scenario.tasks) - 1):
             met.append((task, copy.deepcopy(method)))
-        ours(settings, [task], method, Method.learn_task)
+        ours(settings, [task], method, learning("finetune"))
     turns = [
-        [ours(settings, [t], copy.deepcopy(m), Method.learn_task).whole for t, m in met] for _ in range(repeats + 1)
+        [ours(settings, [t], copy.deepcopy(m), learning("finetune")).whole for t, m in met] for _ in range(repeats + 1)
     ]
     return [(a, b) for a, b in turns[1:]]
 

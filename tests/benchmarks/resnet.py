@@ -76,7 +76,7 @@ def main() -> None:
     task = scenario.tasks[0]
     ours, loops = [], []
     for turn in range(args.repeats + 1):  # the first isn't counted: it looks for the fastest kernels
-        mine = speed.ours(settings, [task], copy.deepcopy(method), Classifier.learn_task)
+        mine = speed.ours(settings, [task], copy.deepcopy(method), speed.learning("finetune"))
         theirs = by_hand(
             copy.deepcopy(method.network), task.train, args.batch_size, args.iterations, args.precision != "32-true"
         )

@@ -105,7 +105,7 @@ def of_resnet(args: argparse.Namespace) -> list[list[str]]:
         "  bf16, channels last": Variant(settings["bf16-mixed"], method),
         "  bf16, channels last, compiled": Variant(settings["bf16-mixed"], method, "default"),
     }
-    return gains(variants, scenario.tasks[:1], Method.learn_task, args.repeats)
+    return gains(variants, scenario.tasks[:1], speed.learning("finetune"), args.repeats)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def test_which_outputs_may_answer() -> None:
 
 
 def test_each_kind_has_its_rules() -> None:
-    rules = {kind: Problem(kind, (1, 8, 8), SPLIT).rules for kind in ("class", "task", "domain")}  # type: ignore[arg-type]
+    rules = {kind: Problem(kind, (1, 8, 8), SPLIT).rules for kind in ("class", "task", "domain")}
     assert rules["class"] == {"train": "seen", "evaluation": "seen", "baseline": "all"}
     assert set(rules["task"].values()) == {"own"}
     assert set(rules["domain"].values()) == {"all"}

@@ -30,7 +30,7 @@ def trained(method: DER, scenario: Scenario, steps: int) -> list[Any]:
         train(module, [data.batch(rows)])
 
     for step in range(steps):
-        method.learn_task(scenario.tasks[step % 2], one_step)  # type: ignore[arg-type]
+        method.learn_task(scenario.tasks[step % 2], one_step)
     return before
 
 

@@ -21,7 +21,7 @@ GENERATORS = ("mlp", "dcgan")
 DECAY = "method.optimizer.weight_decay=0.1"  # it moves weights whose gradient is 0, as momentum does
 
 
-TRAINER = {"epochs": 2, "batch_size": 64}
+TRAINER: dict[str, Any] = {"epochs": 2, "batch_size": 64}
 
 
 def images(method: DGM, task: int) -> Tensor:

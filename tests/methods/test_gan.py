@@ -44,7 +44,7 @@ def batch_of(x: Tensor) -> Batch:
 def test_both_losses_are_the_binary_cross_entropy_by_hand() -> None:
     torch.manual_seed(0)
     gan = GAN(Painter(), MLPCritic(SHAPE, hidden=(8,)), Adam(lr=1e-3, betas=(0.9, 0.999)))
-    real, image = torch.rand(6, *SHAPE), gan.generator.image.detach().requires_grad_()  # type: ignore[operator, union-attr]
+    real, image = torch.rand(6, *SHAPE), gan.generator.image.detach().requires_grad_()
     optimizers = [torch.optim.SGD(player.parameters(), lr=0) for player in (gan.discriminator, gan.generator)]
     logs = gan.train_step(batch_of(real), optimizers)
 
@@ -59,7 +59,7 @@ def test_both_losses_are_the_binary_cross_entropy_by_hand() -> None:
     expected = F.binary_cross_entropy_with_logits(scores[1], one[:1])
     assert logs["generator"].item() == pytest.approx(expected.item(), rel=1e-6)
     (slope,) = torch.autograd.grad(expected, image)
-    assert torch.allclose(gan.generator.image.grad, slope, atol=1e-7)  # type: ignore[arg-type, union-attr]
+    assert torch.allclose(gan.generator.image.grad, slope, atol=1e-7)
 
 
 def test_the_generator_answers_to_the_critic_as_it_is_after_its_step() -> None:
@@ -78,7 +78,7 @@ def test_each_player_steps_on_noise_of_its_own() -> None:
     gan = small_gan()
     drawn: list[Tensor] = []
     noise = gan.noise
-    gan.noise = lambda n: drawn.append(noise(n)) or drawn[-1]  # type: ignore[func-returns-value,method-assign]
+    gan.noise = lambda n: drawn.append(noise(n)) or drawn[-1]
     gan.train_step(batch_of(torch.rand(6, *SHAPE)), gan.configure_optimizers())
     assert [z.shape for z in drawn] == [(6, 4)] * 2
     assert not torch.equal(*drawn)

@@ -116,7 +116,7 @@ def test_no_step_raises_the_loss_on_an_old_task() -> None:
     assert method.memory.task_ids.bincount().tolist() == [20] * 3
     corrected = 0
 
-    def watched(module: Any, data: Any, *, step: Any, **_: Any) -> Any:
+    def watched(module: Any, data: Any, *, step: Any = None, **_: Any) -> Any:
         nonlocal corrected
         optimizer, parameters = method.configure_optimizers(), list(method.network.parameters())
         kept = method.memory.data

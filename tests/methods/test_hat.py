@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -93,7 +93,7 @@ def test_masks_before_and_after_relu_are_the_same(small: Compose) -> None:
 def test_what_lies_between_units_of_past_tasks(small: Compose) -> None:
     """Convolution, convolution, flattened 2x2 positions of each channel, linear."""
     _, method = hat("network=cnn", "network.channels=[2,3]", "network.hidden=4")
-    one, two, three = method.weighted
+    one, two, three = cast(list[Any], method.weighted)
     reserved = [torch.tensor([1, 0]), torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0, 1])]
     parts = method.between([units.bool() for units in reserved])
     assert torch.equal(parts[one.weight][:, 0, 1, 1].int(), torch.tensor([1, 0]))

@@ -73,11 +73,11 @@ def test_class_means_are_those_of_the_current_network_and_the_nearest_answers() 
     learned(method, scenario, range(1, 2))
     for label in range(4):
         exemplars = method.memory.images[method.memory.labels == label].float() / 255
-        mean = F.normalize(method.network.features(exemplars)).mean(0)  # type: ignore[operator]
+        mean = F.normalize(method.network.features(exemplars)).mean(0)
         assert torch.allclose(method.means[label], mean / mean.norm(), atol=1e-5)
     assert not torch.allclose(method.means[:2], before[:2], atol=1e-3)
     x = next(scenario.tests[0].batches()).x
-    phi = F.normalize(method.network.features(x))  # type: ignore[operator]
+    phi = F.normalize(method.network.features(x))
     distances = torch.stack([(phi - mean).norm(dim=1) for mean in method.means[:4]], 1)
     assert torch.equal(method(x)[:, :4].argmax(1), distances.argmin(1))
 
@@ -93,7 +93,7 @@ def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label
     def sigmoids(network: Any, x: Tensor, t: float = 1.0) -> Tensor:
         return (network(x).double() / t).sigmoid()
 
-    def watched(module: Any, data: Any, *, step: Any, **more: Any) -> Phase:
+    def watched(module: Any, data: Any, *, step: Any = None, **more: Any) -> Phase:
         nonlocal checked
         assert len(data) == len(scenario.tasks[2].train) + 40
         phase = one_pass(module, data, step=step, **more)
@@ -115,12 +115,12 @@ def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label
 def test_the_old_network_never_changes() -> None:
     """It answers without dropout and by its own running statistics, while the network learns and moves on."""
     method, scenario = icarl()
-    method.network.features.extend([nn.BatchNorm1d(16), nn.Dropout(0.2)])  # type: ignore[union-attr, operator]
+    method.network.features.extend([nn.BatchNorm1d(16), nn.Dropout(0.2)])
     learned(method, scenario, range(1))
     start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
     seen: list[Tensor] = []
 
-    def fit(module: Any, data: Data, *, step: Any, **_: Any) -> Any:
+    def fit(module: Any, data: Data, *, step: Any = None, **_: Any) -> Any:
         module.train()
 
         def and_look(batch: Batch, optimizer: Any) -> dict[str, Tensor]:

@@ -58,7 +58,8 @@ def test_its_classifier_answers_and_its_generator_draws_every_class_seen() -> No
     step: Any = fit["gan"].step
     assert step.keywords["allowed"].all()
     x = torch.rand(5, 1, 8, 8)
-    network = method.gan.discriminator.network
+    gan: Any = method.gan
+    network = gan.discriminator.network
     assert torch.equal(method(x), network(x))
     assert method(x).shape == (5, 10)
     images, labels = method.generate(3)

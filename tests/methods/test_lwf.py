@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import made, train
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Batch, Data, Step
+from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.lwf import LwF
@@ -133,7 +133,7 @@ def test_the_teacher_never_changes(kind: Kind) -> None:
     start, x = copy.deepcopy(method.network).eval(), scenario.tests[0].batch(torch.arange(50)).x
     task, seen = scenario.tasks[3], []
 
-    def fit(module: Any, data: Data, *, step: Any, **_: Any) -> Any:
+    def fit(module: Any, data: Data, *, step: Any = None, **_: Any) -> Any:
         module.train()
 
         def and_look(batch: Batch, optimizer: Any) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ def test_there_is_nothing_to_hold_in_the_first_task() -> None:
     batch, losses = scenario.tasks[0].train.batch(torch.arange(8)), []
     method.network.eval()
 
-    def fit(module: Any, *_: Any, step: Step, **__: Any) -> Any:
+    def fit(module: Any, *_: Any, step: Any = None, **__: Any) -> Any:
         expected = F.cross_entropy(module(batch.x)[:, :2], batch.y)
         losses.append((step(batch, module.configure_optimizers())["loss"], expected))
 

@@ -129,7 +129,7 @@ def test_the_merged_penalty_equals_the_sum_of_separate_ones() -> None:
     method, scenario = si("domain", strength=0.3)
     weights, separate = method.weights, []
     importance = method.importance
-    method.importance = lambda: separate.append(importance()) or separate[-1]  # type: ignore[func-returns-value,method-assign]
+    method.importance = lambda: separate.append(importance()) or separate[-1]
     for task in scenario.tasks[:3]:
         method.learn_task(task, fit)
     anchor = {name: p.detach().clone() for name, p in weights.items()}

@@ -23,7 +23,7 @@ def small_gan(**more: int) -> WGANGP:
         MLPGenerator(SHAPE, z_dim=4, hidden=(8,)),
         MLPCritic(SHAPE, hidden=(8,)),
         Adam(lr=0.01, betas=(0.5, 0.9)),
-        **{"n_critic": 5, "lambda_gp": 10.0, **more},  # type: ignore[arg-type]
+        **{"n_critic": 5, "lambda_gp": 10.0, **more},
     )
 
 

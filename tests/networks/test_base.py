@@ -103,7 +103,7 @@ def test_frozen_entries_stay_whatever_an_optimizer_does_and_the_others_move(make
     """Momentum and weight decay move a weight without a gradient."""
     torch.manual_seed(0)
     weight, bias, free = (nn.Parameter(torch.randn(*shape)) for shape in ((3, 4), (3,), (2,)))
-    options = {"momentum": 0.9} if make is torch.optim.SGD else {}
+    options: Any = {"momentum": 0.9} if make is torch.optim.SGD else {}
     optimizer = make([weight, bias, free], lr=0.1, weight_decay=0.5, **options)
     rows = torch.tensor([True, False, True])
     frozen: Frozen | None = None

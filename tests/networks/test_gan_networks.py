@@ -12,6 +12,7 @@ from torch import nn
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
 from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.networks.base import Network
 from cl_bench.networks.cnn import CNN
 from cl_bench.networks.gan import (
     ConditionalDCGenerator,
@@ -39,7 +40,7 @@ CONDITIONAL: dict[str, Callable[[Shape], ConditionalGenerator]] = {
     "dcgan": lambda shape: ConditionalDCGenerator(shape, CLASSES, z_dim=5, width=4),
     "resnet": lambda shape: ConditionalResNetGenerator(shape, CLASSES, z_dim=5, width=4),
 }
-NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
+NETWORKS: dict[str, Callable[[Shape], Network]] = {
     "mlp": lambda shape: MLP(shape, CLASSES, hidden=(8,)),
     "cnn": lambda shape: CNN(shape, CLASSES, channels=(4, 4), hidden=8),
     "dcgan": lambda shape: DCNetwork(shape, CLASSES, width=4),
@@ -89,7 +90,7 @@ def test_classifiers_and_the_discriminators_made_of_them(name: str, shape: Shape
     network = NETWORKS[name](shape)
     x = torch.rand(7, *shape)
     assert network(x).shape == (7, CLASSES)
-    features = network.features(x)  # type: ignore[operator]
+    features = network.features(x)
     assert features.dim() == 2  # flat
     network.eval()
     discriminator = Discriminator(network)
@@ -98,7 +99,7 @@ def test_classifiers_and_the_discriminators_made_of_them(name: str, shape: Shape
     assert torch.equal(logits, network(x))
     for answer in (scores, logits):  # both heads teach the features
         assert torch.autograd.grad(answer.sum(), next(network.parameters()), retain_graph=True)[0].any()
-    assert torch.allclose(scores, network.features(x) @ discriminator.critic.weight[0] + discriminator.critic.bias)  # type: ignore[operator]
+    assert torch.allclose(scores, network.features(x) @ discriminator.critic.weight[0] + discriminator.critic.bias)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
