@@ -20,7 +20,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
     "__main__.py": {
         "parser.error": "argparse has no other way to say it in one line",
         "config.trainer.progress": CONFIG,
-        "next((action for action in parser._actions if action.dest == 'version')).version": "Hydra's parser has its own",
+        "next((action for action in parser._actions if action.dest == 'version')).version": "Hydra's own",
     },
     "api.py": {"GlobalHydra.instance().hydra": "Hydra's global, put back as it was"},
     "data/pictures.py": {"Image.MAX_IMAGE_PIXELS": "PIL has no other switch"},
