@@ -14,8 +14,6 @@ ROOT = Path(cl_bench.__file__).parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 GRADIENT = "torch's optimizers read a gradient there"
 CONFIG = "a configuration of Hydra's, which is not frozen yet"
-JOB = "a job is a line of the sweep's table, and the sweep writes into it"
-LABEL = "what a run is called depends on the others on the page"
 EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
     "__main__.py": {
         "parser.error": "argparse has no other way to say it in one line",
@@ -36,7 +34,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
         "logging.raiseExceptions": "Python's only switch",
     },
     "report/dashboard.py": {"made.entity": "known only once W&B has been asked"},
-    "report/benchmarks.py": dict.fromkeys(("one.protocol", "one.full_label", "one.label", "one.brief"), LABEL),
     "runs/console.py": {"console.width": "a narrow terminal's own width would cut numbers"},
     "runs/fit.py": {
         "torch.backends.cudnn.deterministic": "torch's only switch",
@@ -45,8 +42,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
     },
     "runs/progress.py": dict.fromkeys(("self._phase.done", "self._phase.seconds"), "a line of its own table"),
     "sweep/jobs.py": {"config.hydra.overrides.task": CONFIG},
-    "sweep/launch.py": {"settings.n_jobs": CONFIG, "job.state": JOB, "job.reason": JOB},
-    "sweep/view.py": dict.fromkeys([f"job.{name}" for name in ("state", "reason", "done", "before", "seconds")], JOB),
+    "sweep/launch.py": {"settings.n_jobs": CONFIG},
 }
 
 

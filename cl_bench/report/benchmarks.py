@@ -35,19 +35,18 @@ class Configuration:
     """Finished runs that differ in their seed alone.
 
     `label` tells it from the others of its benchmark, `full_label` with all values in which its method differs, and
-    `brief` with its method and protocol alone. All are set by `tell_apart`.
+    `brief` with its method and protocol alone. `tell_apart` finds these.
     """
 
-    label: str
-    full_label: str
-    brief: str
-    protocol: str
-
     def __init__(self, runs: Sequence[Run]) -> None:
+        self.label = self.full_label = self.brief = self.protocol = ""
         self.runs = sorted(runs, key=lambda run: run.seed)
         first = self.runs[0]
         self.method, self.config, self.n_tasks = first.method, first.config, first.n_tasks
         self.rules = {f"mask.{name}": rule for name, rule in asdict(first.results.masks).items()}
+
+    def name(self, protocol: str, label: str, full_label: str, brief: str) -> None:
+        self.protocol, self.label, self.full_label, self.brief = protocol, label, full_label, brief
 
     @property
     def seeds(self) -> list[int]:
@@ -182,22 +181,17 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
     for one, values in zip(configurations, conditions, strict=True):
         used[values] += len(one.runs)
     names = {values: f"P{number}" for number, (values, _) in enumerate(used.most_common(), 1)}
-    for one, values in zip(configurations, conditions, strict=True):
-        one.protocol = names[values]
-
+    protocols = {one: names[values] for one, values in zip(configurations, conditions, strict=True)}
     for method in {one.method for one in configurations}:
         same = [one for one in configurations if one.method == method]
         keys = differing([one.own for one in same])
         few = keys if len(keys) <= 3 else telling([one.own for one in same], keys)
         for one in same:
             parts = [f"{short(key)}={shown(key, one.config.get(key, ABSENT))}" for key in keys]
-            one.full_label = " ".join([method, *parts])
-            brief = [part for key, part in zip(keys, parts, strict=True) if key in few]
-            one.label = " ".join([method, *brief, *(["…"] if len(few) < len(keys) else [])])
-    many = len(names) > 1
-    for one in configurations:
-        mark = f" · {one.protocol}" if many else ""
-        one.label, one.brief = one.label + mark, one.method + mark
+            some = [part for key, part in zip(keys, parts, strict=True) if key in few]
+            label = " ".join([method, *some, *(["…"] if len(few) < len(keys) else [])])
+            mark = f" · {protocols[one]}" if len(names) > 1 else ""
+            one.name(protocols[one], label + mark, " ".join([method, *parts]), method + mark)
 
     order = {name: place for place, name in enumerate(names.values())}
     configurations.sort(key=lambda one: (one.method not in BOUNDS, one.method, order[one.protocol], sort_key(one)))

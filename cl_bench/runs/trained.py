@@ -39,7 +39,8 @@ class Trained:
         if content_of(settings) != settings.get("content"):
             raise InputError(f"{folder}: the images that it was trained on aren't where they were, or changed")
         self.settings, self.after = settings, after
-        self.scenario, self.method = prepare(settings)
+        # what a file of results says is no reason to import somebody's code: installed plugins alone are known here
+        self.scenario, self.method = prepare({**settings, "plugins": []})
         self.method.load_state_dict(state["method"])
         self.method.eval()
         if not self.method.measurable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from cl_bench.config.compose import check_settings, plain
 from cl_bench.config.explain import explain
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
+from cl_bench.files import load_json
 from cl_bench.record import Damaged, Outdated, Results, load_results
 from cl_bench.runs.folder import Busy, at_work, wait_for
 from cl_bench.runs.progress import first_line
@@ -47,12 +49,43 @@ class Job:
     done: float = 0.0
     before: float = 0.0
     seconds: float = 0.0
+    begun: bool = False
+
+    def begin(self) -> None:
+        """A launcher has it."""
+        self.state, self.done = "left", share(self.folder)
+        self.before, self.begun = self.done, any((self.folder / "checkpoints").glob("*.pt"))
+
+    def follow(self, note: Mapping[str, Any]) -> None:
+        """Brings it up to date by what its worker has noted: when it began, and when and why it ended."""
+        self.seconds = note.get("ended", time.time()) - note["began"]
+        if "ended" not in note:
+            self.state, self.done = "running", share(self.folder)
+        elif note["reason"]:
+            self.end("failed", note["reason"])
+        else:
+            self.state, self.done = "continued" if self.begun else "finished", 1.0
+
+    def end(self, state: str, reason: str) -> None:
+        """It is over, without a result."""
+        self.state, self.reason = state, reason
 
     @property
     def pace(self) -> float | None:
         """Seconds for a whole run like this one, None as long as there is nothing to tell it by."""
         known = self.state in ("running", "finished", "continued") and self.seconds > 0 and self.done > self.before
         return self.seconds / (self.done - self.before) if known else None
+
+
+def share(folder: Path) -> float:
+    """How much of a run is done, by its results.json: the tasks learned of all. Asked twice a second, so this is no
+    check of the whole file."""
+    try:
+        results = load_json(folder / "results.json")
+        done = len(results["tasks"]) / len(results["classes"]) if results["status"] == "running" else 0.0
+    except (FileNotFoundError, Damaged, LookupError, TypeError, ZeroDivisionError):
+        return 0.0
+    return min(done, 1.0)
 
 
 def loader(flags: Namespace) -> Hydra:

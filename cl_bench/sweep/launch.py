@@ -107,7 +107,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
         view.look()
         for job in left:
             if job.state == "running":
-                job.state, job.reason = "lost", "the same command goes on with it"
+                job.end("lost", "the same command goes on with it")
         shutil.rmtree(board)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cl_bench.config.names import name_of
-from cl_bench.files import Damaged, load_json
 from cl_bench.record import Results
 from cl_bench.runs.folder import read_results
 from cl_bench.sweep.jobs import Job, complain
@@ -34,9 +32,7 @@ class View:
     def __init__(self, jobs: Sequence[Job], left: Sequence[Job], board: Path, quiet: bool) -> None:
         self.jobs, self.left, self.board, self.quiet = jobs, left, board, quiet
         for job in left:
-            job.state, job.done = "left", share(job.folder)
-            job.before = job.done
-        self.begun = {id(job) for job in left if any((job.folder / "checkpoints").glob("*.pt"))}
+            job.begin()
 
     def look(self) -> None:
         """Brings the state of every run up to date."""
@@ -47,15 +43,9 @@ class View:
                 note = json.loads((self.board / str(number)).read_text())
             except FileNotFoundError:
                 continue
-            job.seconds = note.get("ended", time.time()) - note["began"]
-            if "ended" not in note:
-                job.state, job.done = "running", share(job.folder)
-            elif note["reason"]:
-                job.state, job.reason = "failed", note["reason"]
-                if not self.quiet:
-                    complain(job)
-            else:
-                job.state, job.done = "continued" if id(job) in self.begun else "finished", 1.0
+            job.follow(note)
+            if job.state == "failed" and not self.quiet:
+                complain(job)
 
     def __call__(self) -> RenderableType:
         self.look()
@@ -89,17 +79,6 @@ class View:
         return f"{least}{clock(max(max(seconds), sum(seconds) / running))} to go"
 
 
-def share(folder: Path) -> float:
-    """How much of a run is done, by its results.json: the tasks learned of all. Asked twice a second, so this is no
-    check of the whole file."""
-    try:
-        results = load_json(folder / "results.json")
-        done = len(results["tasks"]) / len(results["classes"]) if results["status"] == "running" else 0.0
-    except (FileNotFoundError, Damaged, LookupError, TypeError, ZeroDivisionError):
-        return 0.0
-    return min(done, 1.0)
-
-
 def summary(jobs: Sequence[Job], seconds: float) -> None:
     """Prints what became of each run and where it is, and each configuration's mean over its seeds."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -122,13 +101,13 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
         damage: list[str] = []
         ended = job.state in ("there", "finished", "continued")
         results = read_results(job.folder, damage.append) if ended else None
-        job.reason = job.reason or "".join(damage)
+        reason = job.reason or "".join(damage)
         if results:
             found.setdefault(job.configuration, []).append(results)
             console.print(f"  {job.state:9} {job.label}: kept in {job.folder}")
         else:
             where = f", in {job.folder}" if job.folder.is_dir() and job.folder.name else ""
-            console.print(f"  {job.state:9} {job.label}{': ' * bool(job.reason)}{job.reason}{where}")
+            console.print(f"  {job.state:9} {job.label}{': ' * bool(reason)}{reason}{where}")
     table = Table(box=SIMPLE_HEAD, title="mean and 95% interval over seeds", title_justify="left")
     table.add_column("configuration", overflow="fold")
     table.add_column("seeds", justify="right")

@@ -77,7 +77,7 @@ def test_alignment_is_nothing_until_the_generator_moves() -> None:
     assert loss.item() > 0
     loss.backward()
     assert all(weight.grad is None for weight in old.gan.parameters())
-    assert any(weight.grad.any() for weight in method.gan.generator.parameters())
+    assert any(weight.grad.any() for weight in method.gan.generator.parameters())  # type: ignore[union-attr]
 
 
 def test_alignment_by_hand() -> None:

@@ -16,7 +16,7 @@ from cl_bench.record import Damaged, load_results
 from cl_bench.report.__main__ import main
 from cl_bench.report.runs import read
 from cl_bench.runs.folder import read_results
-from cl_bench.sweep.view import share
+from cl_bench.sweep.jobs import share
 
 WHOLE = results("er", 0, acc=0.7) | {
     "peak_memory_mb": 3.5,

@@ -35,6 +35,8 @@ class ACGAN(TwoPlayers):
     """
 
     conditional: ClassVar[bool] = True
+    generator: ConditionalGenerator
+    discriminator: Discriminator
 
     def __init__(
         self,
