@@ -61,7 +61,7 @@ def test_importance_equals_a_loop_over_images(gan: str, fisher: str, monkeypatch
 def test_what_does_not_act_has_no_importance() -> None:
     """The weights of classes that have not come; and a unit that nothing listens to."""
     _, method = beginning()
-    first, last = (method.gan.generator.layers[i] for i in (0, 2))
+    first, last = (method.gan.generator.layers[i] for i in (0, 2))  # type: ignore[index]
     with torch.no_grad():
         last.weight[:, 3] = 0
     z_dim = method.gan.generator.z_dim
