@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from cl_bench import files
+
+Logged = tuple[int, str, float]  # step of the phase from 0, name, value
 
 
 class Row(NamedTuple):
@@ -42,3 +47,25 @@ def rewrite(path: Path, rows: Iterable[Row]) -> None:
     writer.writerow(Row._fields)
     writer.writerows(rows)
     files.write(path, lambda file: file.write_bytes(text.getvalue().encode()))
+
+
+def averaged(
+    logged: Sequence[Logged], every: int, done: int, n_steps: int
+) -> tuple[list[tuple[int, dict[str, float]]], list[Logged]]:
+    """The points of the curves that are complete when `done` of a phase's `n_steps` are, and what is left for later.
+
+    A point is the mean of each name over `every` steps, and stands at the last of them; the last of a phase may be
+    over fewer. The same points come out however the steps are cut into chunks.
+
+    >>> averaged([(0, "loss", 3.0), (1, "loss", 1.0), (2, "loss", 5.0)], every=2, done=3, n_steps=4)
+    ([(2, {'loss': 2.0})], [(2, 'loss', 5.0)])
+    """
+    end = done if done == n_steps else done // every * every
+    points = []
+    for window, ours in groupby((one for one in logged if one[0] < end), key=lambda one: one[0] // every):
+        values = defaultdict(list)
+        for _, name, value in ours:
+            values[name].append(value)
+        means = {name: math.fsum(of_name) / len(of_name) for name, of_name in values.items()}
+        points.append((min((window + 1) * every, n_steps), means))
+    return points, [one for one in logged if one[0] >= end]

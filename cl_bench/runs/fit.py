@@ -6,12 +6,10 @@ import logging
 import math
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from itertools import groupby
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
@@ -22,10 +20,11 @@ from cl_bench.config import InputError, KnownError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data, Step
 from cl_bench.methods.base import Learner
 from cl_bench.record import Phase
+from cl_bench.runs.curves import Logged, averaged
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
-from cl_bench.seeding import derive, seeded
+from cl_bench.seeding import derive, restore_rng, rng, seeded
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
@@ -37,7 +36,6 @@ ONE_IMAGE = (
 )
 
 Validate = Callable[[Learner], float | None]
-Logged = tuple[int, str, float]  # step of the phase from 0, name, value
 
 
 class Diverged(KnownError):
@@ -330,41 +328,8 @@ class Watch(pl.Callback):
         return [(at, name, value) for (at, name, _), value in zip(self.module.logs, values, strict=True)]
 
 
-def averaged(
-    logged: Sequence[Logged], every: int, done: int, n_steps: int
-) -> tuple[list[tuple[int, dict[str, float]]], list[Logged]]:
-    """The points of the curves that are complete when `done` of a phase's `n_steps` are, and what is left for later.
-
-    A point is the mean of each name over `every` steps, and stands at the last of them; the last of a phase may be
-    over fewer. The same points come out however the steps are cut into chunks.
-
-    >>> averaged([(0, "loss", 3.0), (1, "loss", 1.0), (2, "loss", 5.0)], every=2, done=3, n_steps=4)
-    ([(2, {'loss': 2.0})], [(2, 'loss', 5.0)])
-    """
-    end = done if done == n_steps else done // every * every
-    points = []
-    for window, ours in groupby((one for one in logged if one[0] < end), key=lambda one: one[0] // every):
-        values = defaultdict(list)
-        for _, name, value in ours:
-            values[name].append(value)
-        means = {name: math.fsum(of_name) / len(of_name) for name, of_name in values.items()}
-        points.append((min((window + 1) * every, n_steps), means))
-    return points, [one for one in logged if one[0] >= end]
-
-
 def device_of(accelerator: str) -> torch.device:
     """The device to train on. Raises InputError when a GPU is asked for and there is none."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator=gpu: there is no GPU here; choose cpu or auto")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def rng() -> dict[str, Any]:
-    """The state of torch's random numbers."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
-
-
-def restore_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
