@@ -62,18 +62,21 @@ def run(*overrides: str) -> Run:
                 raise
             raise InputError(line) from error
         try:
-            return Run(carried_out(settings, overrides)[1])
+            return Run(carried_out(settings, overrides)[1], settings["plugins"])
         except Stopped as stop:
             signal.raise_signal(stop.signal)  # now it does what it would have done
             raise
 
 
-def load(folder: str | os.PathLike[str]) -> Run:
-    """The run that left this folder, finished or not. Nothing that the folder names is run.
+def load(folder: str | os.PathLike[str], plugins: Sequence[str] = ()) -> Run:
+    """The run that left this folder, finished or not. What the folder says causes no import.
+
+    Args:
+        plugins: packages whose code its model may need, as in `plugins=[...]`; installed plugins need not be named.
 
     Raises InputError for a folder without results that can be read.
     """
-    return Run(Path(folder))
+    return Run(Path(folder), plugins)
 
 
 def results(
@@ -137,14 +140,14 @@ class Run:
     metrics: every metric by its name, NaN where it isn't defined.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, plugins: Sequence[str] = ()) -> None:
         try:
             self._results = load_results(folder)
         except FileNotFoundError:
             raise InputError(f"{folder}: {missing(folder)}") from None
         except Damaged as error:
             raise InputError(f"{folder}: {error}") from None
-        self.folder = folder
+        self.folder, self.plugins = folder, list(plugins)
         self.name = self._results.name
         self.status = self._results.status
         self.config = self._results.config
@@ -201,7 +204,9 @@ class Run:
             raise InputError(f"after={after}: is no task that is learned; {known}")
         if after not in self._models:
             with AT_WORK:
-                self._models[after] = Trained(self.config, self.folder, self._results.key, int(after))
+                self._models[after] = Trained(
+                    {**self.config, "plugins": self.plugins}, self.folder, self._results.key, int(after)
+                )
         return self._models[after]
 
     def _shown(self, **how: Any) -> Console:

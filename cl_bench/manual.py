@@ -11,7 +11,7 @@ import yaml
 from cl_bench.config import InputError
 from cl_bench.config.errors import nearest
 from cl_bench.config.explain import paths_of
-from cl_bench.config.names import CONF, check_name
+from cl_bench.config.names import CONF, check_name, conf_of
 
 SWEEPS = "sweeps"  # W&B sweeps lie beside the configuration
 USAGE = """\
@@ -88,16 +88,18 @@ def keys_of(text: str) -> list[str]:
 
 
 def groups() -> list[str]:
-    """The folders of the configuration that hold choices, by their names on the command line."""
-    below = {file.parent.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml")} - {"."}
-    names = {name for name in below if not (CONF / name).parent.is_relative_to(CONF / "experiment")}
+    """The folders of the configuration that hold choices, by their names on the command line; those of installed
+    plugins are among them."""
+    below = {file.parent.relative_to(conf).as_posix() for conf in conf_of().values() for file in conf.rglob("*.yaml")}
+    names = {name for name in below - {"."} if not name.startswith("experiment/")}
     return sorted({*names, "experiment", SWEEPS})
 
 
 def files_of(group: str) -> dict[str, Path]:
     """The file of each choice of a group."""
-    top = CONF.parent / SWEEPS if group == SWEEPS else CONF / group
-    return {file.relative_to(top).with_suffix("").as_posix(): file for file in sorted(top.rglob("*.yaml"))}
+    tops = [CONF.parent / SWEEPS] if group == SWEEPS else [conf / group for conf in conf_of().values()]
+    found = {file.relative_to(top).with_suffix("").as_posix(): file for top in tops for file in top.rglob("*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def first_comment(file: Path) -> str:

@@ -26,7 +26,8 @@ class Trained:
     """The method of a run as it was after a task, in evaluation mode; it answers where it is, on a CPU or a GPU.
 
     Args:
-        settings: of the run, as its results hold them. Its data set is read, which says what its outputs stand for.
+        settings: of the run, as its results hold them, but for `plugins`: what a file says is no reason to import code.
+            The data set is read, which says what its outputs stand for.
         folder: of the run. key: of its results; a checkpoint of another run is not used.
         after: the task, 0 for the first.
 
@@ -39,8 +40,7 @@ class Trained:
         if content_of(settings) != settings.get("content"):
             raise InputError(f"{folder}: the images that it was trained on aren't where they were, or changed")
         self.settings, self.after = settings, after
-        # what a file of results says is no reason to import somebody's code: installed plugins alone are known here
-        self.scenario, self.method = prepare({**settings, "plugins": []})
+        self.scenario, self.method = prepare(settings)
         self.method.load_state_dict(state["method"])
         self.method.eval()
         if not self.method.measurable:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import cl_bench
 from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.names import CONF, folder_of, key_of, options_of
 from cl_bench.config.plugins import allowed, conf_folders
+from cl_bench.manual import files_of
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import checked
 
@@ -148,6 +150,16 @@ def test_a_folder_and_a_package_named_on_the_command_line(
     assert len(list(tmp_path.glob("outputs/*/*/results.json"))) == 1
     capsys.readouterr()
     assert "not a part of cl_bench; plugins=[calm_plugin]" in refused(capsys, f"--config-dir={conf}", "method=calm")
+    (folder,) = (file.parent for file in tmp_path.glob("outputs/*/*/results.json"))
+    with pytest.raises(InputError, match=r"not a part of cl_bench; plugins=\[calm_plugin\]"):  # the file alone says so
+        cl_bench.load(folder).model()
+    assert type(cl_bench.load(folder, plugins=["calm_plugin"]).model()).__name__ == "Calm"
+
+
+def test_explain_shows_the_files_of_plugins(plugin: Plugin) -> None:
+    plugin("calm_plugin", YAML)
+    assert files_of("method")["calm"].parent.parent.name == "conf"
+    assert "ewc" in files_of("method")
 
 
 def test_which_packages_are_allowed_is_no_part_of_a_runs_key(plugin: Plugin) -> None:
