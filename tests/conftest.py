@@ -140,7 +140,8 @@ def learn(
     **trainer: Any,
 ) -> Any:
     """A task, by the `Fit` of runs; returns what `how` does, the diagnostics. trainer: settings of the fit."""
-    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, **trainer)
+    given = {key: value for key, value in compose(*SMALL)["trainer"].items() if key != "_target_"} | trainer
+    fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, **given)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
     with fit.task(index):

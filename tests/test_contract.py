@@ -85,7 +85,7 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert [record["task"] for record in kept["tasks"]] == [0, 1, 2, 3, 4]
     phases = [len(record["phases"]) for record in kept["tasks"]]
     assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
-    again = cl_bench.load(folder_of(settings))  # rebuilt from its settings and its checkpoint
+    again = cl_bench.load(folder_of(settings), settings["plugins"])  # rebuilt from its settings and its checkpoint
     assert cl_bench.evaluate(again).tolist() == results.R[4]
 
 

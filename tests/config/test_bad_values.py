@@ -252,7 +252,7 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(running, "learn_tasks", lambda *_: results([[0.5]]))
     monkeypatch.setattr(RunFolder, "opened", lambda folder, anew: nullcontext())
     monkeypatch.setattr("cl_bench.runs.console.show", lambda results, folder: None)
-    monkeypatch.setattr(datasets, "_download", lambda *_: (_ for _ in ()).throw(InputError("no network")))
+    monkeypatch.setattr(datasets, "download", lambda *_: (_ for _ in ()).throw(InputError("no network")))
     monkeypatch.setattr(datasets, "resize", lambda images, shape: images[:, :, :1, :1].expand(-1, -1, *shape))
     monkeypatch.setattr(sys, "argv", ["cl_bench"])
 

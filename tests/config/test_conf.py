@@ -85,7 +85,7 @@ def test_a_run_knows_what_it_picked_up() -> None:
 def test_a_tuned_file_that_says_how_long_is_trained_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "conf" / "tuned" / "er-digits.yaml").write_text("# @package _global_\ntrainer: {epochs: 500}\n")
-    monkeypatch.setattr("cl_bench.config.names.CONF", tmp_path / "conf")
+    monkeypatch.setattr("cl_bench.config.compose.CONF", tmp_path / "conf")
     with pytest.raises(InputError, match=r"conf/tuned/er-digits.yaml: trainer.epochs: .* method, optimizer"):
         compose("method=er")
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cl_bench.__main__ import main
 from cl_bench.config import InputError, content
 from cl_bench.config.compose import compose
 from cl_bench.config.content import by_content, digest
@@ -79,9 +80,9 @@ def test_a_changed_file_is_another_run() -> None:
     assert "content" not in compose("dataset=digits")
 
 
-def test_the_content_of_data_is_no_key() -> None:
-    with pytest.raises(InputError, match="content: no such key"):
-        compose("++content=0123456789abcdef")
+def test_the_content_of_data_is_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["++content=0123456789abcdef"]) == 1
+    assert capsys.readouterr().err.startswith("error: content: no such key")
 
 
 def test_a_folder_is_its_names_and_its_bytes(tmp_path: Path) -> None:

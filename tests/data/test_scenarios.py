@@ -61,7 +61,7 @@ CUTS = (("n_tasks", 5), ("classes_per_task", 5), ("n_tasks", 1))
 @pytest.mark.parametrize(("kind", "cut"), [*product(KINDS, CUTS), ("class", ("n_tasks", 10))])
 def test_split_hands_every_image_to_one_task(kind: str, cut: tuple[str, int]) -> None:
     key, n = cut
-    scenario = split(digits(), 0, kind=kind, **{key: n})  # type: ignore[arg-type]
+    scenario = split(digits(), 0, kind=kind, **{"n_tasks": None, key: n})  # type: ignore[arg-type]
     assert len(scenario.tasks) == (n if key == "n_tasks" else 10 // n)
     assert sum(len(task.train) for task in scenario.tasks) == len(digits().y_train)
     assert sum(len(test) for test in scenario.tests) == len(digits().y_test)
@@ -117,8 +117,8 @@ def test_one_small_task_is_enough_to_be_refused(kind: str, mask: str, cut: dict[
     with pytest.raises(
         InputError, match=rf"scenario\.\w+={kind if kind != 'class' else mask}: {which} would have one class"
     ):
-        split(digits(), 0, kind=kind, train_mask=mask, uneven=True, **cut)  # type: ignore[arg-type]
-    assert split(digits(), 0, kind="class", uneven=True, **cut).problem.n_outputs == 10  # type: ignore[arg-type]
+        split(digits(), 0, kind=kind, train_mask=mask, uneven=True, **{"n_tasks": None, **cut})  # type: ignore[arg-type]
+    assert split(digits(), 0, kind="class", uneven=True, **{"n_tasks": None, **cut}).problem.n_outputs == 10  # type: ignore[arg-type]
 
 
 def few_of_one(n: int) -> Dataset:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import learn, made
-from reference.experiment import BY_HAND, EXPERIMENT, GANS, OURS, by_hand, gap, learning, scenario_of, weights_of
 
 from cl_bench.data.scenarios import Scenario
+from reference.experiment import BY_HAND, EXPERIMENT, GANS, OURS, by_hand, gap, learning, scenario_of, weights_of
 
 ROWS = torch.arange(12 * 128)  # twelve mini-batches: RWalk's second interval; three tasks: two old ones
 
