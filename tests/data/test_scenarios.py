@@ -118,7 +118,7 @@ def test_one_small_task_is_enough_to_be_refused(kind: str, mask: str, cut: dict[
         InputError, match=rf"scenario\.\w+={kind if kind != 'class' else mask}: {which} would have one class"
     ):
         split(digits(), 0, kind=kind, train_mask=mask, uneven=True, **{"n_tasks": None, **cut})  # type: ignore[arg-type]
-    assert split(digits(), 0, kind="class", uneven=True, **{"n_tasks": None, **cut}).problem.n_outputs == 10  # type: ignore[arg-type]
+    assert split(digits(), 0, kind="class", uneven=True, **{"n_tasks": None, **cut}).problem.n_outputs == 10
 
 
 def few_of_one(n: int) -> Dataset:
