@@ -241,11 +241,11 @@ def to_json(value: Any) -> Any:
     if is_dataclass(value):
         content = {field.name: getattr(value, field.name) for field in fields(value)}
         absent = [field.name for field in fields(value) if field.default is None and content[field.name] is None]
-        return to_json({name: one for name, one in content.items() if name not in absent})
+        return to_json({name: part for name, part in content.items() if name not in absent})
     if isinstance(value, Mapping):
-        return {str(key): to_json(one) for key, one in value.items()}
+        return {str(key): to_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [to_json(one) for one in value]
+        return [to_json(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -323,9 +323,9 @@ def wrong(results: Results) -> str:
 def unusable(value: Any, where: str) -> str:
     """Why a value of a configuration can't be one, by its dotted key; '' if it can."""
     if isinstance(value, Mapping):
-        return next(filter(None, (unusable(one, f"{where}.{key}") for key, one in value.items())), "")
+        return next(filter(None, (unusable(part, f"{where}.{key}") for key, part in value.items())), "")
     if isinstance(value, list):
-        return next(filter(None, (unusable(one, f"{where}.{i}") for i, one in enumerate(value))), "")
+        return next(filter(None, (unusable(part, f"{where}.{i}") for i, part in enumerate(value))), "")
     number = isinstance(value, int | float)
     return f"{where}: {value} is too large" if number and abs(value) > LARGEST else ""
 

@@ -133,7 +133,7 @@ def types_of(target: Callable[..., Any] | str, where: str) -> dict[str, Any]:
         parameters = inspect.signature(constructor).parameters.values()
     except ValueError as error:  # written in C
         raise InputError(f"{where}._target_={target}: its signature can't be read ({error})") from None
-    return {one.name: _hint(function, one.name) for one in parameters if one.kind in NAMED}
+    return {parameter.name: _hint(function, parameter.name) for parameter in parameters if parameter.kind in NAMED}
 
 
 def _hint(function: Any, name: str) -> Any:
@@ -184,8 +184,10 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
         return f"{prefix or 'a value'}: can't be written as JSON ({error.errors()[0]['msg']})"
     # a location also holds the branches of a union ("int", "list[int]"); only the key helps a person
     key = error.errors()[0]["loc"][0]
-    problems = [one for one in error.errors() if one["loc"][0] == key]
-    reasons = dict.fromkeys(f"{one['msg'][0].lower()}{one['msg'][1:]}".replace("array", "list") for one in problems)
+    problems = [problem for problem in error.errors() if problem["loc"][0] == key]
+    reasons = dict.fromkeys(
+        f"{problem['msg'][0].lower()}{problem['msg'][1:]}".replace("array", "list") for problem in problems
+    )
     reason = " or ".join(reasons)
     if problems[0]["type"] in ("needs_python_object", "dataclass_type"):
         reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"

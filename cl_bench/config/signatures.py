@@ -34,8 +34,8 @@ def parameters(path: str) -> dict[str, Any]:
         module, found = _member(module, found, "__init__")
     if not isinstance(found, ast.FunctionDef) or found.args.vararg or found.args.kwarg:
         raise LookupError(path)
-    known = [one for one in (*found.args.args, *found.args.kwonlyargs) if one.arg != "self"]
-    return {one.arg: _evaluated(one.annotation, module) if one.annotation else Any for one in known}
+    known = [argument for argument in (*found.args.args, *found.args.kwonlyargs) if argument.arg != "self"]
+    return {argument.arg: _evaluated(argument.annotation, module) if argument.annotation else Any for argument in known}
 
 
 def constant(path: str, name: str) -> Any:

@@ -153,7 +153,7 @@ def sequence(
     sets = [load(name, data_dir) for name in datasets]
     counts = [dataset.n_classes for dataset in sets]
     if kind == "domain" and len(set(counts)) > 1:
-        found = ", ".join(f"{one.name} has {one.n_classes}" for one in sets)
+        found = ", ".join(f"{dataset.name} has {dataset.n_classes}" for dataset in sets)
         raise InputError(f"scenario.kind=domain: the sets must share their classes, but {found}; try kind=task")
     shapes = [dataset.x_train.shape[1:] for dataset in sets]
     channels, height, width = (max(lengths) for lengths in zip(*shapes, strict=True))

@@ -94,7 +94,7 @@ class Score(nn.Module):
     @property
     def ends(self) -> dict[str, int]:
         """The tasks after which A5 and A10 are measured, where these exist."""
-        return {name: one.tasks - 1 for name, one in self.metrics.items() if isinstance(one, AccuracyAfter)}
+        return {name: metric.tasks - 1 for name, metric in self.metrics.items() if isinstance(metric, AccuracyAfter)}
 
     @staticmethod
     def order(name: str) -> tuple[int, str]:

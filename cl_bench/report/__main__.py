@@ -54,9 +54,9 @@ def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
     Raises InputError where there is nothing to report of, or conditions that can't be met.
     """
     runs, unread, copies = read(folders)
-    for one in unread:
-        if one.damaged:
-            print(f"not read: {printable(one.folder)}: {one.reason}", file=sys.stderr)
+    for run in unread:
+        if run.damaged:
+            print(f"not read: {printable(run.folder)}: {run.reason}", file=sys.stderr)
     if where:
         runs, unread = select(runs, where), []
     found = benchmarks(runs)

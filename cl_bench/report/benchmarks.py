@@ -139,13 +139,13 @@ def compared(rows: tuple[Configuration, ...], name: str) -> list[Comparison]:
 
     None may be left out: to test those alone that came out best would find differences where there are none.
     """
-    return compare([one.by_seed(name) for one in rows])
+    return compare([configuration.by_seed(name) for configuration in rows])
 
 
 def by_protocol(configurations: Iterable[Configuration]) -> dict[str, tuple[Configuration, ...]]:
     found: dict[str, list[Configuration]] = {}
-    for one in configurations:
-        found.setdefault(one.protocol, []).append(one)
+    for configuration in configurations:
+        found.setdefault(configuration.protocol, []).append(configuration)
     return {protocol: tuple(found[protocol]) for protocol in sorted(found, key=lambda name: int(name[1:]))}
 
 
@@ -173,34 +173,44 @@ def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
 
 def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]:
     """Names protocols and labels in place and sorts; returns in what the protocols differ, the most used first."""
-    differ = differing([one.conditions for one in configurations])
+    differ = differing([configuration.conditions for configuration in configurations])
     if "scenario.train_mask" in differ and "mask.train" in differ:  # the one follows from the other
         differ.remove("mask.train")
-    conditions = [tuple(shown(key, one.conditions.get(key, ABSENT)) for key in differ) for one in configurations]
+    conditions = [
+        tuple(shown(key, configuration.conditions.get(key, ABSENT)) for key in differ)
+        for configuration in configurations
+    ]
     used = Counter()
-    for one, values in zip(configurations, conditions, strict=True):
-        used[values] += len(one.runs)
+    for configuration, values in zip(configurations, conditions, strict=True):
+        used[values] += len(configuration.runs)
     names = {values: f"P{number}" for number, (values, _) in enumerate(used.most_common(), 1)}
-    protocols = {one: names[values] for one, values in zip(configurations, conditions, strict=True)}
-    for method in {one.method for one in configurations}:
-        same = [one for one in configurations if one.method == method]
-        keys = differing([one.own for one in same])
-        few = keys if len(keys) <= 3 else telling([one.own for one in same], keys)
-        for one in same:
-            parts = [f"{short(key)}={shown(key, one.config.get(key, ABSENT))}" for key in keys]
+    protocols = {configuration: names[values] for configuration, values in zip(configurations, conditions, strict=True)}
+    for method in {configuration.method for configuration in configurations}:
+        same = [configuration for configuration in configurations if configuration.method == method]
+        keys = differing([configuration.own for configuration in same])
+        few = keys if len(keys) <= 3 else telling([configuration.own for configuration in same], keys)
+        for configuration in same:
+            parts = [f"{short(key)}={shown(key, configuration.config.get(key, ABSENT))}" for key in keys]
             some = [part for key, part in zip(keys, parts, strict=True) if key in few]
             label = " ".join([method, *some, *(["…"] if len(few) < len(keys) else [])])
-            mark = f" · {protocols[one]}" if len(names) > 1 else ""
-            one.name(protocols[one], label + mark, " ".join([method, *parts]), method + mark)
+            mark = f" · {protocols[configuration]}" if len(names) > 1 else ""
+            configuration.name(protocols[configuration], label + mark, " ".join([method, *parts]), method + mark)
 
     order = {name: place for place, name in enumerate(names.values())}
-    configurations.sort(key=lambda one: (one.method not in BOUNDS, one.method, order[one.protocol], sort_key(one)))
+    configurations.sort(
+        key=lambda configuration: (
+            configuration.method not in BOUNDS,
+            configuration.method,
+            order[configuration.protocol],
+            sort_key(configuration),
+        )
+    )
     return {name: dict(zip(differ, values, strict=True)) for values, name in names.items()}
 
 
-def sort_key(one: Configuration) -> list[tuple[int, float, str]]:
+def sort_key(configuration: Configuration) -> list[tuple[int, float, str]]:
     """Numbers by size, whatever else after them by name."""
-    values = [value for _, value in sorted(one.own.items())]
+    values = [value for _, value in sorted(configuration.own.items())]
     return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values]
 
 
@@ -213,19 +223,23 @@ def mixtures(benchmark: Benchmark) -> list[str]:
         ("length", "Lengths of training differ"),
     ):
         methods: dict[str, set[str]] = {}
-        for one in found:
-            if value := getattr(one, name):
-                methods.setdefault(value, set()).add(one.method)
+        for configuration in found:
+            if value := getattr(configuration, name):
+                methods.setdefault(value, set()).add(configuration.method)
         if len(methods) > 1:
             listed = "; ".join(f"{value} ({', '.join(sorted(names))})" for value, names in methods.items())
             notes.append(f"{what}: {listed}.")
-    seeds = {tuple(one.seeds) for one in found}
+    seeds = {tuple(configuration.seeds) for configuration in found}
     if len(seeds) > 1:
         least, most = min(map(len, seeds)), max(map(len, seeds))
         count = f"{least} to {most}" if least < most else f"{most}"
         notes.append(f"Configurations have different seeds ({count} each); paired comparisons use shared ones alone.")
     for name in ("cl_bench", "torch"):
-        mixed = [one.label for one in found if len({run.results.versions.get(name) for run in one.runs}) > 1]
+        mixed = [
+            configuration.label
+            for configuration in found
+            if len({run.results.versions.get(name) for run in configuration.runs}) > 1
+        ]
         if mixed:
             notes.append(f"Seeds that were run with different versions of {name} are averaged: {', '.join(mixed)}.")
     devices = sorted({run.results.device for run in benchmark.runs})
@@ -243,24 +257,32 @@ def sweeps(configurations: Sequence[Configuration]) -> dict[str, list[Curve]]:
     A curve holds configurations of one method that are equal in all but this key, at least two of them.
     """
     found: dict[str, list[Curve]] = {}
-    methods = {one.method for one in configurations}
+    methods = {configuration.method for configuration in configurations}
     keys = {key for method in methods for key in differing([o.config for o in configurations if o.method == method])}
     for key in sorted(keys, key=lambda key: (key != "method.n_gen", not key.startswith("method."), key)):
         rows: dict[Hashable, list[Configuration]] = {}
-        for one in configurations:
-            if key in one.config:
-                values = {other: as_typed(value) for other, value in one.config.items() if other != key}
+        for configuration in configurations:
+            if key in configuration.config:
+                values = {other: as_typed(value) for other, value in configuration.config.items() if other != key}
                 # the masks follow from the configuration, so where they are the key they differ with it
-                rules = {} if key.endswith("_mask") else one.rules
-                rest = json.dumps([one.method, values, rules], sort_keys=True)
-                rows.setdefault(rest, []).append(one)
+                rules = {} if key.endswith("_mask") else configuration.rules
+                rest = json.dumps([configuration.method, values, rules], sort_keys=True)
+                rows.setdefault(rest, []).append(configuration)
         if curves := [row for row in rows.values() if len(row) > 1]:
-            found[key] = [(label_along(key, row[0], curves), [(one.config[key], one) for one in row]) for row in curves]
+            found[key] = [
+                (
+                    label_along(key, row[0], curves),
+                    [(configuration.config[key], configuration) for configuration in row],
+                )
+                for row in curves
+            ]
     return found
 
 
-def label_along(key: str, one: Configuration, curves: Sequence[Sequence[Configuration]]) -> str:
+def label_along(key: str, configuration: Configuration, curves: Sequence[Sequence[Configuration]]) -> str:
     """The label of a curve along a key: the method, and what tells it from the other curves of that method."""
-    same = [curve[0].config for curve in curves if curve[0].method == one.method]
+    same = [curve[0].config for curve in curves if curve[0].method == configuration.method]
     keys = [other for other in differing(same) if other != key]
-    return " ".join([one.method, *(f"{short(k)}={shown(k, one.config.get(k, ABSENT))}" for k in keys)])
+    return " ".join(
+        [configuration.method, *(f"{short(k)}={shown(k, configuration.config.get(k, ABSENT))}" for k in keys)]
+    )

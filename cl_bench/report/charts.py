@@ -109,25 +109,25 @@ def line_chart(
 
     ticks: of the x axis, (value, text). joined: whether there is anything between two ticks.
     """
-    right = WIDTH - 12 - LETTER * max(len(cut(one.label)) for one in series)
+    right = WIDTH - 12 - LETTER * max(len(cut(curve.label)) for curve in series)
     frame = Frame(x, y, right)
     parts = frame.axes(ticks)
-    for place, one in enumerate(series):
+    for place, curve in enumerate(series):
         shift = 2.5 * (place - (len(series) - 1) / 2) / max(1, len(series) / 4)  # intervals side by side
-        points = [(frame.x(middle(at)) + shift, frame.y(value.mean), value) for at, value in one.points]
+        points = [(frame.x(middle(at)) + shift, frame.y(value.mean), value) for at, value in curve.points]
         path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py, _ in points)
-        dash = f' stroke-dasharray="{DASHES[one.style.dash]}"' if one.style.dash else ""
-        parts += [opening(one), f'<path class="line" d="{path}"{dash}/>' if joined else ""]
-        for (px, py, value), (at, _) in zip(points, one.points, strict=True):
-            parts += [frame.upright(px, value), marker(one, px, py, f"{x.title} {x.write(middle(at))}", y, value)]
+        dash = f' stroke-dasharray="{DASHES[curve.style.dash]}"' if curve.style.dash else ""
+        parts += [opening(curve), f'<path class="line" d="{path}"{dash}/>' if joined else ""]
+        for (px, py, value), (at, _) in zip(points, curve.points, strict=True):
+            parts += [frame.upright(px, value), marker(curve, px, py, f"{x.title} {x.write(middle(at))}", y, value)]
         parts.append("</g>")
-    ends = [frame.y(one.points[-1][1].mean) for one in series]
-    for one, end, label in zip(series, ends, spread(ends, 13, TOP + 4, HEIGHT - BOTTOM), strict=True):
-        start = frame.x(middle(one.points[-1][0])) + 6
+    ends = [frame.y(curve.points[-1][1].mean) for curve in series]
+    for curve, end, label in zip(series, ends, spread(ends, 13, TOP + 4, HEIGHT - BOTTOM), strict=True):
+        start = frame.x(middle(curve.points[-1][0])) + 6
         parts += [
-            opening(one),
+            opening(curve),
             f'<path class="leader" d="M{start:.1f} {end:.1f}L{right + 1:.1f} {label:.1f}h3"/>',
-            f'<text x="{right + 7:.1f}" y="{label + 4:.1f}">{escape(cut(one.label))}</text></g>',
+            f'<text x="{right + 7:.1f}" y="{label + 4:.1f}">{escape(cut(curve.label))}</text></g>',
         ]
     return frame.drawing(name, parts, len(series))
 
@@ -136,22 +136,20 @@ def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
     """Points with intervals both ways, each named beside it where there is room (the legend names all)."""
     frame = Frame(x, y, WIDTH - 12)
     parts = frame.axes([(value, x.write(value)) for value in x.ticks()])
-    places = [(frame.x(middle(at)), frame.y(value.mean)) for one in series for at, value in one.points]
+    places = [(frame.x(middle(at)), frame.y(value.mean)) for curve in series for at, value in curve.points]
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
-    for one in series:
-        parts.append(opening(one))
-        for at, value in one.points:
+    for curve in series:
+        parts.append(opening(curve))
+        for at, value in curve.points:
             px, py = frame.x(middle(at)), frame.y(value.mean)
             parts += [frame.upright(px, value), frame.level(at, py)]
-            parts.append(marker(one, px, py, f"{x.title} {x.write(middle(at))}", y, value))
-            if place := free_place(px, py, LETTER * len(cut(one.label)), taken, frame):
+            parts.append(marker(curve, px, py, f"{x.title} {x.write(middle(at))}", y, value))
+            if place := free_place(px, py, LETTER * len(cut(curve.label)), taken, frame):
                 box, anchor = place
                 taken.append(box)
                 at_x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]
-                text = (
-                    f'<text x="{at_x:.1f}" y="{box[3] - 3:.1f}" text-anchor="{anchor}">{escape(cut(one.label))}</text>'
-                )
-                parts.append(text)
+                label = escape(cut(curve.label))
+                parts.append(f'<text x="{at_x:.1f}" y="{box[3] - 3:.1f}" text-anchor="{anchor}">{label}</text>')
         parts.append("</g>")
     return frame.drawing(name, parts, len(series))
 
@@ -239,14 +237,14 @@ class Frame:
         return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{inner}</svg>')
 
 
-def opening(one: Series) -> str:
-    return f'<g class="series c{one.style.colour}" data-id="{one.id}">'
+def opening(series: Series) -> str:
+    return f'<g class="series c{series.style.colour}" data-id="{series.id}">'
 
 
-def marker(one: Series, px: float, py: float, where: str, y: Axis, value: Estimate) -> str:
+def marker(series: Series, px: float, py: float, where: str, y: Axis, value: Estimate) -> str:
     interval = "" if value.half is None else f" ± {y.write(value.half)}"
-    title = escape(f"{one.label}: {y.title} {y.write(value.mean)}{interval}, {where}, n = {value.n}")
-    return f'<g transform="translate({px:.1f} {py:.1f})"><title>{title}</title>{one.style.shape}</g>'
+    title = escape(f"{series.label}: {y.title} {y.write(value.mean)}{interval}, {where}, n = {value.n}")
+    return f'<g transform="translate({px:.1f} {py:.1f})"><title>{title}</title>{series.style.shape}</g>'
 
 
 def swatch(style: Style) -> Markup:

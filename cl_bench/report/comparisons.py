@@ -52,7 +52,7 @@ def comparisons(benchmark: Benchmark, drawn: Sequence[Configuration]) -> list[Te
     found = []
     for protocol, rows in by_protocol(benchmark.configurations).items():
         tested = [pair for pair in compared(rows, ACC.name) if pair.p is not None]
-        seen = {place for place, one in enumerate(rows) if one in drawn}
+        seen = {place for place, configuration in enumerate(rows) if configuration in drawn}
         shown = [pair for pair in tested if {pair.first, pair.second} <= seen]
         if shown:
             places = sorted({place for pair in shown for place in (pair.first, pair.second)})

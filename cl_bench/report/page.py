@@ -39,8 +39,15 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     # those that bound the others come first, and colours and markers go by method, the same in every benchmark
-    methods = sorted({one.method for benchmark in found for one in benchmark.configurations}, key=bounds_first)
-    numbers = {one: str(i) for i, one in enumerate(one for benchmark in found for one in benchmark.configurations)}
+    methods = sorted(
+        {configuration.method for benchmark in found for configuration in benchmark.configurations}, key=bounds_first
+    )
+    numbers = {
+        configuration: str(i)
+        for i, configuration in enumerate(
+            configuration for benchmark in found for configuration in benchmark.configurations
+        )
+    }
     left = PICTURES
     sections = []
     for place, benchmark in enumerate(found):
@@ -61,14 +68,14 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     ]
     unfinished += [
         NotFinished(
-            status="not read" if one.damaged else "not finished",
-            folder=relative(one.folder, out),
-            name=one.folder.parent.name,
-            seed=one.folder.name.partition("-")[0].removeprefix("seed"),
+            status="not read" if run.damaged else "not finished",
+            folder=relative(run.folder, out),
+            name=run.folder.parent.name,
+            seed=run.folder.name.partition("-")[0].removeprefix("seed"),
             progress="none",
-            reason=one.reason,
+            reason=run.reason,
         )
-        for one in unread
+        for run in unread
     ]
     finished = sum(run.finished for run in runs)
     return environment.get_template("page.html").render(
@@ -79,7 +86,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         overview=overview(found, methods) if len(found) > 1 else [],
         finished=finished,
         configurations=len(numbers),
-        unfinished=sorted(unfinished, key=lambda one: (one.status, one.folder)),
+        unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),
         copies=copies,
     )
 
@@ -91,9 +98,13 @@ def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[s
     for method in methods:
         cells = []
         for benchmark in found:
-            own = [one for one in best_of_methods(benchmark.configurations) if one.method == method]
-            first = min(own, key=lambda one: int(one.protocol[1:]), default=None)
-            several = sum(one.method == method for one in benchmark.configurations)
+            own = [
+                configuration
+                for configuration in best_of_methods(benchmark.configurations)
+                if configuration.method == method
+            ]
+            first = min(own, key=lambda configuration: int(configuration.protocol[1:]), default=None)
+            several = sum(configuration.method == method for configuration in benchmark.configurations)
             notes = [f"best of {several}"] if several > 1 else []
             notes += [first.protocol] if first and len(benchmark.protocols) > 1 else []
             text = ACC.cell(first.estimate("ACC")) if first else ""
@@ -119,12 +130,12 @@ class Section:
         self.all = benchmark.configurations
         ranks: dict[str, int] = {}
         self.styles: dict[Configuration, Style] = {}
-        for one in self.all:
-            rank = ranks[one.method] = ranks.get(one.method, -1) + 1
-            self.styles[one] = Style.of(methods.index(one.method), rank)
+        for configuration in self.all:
+            rank = ranks[configuration.method] = ranks.get(configuration.method, -1) + 1
+            self.styles[configuration] = Style.of(methods.index(configuration.method), rank)
         self.drawn = self.all if len(self.all) <= FEW else best_of_methods(self.all)
         self.plots = Plots(self.drawn, numbers, self.styles, methods, benchmark.n_tasks)
-        self.samples = [sample for one in self.drawn if (sample := self.sample(one))]
+        self.samples = [sample for configuration in self.drawn if (sample := self.sample(configuration))]
         self.left_out = max(0, len(self.samples) - pictures)
         self.samples = self.samples[:pictures]
 
@@ -159,20 +170,23 @@ class Section:
             seeds=sorted({run.seed for run in self.benchmark.runs}),
             runs=len(self.benchmark.runs),
             protocols=self.benchmark.protocols,
-            runs_of=Counter(one.protocol for one in self.all for _ in one.runs),
+            runs_of=Counter(configuration.protocol for configuration in self.all for _ in configuration.runs),
             protocol=common(self.all),
             notes=mixtures(self.benchmark),
             conditions=[
-                Condition(title, meaning, len({getattr(one, name) for one in self.all} - {""}) > 1)
+                Condition(title, meaning, len({getattr(configuration, name) for configuration in self.all} - {""}) > 1)
                 for title, name, meaning in CONDITIONS
             ],
             columns=columns,
             rows=self.rows(columns),
-            legend=[Named(self.numbers[one], one.label, swatch(self.styles[one])) for one in self.drawn],
+            legend=[
+                Named(self.numbers[configuration], configuration.label, swatch(self.styles[configuration]))
+                for configuration in self.drawn
+            ],
             figures=[figure for figure in figures if figure],
             swept=swept,
             note=note,
-            matrices=[self.matrix(one, tasks) for one in self.drawn],
+            matrices=[self.matrix(configuration, tasks) for configuration in self.drawn],
             matrix_note=f"{len(tasks)} of {T} tasks are shown. " if len(tasks) < T else "",
             classes=self.classes(tasks),
             samples=self.samples,
@@ -192,9 +206,9 @@ class Section:
             for task, text in zip(tasks, told, strict=True)
         ]
 
-    def matrix(self, one: Configuration, tasks: Sequence[int]) -> Matrix:
+    def matrix(self, configuration: Configuration, tasks: Sequence[int]) -> Matrix:
         """The mean accuracies after and on these tasks."""
-        R = one.matrix(tasks)
+        R = configuration.matrix(tasks)
         cells = [
             [
                 MatrixCell("", None, j > i)
@@ -204,35 +218,35 @@ class Section:
             ]
             for i, row in enumerate(R)
         ]
-        return Matrix(self.numbers[one], one.label, [task + 1 for task in tasks], cells)
+        return Matrix(self.numbers[configuration], configuration.label, [task + 1 for task in tasks], cells)
 
     def rows(self, columns: Sequence[Column]) -> list[Row]:
         best = {column: best_of(self.all, column) for column in columns}
 
-        def number(one: Configuration, column: Column) -> Number:
-            value = one.estimate(column.name)
+        def number(configuration: Configuration, column: Column) -> Number:
+            value = configuration.estimate(column.name)
             if value is None:
                 return Number("", "", "", 0, False)
             half = "" if value.half is None else column.write(value.half)
-            return Number(column.write(value.mean), half, value.mean, value.n, one in best[column])
+            return Number(column.write(value.mean), half, value.mean, value.n, configuration in best[column])
 
         return [
             Row(
-                id=self.numbers[one],
-                label=one.label,
-                full=one.full_label,
-                method=one.method,
-                swatch=swatch(self.styles[one]),
-                seeds=one.seeds,
-                conditions=[getattr(one, name) for _, name, _ in CONDITIONS],
-                cells=[number(one, column) for column in columns],
+                id=self.numbers[configuration],
+                label=configuration.label,
+                full=configuration.full_label,
+                method=configuration.method,
+                swatch=swatch(self.styles[configuration]),
+                seeds=configuration.seeds,
+                conditions=[getattr(configuration, name) for _, name, _ in CONDITIONS],
+                cells=[number(configuration, column) for column in columns],
             )
-            for one in self.all
+            for configuration in self.all
         ]
 
-    def sample(self, one: Configuration) -> Sample | None:
+    def sample(self, configuration: Configuration) -> Sample | None:
         """What the generator made in the end, with the first seed that kept a picture."""
-        for run in one.runs:
+        for run in configuration.runs:
             picture = run.folder / "samples" / f"task{run.n_tasks}.png"
             if picture.is_file():
                 told = [
@@ -242,20 +256,24 @@ class Section:
                 ]
                 data = base64.b64encode(picture.read_bytes()).decode()
                 caption = ", ".join([f"seed {run.seed}", *told])
-                return Sample(self.numbers[one], one.label, caption, data)
+                return Sample(self.numbers[configuration], configuration.label, caption, data)
         return None
 
 
 def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
     """Of each method and protocol the configuration with the highest ACC, in the same order."""
     best: dict[tuple[str, str], tuple[float, Configuration]] = {}
-    for one in configurations:
-        value = one.estimate("ACC")
+    for configuration in configurations:
+        value = configuration.estimate("ACC")
         reached = value.mean if value else -1.0
-        kind = (one.method, one.protocol)
+        kind = (configuration.method, configuration.protocol)
         if kind not in best or reached > best[kind][0]:
-            best[kind] = (reached, one)
-    return [one for one in configurations if best[one.method, one.protocol][1] is one]
+            best[kind] = (reached, configuration)
+    return [
+        configuration
+        for configuration in configurations
+        if best[configuration.method, configuration.protocol][1] is configuration
+    ]
 
 
 def common(configurations: Sequence[Configuration]) -> str:
@@ -264,7 +282,9 @@ def common(configurations: Sequence[Configuration]) -> str:
     for key, value in configurations[0].conditions.items():
         group, _, name = key.partition(".")
         wanted = group in ("network", "optimizer", "mask") or name in ("epochs", "iterations", "batch_size")
-        same = all(as_typed(one.conditions.get(key, None)) == as_typed(value) for one in configurations)
+        same = all(
+            as_typed(configuration.conditions.get(key, None)) == as_typed(value) for configuration in configurations
+        )
         if wanted and same and value is not None and key not in MACHINE:
             told.append(f"{short(key)} {shown(key, value)}")
     return ", ".join(told)

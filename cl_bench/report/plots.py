@@ -39,21 +39,26 @@ class Plots:
     methods: Sequence[str]
     n_tasks: int
 
-    def series(self, one: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
-        alone = sum(other.brief == one.brief for other in self.drawn) == 1
-        return Series(one.brief if alone else one.label, self.numbers[one], self.styles[one], points)
+    def series(self, configuration: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
+        alone = sum(other.brief == configuration.brief for other in self.drawn) == 1
+        return Series(
+            configuration.brief if alone else configuration.label,
+            self.numbers[configuration],
+            self.styles[configuration],
+            points,
+        )
 
     def over_tasks(self) -> Figure | None:
         """Mean accuracy on the tasks seen so far, after each task, of many after some."""
         tasks = [task + 1 for task in thinned(self.n_tasks)]
         series, numbers = [], [["configuration", *(f"task {task}" for task in tasks)]]
-        for one in self.drawn:
-            accuracies = one.accuracies()
+        for configuration in self.drawn:
+            accuracies = configuration.accuracies()
             values = {task: accuracies[task - 1] for task in tasks}
             points = [(float(task), percent(value)) for task, value in values.items() if value]
-            numbers.append([one.label, *(ACC.cell(value) for value in values.values())])
+            numbers.append([configuration.label, *(ACC.cell(value) for value in values.values())])
             if points:
-                series.append(self.series(one, points))
+                series.append(self.series(configuration, points))
         if not series:
             return None
         every = -(-len(tasks) // 10)
@@ -75,18 +80,18 @@ class Plots:
         log = not across.better
         series, missing = [], []
         numbers = [["configuration", f"{across.title}, {across.unit}", f"{up.title}, {up.unit}"]]
-        for one in self.drawn:
-            at, value = one.estimate(x), one.estimate(y)
+        for configuration in self.drawn:
+            at, value = configuration.estimate(x), configuration.estimate(y)
             if at and value and (at.mean > 0 or not log):
-                numbers.append([one.label, across.cell(at), up.cell(value)])
-                series.append(self.series(one, [(scaled(at, across.scale), scaled(value, up.scale))]))
+                numbers.append([configuration.label, across.cell(at), up.cell(value)])
+                series.append(self.series(configuration, [(scaled(at, across.scale), scaled(value, up.scale))]))
             else:
-                missing.append(one.label)
+                missing.append(configuration.label)
         if not series:
             return None
         if missing:
             caption += f" Not measured for {', '.join(missing)}."
-        values = [point.mean for one in series for point, _ in one.points if isinstance(point, Estimate)]
+        values = [point.mean for curve in series for point, _ in curve.points if isinstance(point, Estimate)]
         chart = scatter(
             title,
             Axis(axis_title(across), values, log=log, write=lambda value: f"{value:,.4g}"),
@@ -108,13 +113,13 @@ class Plots:
         series, numbers = [], [["curve", *(texts[place] for place in sorted(texts))]]
         ranks: dict[str, int] = {}
         for label, points in curves:
-            found = {placed[as_typed(value)]: one.estimate(column.name) for value, one in points}
+            found = {placed[as_typed(value)]: configuration.estimate(column.name) for value, configuration in points}
             method = points[0][1].method
             rank = ranks[method] = ranks.get(method, -1) + 1
             line = [(place, scaled(value, column.scale)) for place, value in sorted(found.items()) if value]
             numbers.append([label, *(column.cell(found.get(place)) for place in sorted(texts))])
             if line:
-                ids = " ".join(self.numbers[one] for _, one in points)
+                ids = " ".join(self.numbers[configuration] for _, configuration in points)
                 series.append(Series(label, ids, Style.of(self.methods.index(method), rank), line))
         if not series:
             return None
@@ -147,10 +152,10 @@ def scaled(value: Estimate, scale: float) -> Estimate:
 
 def share_axis(title: str, series: Sequence[Series]) -> Axis:
     """An axis of percentages around what there is."""
-    values = [value.mean for one in series for _, value in one.points]
+    values = [value.mean for curve in series for _, value in curve.points]
     centre, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
     values += [centre - 0.5, centre + 0.5]  # less than a point isn't worth the whole height
-    ends = [end for one in series for _, v in one.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
+    ends = [end for curve in series for _, v in curve.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
     # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
     values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]
     return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))

@@ -124,7 +124,7 @@ def run_folders(top: Path) -> Iterator[Path]:
     """The folders of runs below a folder, or that folder itself."""
     if not top.is_dir():
         beside = top.parent.iterdir() if top.parent.is_dir() else ()
-        names = [one.name for one in beside if one.is_dir() and not one.name.startswith(".")]
+        names = [entry.name for entry in beside if entry.is_dir() and not entry.name.startswith(".")]
         raise InputError(f"{top}: no such folder{nearest(top.name, names)}")
     for path, below, files in os.walk(top):
         if "results.json" in files or "checkpoints" in below:

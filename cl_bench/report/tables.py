@@ -79,12 +79,14 @@ BOLD = (
 
 def columns_of(configurations: Sequence[Configuration]) -> list[Column]:
     """The columns with a number in any of the rows; A5 and A10 only where they aren't ACC by another name."""
-    found = [column for column in COLUMNS if any(one.by_seed(column.name) for one in configurations)]
+    found = [
+        column for column in COLUMNS if any(configuration.by_seed(column.name) for configuration in configurations)
+    ]
     same = {
         column
         for column in found
         if column.name in ("A5", "A10")
-        and all(one.by_seed(column.name) == one.by_seed("ACC") for one in configurations)
+        and all(configuration.by_seed(column.name) == configuration.by_seed("ACC") for configuration in configurations)
     }
     return [column for column in found if column not in same]
 
@@ -97,7 +99,11 @@ def best_of(configurations: Sequence[Configuration], column: Column) -> set[Conf
     """
     best: set[Configuration] = set()
     for rows in by_protocol(configurations).values() if column.better else ():
-        means = {place: value.mean for place, one in enumerate(rows) if (value := one.estimate(column.name))}
+        means = {
+            place: value.mean
+            for place, configuration in enumerate(rows)
+            if (value := configuration.estimate(column.name))
+        }
         rivals = {place for place in means if rows[place].method not in BOUNDS}
         if len(rivals) > 1:
             top = max(rivals, key=lambda place: column.better * means[place])
@@ -116,7 +122,10 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
     Folders are relative to `out`, where it will lie.
     """
     place = {
-        run.folder: (benchmark, one) for benchmark in found for one in benchmark.configurations for run in one.runs
+        run.folder: (benchmark, configuration)
+        for benchmark in found
+        for configuration in benchmark.configurations
+        for run in configuration.runs
     }
     runs = sorted(runs, key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     metrics = list(dict.fromkeys(name for run in runs for name in run.results.metrics))
@@ -127,7 +136,7 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
     rows = csv.writer(text)
     rows.writerow([*head, *metrics, *COSTS, *MEMORY, *keys])
     for run in runs:
-        results, (_, one) = run.results, place.get(run.folder, (None, None))
+        results, (_, configuration) = run.results, place.get(run.folder, (None, None))
         what = [
             relative(run.folder, out),
             results.status,
@@ -135,7 +144,14 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
             run.dataset,
             run.scenario,
         ]
-        what += [run.method, run.seed, one and one.full_label, one and one.protocol, run.n_tasks, run.tasks_done]
+        what += [
+            run.method,
+            run.seed,
+            configuration and configuration.full_label,
+            configuration and configuration.protocol,
+            run.n_tasks,
+            run.tasks_done,
+        ]
         what += [results.masks.train, results.masks.evaluation, results.device]
         what += [results.versions.get("cl_bench")]
         numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS, *MEMORY)]
@@ -157,13 +173,13 @@ def markdown(found: Sequence[Benchmark]) -> str:
         heads = [f"{column.title} {column.arrow}".strip() + unit(column) for column in columns]
         lines += [f"## {benchmark.title}", "", *explained(benchmark), ""]
         lines += [f"| {' | '.join(['configuration', 'seeds', *heads])} |", f"|---|{'---:|' * (len(heads) + 1)}"]
-        for one in benchmark.configurations:
+        for configuration in benchmark.configurations:
             cells = []
             for column in columns:
-                text = column.cell(one.estimate(column.name))
-                cells.append(f"**{text}**" if one in best[column] else text)
-            label = one.label.replace("|", "\\|")
-            lines.append(f"| {' | '.join([label, str(len(one.runs)), *cells])} |")
+                text = column.cell(configuration.estimate(column.name))
+                cells.append(f"**{text}**" if configuration in best[column] else text)
+            label = configuration.label.replace("|", "\\|")
+            lines.append(f"| {' | '.join([label, str(len(configuration.runs)), *cells])} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -180,12 +196,12 @@ def latex(found: Sequence[Benchmark]) -> str:
         lines += ["", "\\begin{table}", "\\centering", f"\\caption{{{escaped(caption)}}}"]
         lines += [f"\\begin{{tabular}}{{lr{'r' * len(columns)}}}", "\\toprule"]
         lines += [" & ".join(["Configuration", "Seeds", *heads]) + r" \\", "\\midrule"]
-        for one in benchmark.configurations:
+        for configuration in benchmark.configurations:
             cells = []
             for column in columns:
-                text = escaped(column.cell(one.estimate(column.name)))
-                cells.append(f"\\textbf{{{text}}}" if one in best[column] else text)
-            lines.append(" & ".join([escaped(one.label), str(len(one.runs)), *cells]) + r" \\")
+                text = escaped(column.cell(configuration.estimate(column.name)))
+                cells.append(f"\\textbf{{{text}}}" if configuration in best[column] else text)
+            lines.append(" & ".join([escaped(configuration.label), str(len(configuration.runs)), *cells]) + r" \\")
         lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 

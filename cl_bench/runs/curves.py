@@ -62,10 +62,10 @@ def averaged(
     """
     end = done if done == n_steps else done // every * every
     points = []
-    for window, ours in groupby((one for one in logged if one[0] < end), key=lambda one: one[0] // every):
+    for window, ours in groupby((entry for entry in logged if entry[0] < end), key=lambda entry: entry[0] // every):
         values = defaultdict(list)
         for _, name, value in ours:
             values[name].append(value)
         means = {name: math.fsum(of_name) / len(of_name) for name, of_name in values.items()}
         points.append((min((window + 1) * every, n_steps), means))
-    return points, [one for one in logged if one[0] >= end]
+    return points, [entry for entry in logged if entry[0] >= end]

@@ -322,7 +322,7 @@ class Watch(pl.Callback):
         numbers = torch.stack([value.float() for *_, value in found]).cpu()
         bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
         if bad:
-            at, _, name, value = min((found[i] for i in bad), key=lambda one: one[:2])
+            at, _, name, value = min((found[i] for i in bad), key=lambda entry: entry[:2])
             raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
         values = numbers[: len(self.module.logs)].tolist()
         return [(at, name, value) for (at, name, _), value in zip(self.module.logs, values, strict=True)]

@@ -235,14 +235,14 @@ def readable(value: Any, indent: str = "") -> str:
      "n": {}
     }
     """
-    nested = isinstance(value, list) and any(isinstance(one, dict | list) for one in value)
+    nested = isinstance(value, list) and any(isinstance(part, dict | list) for part in value)
     if not value or not (nested or isinstance(value, dict)):
         return json.dumps(value)
     deeper = indent + " "
     if isinstance(value, dict):
-        lines = [f"{json.dumps(key)}: {readable(one, deeper)}" for key, one in value.items()]
+        lines = [f"{json.dumps(key)}: {readable(part, deeper)}" for key, part in value.items()]
     else:
-        lines = [readable(one, deeper) for one in value]
+        lines = [readable(part, deeper) for part in value]
     start, end = "{}" if isinstance(value, dict) else "[]"
     return f"{start}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{end}"
 

@@ -238,7 +238,7 @@ class RunProgress:
 @contextmanager
 def logged_to_stdout(before: Any) -> Iterator[None]:
     """What is logged to the standard output that was `before` goes to the one of now: above the bar, not into it."""
-    handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler)]
     ours = [handler for handler in handlers if handler.stream is before]
     for handler in ours:
         handler.setStream(sys.stdout)

@@ -59,7 +59,9 @@ def continued(earlier: Results | None, now: dict[str, Any]) -> dict[str, Any]:
 def overrides() -> list[str] | None:
     from hydra.core.hydra_config import HydraConfig
 
-    return [sound(str(one)) for one in HydraConfig.get().overrides.task] if HydraConfig.initialized() else None
+    return (
+        [sound(str(override)) for override in HydraConfig.get().overrides.task] if HydraConfig.initialized() else None
+    )
 
 
 def sound(text: str) -> str:

@@ -96,7 +96,7 @@ def check_memory(node: Node, **shapes: Any) -> None:
 
     memory = psutil.virtual_memory().total / 2**30
     if gigabytes > memory:
-        key, size = max(sizes(node), key=lambda one: max(np.ravel(one[1]), default=0))
+        key, size = max(sizes(node), key=lambda item: max(np.ravel(item[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
         raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
 

@@ -196,7 +196,7 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping):
             return without_paths(value)
         if isinstance(value, list | tuple):
-            return [bare(key, one) for one in value]
+            return [bare(key, part) for part in value]
         return Path(value).name if key in PATH_KEYS and isinstance(value, str) else value
 
     return {key: bare(key, value) for key, value in config.items() if key not in MACHINE_KEYS}

@@ -113,8 +113,8 @@ def base(hydra: Hydra, overrides: Sequence[str], name: str) -> Any:
     """The configuration of a sweep as a whole: that of its first combination that there is. A fixed value is then
     seen beside a choice that it may belong to."""
     given = OverridesParser.create(hydra.config_loader).parse_overrides([*overrides])
-    ours = [one for one in given if not one.is_hydra_override()]
-    about = [str(one.input_line) for one in given if one.is_hydra_override()] + ["hydra.mode=MULTIRUN"]
+    ours = [override for override in given if not override.is_hydra_override()]
+    about = [str(override.input_line) for override in given if override.is_hydra_override()] + ["hydra.mode=MULTIRUN"]
     first = None
     for line in BasicSweeper.split_arguments(ours, None)[0]:
         try:
@@ -122,7 +122,7 @@ def base(hydra: Hydra, overrides: Sequence[str], name: str) -> Any:
         except Exception as error:
             first = first or error
             continue
-        config.hydra.overrides.task = [str(one.input_line) for one in ours]
+        config.hydra.overrides.task = [str(override.input_line) for override in ours]
         return config
     raise first or InputError("-m: a sweep over nothing")
 
@@ -145,21 +145,21 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
             reason = str(error) if isinstance(error, KnownError) else explain(error, line)
             if reason is None:
                 raise
-            wrong.setdefault(reason, []).append(" ".join(one for one in line if one not in common))
+            wrong.setdefault(reason, []).append(" ".join(override for override in line if override not in common))
     if wrong:
         *more, last = [said(reason, where, len(lines)) for reason, where in wrong.items()]
         for line in more:
             print(f"error: {line}", file=sys.stderr)
         raise InputError(last)
-    if any(one.get("hparams_search") for one in composed):
+    if any(combination.get("hparams_search") for combination in composed):
         raise InputError("hparams_search with -m: search first, one command per method, then sweep with what was found")
     jobs: dict[Path | str, Job] = {}
-    for line, one in zip(lines, composed, strict=True):
+    for line, combination in zip(lines, composed, strict=True):
         own = [override for override in line if override not in common]
         seedless = " ".join(override for override in own if not override.startswith("seed="))
         job = Job(line, " ".join(own) or " ".join(line), seedless, Path())
         try:
-            settings = plain(one, one.hydra.runtime.choices)
+            settings = plain(combination, combination.hydra.runtime.choices)
             check_settings(settings)
         except NotApplicable as error:
             job.state, job.reason, job.method = "not applicable", str(error), error.method

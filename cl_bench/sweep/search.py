@@ -68,7 +68,9 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
         check_settings(settings)
         return settings | {"trial": {"first_tasks": plan.first_tasks}}
 
-    highest, lowest = (trial_with({key: ends(one)[end] for key, one in space.items()}) for end in (1, 0))
+    highest, lowest = (
+        trial_with({key: ends(distribution)[end] for key, distribution in space.items()}) for end in (1, 0)
+    )
     for settings in (highest, lowest):  # what can't be run at the ends of the ranges is told before anything begins
         prepare(settings)
     key = key_of(lowest | {"space": plan.space})  # the same whatever is given for the keys that are searched
@@ -185,9 +187,9 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     search_importance(importance, tried, tasks, root / "importance.png")
 
     own = [
-        one
-        for one in overrides
-        if not one.lstrip("~").startswith(("hparams_search", *(f"{key}=" for key in best.params)))
+        override
+        for override in overrides
+        if not override.lstrip("~").startswith(("hparams_search", *(f"{key}=" for key in best.params)))
     ]
     chosen = [*assigned(best.params), f"tuned_on={plan.protocol}"]
     settings = compose(*own, *chosen)

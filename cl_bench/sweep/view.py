@@ -96,7 +96,7 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
             alike = meaningless.pop(job.method, [])
             if alike:  # one line a method
                 several = f" ({len(alike)} runs)" * (len(alike) > 1)
-                console.print(f"  {job.state:9} {'; '.join(dict.fromkeys(one.reason for one in alike))}{several}")
+                console.print(f"  {job.state:9} {'; '.join(dict.fromkeys(other.reason for other in alike))}{several}")
             continue
         damage: list[str] = []
         ended = job.state in ("there", "finished", "continued")

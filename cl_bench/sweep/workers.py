@@ -65,7 +65,7 @@ def alone(config: Any, here: Path, flags: Sequence[str] = (), told: Container[Pa
     folder = folder_of(plain(config, HydraConfig.get().runtime.choices))
     wait_for(folder, told=folder in told)
     overrides = HydraConfig.get().overrides
-    paths = [one for one in overrides.hydra if one.lstrip("+").startswith("hydra.searchpath=")]
+    paths = [override for override in overrides.hydra if override.lstrip("+").startswith("hydra.searchpath=")]
     command = [sys.executable, "-m", "cl_bench", *flags, *paths, *overrides.task]
     with least_used_gpu() as environment:
         process = subprocess.Popen(
@@ -109,7 +109,7 @@ def gpus() -> list[str]:
     """The GPUs that a process started here can use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [one for one in visible.split(",") if one not in ("", "-1")]
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
