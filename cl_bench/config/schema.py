@@ -59,19 +59,19 @@ def imported(target: Callable[..., Any] | str, where: str) -> Any:
     elsewhere."""
     if not isinstance(target, str):
         return target
-    said, (module, _, name) = f"{where}._target_={target}", target.rpartition(".")
+    key, (module, _, name) = f"{where}._target_={target}", target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except Exception as error:  # a slip of the pen in somebody's package can be anything
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             found = None
         else:
-            raise InputError(f"{said}: can't be imported ({type(error).__name__}: {error})") from error
+            raise InputError(f"{key}: can't be imported ({type(error).__name__}: {error})") from error
     if found is None:
-        raise InputError(f"{said}: there is no such thing")
+        raise InputError(f"{key}: there is no such thing")
     home = str(getattr(found, "__module__", None))
     if not callable(found) or home.partition(".")[0] != target.partition(".")[0]:
-        raise InputError(f"{said}: not a part of {target.partition('.')[0]}")
+        raise InputError(f"{key}: not a part of {target.partition('.')[0]}")
     return found
 
 

@@ -73,12 +73,12 @@ class Configuration:
     @property
     def budget(self) -> str:
         """How much of the past may be kept or replayed, '' where the method has no such key."""
-        told = {key: shown(key, self.config[key]) for key in BUDGETS if self.config.get(key) is not None}
-        if told.get("memory.per") == "total":
-            del told["memory.per"]
-        if "memory.bytes" in told:
-            told.pop("memory.images", None)
-        return " ".join(f"{short(key)}={value}" for key, value in told.items())
+        budget = {key: shown(key, self.config[key]) for key in BUDGETS if self.config.get(key) is not None}
+        if budget.get("memory.per") == "total":
+            del budget["memory.per"]
+        if "memory.bytes" in budget:
+            budget.pop("memory.images", None)
+        return " ".join(f"{short(key)}={value}" for key, value in budget.items())
 
     @property
     def length(self) -> str:
@@ -124,8 +124,8 @@ class Benchmark:
     @property
     def title(self) -> str:
         of_tasks = f"{self.n_tasks} task{'s' * (self.n_tasks != 1)}"
-        told = self.scenario.endswith("_incremental")  # the name of a scenario such as permuted leaves its kind open
-        rule = "" if told else {"own": ", task given", "seen": ", classes seen", "all": ""}.get(self.mask, "")
+        named = self.scenario.endswith("_incremental")  # the name of a scenario such as permuted leaves its kind open
+        rule = "" if named else {"own": ", task given", "seen": ", classes seen", "all": ""}.get(self.mask, "")
         return f"{self.dataset}, {self.scenario.replace('_', '-')}, {of_tasks}{rule}"
 
     @property

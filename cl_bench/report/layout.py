@@ -112,7 +112,7 @@ class Brief:
 
 
 @dataclass(frozen=True)
-class Told:
+class Content:
     """A benchmark, ready to be laid out."""
 
     id: str

@@ -15,7 +15,18 @@ from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixture
 from cl_bench.report.charts import Style, swatch
 from cl_bench.report.comparisons import comparisons
 from cl_bench.report.labels import as_typed, short, shown
-from cl_bench.report.layout import Brief, Condition, Matrix, MatrixCell, Named, NotFinished, Number, Row, Sample, Told
+from cl_bench.report.layout import (
+    Brief,
+    Condition,
+    Content,
+    Matrix,
+    MatrixCell,
+    Named,
+    NotFinished,
+    Number,
+    Row,
+    Sample,
+)
 from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.runs import MACHINE, Run, Unread
 from cl_bench.report.tables import ACC, Column, best_of, columns_of, relative
@@ -53,7 +64,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     for place, benchmark in enumerate(found):
         section = Section(benchmark, methods, numbers, left)
         left -= len(section.samples)
-        sections.append(section.told(f"b{place}"))
+        sections.append(section.content(f"b{place}"))
     unfinished = [
         NotFinished(
             status="failed" if run.results.status == "failed" else "not finished",
@@ -139,7 +150,7 @@ class Section:
         self.left_out = max(0, len(self.samples) - pictures)
         self.samples = self.samples[:pictures]
 
-    def told(self, id: str) -> Told:
+    def content(self, id: str) -> Content:
         columns, plots, T = columns_of(self.all), self.plots, self.benchmark.n_tasks
         figures = [
             plots.over_tasks(),
@@ -163,7 +174,7 @@ class Section:
                 "with many configurations. The tests are of all configurations, shown or not."
             )
         tasks = thinned(T, MATRIX) if T > MOST_TASKS else list(range(T))
-        return Told(
+        return Content(
             id=id,
             title=self.benchmark.title,
             mask=self.benchmark.mask,
@@ -198,12 +209,12 @@ class Section:
         """The number of each task and its classes, as far as all runs have the same."""
         found = [run.results.classes for run in self.benchmark.runs]
         same = [all(classes[task] == found[0][task] for classes in found) for task in tasks]
-        told = (
+        texts = (
             " ".join(found[0][task]) if alike else "differs by run" for task, alike in zip(tasks, same, strict=True)
         )
         return [
             (task + 1, text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
-            for task, text in zip(tasks, told, strict=True)
+            for task, text in zip(tasks, texts, strict=True)
         ]
 
     def matrix(self, configuration: Configuration, tasks: Sequence[int]) -> Matrix:
@@ -249,13 +260,13 @@ class Section:
         for run in configuration.runs:
             picture = run.folder / "samples" / f"task{run.n_tasks}.png"
             if picture.is_file():
-                told = [
+                numbers = [
                     f"{BY_NAME[name].title} {BY_NAME[name].write(value)}{'%' * (name != 'FID')}"
                     for name in ("FID", "MeRGAN_score")
                     if (value := run.number(name)) is not None
                 ]
                 data = base64.b64encode(picture.read_bytes()).decode()
-                caption = ", ".join([f"seed {run.seed}", *told])
+                caption = ", ".join([f"seed {run.seed}", *numbers])
                 return Sample(self.numbers[configuration], configuration.label, caption, data)
         return None
 
@@ -278,7 +289,7 @@ def best_of_methods(configurations: Sequence[Configuration]) -> list[Configurati
 
 def common(configurations: Sequence[Configuration]) -> str:
     """The main conditions that all share, in words."""
-    told = []
+    parts = []
     for key, value in configurations[0].conditions.items():
         group, _, name = key.partition(".")
         wanted = group in ("network", "optimizer", "mask") or name in ("epochs", "iterations", "batch_size")
@@ -286,5 +297,5 @@ def common(configurations: Sequence[Configuration]) -> str:
             as_typed(configuration.conditions.get(key, None)) == as_typed(value) for configuration in configurations
         )
         if wanted and same and value is not None and key not in MACHINE:
-            told.append(f"{short(key)} {shown(key, value)}")
-    return ", ".join(told)
+            parts.append(f"{short(key)} {shown(key, value)}")
+    return ", ".join(parts)

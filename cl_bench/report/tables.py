@@ -211,11 +211,11 @@ def explained(benchmark: Benchmark) -> Iterator[str]:
     yield f"Mean ± 95% interval over seeds (Student t); evaluation mask: {benchmark.mask}. {BOLD}"
     yield from mixtures(benchmark)
     if len(benchmark.protocols) > 1:
-        told = "; ".join(
+        protocols = "; ".join(
             f"{name}: " + ", ".join(f"{key}={value}" for key, value in differs.items())
             for name, differs in benchmark.protocols.items()
         )
-        yield f"Protocols differ and are judged apart. {told}."
+        yield f"Protocols differ and are judged apart. {protocols}."
 
 
 def unit(column: Column) -> str:

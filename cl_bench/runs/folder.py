@@ -186,16 +186,16 @@ def at_work(folder: Path) -> bool:
         return False
 
 
-def wait_for(folder: Path, told: bool = False) -> None:
+def wait_for(folder: Path, announced: bool = False) -> None:
     """Returns when no process is at work in a run's folder, and says meanwhile what is waited for.
 
-    told: somebody said so before.
+    announced: somebody said so before.
     """
     while at_work(folder):
         time.sleep(PAUSE)
-        if not told and at_work(folder):  # not somebody who only asked, as we do
+        if not announced and at_work(folder):  # not somebody who only asked, as we do
             print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
-            told = True
+            announced = True
 
 
 def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> Results | None:

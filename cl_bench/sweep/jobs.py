@@ -147,7 +147,7 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
                 raise
             wrong.setdefault(reason, []).append(" ".join(override for override in line if override not in common))
     if wrong:
-        *more, last = [said(reason, where, len(lines)) for reason, where in wrong.items()]
+        *more, last = [with_combinations(reason, where, len(lines)) for reason, where in wrong.items()]
         for line in more:
             print(f"error: {line}", file=sys.stderr)
         raise InputError(last)
@@ -177,7 +177,7 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
     return list(jobs.values())
 
 
-def said(reason: str, where: Sequence[str], n_lines: int) -> str:
+def with_combinations(reason: str, where: Sequence[str], n_lines: int) -> str:
     """What is wrong, and in which combinations unless it is in all."""
     if len(where) == n_lines:
         return reason

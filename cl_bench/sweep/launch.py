@@ -80,7 +80,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
         busy = [job.folder for job in left if at_work(job.folder)]
         for folder in busy:
             print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
-        attempt = partial(alone, here=Path.cwd(), flags=flags, told=busy)
+        attempt = partial(alone, here=Path.cwd(), flags=flags, announced=busy)
     here = settings._target_.endswith(("JoblibLauncher", "submitit_launcher.LocalLauncher"))  # Ray ends its own workers
     work = partial(noted, board=board, attempt=attempt, owner=os.getpid() if here else None)
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))

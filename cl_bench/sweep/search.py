@@ -88,7 +88,7 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
             trial = study.trials[number]
             if not trial.state.is_finished():
                 attempt(study, trial, trial_with(trial.params) | runs)
-            print(f"trial {number + 1} of {plan.trials}: {said(study, study.trials[number])}", flush=True)
+            print(f"trial {number + 1} of {plan.trials}: {summary_of(study, study.trials[number])}", flush=True)
         return best_of(study, plan, overrides, root)
 
 
@@ -166,7 +166,7 @@ def attempt(study: optuna.Study, trial: FrozenTrial, settings: Mapping[str, Any]
         study.tell(trial.number, accuracy)
 
 
-def said(study: optuna.Study, trial: FrozenTrial) -> str:
+def summary_of(study: optuna.Study, trial: FrozenTrial) -> str:
     """A finished trial in one line."""
     how = f"{trial.value:.4f}" if trial.value is not None else f"failed: {study.user_attrs[f'reason {trial.number}']}"
     return f"{' '.join(assigned(trial.params))}: {how}"
@@ -177,7 +177,7 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     trials = study.get_trials()
     done = study.get_trials(states=[TrialState.COMPLETE])
     if not done:
-        raise KnownError(f"hparams_search: no trial got to its end; {said(study, trials[0])} (in {root})")
+        raise KnownError(f"hparams_search: no trial got to its end; {summary_of(study, trials[0])} (in {root})")
     best = max(done, key=lambda trial: trial.value or 0.0)
     tasks = f"the first {plan.first_tasks} tasks" if plan.first_tasks else "all tasks"
     search_history([trial.value for trial in trials], tasks, root / "history.png")
@@ -203,7 +203,7 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
         f"{OmegaConf.to_yaml(OmegaConf.from_dotlist(chosen))}"
     )
     print(f"best of {len(done)} trials ({len(trials) - len(done)} failed), on validation images of {tasks}:")
-    print(f"  {said(study, best)}")
+    print(f"  {summary_of(study, best)}")
     print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join([*own, *chosen])}")
     print(f"picked up by itself as conf/tuned/scenario/{file.name}:\n")
     print(file.read_text())

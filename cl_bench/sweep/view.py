@@ -84,8 +84,8 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     states = ("finished", "continued", "there", "not applicable", "failed", "lost", "running", "left")
     numbers = {state: sum(job.state == state for job in jobs) for state in states}
-    said = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
-    console.print(f"\n{len(jobs)} runs in {clock(seconds)}: {said}", style="bold")
+    counts = ", ".join(f"{number} {state}" for state, number in numbers.items() if number)
+    console.print(f"\n{len(jobs)} runs in {clock(seconds)}: {counts}", style="bold")
     found: dict[str, list[Results]] = {}
     meaningless: dict[str, list[Job]] = {}
     for job in jobs:

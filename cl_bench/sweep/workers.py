@@ -56,14 +56,14 @@ def noted(config: Any, *, board: Path, attempt: Attempt, owner: int | None = Non
     write(note, {"began": began, "ended": time.time(), "reason": reason})
 
 
-def alone(config: Any, here: Path, flags: Sequence[str] = (), told: Container[Path] = ()) -> str | None:
+def alone(config: Any, here: Path, flags: Sequence[str] = (), announced: Container[Path] = ()) -> str | None:
     """A run in a process of its own, with the working folder of the sweep, on the visible GPU with fewest runs.
 
-    flags: where configuration is looked for, as on the sweep's command line. told: folders that are known to be at
+    flags: where configuration is looked for, as on the sweep's command line. announced: folders that are known to be at
     work elsewhere; for others a line says so.
     """
     folder = folder_of(plain(config, HydraConfig.get().runtime.choices))
-    wait_for(folder, told=folder in told)
+    wait_for(folder, announced=folder in announced)
     overrides = HydraConfig.get().overrides
     paths = [override for override in overrides.hydra if override.lstrip("+").startswith("hydra.searchpath=")]
     command = [sys.executable, "-m", "cl_bench", *flags, *paths, *overrides.task]
@@ -78,7 +78,7 @@ def alone(config: Any, here: Path, flags: Sequence[str] = (), told: Container[Pa
             preexec_fn=deaf if os.name == "posix" else None,
         )
         try:
-            said = process.communicate()[1].strip()
+            errors = process.communicate()[1].strip()
         except BaseException:
             process.terminate()  # it saves and ends
             process.wait()
@@ -86,9 +86,9 @@ def alone(config: Any, here: Path, flags: Sequence[str] = (), told: Container[Pa
     if process.returncode < 0:
         return f"killed by {signal.Signals(-process.returncode).name}"
     if process.returncode > 0:
-        *more, line = said.splitlines() or [f"exit code {process.returncode}"]
+        *more, line = errors.splitlines() or [f"exit code {process.returncode}"]
         if more:
-            print(said, file=sys.stderr)
+            print(errors, file=sys.stderr)
         return line.removeprefix("error: ")
     return None
 
