@@ -5,6 +5,7 @@ The object-oriented API of matplotlib throughout: pyplot costs a second and keep
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from cl_bench.record import MOST_TASKS, thinned
+
+logging.getLogger("matplotlib").setLevel(logging.WARNING)  # names on an axis that could be numbers are a line each
 
 Matrix = Sequence[Sequence[float | None]]
 ORDERED = colormaps["viridis"]  # early tasks dark, late ones light; told apart by the colour-blind too
