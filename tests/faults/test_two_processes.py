@@ -42,8 +42,10 @@ def test_one_runs_and_the_others_wait_for_it(n: int, tmp_path: Path) -> None:
         assert one.exit_code == 0
         assert "accuracy on each task" in one.said
         if one is not worker:
-            assert one.said.startswith(WAITS)
-            assert one.said.partition("\n")[0].endswith("; waiting for it")
+            what_runs, waits = one.said.splitlines()[:2]
+            assert "kept in outputs/" in what_runs
+            assert waits.startswith(WAITS)
+            assert waits.endswith("; waiting for it")
             assert one.said.count(WAITS) == 1
     a, b = outcome(together), outcome(alone)
     assert a[:2] == b[:2]
