@@ -64,6 +64,8 @@ def run(*overrides: str) -> Run:
         try:
             return Run(carried_out(settings, overrides)[1], settings["plugins"])
         except Stopped as stop:
+            if stop.signal == signal.SIGINT:
+                raise KeyboardInterrupt from stop
             signal.raise_signal(stop.signal)  # now it does what it would have done
             raise
 
