@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 KINDS = {method: target(compose(f"method={method}")["method"], "method").kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
-KILLS = [(*one, after, ()) for one in EVERY for after in (1, 4, 7, 12) if one[1] == KINDS[one[0]][0] or after == 7]
+KILLS = [(*pair, after, ()) for pair in EVERY for after in (4, 7) if pair[1] == KINDS[pair[0]][0] or after == 7]
 VARIANTS = [
     ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
@@ -50,7 +50,8 @@ VARIANTS = [
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
-KILLS += [one for one in VARIANTS if one[0] in METHODS]
+KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
+MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 12)]  # the first, a late one
 Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
@@ -115,7 +116,10 @@ def run_and_be_killed(settings: dict[str, Any], after: int, monkeypatch: pytest.
             run(settings)
 
 
-@pytest.mark.parametrize(("method", "kind", "after", "more"), KILLS)
+@pytest.mark.parametrize(
+    ("method", "kind", "after", "more"),
+    [*KILLS, *(pytest.param(*kill, marks=pytest.mark.slow) for kill in MORE_KILLS)],
+)
 def test_killed_and_resumed_equals_uninterrupted(
     method: str, kind: str, after: int, more: tuple[str, ...], small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
                     launcher.launch([job.overrides for job in left], initial_job_idx=0)
             except Exception as error:  # a worker was lost; those that are at work go on
                 print(f"error: {' '.join(str(error).split())[:300]}", file=sys.stderr)
-                while any(at_work(job.folder) for job in left):
+                while any(at_work(job.folder) for job in left) or (here and view.workers_left()):
                     time.sleep(1)
     finally:
         view.look()

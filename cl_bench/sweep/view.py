@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -39,13 +40,25 @@ class View:
         for number, job in enumerate(self.left):
             if job.state not in ("left", "running"):
                 continue
-            try:
-                note = json.loads((self.board / str(number)).read_text())
-            except FileNotFoundError:
+            note = self.note(number)
+            if note is None:
                 continue
             job.follow(note)
             if job.state == "failed" and not self.quiet:
                 complain(job)
+
+    def note(self, number: int) -> dict[str, Any] | None:
+        """What a worker has noted of a run; None where none has begun it."""
+        try:
+            return json.loads((self.board / str(number)).read_text())
+        except FileNotFoundError:
+            return None
+
+    def workers_left(self) -> bool:
+        """Whether a process of this machine is at a run: one that begins holds no lock yet, one that ends none any
+        more."""
+        notes = filter(None, map(self.note, range(len(self.left))))
+        return any(alive(note["process"]) for note in notes if "ended" not in note)
 
     def __call__(self) -> RenderableType:
         self.look()
@@ -77,6 +90,16 @@ class View:
         seconds = [(1 - job.done) * (job.pace or fmean(paces[job.configuration])) for job in known]
         least = "more than " * (len(known) < len(ahead))
         return f"{least}{clock(max(max(seconds), sum(seconds) / running))} to go"
+
+
+def alive(process: int) -> bool:
+    """Whether there is such a process, and it has not ended (nobody may have asked yet how it did)."""
+    import psutil
+
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def summary(jobs: Sequence[Job], seconds: float) -> None:

@@ -48,7 +48,7 @@ def noted(config: Any, *, board: Path, attempt: Attempt, owner: int | None = Non
         ends_with(owner)
     note = board / str(HydraConfig.get().job.num)
     began = time.time()
-    write(note, {"began": began})
+    write(note, {"began": began, "process": os.getpid()})
     try:
         reason = attempt(config)
     except Exception as error:
