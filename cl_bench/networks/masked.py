@@ -21,7 +21,7 @@ Mask = Literal["activations", "weights"]
 Position = Literal["after", "before"]
 
 
-class Capacity(NamedTuple):
+class Counts(NamedTuple):
     """How many units (or weights) of a layer are what, when a task ends and before the layer grows.
 
     new: reserved by this task. reused: of past tasks, open to this one too. reserved: by any task.
@@ -115,7 +115,7 @@ class MaskedLayer(Growing):
         return used.view(*used.shape, *[1] * (self.weight.dim() - 2)).expand_as(self.weight)
 
     @torch.no_grad()
-    def end(self) -> Capacity:
+    def end(self) -> Counts:
         """Makes the task's mask binary (1 where sigmoid(s e) >= 1/2) and reserves what it opens."""
         mask = self.embedding >= 0
         new, reused = mask & ~self.reserved, mask & self.reserved
@@ -123,7 +123,7 @@ class MaskedLayer(Growing):
         self.masks.append(nn.Parameter(mask, requires_grad=False))
         self.norms[-1].requires_grad_(False)
         self.embedding = nn.Parameter(self.embedding.new_zeros(0))
-        return Capacity(mask.numel(), *(int(part.sum()) for part in (new, reused, self.reserved)))
+        return Counts(mask.numel(), *(int(part.sum()) for part in (new, reused, self.reserved)))
 
     @torch.no_grad()
     def grow(self, inputs: int, units: int) -> None:
@@ -233,7 +233,7 @@ class MaskedGenerator(Growing):
         """Every mask value of the task being learned, flat."""
         return torch.cat([layer.gate(self.s).flatten() for layer in self.hidden])
 
-    def end(self) -> list[Capacity]:
+    def end(self) -> list[Counts]:
         """Reserves what the task opened, and grows by as much: the free capacity of each layer stays constant."""
         self.outputs.requires_grad_(False)
         counts = [layer.end() for layer in self.hidden]
