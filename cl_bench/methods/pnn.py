@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,10 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.networks.base import Network
-from cl_bench.networks.columns import Column, Lateral, later_layers
+from cl_bench.networks.columns import SMALL, Column, Lateral, later_layers
 from cl_bench.networks.growing import Growing
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.plain import plain_layers
-
-SMALL = 0.1  # the scales of earlier columns begin between 0 and this
 
 
 class Adapter(Lateral):
@@ -66,13 +64,9 @@ class PNN(Growing, Method):
         super().__init__(problem)
         plain_layers(network, "method=pnn builds its columns of")
         if getattr(optimizer, "keep_state", False):
-            raise InputError(
-                "optimizer.keep_state=true: a new column of method=pnn has no past to go on with; choose false"
-            )
+            raise InputError("optimizer.keep_state=true: each column of method=pnn has its own optimizer; choose false")
         if init == "previous" and earlier == "random":
-            raise InputError(
-                "method.init=previous: passes on what method.earlier=random keeps back; choose random"
-            )
+            raise InputError("method.init=previous: passes on what method.earlier=random keeps back; choose random")
         self.optimizer, self.init, self.earlier = optimizer, init, earlier
         self.columns = nn.ModuleList([self.shaped(network, 0)])  # of each task so far, and of the first before it
         self.random = nn.ModuleList()
@@ -80,33 +74,36 @@ class PNN(Growing, Method):
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         if task.index:
+            column = self.new_column(task.index)
+            if self.init == "previous":
+                column.network.features.load_state_dict(self.column(-1).network.features.state_dict())
+            self.columns.append(column)
             if self.earlier == "random":
                 self.random.append(self.new_column(task.index - 1))
-            self.columns.append(self.new_column(task.index))
-        if task.index and self.init == "previous":
-            new, previous = (self.columns[index].network.features for index in (task.index, task.index - 1))
-            new.load_state_dict(previous.state_dict())
         fit(self, task.train, phase="train")
         return {"parameters": sum(p.numel() for p in self.parameters())}
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         """Logits (B, n_outputs); those of other tasks have the lowest number. index: of the task, None for the current
         one. A task that has no column yet has the same logit for all of its outputs."""
-        index = max(self.index, 0) if index is None else index
-        if index < len(self.columns):
-            own = self.columns[index](x, self.below(x, index))
+        task = max(self.index, 0) if index is None else index
+        if task < len(self.columns):
+            own = self.column(task)(x, self.below(x, task))
         else:
-            own = x.new_zeros(len(x), len(self.problem.outputs[index]))
+            own = x.new_zeros(len(x), len(self.problem.outputs[task]))
         lowest = own.new_full((len(x), self.problem.n_outputs), torch.finfo(own.dtype).min)
-        return lowest.masked_scatter(self.own[index], own)
+        return lowest.masked_scatter(self.own[task], own)
 
     @torch.no_grad()
     def below(self, x: Tensor, index: int) -> list[list[Tensor]]:
-        """What the layers of the columns before this one are given."""
+        """What the layers of the columns before that of a task are given, by column."""
         inputs: list[list[Tensor]] = []
         for column in (self.random if self.earlier == "random" else self.columns)[:index]:
-            inputs.append(column.inputs(x, inputs))
+            inputs.append(cast(Column, column).inputs(x, inputs))
         return inputs
+
+    def column(self, index: int) -> Column:
+        return cast(Column, self.columns[index])
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         loss = F.cross_entropy(self(batch.x), batch.y)
@@ -116,11 +113,11 @@ class PNN(Growing, Method):
         return {"loss": loss.detach()}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.optimizer(self.columns[-1].parameters())
+        return self.optimizer(self.column(-1).parameters())
 
     def new_column(self, index: int) -> Column:
         """The column of a task, with random weights."""
-        return self.shaped(self.columns[0].network.fresh(), index).to(self.device)
+        return self.shaped(self.column(0).network.fresh(), index).to(self.device)
 
     def shaped(self, network: Network, index: int) -> Column:
         """This network as the column of a task: with a head for its outputs, and adapters to the columns before."""
@@ -128,4 +125,4 @@ class PNN(Growing, Method):
         return Column(network, [Adapter(layer, index) for layer in later_layers(network)] if index else ())
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        return self.shaped(copy.deepcopy(self.columns[0].network), index)
+        return self.shaped(copy.deepcopy(self.column(0).network), index)

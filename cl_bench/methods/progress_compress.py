@@ -15,11 +15,9 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit, frozen
 from cl_bench.methods.ewc import EWC
 from cl_bench.networks.base import Network, reset_parameters
-from cl_bench.networks.columns import Column, Lateral, later_layers
+from cl_bench.networks.columns import SMALL, Column, Lateral, later_layers
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.plain import plain_layers
-
-SMALL = 0.1  # the scales of what comes from the knowledge base begin between 0 and this
 
 
 class Adaptor(Lateral):

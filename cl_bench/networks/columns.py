@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from cl_bench.networks.base import Network
 from cl_bench.networks.plain import Weighted, in_order
 
+SMALL = 0.1  # learned scales of what comes from other columns begin between 0 and this
+
 
 class Lateral(nn.Module):
     """U relu(V h + c): what a layer takes from other columns, beside W h + b of its own.

@@ -38,7 +38,7 @@ class Side:
     U: nn.Linear
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         return [self.scale, self.V.weight, self.V.bias, self.U.weight]
 
 
@@ -50,7 +50,7 @@ class Column:
     sides: list[Side]
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
+    def parameters(self) -> list[Tensor]:
         own = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         return own + [p for side in self.sides for p in side.parameters]
 
@@ -110,7 +110,8 @@ def progress_compress(tasks: Images, weights: Iterable[Tensor]) -> Timing:
         V, U = nn.Linear(v.shape[1], v.shape[0]), nn.Linear(u.shape[1], u.shape[0], bias=False)
         sides.append(Side(nn.Parameter(scale.clone()), V, U))
         with torch.no_grad():
-            V.weight.copy_(v), V.bias.copy_(c), U.weight.copy_(u)
+            for p, value in zip([V.weight, V.bias, U.weight], [v, c, u], strict=True):
+                p.copy_(value)
     P = list(network.parameters())
     active = [*column.parameters(), *(p for side in sides for p in side.parameters)]
     timing = Timing([*P, *active])

@@ -151,7 +151,7 @@ def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict
 
 
 def gap(mine: Sequence[Tensor], theirs: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
-    """Between two sets of weights, over the way of the first from those at the beginning; what came later began at 0."""
+    """Between two sets of weights, over the way of the first from those at the beginning (0 for later ones)."""
     weights = [*weights, *common.zeros(mine[len(weights) :])]
     return distance(mine, theirs) / distance(mine, weights)
 
