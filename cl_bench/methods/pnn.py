@@ -14,8 +14,8 @@ from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Fit, Method
-from cl_bench.networks.base import Network
-from cl_bench.networks.columns import SMALL, Column, Lateral, later_layers
+from cl_bench.networks.base import Network, reset_parameters
+from cl_bench.networks.columns import Column, Lateral, later_layers
 from cl_bench.networks.growing import Growing
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.plain import plain_layers
@@ -25,8 +25,7 @@ class Adapter(Lateral):
     """U relu(V [a_1 h^1, ..., a_{k-1} h^{k-1}] + c), with a learned scale a_j for each earlier column."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, n_columns: int) -> None:
-        super().__init__(layer, n_columns)
-        self.scale = nn.Parameter(SMALL * torch.rand(n_columns))
+        super().__init__(layer, n_columns, n_scales=n_columns)
 
     def side_by_side(self, others: Sequence[Tensor]) -> Tensor:
         h = torch.stack(list(others), 1)
@@ -42,7 +41,7 @@ class PNN(Growing, Method):
     An image of task k is answered by column k. Nothing says to which task an image belongs, so the task must be given.
 
     Args:
-        network: the shape of each column, a plain sequence of layers; its head is cut to the outputs of the task.
+        network: the shape of each column, a plain sequence of layers; its head has the outputs of its task alone.
         optimizer: made anew for each column.
         init: the layers of a new column are `random`, or begin as a copy of the `previous` column's (not its head).
         earlier: columns from which a new one takes: those that have `learned` the tasks before; or `random` ones that
@@ -68,7 +67,8 @@ class PNN(Growing, Method):
         if init == "previous" and earlier == "random":
             raise InputError("method.init=previous: passes on what method.earlier=random keeps back; choose random")
         self.optimizer, self.init, self.earlier = optimizer, init, earlier
-        self.columns = nn.ModuleList([self.shaped(network, 0)])  # of each task so far, and of the first before it
+        self.width = network.head.in_features
+        self.columns = nn.ModuleList([self.shaped(0, network.features)])  # of each task so far; one before the first
         self.random = nn.ModuleList()
         self.register_buffer("own", problem.mask("own", after=0), persistent=False)
 
@@ -76,7 +76,7 @@ class PNN(Growing, Method):
         if task.index:
             column = self.new_column(task.index)
             if self.init == "previous":
-                column.network.features.load_state_dict(self.column(-1).network.features.state_dict())
+                column.features.load_state_dict(self.column(-1).features.state_dict())
             self.columns.append(column)
             if self.earlier == "random":
                 self.random.append(self.new_column(task.index - 1))
@@ -117,12 +117,15 @@ class PNN(Growing, Method):
 
     def new_column(self, index: int) -> Column:
         """The column of a task, with random weights."""
-        return self.shaped(self.column(0).network.fresh(), index).to(self.device)
+        features = copy.deepcopy(self.column(0).features)
+        reset_parameters(features)
+        return self.shaped(index, features).to(self.device)
 
-    def shaped(self, network: Network, index: int) -> Column:
-        """This network as the column of a task: with a head for its outputs, and adapters to the columns before."""
-        network.head = nn.Linear(network.head.in_features, len(self.problem.outputs[index]))
-        return Column(network, [Adapter(layer, index) for layer in later_layers(network)] if index else ())
+    def shaped(self, index: int, features: nn.Sequential) -> Column:
+        """These layers as the column of a task: with a head for its outputs, and adapters to the columns before."""
+        head = nn.Linear(self.width, len(self.problem.outputs[index]))
+        laterals = (Adapter(layer, index) for layer in later_layers(features, head)) if index else ()
+        return Column(features, head, laterals)
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        return self.shaped(copy.deepcopy(self.column(0).network), index)
+        return self.shaped(index, copy.deepcopy(self.column(0).features))

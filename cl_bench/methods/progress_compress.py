@@ -15,7 +15,7 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit, frozen
 from cl_bench.methods.ewc import EWC
 from cl_bench.networks.base import Network, reset_parameters
-from cl_bench.networks.columns import SMALL, Column, Lateral, later_layers
+from cl_bench.networks.columns import Column, Lateral, later_layers
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.plain import plain_layers
 
@@ -24,12 +24,7 @@ class Adaptor(Lateral):
     """alpha * U relu(V h + c), with a learned scale alpha for each unit (or channel) of the layer."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
-        super().__init__(layer, 1)
-        self.scale = nn.Parameter(torch.empty(len(layer.weight)))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.uniform_(self.scale, 0, SMALL)
+        super().__init__(layer, n_columns=1, n_scales=len(layer.weight))
 
     def forward(self, others: Sequence[Tensor]) -> Tensor:
         z = super().forward(others)
@@ -77,12 +72,14 @@ class ProgressCompress(EWC):
             problem, network, optimizer, strength=strength, online=True, decay=decay, fisher_samples=fisher_samples
         )
         self.temperature, self.reinitialize = temperature, reinitialize
-        self.column = Column(network.fresh(), map(Adaptor, later_layers(network)))
+        fresh = network.fresh()
+        self.column = Column(fresh.features, fresh.head, map(Adaptor, later_layers(fresh.features, fresh.head)))
 
     def learn(self, task: Task, fit: Fit) -> None:
         if task.index and self.reinitialize:
             reset_parameters(self.column)
-        known = Column(frozen(self.network)) if task.index else None
+        network = frozen(self.network)
+        known = Column(network.features, network.head) if task.index else None
         for phase, objective in (("progress", self.progress), ("compress", self.compress)):
             step = partial(self.train_step, objective=partial(objective, known=known))
             fit(self, task.train, phase=phase, step=step)

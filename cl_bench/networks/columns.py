@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from cl_bench.networks.base import Network
 from cl_bench.networks.plain import Weighted, in_order
 
 SMALL = 0.1  # learned scales of what comes from other columns begin between 0 and this
@@ -17,15 +16,18 @@ class Lateral(nn.Module):
     """U relu(V h + c): what a layer takes from other columns, beside W h + b of its own.
 
     h: what that layer is given in the other columns, side by side. V brings them down to the width of one column; at a
-    convolution it is one of 1x1. U has the shape of W, without a bias.
+    convolution it is one of 1x1. U has the shape of W, without a bias. What `scale` multiplies differs among methods.
 
     Args:
         layer: the one it is beside.
         n_columns: other columns.
+        n_scales: numbers of the learned scale.
     """
 
-    def __init__(self, layer: Weighted, n_columns: int) -> None:
+    def __init__(self, layer: Weighted, n_columns: int, n_scales: int) -> None:
         super().__init__()
+        self.scale = nn.Parameter(torch.empty(n_scales))
+        self.reset_parameters()
         if isinstance(layer, nn.Linear):
             self.V: nn.Module = nn.Linear(n_columns * layer.in_features, layer.in_features)
             self.U: nn.Module = nn.Linear(layer.in_features, layer.out_features, bias=False)
@@ -40,6 +42,9 @@ class Lateral(nn.Module):
                 bias=False,
             )
 
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.scale, 0, SMALL)
+
     def forward(self, others: Sequence[Tensor]) -> Tensor:
         """others: what the layer is given in each of the other columns, (B, inputs) or (B, C, H, W)."""
         return self.U(torch.relu(self.V(self.side_by_side(others))))
@@ -52,13 +57,13 @@ class Column(nn.Module):
     """A network, a plain sequence of layers, each of which but the first takes a part from other columns.
 
     Args:
-        network: with linear, convolutional and (leaky) ReLU layers, see `plain_layers`.
-        laterals: of each layer with weights but the first, the head included; none where there is no other column.
+        features, head: of a `Network`, see `plain_layers`.
+        laterals: of each of the `later_layers`; none where there is no other column.
     """
 
-    def __init__(self, network: Network, laterals: Iterable[Lateral] = ()) -> None:
+    def __init__(self, features: nn.Sequential, head: nn.Linear, laterals: Iterable[Lateral] = ()) -> None:
         super().__init__()
-        self.network, self.laterals = network, nn.ModuleList(laterals)
+        self.features, self.head, self.laterals = features, head, nn.ModuleList(laterals)
 
     def forward(self, x: Tensor, others: Sequence[Sequence[Tensor]] = ()) -> Tensor:
         """Logits (B, n_outputs) for images in [0, 1].
@@ -66,12 +71,12 @@ class Column(nn.Module):
         others: `inputs` of the other columns; without them it is a network that stands alone.
         """
         inputs = self.inputs(x, others)
-        return self.total(self.network.head, inputs, others)
+        return self.total(self.head, inputs, others)
 
     def inputs(self, x: Tensor, others: Sequence[Sequence[Tensor]] = ()) -> list[Tensor]:
         """What each layer with weights is given, the head last."""
         inputs: list[Tensor] = []
-        for layer in in_order(self.network.features):
+        for layer in in_order(self.features):
             if isinstance(layer, Weighted):
                 inputs.append(x)
                 x = self.total(layer, inputs, others)
@@ -87,7 +92,6 @@ class Column(nn.Module):
         return own + self.laterals[number - 1]([column[number] for column in others])
 
 
-def later_layers(network: Network) -> list[Weighted]:
+def later_layers(features: nn.Sequential, head: nn.Linear) -> list[Weighted]:
     """The layers with weights but the first, the head included: those that have laterals."""
-    layers = [layer for layer in in_order(network.features) if isinstance(layer, Weighted)]
-    return [*layers, network.head][1:]
+    return [*(layer for layer in in_order(features) if isinstance(layer, Weighted)), head][1:]

@@ -76,7 +76,7 @@ def test_without_what_the_adapters_give_a_column_stands_alone(network: str) -> N
     x = scenario.tasks[2].train.batch(torch.arange(8)).x
     outputs = list(scenario.problem.outputs[2])
     with torch.no_grad():
-        alone = column.network(x)
+        alone = column.head(column.features(x))
         assert not torch.allclose(method(x, index=2)[:, outputs], alone)
         for lateral in column.laterals:
             lateral.U.weight.zero_()
@@ -88,7 +88,7 @@ def by_loops(columns: list[Column], x: Tensor) -> Tensor:
     given: list[list[Tensor]] = []  # to each layer with weights of each column
     for k, column in enumerate(columns):
         h, inputs = x, []
-        for layer in [*in_order(column.network.features), column.network.head]:
+        for layer in [*in_order(column.features), column.head]:
             if not isinstance(layer, Weighted):
                 h = layer(h)
                 continue
@@ -148,12 +148,12 @@ def test_what_it_notes_is_the_number_of_parameters() -> None:
 def test_a_column_begins_random_or_as_the_one_before() -> None:
     for init in ("random", "previous"):
         _, method = grown(f"method.init={init}", steps=0)
-        first, second = ([p.detach() for p in method.columns[k].network.features.parameters()] for k in (1, 2))
+        first, second = ([p.detach() for p in method.columns[k].features.parameters()] for k in (1, 2))
         assert [torch.equal(a, b) for a, b in zip(first, second, strict=True)] == [init == "previous"] * 2
-        heads = [method.columns[k].network.head.weight for k in (1, 2)]
+        heads = [method.columns[k].head.weight for k in (1, 2)]
         assert not torch.equal(heads[0], heads[1])
     _, method = grown("method.init=previous", tasks=2)  # what was learned, not what it began as
-    assert not torch.equal(method.columns[0].network.features[1].weight, method.columns[1].network.features[1].weight)
+    assert not torch.equal(method.columns[0].features[1].weight, method.columns[1].features[1].weight)
 
 
 def test_the_control_takes_from_random_columns_that_never_learn(tmp_path: Path) -> None:
@@ -202,10 +202,10 @@ def test_the_scale_of_each_column_is_small_at_first_and_has_a_gradient(network: 
 
 def test_a_lateral_of_a_convolution_has_its_shape() -> None:
     layer = nn.Conv2d(3, 5, 3, stride=2, padding=1)
-    lateral = Lateral(layer, 2)
+    lateral = Lateral(layer, n_columns=2, n_scales=4)
     h = [torch.randn(4, 3, 9, 9) for _ in range(2)]
     assert lateral(h).shape == layer(h[0]).shape
-    assert sum(p.numel() for p in lateral.parameters()) == 6 * 3 + 3 + math.prod(layer.weight.shape)
+    assert sum(p.numel() for p in lateral.parameters()) == 4 + 6 * 3 + 3 + math.prod(layer.weight.shape)
 
 
 @pytest.mark.parametrize(

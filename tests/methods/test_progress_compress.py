@@ -18,12 +18,16 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.parts.importance import fisher
 from cl_bench.methods.progress_compress import ProgressCompress
-from cl_bench.networks.base import reset_parameters
+from cl_bench.networks.base import Network, reset_parameters
 from cl_bench.networks.columns import Column
 
 
 def method_of(*overrides: str, kind: str = "task") -> tuple[Scenario, Any]:
     return made("progress_compress", f"scenario={kind}_incremental", *overrides)
+
+
+def column_of(network: Network) -> Column:
+    return Column(network.features, network.head)
 
 
 def copies(module: nn.Module) -> list[Tensor]:
@@ -70,7 +74,7 @@ def test_the_knowledge_base_answers() -> None:
 def test_without_a_penalty_it_is_distillation_over_the_outputs_that_take_part(kind: str, outputs: list[int]) -> None:
     scenario, method = method_of("method.strength=0", kind=kind)
     method.index = 1
-    known = Column(copy.deepcopy(method.network))
+    known = column_of(copy.deepcopy(method.network))
     batch = scenario.tasks[1].train.batch(torch.arange(32))
     loss = method.compress(batch, known)
     assert torch.allclose(loss, kullback_leibler(method, batch, known, outputs), rtol=1e-5)
@@ -84,7 +88,7 @@ def test_pure_distillation_makes_both_say_the_same() -> None:
     scenario, method = method_of("method.strength=0", "optimizer=adam", "optimizer.lr=0.01", "network.hidden=[32,32]")
     for task in scenario.tasks[:2]:
         method.index = task.index
-        known = Column(copy.deepcopy(method.network)) if task.index else None
+        known = column_of(copy.deepcopy(method.network)) if task.index else None
         reset_parameters(method.column)
         batch = task.train.batch(torch.arange(16))
         step = partial(method.train_step, objective=partial(method.compress, known=known))
@@ -144,7 +148,7 @@ def test_the_column_is_that_of_the_formula(network: str) -> None:
     scenario, method = method_of(*NETWORKS[network])
     x = scenario.tasks[0].train.batch(torch.arange(8)).x.double()
     method.double()
-    known, column = method.network.features, method.column.network
+    known, column = method.network.features, method.column
     other, h, count = x, x, 0
     for theirs, layer in zip(flat(known), flat(column.features), strict=True):
         z = layer(h)
@@ -152,8 +156,8 @@ def test_the_column_is_that_of_the_formula(network: str) -> None:
             z, count = z + lateral(method.column.laterals[count - 1], other) if count else z, count + 1
         other, h = theirs(other), z
     expected = column.head(h) + lateral(method.column.laterals[-1], other)
-    assert torch.allclose(method.column_logits(x, Column(method.network)), expected, rtol=1e-12)
-    assert torch.equal(method.column_logits(x, None), column(x))
+    assert torch.allclose(method.column_logits(x, column_of(method.network)), expected, rtol=1e-12)
+    assert torch.equal(method.column_logits(x, None), column.head(column.features(x)))
 
 
 def lateral(part: Any, h: Tensor) -> Tensor:

@@ -74,14 +74,13 @@ def scaled_columns(side: Side, others: Sequence[Tensor]) -> Tensor:
 
 
 def new_column(like: Sequence[nn.Linear], n_columns: int) -> Column:
-    """With the random numbers of ours: those of three layers, and of a head that is put in place of the third."""
-    first, second, _, head = (nn.Linear(layer.in_features, layer.out_features) for layer in [*like, like[-1]])
+    layers = [nn.Linear(layer.in_features, layer.out_features) for layer in like]
     sides = []
-    for layer in (second, head):
+    for layer in layers[1:]:
+        scale = nn.Parameter(0.1 * torch.rand(n_columns))
         V = nn.Linear(n_columns * layer.in_features, layer.in_features)
-        U = nn.Linear(layer.in_features, layer.out_features, bias=False)
-        sides.append(Side(nn.Parameter(0.1 * torch.rand(n_columns)), V, U))
-    return Column([first, second, head], sides)
+        sides.append(Side(scale, V, nn.Linear(layer.in_features, layer.out_features, bias=False)))
+    return Column(layers, sides)
 
 
 def pnn(tasks: Images, weights: Iterable[Tensor]) -> Timing:
