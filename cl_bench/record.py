@@ -73,7 +73,8 @@ class Phase:
     """One training of one network.
 
     phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
-    was logged. validation: (step, accuracy on validation images).
+    was logged. validation: (step, accuracy on validation images). online_accuracy: on the task's images, each before
+    the step that learned it for the first time; None where no classifier was trained.
     """
 
     phase: str
@@ -82,6 +83,7 @@ class Phase:
     seconds: Cost
     losses: dict[str, float]
     validation: list[tuple[Count, float]]
+    online_accuracy: Accuracy = None
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,39 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
+class Plasticity:
+    """What a network brings along for a task, looked at on images of it before it learns them. Lists have a value for
+    each hidden layer, see `evaluation.plasticity`.
+
+    images: looked at. units: of each layer. dead: those that give 0 for all of these images. effective_rank: of what
+    the units give. weight_magnitude: mean |w| over the weights, without biases.
+    """
+
+    images: Count
+    units: list[Count]
+    dead: list[Count]
+    effective_rank: list[Measured]
+    weight_magnitude: Measured
+
+    @property
+    def dead_units(self) -> float | None:
+        """The share of all hidden units that is dead."""
+        return sum(self.dead) / sum(self.units) if sum(self.units) else None
+
+    @property
+    def mean_rank(self) -> float | None:
+        """The mean effective rank of the hidden layers."""
+        ranks = [rank for rank in self.effective_rank if rank is not None]
+        return sum(ranks) / len(ranks) if ranks and len(ranks) == len(self.effective_rank) else None
+
+
+PLASTICITY = ("online_accuracy", "dead_units", "effective_rank", "weight_magnitude")
+"""Numbers of each task that say how well a network still learns: see `TaskRecord.of_plasticity`."""
+
+
+@dataclass(frozen=True)
 class TaskRecord:
-    """What is known of a task once it is learned. task: its index. seconds: of training."""
+    """What is known of a task once it is learned. task: its index. seconds: of training. plasticity: before it."""
 
     task: Count
     phases: list[Phase]
@@ -181,6 +214,19 @@ class TaskRecord:
     diagnostics: Diagnostics
     generated: Generated | None
     memory: MemoryUse | None
+    plasticity: Plasticity | None = None
+
+    @property
+    def online_accuracy(self) -> float | None:
+        """On the task's images, of the first training that had them, each before the step that learned it."""
+        return next((phase.online_accuracy for phase in self.phases if phase.online_accuracy is not None), None)
+
+    @property
+    def of_plasticity(self) -> dict[str, float | None]:
+        """The numbers of PLASTICITY, None where one was not measured."""
+        found = self.plasticity
+        before = (found.dead_units, found.mean_rank, found.weight_magnitude) if found else (None, None, None)
+        return dict(zip(PLASTICITY, (self.online_accuracy, *before), strict=True))
 
     @property
     def validation(self) -> float | None:

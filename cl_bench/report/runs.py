@@ -14,7 +14,7 @@ from typing import Any
 from cl_bench.config import InputError
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import nearest
-from cl_bench.config.names import WITHOUT_EFFECT, name_of
+from cl_bench.config.names import WITHOUT_EFFECT, as_ever, name_of
 from cl_bench.config.signatures import parameters
 from cl_bench.config.tuned import leaves
 from cl_bench.record import COSTS, Damaged, Results, load_results
@@ -147,7 +147,7 @@ def read_run(folder: Path) -> Run | Unread:
     dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
     config = {
         key: value
-        for key, value in flat(by_content(settings)).items()
+        for key, value in flat(as_ever(by_content(settings))).items()
         if not key.startswith("memory.") or keeps_images(settings)
     }
     return Run(folder, results, config, dataset, scenario, method, changed)

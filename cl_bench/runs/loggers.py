@@ -130,6 +130,7 @@ def measured(results: Results) -> dict[str, float]:
         "seconds": record.seconds,
         "bytes_kept": record.bytes_kept,
         "validation": record.validation,
+        **record.of_plasticity,
         **{f"facts/{name}": value for name, value in (noted | noted.get("more", {})).items()},
         **{f"capacity/{name}": total(value) for name, value in noted.get("capacity", {}).items()},
     }
