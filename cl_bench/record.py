@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import MinLen
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from cl_bench.config import InputError
 from cl_bench.files import Damaged, load_json, unsealed
+from cl_bench.network_record import LARGEST, PLASTICITY, Accuracy, Capacity, Cost, Count, Measured, Plasticity
 
 SCHEMA = 2
 """Of results.json; another one is another number, and isn't read."""
@@ -26,14 +27,7 @@ MOST_TASKS = 40
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took: fields of `Results`."""
 
-LARGEST = 1e30
-"""What is beyond is no measurement, and its square would be no number."""
-
 R = TypeVar("R")
-Accuracy = Annotated[float, Ge(0), Le(1)] | None
-Measured = Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
-Cost = Annotated[float, Ge(0), Le(LARGEST)]
-Count = Annotated[int, Ge(0), Le(10**18)]
 
 
 class Choices(TypedDict):
@@ -84,30 +78,6 @@ class Phase:
     losses: dict[str, float]
     validation: list[tuple[Count, float]]
     online_accuracy: Accuracy = None
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """A network of which tasks reserve parts, when a task ends and before it grows. Lists have a value for each layer.
-
-    of: what is counted, units or weights. new: reserved by this task. reused: of past tasks, open to this one too.
-    reserved: by any task. size, size_worst: of all layers, and had every task added what there was at first.
-    parameters: numbers of the network. weights, weights_used, weights_free: between units, of this task, of nobody.
-    """
-
-    layers: list[str]
-    of: Literal["units", "weights"]
-    total: list[Count]
-    new: list[Count]
-    reused: list[Count]
-    reserved: list[Count]
-    free: list[Count]
-    size: Count
-    size_worst: Count
-    parameters: Count | None = None
-    weights: list[Count] | None = None
-    weights_used: list[Count] | None = None
-    weights_free: list[Count] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,37 +140,6 @@ class MemoryUse:
     generator_bytes: Count | None = None
     raw_bytes_uint8: Count | None = None
     raw_bytes_float32: Count | None = None
-
-
-@dataclass(frozen=True)
-class Plasticity:
-    """What a network brings along for a task, looked at on images of it before it learns them. Lists have a value for
-    each hidden layer, see `evaluation.plasticity`.
-
-    images: looked at. units: of each layer. dead: those that give 0 for all of these images. effective_rank: of what
-    the units give. weight_magnitude: mean |w| over the weights, without biases.
-    """
-
-    images: Count
-    units: list[Count]
-    dead: list[Count]
-    effective_rank: list[Measured]
-    weight_magnitude: Measured
-
-    @property
-    def dead_units(self) -> float | None:
-        """The share of all hidden units that is dead."""
-        return sum(self.dead) / sum(self.units) if sum(self.units) else None
-
-    @property
-    def mean_rank(self) -> float | None:
-        """The mean effective rank of the hidden layers."""
-        ranks = [rank for rank in self.effective_rank if rank is not None]
-        return sum(ranks) / len(ranks) if ranks and len(ranks) == len(self.effective_rank) else None
-
-
-PLASTICITY = ("online_accuracy", "dead_units", "effective_rank", "weight_magnitude")
-"""Numbers of each task that say how well a network still learns: see `TaskRecord.of_plasticity`."""
 
 
 @dataclass(frozen=True)
@@ -381,6 +320,16 @@ def _schema(kind: type[Any]) -> Any:
     from pydantic import TypeAdapter  # a sweep's workers and a run that begins have no use for it
 
     return TypeAdapter(kind)
+
+
+def measured_rows(R: Sequence[Sequence[float | None]], most: int | None = None) -> list[int]:
+    """The rows of R that were measured, from 0; `most`: if there are more, so many of them.
+
+    >>> measured_rows([[None, None], [0.5, 0.9], [None, None], [0.5, 0.5]])
+    [1, 3]
+    """
+    found = [i for i, row in enumerate(R) if any(value is not None and math.isfinite(value) for value in row)]
+    return [found[i] for i in thinned(len(found), most)] if most else found
 
 
 def thinned(n: int, most: int = MOST_TASKS) -> list[int]:
