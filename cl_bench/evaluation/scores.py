@@ -107,7 +107,7 @@ class Score(nn.Module):
 def with_none(values: Tensor) -> list[Any]:
     """Nested lists with None for what is not finite; of many numbers at once, as a matrix of 300 tasks has 90,000.
 
-    >>> with_none(torch.tensor([[0.5, math.nan]]))
+    >>> with_none(torch.tensor([[0.5, float("nan")]]))
     [[0.5, None]]
     """
     numbers = values.cpu().numpy()

@@ -51,7 +51,7 @@ def test_dead_units_give_0_on_every_image_of_the_new_task(network: list[str]) ->
     assert there(found.effective_rank[0]) > 1
     assert found.effective_rank[1] == 0
     weights = torch.cat([layer.weight.flatten() for layer in layers])
-    assert found.weight_magnitude == pytest.approx(float(weights.abs().mean()), rel=1e-5)
+    assert found.weight_magnitude == pytest.approx(float(weights.detach().abs().mean()), rel=1e-5)
     x = next(scenario.tasks[1].train.batches(len(scenario.tasks[1].train))).x
     h = layers[0](x if isinstance(layers[0], nn.Conv2d) else x.flatten(1)).relu()
     zero = (h == 0).transpose(0, 1).flatten(1).all(1) if h.dim() > 2 else (h == 0).all(0)
@@ -86,16 +86,15 @@ def test_online_accuracy_is_of_answers_before_each_step_of_the_first_pass(kind: 
     _, other = made("finetune", f"scenario={kind}_incremental")
     other.load_state_dict(method.state_dict())
     for index in (0, 1):
-        phases: list[Any] = []
-        learn(method, scenario, index, tmp_path, how=lambda m, task, fit: phases.append(noted(m, task, fit)))
+        found = learn(method, scenario, index, tmp_path, how=noted)
         other.index = index
         data = scenario.tasks[index].train
         right = torch.cat(answers_before_steps(other, data, 2 * math.ceil(len(data) / 128)))
         assert len(right) == len(data)
-        assert phases[0] == int(right.sum()) / len(right)
+        assert found == int(right.sum()) / len(right)
 
 
-def noted(method: Classifier, task: Any, fit: Any) -> float:
+def noted(method: Classifier, task: Any, fit: Any) -> float | None:
     """The online accuracy of the first phase."""
     method.learn_task(task, fit)
     return fit.phases[0].online_accuracy
@@ -118,17 +117,11 @@ def test_every_method_knows_its_plasticity(method: str, small: Compose, no_pictu
 
 def test_images_that_join_a_mini_batch_do_not_count(tmp_path: Path) -> None:
     """Neither replayed ones nor, in cumulative training, those of earlier tasks."""
-    for name, seen in (("er", 128), ("cumulative", None)):
-        scenario, method = made(name, "scenario=domain_incremental", "trainer.batch_size=128")
+    for name in ("er", "cumulative"):
+        scenario, method = made(name, "scenario=domain_incremental")
         for index in (0, 1):
-            counted: list[float] = []
-            n = len(scenario.tasks[index].train)
-            learn(method, scenario, index, tmp_path / name, how=lambda m, t, f: counted.append(noted(m, t, f)))
-            right = counted[0] * n
-            assert right == pytest.approx(round(right), abs=1e-6), (
-                name,
-                seen,
-            )  # of its own images, no more and no less
+            right = len(scenario.tasks[index].train) * learn(method, scenario, index, tmp_path / name, how=noted)
+            assert right == pytest.approx(round(right), abs=1e-6)  # of its own images, no more and no less
 
 
 def test_logits_of_other_images_are_not_taken_for_answers(tmp_path: Path) -> None:
@@ -138,9 +131,8 @@ def test_logits_of_other_images_are_not_taken_for_answers(tmp_path: Path) -> Non
     class Backwards(type(method)):
         def loss(self, batch: Any) -> Tensor:
             other = scenario.tasks[1].train.batch(torch.arange(len(batch.y)))
-            return self.active(self(other.x), other.y).sum() * 0 + super().loss(batch)
+            self.active(self(other.x), other.y)
+            return super().loss(batch)
 
     method.__class__ = Backwards
-    found: list[float | None] = []
-    learn(method, scenario, 0, tmp_path, how=lambda m, task, fit: found.append(noted(m, task, fit)))
-    assert found == [None]
+    assert learn(method, scenario, 0, tmp_path, how=noted) is None
