@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -110,5 +109,6 @@ def with_none(values: Tensor) -> list[Any]:
     >>> with_none(torch.tensor([[0.5, float("nan")]]))
     [[0.5, None]]
     """
-    numbers = values.cpu().numpy()
-    return np.where(np.isfinite(numbers), numbers, None).tolist()
+    table = values.cpu().numpy().astype(object)
+    table[~values.isfinite().cpu().numpy()] = None
+    return table.tolist()

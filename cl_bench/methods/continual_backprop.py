@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,9 +62,14 @@ class ContinualBackprop(Classifier):
         self.hidden = nn.ModuleList(Units(below, above, maturity, decay, utility) for below, above in pairs)
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
-        before = [units.replaced for units in self.hidden]
+        before = sum(units.replaced for units in self.units)
         super().learn(task, fit)
-        return {"replaced": sum(units.replaced for units in self.hidden) - sum(before)}
+        return {"replaced": sum(units.replaced for units in self.units) - before}
+
+    @property
+    def units(self) -> list[Units]:
+        """Of each hidden layer."""
+        return [cast(Units, units) for units in self.hidden]
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logits, activations = self.through(batch.x)
@@ -72,7 +77,7 @@ class ContinualBackprop(Classifier):
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
-        for units, h in zip(self.hidden, activations, strict=True):
+        for units, h in zip(self.units, activations, strict=True):
             units.after_step(h, self.rate, optimizers)
         return {"loss": loss.detach()}
 
@@ -175,7 +180,7 @@ class Units(nn.Module):
         below, above = self.layers
         assert below.bias is not None
         assert above.bias is not None
-        above.bias += self.outgoing[:, rows].sum(2) @ (self.mean / self.started)[rows]
+        above.bias.add_(self.outgoing[:, rows].sum(2) @ (self.mean / self.started)[rows])
         bound = below.weight[0].numel() ** -0.5  # as torch draws a layer
         below.weight[rows] = torch.empty_like(below.weight[rows]).uniform_(-bound, bound)
         below.bias[rows] = 0.0

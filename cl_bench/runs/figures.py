@@ -94,7 +94,7 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     upright = max(map(len, names)) > 3 or many
     axes.set_xticks(named, names, rotation=90 if upright else 0)
     some = thinned(len(rows), len(named))
-    axes.set_yticks(some, [labels[rows[row]] for row in some])
+    axes.set_yticks(some, [labels[int(rows[row])] for row in some])
     axes.set(xlabel="accuracy on task", ylabel="after learning task", title="Accuracy in %")
     figure.colorbar(heat, ax=axes, format=PercentFormatter(1), aspect=30)
     save(figure, path)

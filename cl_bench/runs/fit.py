@@ -162,7 +162,7 @@ class Fit:
             watch.seconds,
             watch.losses,
             watch.validation,
-            watch.online.value,
+            online_accuracy=watch.online.value,
         )
         return self._end(finished, module.state_dict())
 

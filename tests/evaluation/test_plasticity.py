@@ -38,7 +38,7 @@ def test_the_effective_rank_is_that_of_the_singular_values() -> None:
 )
 def test_dead_units_give_0_on_every_image_of_the_new_task(network: list[str]) -> None:
     scenario, method = made("finetune", "scenario=domain_incremental", *network)
-    layers = [layer for layer in method.network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    layers: list[Any] = [layer for layer in method.network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     with torch.no_grad():
         layers[0].bias[[2, 5]] = -100.0
         layers[0].weight[3], layers[0].bias[3] = 0.0, 1.0  # constant, not dead
@@ -94,7 +94,7 @@ def test_online_accuracy_is_of_answers_before_each_step_of_the_first_pass(kind: 
         assert found == int(right.sum()) / len(right)
 
 
-def noted(method: Classifier, task: Any, fit: Any) -> float | None:
+def noted(method: Any, task: Any, fit: Any) -> Any:
     """The online accuracy of the first phase."""
     method.learn_task(task, fit)
     return fit.phases[0].online_accuracy

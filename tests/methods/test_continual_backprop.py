@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import learn, made, train
+from conftest import learn, made, there, train
 from torch import Tensor, nn
 
 from cl_bench.config import InputError
@@ -37,11 +37,11 @@ def test_utilities_are_those_of_a_loop(utility: str, network: str) -> None:
     settings = [f"network={network}", *sizes, f"method.utility={utility}", "method.replacement_rate=0"]
     scenario, method = made("continual_backprop", "scenario=domain_incremental", *settings, *SGD)
     optimizer, steps = method.configure_optimizers(), 3
-    u, mean = ([[0.0] * units.n for units in method.hidden] for _ in range(2))
+    u, mean = ([[0.0] * units.n for units in method.units] for _ in range(2))
     for step, batch in enumerate(batches(scenario, steps, 5), 1):
         activations = method.through(batch.x)[1]  # before the step, whose loss is of the same ones
         method.train_step(batch, optimizer)
-        for layer, (units, h) in enumerate(zip(method.hidden, activations, strict=True)):
+        for layer, (units, h) in enumerate(zip(method.units, activations, strict=True)):
             below, above = units.layers
             for i in range(units.n):
                 values = h[:, i].flatten().tolist()
@@ -52,7 +52,7 @@ def test_utilities_are_those_of_a_loop(utility: str, network: str) -> None:
                 c = sum(abs(value - centre) for value in values) / len(values) * sum(outgoing) / len(outgoing)
                 c /= 1.0 if utility == "contribution" else sum(incoming) / len(incoming)
                 u[layer][i] = 0.99 * u[layer][i] + 0.01 * c
-    for layer, units in enumerate(method.hidden):
+    for layer, units in enumerate(method.units):
         assert units.utility.tolist() == pytest.approx(u[layer], rel=1e-4, abs=1e-8)
         assert units.mean.tolist() == pytest.approx(mean[layer], rel=1e-4, abs=1e-8)
         assert units.age.tolist() == [steps] * units.n
@@ -69,20 +69,20 @@ def test_as_many_are_replaced_as_are_due_and_none_before_it_is_mature() -> None:
     optimizer = method.configure_optimizers()
     expected = [0.0, 0.0]
     for batch in batches(scenario, 60):
-        before = [units.age.clone() for units in method.hidden]
+        before = [units.age.clone() for units in method.units]
         method.train_step(batch, optimizer)
-        for layer, units in enumerate(method.hidden):
+        for layer, units in enumerate(method.units):
             mature = before[layer] + 1 > 7
             expected[layer] += 0.02 * int(mature.sum())
             assert (units.age[~mature] == before[layer][~mature] + 1).all()  # none of them began anew
             assert abs(units.replaced - expected[layer]) <= 1
             assert units.mature == int((units.age > 7).sum())  # counted without a look at the ages
-    assert all(units.replaced > 5 for units in method.hidden)
+    assert all(units.replaced > 5 for units in method.units)
 
 
 def test_the_least_useful_of_the_mature_units_are_replaced() -> None:
     _, method = method_of()
-    units = method.hidden[0]
+    units = method.units[0]
     units.age.fill_(200)
     units.utility.copy_(torch.arange(12.0))
     units.age[:2] = 100  # of less use, and safe
@@ -105,20 +105,20 @@ def test_a_constant_unit_is_replaced_without_a_trace() -> None:
     """What it gave goes to the biases of the next layer; the new unit gives nothing to it."""
     scenario, method = method_of("method.replacement_rate=0", *SGD)
     with torch.no_grad():
-        for units in method.hidden:
+        for units in method.units:
             units.layers[0].weight[3] = 0.0
-            units.layers[0].bias[3] = 0.7
+            there(units.layers[0].bias)[3] = 0.7
     x = batches(scenario, 1)[0].x
     for _ in range(5):
-        for units, h in zip(method.hidden, method.through(x)[1], strict=True):
+        for units, h in zip(method.units, method.through(x)[1], strict=True):
             units.after_step(h, 0.0, torch.optim.SGD(method.parameters(), 0.1))
     before = method(x)
     optimizer = method.configure_optimizers()
-    for units in method.hidden:
+    for units in method.units:
         with torch.no_grad():
             units.replace(torch.tensor([3]), optimizer)
     assert torch.allclose(method(x), before, atol=1e-6)
-    for units in method.hidden:
+    for units in method.units:
         weight = units.layers[0].weight[3]
         assert 0 < float(weight.detach().abs().max()) <= units.layers[0].weight.shape[1] ** -0.5
         others = [row for row in range(len(units.outgoing)) if row != 3]  # that one is new itself
@@ -129,7 +129,7 @@ def test_a_constant_unit_is_replaced_without_a_trace() -> None:
 def test_a_channel_before_a_flattened_layer_is_replaced_without_a_trace() -> None:
     settings = ("network=cnn", "network.channels=[4]", "network.hidden=6")
     scenario, method = made("continual_backprop", "scenario=domain_incremental", *settings, *SGD)
-    units = method.hidden[0]
+    units = method.units[0]
     with torch.no_grad():
         units.layers[0].weight[2] = 0.0
         units.layers[0].bias[2] = 0.3
@@ -145,7 +145,7 @@ def test_a_channel_before_a_flattened_layer_is_replaced_without_a_trace() -> Non
 
 def test_what_is_not_constant_changes_the_next_layer_by_what_the_mean_misses() -> None:
     scenario, method = method_of(*SGD)
-    units, x = method.hidden[0], batches(scenario, 1)[0].x
+    units, x = method.units[0], batches(scenario, 1)[0].x
     optimizer = method.configure_optimizers()
     h = method.through(x)[1][0]
     units.after_step(h, 0.0, optimizer)
@@ -166,7 +166,7 @@ def test_the_optimizer_forgets_what_it_knew_of_a_replaced_unit_alone(overrides: 
     optimizer = method.configure_optimizers()
     for batch in batches(scenario, 4):
         method.train_step(batch, optimizer)
-    units, old = method.hidden[0], copy.deepcopy(optimizer.state_dict()["state"])
+    units, old = method.units[0], copy.deepcopy(optimizer.state_dict()["state"])
     with torch.no_grad():
         units.replace(torch.tensor([4, 1]), optimizer)
     names = list(method.weights)
@@ -215,7 +215,7 @@ def test_counts_are_part_of_the_state() -> None:
     train(method, batches(scenario, 9))
     _, other = method_of("method.replacement_rate=0.05", "method.maturity=3", *SGD)
     other.load_state_dict(copy.deepcopy(method.state_dict()))
-    for one, two in zip(method.hidden, other.hidden, strict=True):
+    for one, two in zip(method.units, other.units, strict=True):
         assert isinstance(one, Units)
         assert one.get_extra_state() == two.get_extra_state()
         assert one.replaced > 0
@@ -226,7 +226,7 @@ def test_the_number_replaced_is_noted(tmp_path: Path) -> None:
     scenario, method = method_of("method.replacement_rate=0.05", "method.maturity=1", *SGD)
     noted = [learn(method, scenario, index, tmp_path)["replaced"] for index in (0, 1)]
     assert noted[0] > 0
-    assert sum(noted) == sum(units.replaced for units in method.hidden)
+    assert sum(noted) == sum(units.replaced for units in method.units)
 
 
 @pytest.mark.parametrize(

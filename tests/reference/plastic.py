@@ -46,7 +46,7 @@ def continual_backprop(tasks: Images, weights: Iterable[Tensor]) -> Timing:
                     young[i].append((step, n))
                     known = torch.where(age[i] > MATURITY, utility[i] / started, torch.inf)
                     rows = known.topk(n, largest=False).indices
-                    above.bias += above.weight[:, rows] @ average[rows]
+                    above.bias.add_(above.weight[:, rows] @ average[rows])
                     bound = below.weight.shape[1] ** -0.5
                     below.weight[rows] = torch.empty(n, below.weight.shape[1]).uniform_(-bound, bound)
                     below.bias[rows] = 0
@@ -72,7 +72,7 @@ def activations(network: nn.Sequential, x: Tensor) -> tuple[Tensor, list[Tensor]
 def shrink_perturb(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     """Weight decay, and noise after each step."""
     network = mlp(weights)
-    parameters = list(network.parameters())
+    parameters: list[Tensor] = list(network.parameters())
     timing = Timing(parameters)
     for task, images, labels in each(tasks, timing):
         optimizer, unseen = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=SHRINK), after(task)
