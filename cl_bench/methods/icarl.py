@@ -82,6 +82,7 @@ class ICaRL(Classifier):
     def loss(self, batch: Batch, *, taking_part: Tensor, previous: Previous | None) -> Tensor:
         """The objective. taking_part: the outputs in the sum, bool (n_outputs,)."""
         logits = self.network(batch.x).float()
+        self.answered(logits, batch.y)
         target = F.one_hot(batch.y, self.problem.n_outputs).to(logits)
         if previous:
             with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
-from reference import columns, common, gans, isolation, regularization, replay
+from reference import columns, common, gans, isolation, plastic, regularization, replay
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -45,6 +45,8 @@ BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
     "hat": {"": isolation.hat},
     "pnn": {"": columns.pnn},
     "progress_compress": {"": columns.progress_compress},
+    "continual_backprop": {"": plastic.continual_backprop},
+    "shrink_perturb": {"": plastic.shrink_perturb},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -103,6 +105,13 @@ OURS: dict[str, Sequence[str]] = {
         "method.reinitialize=true",
         "method.fisher_samples=null",
     ],
+    "continual_backprop": [
+        "method=continual_backprop",
+        f"method.replacement_rate={plastic.REPLACEMENT_RATE}",
+        f"method.maturity={plastic.MATURITY}",
+        f"method.decay={plastic.DECAY}",
+    ],
+    "shrink_perturb": ["method=shrink_perturb", f"method.shrink={plastic.SHRINK}", f"method.noise={plastic.NOISE}"],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
