@@ -21,6 +21,7 @@ from cl_bench.networks.plain import plain_layers
 from cl_bench.networks.supermasks import Supermasks, fix_weights
 
 ASSIGNED = 1000  # images of a task, at most, of which it is told how many are found to be of that task
+BEHIND = 100.0  # of log-probabilities: the best of a task is above -100, whatever its number of classes
 PRODUCTS = 8192  # images times masks that are mixed at once; their activations must be held
 
 
@@ -34,7 +35,7 @@ class SupSup(Classifier):
     Task-incremental, the mask is given (the paper's "GG"). In the other kinds it is inferred for each image alone. The
     masks of the k tasks are mixed, p(alpha) = f(x, W * sum_i alpha_i M_i) with alpha_i = 1/k, and the image belongs to
     the task whose share would lower the objective H most, argmax_i -dH/dalpha_i. Domain-incremental is "GNs"; in
-    class-incremental, "GNu", the outputs of all other tasks are then closed.
+    class-incremental, "GNu", its outputs then come before those of all other tasks.
 
     Args:
         kept: share of each layer's weights that a mask keeps; None: those with a score of at least 0.
@@ -92,13 +93,23 @@ class SupSup(Classifier):
         if index is not None or not self.n_masks:
             return self.parts(self.masked_logits(x, index or 0))[0]
         tasks = self.infer(x)
+        if self.problem.kind == "class":
+            return self.by_task(x, tasks)
         logits = x.new_empty(len(x), self.problem.n_outputs)
         for task in tasks.unique().tolist():
             rows = tasks == task
             logits[rows] = self.parts(self.masked_logits(x[rows], task))[0]
-        if self.problem.kind == "class":
-            logits = masked(logits, self.problem.mask("own", self.index).to(x.device)[tasks])
         return logits
+
+    def by_task(self, x: Tensor, tasks: Tensor) -> Tensor:
+        """Log-probabilities among the outputs of each task, by its own mask; those of an image's task, `tasks`, are
+        ahead of all others."""
+        answers = x.new_full((len(x), self.problem.n_outputs), torch.finfo(x.dtype).min)
+        for task in range(self.n_masks):
+            own = self.problem.outputs[task]
+            log_p = self.masked_logits(x, task)[:, own].log_softmax(1)
+            answers[:, own] = log_p - BEHIND * (tasks != task)[:, None]
+        return answers
 
     def masked_logits(self, x: Tensor, task: int) -> Tensor:
         """All logits, superfluous ones too, by the mask of a task; by all weights where it has none yet."""
