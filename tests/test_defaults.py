@@ -16,12 +16,12 @@ from cl_bench.runs.loop import run
 
 ALL = ("class", "domain", "task")
 CLAIMS = {
-    ALL: ("joint", "cumulative", "er", "der", "gem", "agem"),
+    ALL: ("joint", "cumulative", "er", "der", "gem", "agem", "supsup"),
     ("class", "domain"): ("dgr",),
     ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
     # springs alone don't hold old classes apart from new ones
     ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress"),
-    ("task",): ("lwf", "packnet", "hat", "pnn"),
+    ("task",): ("lwf", "packnet", "hat", "pnn", "clnp"),
     (): ("finetune", "separate", "continual_backprop", "shrink_perturb"),  # no cure of forgetting
 }
 GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}
@@ -71,7 +71,7 @@ def accuracy(method: str, kind: str, seed: int, folder: str) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_training_mask_is_that_of_its_paper_unless_it_is_set(method: str) -> None:
     of_paper = declared(compose(f"method={method}"), "train_mask")
-    assert of_paper == ("all" if method == "der" else "seen")
+    assert of_paper == ("all" if method in ("der", "supsup") else "seen")
     for mask in (None, *get_args(TrainMask)):
         if "class" in kinds_of(method):
             more = () if mask is None else (f"scenario.train_mask={mask}",)

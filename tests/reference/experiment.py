@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cl_bench.data.batches import Data
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
-from reference import columns, common, gans, isolation, plastic, regularization, replay
+from cl_bench.methods.supsup import SupSup
+from reference import columns, common, gans, isolation, plastic, regularization, replay, supermasks
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -23,7 +25,7 @@ EXPERIMENT = (
     "trainer.epochs=1",
     "trainer.iterations=null",
 )
-BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
+BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "finetune": {"": regularization.finetune},
     "ewc": {
         "one penalty": partial(regularization.ewc, merge=True),
@@ -47,6 +49,8 @@ BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
     "progress_compress": {"": columns.progress_compress},
     "continual_backprop": {"": plastic.continual_backprop},
     "shrink_perturb": {"": plastic.shrink_perturb},
+    "supsup": {"": supermasks.supsup},
+    "clnp": {"": supermasks.clnp},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -112,10 +116,18 @@ OURS: dict[str, Sequence[str]] = {
         f"method.decay={plastic.DECAY}",
     ],
     "shrink_perturb": ["method=shrink_perturb", f"method.shrink={plastic.SHRINK}", f"method.noise={plastic.NOISE}"],
+    "supsup": ["method=supsup"],
+    "clnp": [
+        "method=clnp",
+        f"method.l1={common.L1}",
+        f"method.margin={common.VAL_MARGIN}",
+        f"scenario.val_fraction={common.VAL_FRACTION}",
+    ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
-TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress")
+TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp")
+VALIDATED = ("clnp",)  # the loop is given validation images too
 GANS = ("wgan_gp", "acgan")
 
 
@@ -124,15 +136,19 @@ def scenario_of(name: str) -> str:
     return f"scenario={'task' if name in TASK_INCREMENTAL else 'class'}_incremental"
 
 
-def images_of(tasks: Sequence[Task]) -> Images:
+def images_of(tasks: Sequence[Data]) -> Images:
     """As the loops take them."""
-    return [(task.train.images.float() / 255, task.train.labels) for task in tasks]
+    return [(data.images.float() / 255, data.labels) for data in tasks]
 
 
 def weights_of(method: Method) -> list[Tensor]:
-    """What is trained here: of DGR only the generative memory."""
+    """What is trained here: of DGR only the generative memory; of SupSup the weights under the mean of its masks."""
     if isinstance(method, DGR):
         return [*method.gan.generator.parameters(), *method.gan.discriminator.parameters()]
+    if isinstance(method, SupSup):
+        weights = zip(method.weights.values(), method.supermasks, strict=True)
+        n = method.n_masks
+        return [weight * sum(masks[task] for task in range(n)) / n if n else weight for weight, masks in weights]
     return [p for p in method.parameters() if p.requires_grad]
 
 
@@ -154,9 +170,10 @@ def learning(name: str) -> Callable[[Method, Task, Fit], None]:
 
 def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict[str, Timing]:
     """Each loop of this method, on the device of the images."""
-    images = images_of(tasks)
+    images = images_of([task.train for task in tasks])
+    given = [images_of([task.val for task in tasks])] if name in VALIDATED else []
     with torch.device(images[0][0].device):
-        return {what: loop(images, weights) for what, loop in BY_HAND[name].items()}
+        return {what: loop(images, weights, *given) for what, loop in BY_HAND[name].items()}
 
 
 def gap(mine: Sequence[Tensor], theirs: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
