@@ -155,7 +155,7 @@ class Subspace(Growing):
         Q, R = torch.linalg.qr(self.project(vectors).T)  # the decomposition of the small R takes a third of the time
         _, lengths, directions = torch.linalg.svd(R.T, full_matrices=False)
         outside = lengths.double().square().flip(0).cumsum(0).flip(0)  # while this direction and the next are not in it
-        needed = outside > (1 - energy) * vectors.double().square().sum()
+        needed = outside > (1 - energy) * (1 + 1e-6) * vectors.double().square().sum()  # of energy 0 rounding adds none
         needed &= lengths > 1e-5 * torch.linalg.vector_norm(vectors, dim=1).max()
         new = self.project(directions[needed] @ Q.T)  # again: of a short rest, rounding has lost the right angle
         self.basis = torch.cat([self.basis, torch.linalg.qr(new.T).Q.T])
