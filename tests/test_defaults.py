@@ -19,8 +19,14 @@ CLAIMS = {
     ALL: ("joint", "cumulative", "er", "der", "gem", "agem"),
     ("class", "domain"): ("dgr",),
     ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
-    ("domain", "task"): ("ewc", "si", "mas", "rwalk"),  # springs alone don't hold old classes apart from new ones
-    ("task",): ("lwf", "packnet", "hat"),
+    ("domain", "task"): (
+        "ewc",
+        "si",
+        "mas",
+        "rwalk",
+        "ogd",
+    ),  # springs alone don't hold old classes apart from new ones
+    ("task",): ("lwf", "packnet", "hat", "meta_regularized"),
     (): ("finetune",),
 }
 GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}

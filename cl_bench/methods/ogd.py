@@ -111,12 +111,13 @@ def check_memory(problem: Problem, n_weights: int, gradients: Gradients, samples
 
     each = [int(answering(problem, task).sum()) if gradients == "all" else 1 for task in range(problem.n_tasks)]
     n_gradients = samples * sum(each)
-    needed, memory = 2 * 4 * n_gradients * n_weights / 2**30, psutil.virtual_memory().total / 2**30
+    numbers = 3 * n_gradients * n_weights  # the basis, the next one while it grows, a checkpoint's copy
+    needed, memory = 4 * numbers / 2**30, psutil.virtual_memory().total / 2**30
     if needed > memory:
         more = ", method.gradients=true_label" if gradients == "all" else ""
         raise InputError(
             f"method.samples={samples}: {n_gradients:,} gradients of {n_weights:,} weights need {needed:,.1f} GB of "
-            f"memory while they grow, and this machine has {memory:,.1f} GB; set fewer{more} or method.space=inputs"
+            f"memory, and this machine has {memory:,.1f} GB; set fewer{more} or method.space=inputs"
         )
 
 

@@ -42,12 +42,14 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "er": (),
     "der": (),
     "agem": (),
+    "meta_regularized": (),
     "icarl": ("scenario.kind=class",),
     "packnet": ("scenario.kind=task",),
     "hat": ("scenario.kind=task",),
 }
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
+    "ogd": ("method.samples=20",),
     "cumulative": (),
     "dgr": ("method.generator_steps=200",),
 }

@@ -294,8 +294,8 @@ def test_it_forgets_less_than_fine_tuning(space: str) -> None:
 
 
 def test_a_basis_that_the_machine_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """n_t T |theta| numbers, twice while they grow: 200 * 5 * 1,242 * 4 * 2 bytes are 9.5 MiB."""
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=9 * 2**20))
+    """n_t T |theta| numbers, three times: 200 * 5 * 1,208 * 4 * 3 bytes are 13.8 MiB."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=13 * 2**20))
     settings = ("scenario=domain_incremental", "network.hidden=[18]")
     with pytest.raises(InputError, match=r"method.samples=200: 1,000 gradients of 1,208 weights need 0.0 GB") as error:
         made("ogd", *settings)

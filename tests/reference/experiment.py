@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
-from reference import common, gans, isolation, regularization, replay
+from reference import common, gans, isolation, projection, regularization, replay
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -43,6 +43,9 @@ BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
     "icarl": {"": replay.icarl},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
+    "ogd": {"": projection.ogd},
+    "gpm": {"": projection.gpm},
+    "meta_regularized": {"": projection.meta_regularized},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -91,6 +94,20 @@ OURS: dict[str, Sequence[str]] = {
         f"method.s_max={common.S_MAX}",
         f"method.sparsity={common.SPARSITY}",
         f"method.embedding_lr={common.EMBEDDING_LR}",
+    ],
+    "ogd": ["method=ogd", "method.space=gradients", f"method.samples={common.OGD_SAMPLES}"],
+    "gpm": [
+        "method=ogd",
+        "method.space=inputs",
+        f"method.samples={common.OGD_SAMPLES}",
+        f"method.energy=[{common.ENERGY[0]},{common.ENERGY[1]}]",
+    ],
+    "meta_regularized": [
+        "method=meta_regularized",
+        "method.strength=1",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.pull={common.META_PULL}",
+        f"method.rate={common.META_RATE}",
     ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
