@@ -110,6 +110,11 @@ class HAT(Isolation):
                 x = x * next(left).view(-1, *[1] * (x.dim() - 2))
         return self.network.head(x)
 
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and a bit for each unit and each task so far."""
+        return super().answer_bytes + (self.index + 1) * -(-sum(map(len, self.embeddings)) // 8)
+
     def loss(self, batch: Batch) -> Tensor:
         gates = self.gates()
         logits = self.active(self.through(batch.x, gates), batch.y)
