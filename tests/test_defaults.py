@@ -19,9 +19,9 @@ CLAIMS = {
     ALL: ("joint", "cumulative", "er", "der", "gem", "agem", "supsup"),
     ("class", "domain"): ("dgr",),
     ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
-    # springs alone don't hold old classes apart from new ones
-    ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress"),
-    ("task",): ("lwf", "packnet", "hat", "pnn", "clnp"),
+    # neither springs nor steps beside old gradients hold old classes apart from new ones
+    ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress", "ogd"),
+    ("task",): ("lwf", "meta_regularized", "packnet", "hat", "pnn", "clnp"),
     (): ("finetune", "separate", "continual_backprop", "shrink_perturb"),  # no cure of forgetting
 }
 GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}

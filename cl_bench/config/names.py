@@ -45,8 +45,8 @@ LATER: dict[str, dict[str, Any]] = {
     "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},
 }
-"""By `_target_`, '' outside of all, the keys that it was given after others had been in use, at the value that changes nothing: they are
-then left out of a run's key, and runs from before are found again."""
+"""By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
+they are then left out of a run's key, and runs from before are found again."""
 
 
 def check_name(group: str, choice: str) -> None:

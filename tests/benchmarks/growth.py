@@ -42,6 +42,7 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "er": (),
     "der": (),
     "agem": (),
+    "meta_regularized": (),
     "icarl": ("scenario.kind=class",),
     "packnet": ("scenario.kind=task",),
     "hat": ("scenario.kind=task",),
@@ -51,6 +52,7 @@ CONSTANT: dict[str, tuple[str, ...]] = {
 }
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
+    "ogd": ("method.samples=20",),
     "cumulative": (),
     "pnn": ("scenario.kind=task",),
     "dgr": ("method.generator_steps=200",),

@@ -14,7 +14,7 @@ from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
 from cl_bench.methods.supsup import SupSup
-from reference import columns, common, gans, isolation, plastic, regularization, replay, supermasks
+from reference import columns, common, gans, isolation, plastic, projection, regularization, replay, supermasks
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -51,6 +51,9 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "shrink_perturb": {"": plastic.shrink_perturb},
     "supsup": {"": supermasks.supsup},
     "clnp": {"": supermasks.clnp},
+    "ogd": {"": projection.ogd},
+    "gpm": {"": projection.gpm},
+    "meta_regularized": {"": projection.meta_regularized},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -122,6 +125,20 @@ OURS: dict[str, Sequence[str]] = {
         f"method.l1={common.L1}",
         f"method.margin={common.VAL_MARGIN}",
         f"scenario.val_fraction={common.VAL_FRACTION}",
+    ],
+    "ogd": ["method=ogd", "method.space=gradients", f"method.samples={common.OGD_SAMPLES}"],
+    "gpm": [
+        "method=ogd",
+        "method.space=inputs",
+        f"method.samples={common.OGD_SAMPLES}",
+        f"method.energy=[{common.ENERGY[0]},{common.ENERGY[1]}]",
+    ],
+    "meta_regularized": [
+        "method=meta_regularized",
+        "method.strength=1",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.pull={common.META_PULL}",
+        f"method.rate={common.META_RATE}",
     ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
