@@ -41,6 +41,15 @@ WITHOUT_EFFECT = {
 """Keys that change no number, by group: they are left out of a run's key."""
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "cl_bench.data.scenarios.split": {"base": None},
+    "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
+    "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
+}
+"""By `_target_`, the keys that it was given after others had been in use, at the value that changes nothing: they are
+then left out of a run's key, and runs from before are found again."""
+
+
 def check_name(group: str, choice: str) -> None:
     """Raises InputError for a choice that leads out of its group's folder, and for one that two packages have. Folders
     inside it are part of a name."""
@@ -70,8 +79,16 @@ def key_of(config: Mapping[str, Any]) -> str:
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    text = json.dumps(_as_before(kept), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _as_before(node: Any) -> Any:
+    """A configuration without what came later and changes nothing."""
+    if not isinstance(node, Mapping):
+        return node
+    later = LATER.get(str(node.get("_target_")), {})
+    return {key: _as_before(value) for key, value in node.items() if key not in later or value != later[key]}
 
 
 def name_of(config: Mapping[str, Any]) -> str:
