@@ -18,7 +18,7 @@ ALL = ("class", "domain", "task")
 CLAIMS = {
     ALL: ("joint", "cumulative", "er", "der", "gem", "agem"),
     ("class", "domain"): ("dgr",),
-    ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
+    ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
     ("domain", "task"): ("ewc", "si", "mas", "rwalk"),  # springs alone don't hold old classes apart from new ones
     ("task",): ("lwf", "packnet", "hat"),
     (): ("finetune",),

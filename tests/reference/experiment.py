@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
-from reference import common, gans, isolation, regularization, replay
+from reference import common, exemplars, gans, isolation, regularization, replay
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -41,6 +41,10 @@ BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
     "gem": {"": replay.gem},
     "agem": {"": replay.agem},
     "icarl": {"": replay.icarl},
+    "wa": {"": exemplars.wa},
+    "bic": {"": exemplars.bic},
+    "ss_il": {"": exemplars.ss_il},
+    "lucir": {"": exemplars.lucir},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
     "wgan_gp": {"": gans.wgan_gp},
@@ -85,6 +89,32 @@ OURS: dict[str, Sequence[str]] = {
         f"method.n_replay={common.AGEM_REPLAY}",
     ],
     "icarl": ["method=icarl", "memory.per=total", f"memory={common.EXEMPLARS}"],
+    "wa": [
+        "method=wa",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        "method.clip=true",
+    ],
+    "bic": [
+        "method=bic",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.held_out={common.HELD_OUT}",
+        f"method.ridge={common.RIDGE}",
+    ],
+    "ss_il": [
+        "method=ss_il",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.n_replay={common.SEPARATED_REPLAY}",
+    ],
+    "lucir": [
+        "method=lucir",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.strength={common.LUCIR_STRENGTH}",
+        f"method.margin={common.LUCIR_MARGIN}",
+        f"method.top={common.TOP}",
+    ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
     "hat": [
         "method=hat",
