@@ -25,8 +25,8 @@ class SSIL(Classifier):
 
     The softmax of CE has the new classes for a new image, the old ones for an exemplar (equation 4). So a new image
     doesn't push old logits down, which is where the bias comes from. KD_k, over the classes of old task k alone, holds
-    all images to the network that the last task left (equation 5); it is written as a cross-entropy, and its gradient is that
-    of the Kullback-Leibler divergence.
+    all images to the network that the last task left (equation 5). It is written as a cross-entropy, whose gradient is
+    that of the paper's divergence.
 
     Args:
         memory: exemplars kept, drawn at random when a task ends.

@@ -43,11 +43,15 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "der": (),
     "agem": (),
     "icarl": ("scenario.kind=class",),
+    "wa": ("scenario.kind=class",),
+    "bic": ("scenario.kind=class", "memory=400"),
+    "lucir": ("scenario.kind=class",),
     "packnet": ("scenario.kind=task",),
     "hat": ("scenario.kind=task",),
 }
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
+    "ss_il": ("scenario.kind=class",),
     "cumulative": (),
     "dgr": ("method.generator_steps=200",),
 }

@@ -130,7 +130,7 @@ def test_the_teacher_answers_with_the_pairs_of_its_tasks() -> None:
     x = scenario.tests[0].batch(torch.arange(20)).x
     expected = method(x).detach()
 
-    def fit(module: Any, data: Any, *, step: Any, **more: Any) -> Any:
+    def fit(module: Any, data: Any, *, step: Any = None, **more: Any) -> Any:
         phase = one_pass(module, data, step=step, **more)
         answers.append(step.keywords["teacher"].network(x))
         return phase

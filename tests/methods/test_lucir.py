@@ -49,8 +49,8 @@ def test_margin_ranking_is_a_mean_over_old_images_and_their_nearest_new_classes(
     new, pairs = torch.arange(8) >= 5, []
     for n, label in enumerate(y.tolist()):
         if label < 5:
-            for score in sorted(cosines[n, 5:].tolist(), reverse=True)[:top]:
-                pairs.append(max(0.0, 0.5 - float(cosines[n, label]) + score))
+            nearest = sorted(cosines[n, 5:].tolist(), reverse=True)[:top]
+            pairs += [max(0.0, 0.5 - float(cosines[n, label]) + score) for score in nearest]
     assert len(pairs) == 8 * min(top, 3)
     assert float(margin_ranking(cosines, y, new, 0.5, top)) == pytest.approx(sum(pairs) / len(pairs))
 
@@ -136,7 +136,7 @@ def test_the_first_task_is_learned_by_labels_alone() -> None:
     method, scenario = lucir()
     steps: list[Any] = []
 
-    def fit(module: Any, data: Any, *, step: Any, **more: Any) -> Any:
+    def fit(module: Any, data: Any, *, step: Any = None, **more: Any) -> Any:
         steps.append(step.keywords["past"])
         return one_pass(module, data, step=step, **more)
 

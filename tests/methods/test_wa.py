@@ -84,7 +84,7 @@ def test_the_loss_weighs_labels_and_old_answers_by_the_share_of_old_classes(inde
     teacher, n_old, checked = frozen(method.network), 2 * index, 0
     T = method.temperature
 
-    def fit(module: Any, data: Any, *, step: Any, **more: Any) -> Any:
+    def fit(module: Any, data: Any, *, step: Any = None, **more: Any) -> Any:
         nonlocal checked
         assert len(data) == len(scenario.tasks[index].train) + len(method.memory)
         phase = one_pass(module, data, step=step, **more)

@@ -168,7 +168,7 @@ def lucir(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     features = network.append(nn.ReLU())
     vectors, scale = nn.Parameter(vectors), nn.Parameter(scale)
     P = [*features.parameters(), vectors, scale]
-    timing, exemplars = Timing(P), []
+    timing, exemplars = Timing(list(P)), []
     for task, images, labels in each(tasks, timing):
         old, new, unseen = 2 * task, slice(2 * task, 2 * task + 2), after(task)
         with torch.no_grad():
