@@ -53,6 +53,8 @@ VARIANTS = [
     ("supsup", "domain", 5, ("network=cnn", "method.inference=binary", "method.kept=0.5", "optimizer=rmsprop")),
     ("clnp", "task", 6, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("wa", "class", 7, ("optimizer=sgd", "optimizer.milestones=[0.3,0.6]", "network=resnet32", "network.width=2")),
+    ("icarl", "class", 7, ("method.answer=network",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]

@@ -18,7 +18,7 @@ ALL = ("class", "domain", "task")
 CLAIMS = {
     ALL: ("joint", "cumulative", "er", "der", "gem", "agem", "supsup"),
     ("class", "domain"): ("dgr",),
-    ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
+    ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
     # neither springs nor steps beside old gradients hold old classes apart from new ones
     ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress", "ogd"),
     ("task",): ("lwf", "meta_regularized", "packnet", "hat", "pnn", "clnp"),

@@ -43,7 +43,10 @@ WITHOUT_EFFECT = {
 LATER: dict[str, dict[str, Any]] = {
     "": {"measure_every": 1},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
+    "cl_bench.data.scenarios.split": {"base": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},
+    "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
+    "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
 }
 """By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
 they are then left out of a run's key, and runs from before are found again."""

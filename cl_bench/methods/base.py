@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, Chunk, Data, Step
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.networks.base import Network
-from cl_bench.networks.optimizers import KeptState, Optimizer
+from cl_bench.networks.optimizers import KeptState, Optimizer, follow_milestones
 from cl_bench.record import Phase
 
 M = TypeVar("M", bound=nn.Module)
@@ -85,9 +85,12 @@ class Learner(LightningModule):
         batches, self.logs, self.answers = chunk.batches, [], []
         step = batches.step or self.train_step
         self.n_steps, self.n_epochs = batches.steps, batches.epochs
+        every = optimizers if isinstance(optimizers, list) else [optimizers]
         for self.step_index, batch in chunk:
             self.epoch = self.step_index // batches.per_epoch
             self.asked = None if self.epoch else batch
+            for optimizer in every:
+                follow_milestones(optimizer, self.step_index / self.n_steps)
             self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
         self.asked = None
 

@@ -44,6 +44,9 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "agem": (),
     "meta_regularized": (),
     "icarl": ("scenario.kind=class",),
+    "wa": ("scenario.kind=class",),
+    "bic": ("scenario.kind=class", "memory=400"),
+    "lucir": ("scenario.kind=class",),
     "packnet": ("scenario.kind=task",),
     "hat": ("scenario.kind=task",),
     "progress_compress": (),
@@ -53,6 +56,7 @@ CONSTANT: dict[str, tuple[str, ...]] = {
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
     "ogd": ("method.samples=20",),
+    "ss_il": ("scenario.kind=class",),
     "cumulative": (),
     "pnn": ("scenario.kind=task",),
     "dgr": ("method.generator_steps=200",),

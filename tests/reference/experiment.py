@@ -14,7 +14,18 @@ from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
 from cl_bench.methods.supsup import SupSup
-from reference import columns, common, gans, isolation, plastic, projection, regularization, replay, supermasks
+from reference import (
+    columns,
+    common,
+    exemplars,
+    gans,
+    isolation,
+    plastic,
+    projection,
+    regularization,
+    replay,
+    supermasks,
+)
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -43,6 +54,10 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "gem": {"": replay.gem},
     "agem": {"": replay.agem},
     "icarl": {"": replay.icarl},
+    "wa": {"": exemplars.wa},
+    "bic": {"": exemplars.bic},
+    "ss_il": {"": exemplars.ss_il},
+    "lucir": {"": exemplars.lucir},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
     "pnn": {"": columns.pnn},
@@ -96,6 +111,32 @@ OURS: dict[str, Sequence[str]] = {
         f"method.n_replay={common.AGEM_REPLAY}",
     ],
     "icarl": ["method=icarl", "memory.per=total", f"memory={common.EXEMPLARS}"],
+    "wa": [
+        "method=wa",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        "method.clip=true",
+    ],
+    "bic": [
+        "method=bic",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.held_out={common.HELD_OUT}",
+        f"method.ridge={common.RIDGE}",
+    ],
+    "ss_il": [
+        "method=ss_il",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.n_replay={common.SEPARATED_REPLAY}",
+    ],
+    "lucir": [
+        "method=lucir",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.strength={common.LUCIR_STRENGTH}",
+        f"method.margin={common.LUCIR_MARGIN}",
+        f"method.top={common.TOP}",
+    ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
     "hat": [
         "method=hat",
