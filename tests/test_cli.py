@@ -29,11 +29,11 @@ QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "ne
 LONG = [
     "method=dgr",
     *QUICK,
-    "trainer.epochs=20",
+    "trainer.epochs=10",
     "trainer.chunk=3",
     "checkpoint_every=0",
     "method.n_gen=100",
-    "method.generator_epochs=20",
+    "method.generator_epochs=10",
     "method.gan.generator.hidden=[16]",
     "method.gan.critic.hidden=[16]",
 ]
@@ -88,7 +88,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def no_pictures() -> Iterator[None]:
+    """In this process: they take longer than the run, and are drawn by those that are started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The results of the long run when nothing disturbs it."""
     return run(compose(*LONG, "checkpoint_every=60", f"output_root={tmp_path_factory.mktemp('whole')}"))
 
