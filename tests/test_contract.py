@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import METHODS, Compose, learn, there, without_clocks
 from torchmetrics import Metric
 
@@ -18,8 +19,10 @@ import cl_bench
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
 from cl_bench.config.schema import target
+from cl_bench.data.problem import Kind
 from cl_bench.evaluation.judge import Given
 from cl_bench.evaluation.scores import Score
+from cl_bench.manual import files_of
 from cl_bench.methods.base import Method
 from cl_bench.record import Results
 from cl_bench.runs.fit import Watch
@@ -30,7 +33,13 @@ from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
-KINDS = {method: target(compose(f"method={method}")["method"], "method").kinds for method in METHODS}
+
+def kinds_of(method: str) -> tuple[Kind, ...]:
+    node = yaml.safe_load(files_of("method")[method].read_text())
+    return target(node if "_target_" in node else compose(f"method={method}")["method"], "method").kinds
+
+
+KINDS = {method: kinds_of(method) for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
 VARIANTS = [

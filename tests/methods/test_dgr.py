@@ -134,6 +134,7 @@ def test_every_variant_runs(labels: str, replay: str, generator: str, small: Com
             f"method.labels={labels}",
             f"method.replay={replay}",
             f"method.generator={generator}",
+            "scenario.n_tasks=2",
         )
     )
     assert results.status == "finished"
@@ -156,4 +157,4 @@ def test_fresh_replay_keeps_a_histogram_and_has_nothing_to_balance(small: Compos
 
 
 def test_it_runs_in_half_precision(small: Compose) -> None:
-    assert run(small("method=dgr", "trainer.precision=bf16-mixed")).status == "finished"
+    assert run(small("method=dgr", "trainer.precision=bf16-mixed", "scenario.n_tasks=2")).status == "finished"
