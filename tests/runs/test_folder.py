@@ -22,6 +22,7 @@ from cl_bench.config.names import folder_of, key_of
 from cl_bench.record import Results, to_json
 from cl_bench.runs.console import show
 from cl_bench.runs.folder import RunFolder, read_results
+from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.loop import run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -153,14 +154,17 @@ def test_a_damaged_folder_ends_with_the_same_numbers(
 
 def test_what_an_undamaged_folder_need_not_do_again(killed: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Three tasks and the first phase of the fourth are only loaded; the numbers are the damaged cases' business."""
-    from cl_bench.runs.fit import Fit
+    trained: list[tuple[int, str]] = []
+    begin = CSVLog.phase
 
-    trained: list[int] = []
-    trainer = Fit._trainer
-    monkeypatch.setattr(Fit, "_trainer", lambda fit, watch: trained.append(fit._task) or trainer(fit, watch))
+    def phase(log: CSVLog, task: int, phase: str, step: int) -> None:
+        trained.append((task, phase))
+        begin(log, task, phase, step)
+
+    monkeypatch.setattr(CSVLog, "phase", phase)
     shutil.copytree(killed, tmp_path / "outputs")
     run(settings_in(tmp_path / "outputs"))
-    assert trained == [3, 4, 4]
+    assert trained == [(3, "generator"), (4, "solver"), (4, "generator")]
 
 
 def test_a_finished_run_whose_results_are_lost_tells_them_again(tmp_path: Path, whole: str) -> None:
