@@ -21,7 +21,7 @@ CLAIMS = {
     ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
     # neither springs nor steps beside old gradients hold old classes apart from new ones
     ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress", "ogd"),
-    ("task",): ("lwf", "meta_regularized", "packnet", "hat", "pnn", "clnp"),
+    ("task",): ("lwf", "meta_regularized", "packnet", "hat", "pnn", "clnp", "den"),
     (): ("finetune", "separate", "continual_backprop", "shrink_perturb"),  # no cure of forgetting
 }
 GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}

@@ -163,6 +163,7 @@ BAD = [
     ("method=hat scenario=task_incremental network=resnet_gan", "network: method=hat", "choose network=mlp"),
     ("method=pnn scenario=task_incremental network=resnet18", "network: method=pnn", "choose network=mlp"),
     ("method=pnn", "method=pnn", "scenario=class_incremental", "try scenario=task_incremental"),
+    ("method=den scenario=task_incremental network=cnn", "network: method=den", "choose network=mlp"),
     ("method=progress_compress network=resnet18", "network: method=progress_compress", "choose network=mlp"),
     ("method=packnet scenario=task_incremental network=dcgan network.norm=batch", "network.norm=none"),
     ("method=packnet scenario=task_incremental network=resnet18", "network: its running statistics", "network=mlp"),
