@@ -41,8 +41,8 @@ def pull(weights: Tensor, old: Tensor, amount: float) -> None:
     """Of the penalty (w - old)^2 of each weight: (w + 2 amount old) / (1 + 2 amount).
 
     >>> w = torch.tensor([3.0])
-    >>> pull(w, torch.tensor([0.0]), 1.0)
+    >>> pull(w, torch.tensor([1.0]), 0.5)
     >>> w.tolist()
-    [1.0]
+    [2.0]
     """
     weights.lerp_(old, 2 * amount / (1 + 2 * amount))
