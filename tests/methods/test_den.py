@@ -20,11 +20,12 @@ OPTIMIZERS = {  # each moves a weight whose gradient is 0
     "sgd": ("optimizer=sgd", "optimizer.lr=0.05", "optimizer.momentum=0.9", "optimizer.weight_decay=0.001"),
     "adam": ("optimizer=adam", "optimizer.lr=0.01", "optimizer.weight_decay=0.001"),
 }
+GENTLE = ("method.l1=0.01", "method.pull=0.5")  # in a few steps of a narrow network something must move
 NEVER = 1e30
 
 
 def den(*overrides: str) -> tuple[Scenario, DEN]:
-    return made("den", "scenario=task_incremental", "network.hidden=[12,9]", *overrides)
+    return made("den", "scenario=task_incremental", "network.hidden=[12,9]", *GENTLE, *overrides)
 
 
 def learned(look: Callable[[DEN, Call], None], *overrides: str, tasks: int = 3) -> tuple[Scenario, DEN]:
