@@ -29,6 +29,9 @@ COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memo
 LARGEST = 1e30
 """What is beyond is no measurement, and its square would be no number."""
 
+NO_SHARES = ("FID", "retention", "growth_rate")
+"""Metrics that may be beyond 1, by the beginnings of their names."""
+
 R = TypeVar("R")
 Accuracy = Annotated[float, Ge(0), Le(1)] | None
 Measured = Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
@@ -56,7 +59,7 @@ class Config(TypedDict):
     content: NotRequired[str | list[Any]]
     trainer: NotRequired[dict[str, Any]]
     memory: NotRequired[dict[str, Any] | None]
-    reference: NotRequired[str | None]
+    reference: NotRequired[str | list[str] | None]
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,10 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """What is known of a task once it is learned. task: its index. seconds: of training."""
+    """What is known of a task once it is learned.
+
+    task: its index. seconds: of training. bytes_kept: of all that is kept. answer_bytes: of what answers need.
+    """
 
     task: Count
     phases: list[Phase]
@@ -181,6 +187,7 @@ class TaskRecord:
     diagnostics: Diagnostics
     generated: Generated | None
     memory: MemoryUse | None
+    answer_bytes: Count | None = None
 
     @property
     def validation(self) -> float | None:
@@ -315,7 +322,7 @@ def wrong(results: Results) -> str:
     if results.seed != results.config["seed"]:
         return "seed: not that of the configuration"
     for name, value in results.metrics.items():
-        if value is not None and abs(value) > 1 + 1e-9 and not name.startswith("FID"):
+        if value is not None and abs(value) > 1 + 1e-9 and not name.startswith(NO_SHARES):
             return f"metrics.{name}: no share"
     return unusable(results.config, "config")
 

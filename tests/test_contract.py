@@ -56,6 +56,9 @@ VARIANTS = [
     ("der", "domain", 9, ("method.beta=0.5", "memory=30")),
     ("packnet", "task", 3, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
     ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("pnn", "task", 5, ("network=cnn", "method.earlier=random")),
+    ("pnn", "task", 3, ("method.init=previous", "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("progress_compress", "task", 7, ("network=cnn", "method.reinitialize=false", "optimizer.keep_state=true")),
     ("si", "task", 9, ("optimizer.keep_state=true",)),
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),

@@ -19,9 +19,10 @@ CLAIMS = {
     ALL: ("joint", "cumulative", "er", "der", "gem", "agem"),
     ("class", "domain"): ("dgr",),
     ("class",): ("icarl", "dgm", "mergan", "ewc_gan", "joint_gan"),
-    ("domain", "task"): ("ewc", "si", "mas", "rwalk"),  # springs alone don't hold old classes apart from new ones
-    ("task",): ("lwf", "packnet", "hat"),
-    (): ("finetune",),
+    # springs alone don't hold old classes apart from new ones
+    ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress"),
+    ("task",): ("lwf", "packnet", "hat", "pnn"),
+    (): ("finetune", "separate"),
 }
 GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in methods}
 """Where each method must beat fine-tuning: the kinds for which its paper claims a gain, or that it bounds."""

@@ -107,6 +107,11 @@ class Method(Learner):
         """False while there is nothing to measure yet (joint training before its last task)."""
         return True
 
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
+        return bytes_of(self.state_dict())
+
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
 
@@ -146,6 +151,10 @@ class Classifier(Method):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         """Logits over every output, for images in [0, 1]. index: of their task, where it is given."""
         return self.network(x)
+
+    @property
+    def answer_bytes(self) -> int:
+        return bytes_of(self.network.state_dict())
 
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
         """The logits with the outputs that take no part in training for labels `y` masked."""

@@ -15,9 +15,10 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
-from cl_bench.networks.base import Network, Normalize
+from cl_bench.networks.base import Network
 from cl_bench.networks.masks import annealed, gate
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.plain import plain_layers
 from cl_bench.record import Capacity
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,7 @@ class HAT(Isolation):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.s_max, self.sparsity, self.embedding_lr = s_max, sparsity, embedding_lr
-        self.layers = in_order(network.features)
-        for layer in self.layers:
-            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize):
-                raise InputError(
-                    f"network: method=hat closes units of a plain sequence of linear layers, convolutions and ReLU, "
-                    f"and {type(layer).__name__} is none of these; choose network=mlp or network=cnn"
-                )
+        self.layers = plain_layers(network, "method=hat closes units of")
         self.weighted = [layer for layer in self.layers if isinstance(layer, nn.Linear | nn.Conv2d)]
         units = [len(layer.weight) for layer in self.weighted]
         self.embeddings = nn.ParameterList(torch.zeros(n) for n in units)  # of the current task
@@ -109,6 +104,11 @@ class HAT(Isolation):
             if isinstance(layer, nn.Linear | nn.Conv2d):  # the same before ReLU as after it: relu(a x) = a relu(x)
                 x = x * next(left).view(-1, *[1] * (x.dim() - 2))
         return self.network.head(x)
+
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and a bit for each unit and each task so far."""
+        return super().answer_bytes + (self.index + 1) * -(-sum(map(len, self.embeddings)) // 8)
 
     def loss(self, batch: Batch) -> Tensor:
         gates = self.gates()
@@ -181,8 +181,3 @@ class HAT(Isolation):
             size=sum(total),
             size_worst=sum(total) * (self.index + 1),
         )
-
-
-def in_order(module: nn.Module) -> list[nn.Module]:
-    """The layers of nested sequences."""
-    return [layer for part in module for layer in in_order(part)] if isinstance(module, nn.Sequential) else [module]

@@ -99,6 +99,11 @@ class ICaRL(Classifier):
             return super().forward(x)
         return self.features(x) @ self.means.T
 
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and the means of the classes."""
+        return super().answer_bytes + self.means.nbytes
+
     def features(self, x: Tensor) -> Tensor:
         """Unit vectors (B, width) for images in [0, 1]."""
         return F.normalize(self.network.features(x))

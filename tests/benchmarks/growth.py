@@ -2,10 +2,10 @@
 
     python tests/benchmarks/growth.py --data-dir data [--methods ewc,gem] [--tasks 20] [--repeats 5]
 
-Domain-incremental (PackNet and HAT: task-incremental, iCaRL: class-incremental); MLP 256-256, mini-batches of 128, one
-thread. Time: all that learning a task takes; the second and the last task are learned again and again, in turns, each
-from the state in which the method met it. Memory: of a process of its own with a whole run, measuring included; what
-it held at its peak beyond what it held when the images were loaded. Linux only.
+Domain-incremental (PackNet, HAT, PNN: task-incremental, iCaRL: class-incremental); MLP 256-256, mini-batches of 128,
+one thread. Time: all that learning a task takes; the second and the last task are learned again and again, in turns,
+each from the state in which the method met it. Memory: of a process of its own with a whole run, measuring included;
+what it held at its peak beyond what it held when the images were loaded. Linux only.
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "icarl": ("scenario.kind=class",),
     "packnet": ("scenario.kind=task",),
     "hat": ("scenario.kind=task",),
+    "progress_compress": (),
 }
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
     "cumulative": (),
+    "pnn": ("scenario.kind=task",),
     "dgr": ("method.generator_steps=200",),
 }
 LIMIT, LIMIT_MB = 1.1, 600

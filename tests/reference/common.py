@@ -23,6 +23,7 @@ GEM_BUDGET, MARGIN = 256, 0.5  # of each task
 EXEMPLARS = 2000
 PRUNE = 0.75
 S_MAX, SPARSITY, EMBEDDING_LR, CLAMP = 400.0, 0.75, 0.05, 6.0
+KNOWN_STRENGTH, KNOWN_DECAY = 15.0, 0.9  # of Progress & Compress
 N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
 LOWEST = torch.finfo(torch.float32).min
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
-from reference import common, gans, isolation, regularization, replay
+from reference import columns, common, gans, isolation, regularization, replay
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -43,6 +43,8 @@ BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
     "icarl": {"": replay.icarl},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
+    "pnn": {"": columns.pnn},
+    "progress_compress": {"": columns.progress_compress},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -92,10 +94,19 @@ OURS: dict[str, Sequence[str]] = {
         f"method.sparsity={common.SPARSITY}",
         f"method.embedding_lr={common.EMBEDDING_LR}",
     ],
+    "pnn": ["method=pnn", "method.init=random", "method.earlier=learned"],
+    "progress_compress": [
+        "method=progress_compress",
+        f"method.strength={common.KNOWN_STRENGTH}",
+        f"method.decay={common.KNOWN_DECAY}",
+        f"method.temperature={common.TEMPERATURE}",
+        "method.reinitialize=true",
+        "method.fisher_samples=null",
+    ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
-TASK_INCREMENTAL = ("packnet", "hat")
+TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress")
 GANS = ("wgan_gp", "acgan")
 
 
@@ -140,7 +151,8 @@ def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict
 
 
 def gap(mine: Sequence[Tensor], theirs: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
-    """Between two sets of weights, over the way of the first from those at the beginning."""
+    """Between two sets of weights, over the way of the first from those at the beginning (0 for later ones)."""
+    weights = [*weights, *common.zeros(mine[len(weights) :])]
     return distance(mine, theirs) / distance(mine, weights)
 
 
