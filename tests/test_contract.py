@@ -43,7 +43,6 @@ KINDS = {method: kinds_of(method) for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
 VARIANTS = [
-    ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
     ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "scenario.val_fraction=0.2")),
     ("mergan", "class", 11, ("method.way=alignment",)),
@@ -66,8 +65,11 @@ KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
-CONVOLUTIONS = ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")
-MORE_KILLS += [("dgm", "task", 10, CONVOLUTIONS)] if "dgm" in METHODS else []  # as dear as ten others
+CONVOLUTIONS = [  # each as dear as ten others
+    ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
+    ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
+]
+MORE_KILLS += [variant for variant in CONVOLUTIONS if variant[0] in METHODS]
 Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
