@@ -61,7 +61,7 @@ class PNN(Growing, Method):
         earlier: Literal["learned", "random"],
     ) -> None:
         super().__init__(problem)
-        plain_layers(network, "method=pnn builds its columns of")
+        plain_layers(network, "method=pnn builds its columns")
         if getattr(optimizer, "keep_state", False):
             raise InputError("optimizer.keep_state=true: each column of method=pnn has its own optimizer; choose false")
         if init == "previous" and earlier == "random":

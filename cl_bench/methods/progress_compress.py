@@ -67,7 +67,7 @@ class ProgressCompress(EWC):
         reinitialize: bool,
         fisher_samples: Positive | None,
     ) -> None:
-        plain_layers(network, "method=progress_compress takes from the layers of")
+        plain_layers(network, "method=progress_compress takes from the layers")
         super().__init__(
             problem, network, optimizer, strength=strength, online=True, decay=decay, fisher_samples=fisher_samples
         )

@@ -16,7 +16,7 @@ from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_hydra")
 
-FINETUNING_FIRST = ("ewc", "mas", "si", "rwalk", "lwf", "gem", "agem", "cumulative")
+FINETUNING_FIRST = ("ewc", "mas", "si", "rwalk", "lwf", "gem", "agem", "cumulative", "ogd", "meta_regularized")
 NETWORKS = {
     "mlp": ("network.hidden=[16,16]",),
     "cnn": ("network=cnn", "network.channels=[4,4,4]", "network.hidden=16"),

@@ -1,15 +1,16 @@
-"""ResNet-18: the same function as torchvision's, learned by every kind of method."""
+"""ResNet-18: the same function as torchvision's, learned by every kind of method. ResNet-32, against its layers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import Compose, there
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from cl_bench.config import InputError
-from cl_bench.networks.resnet import Residual, ResNet18
+from cl_bench.networks.resnet import Residual, ResNet18, ResNet32
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
@@ -33,6 +34,33 @@ def test_it_is_the_network_of_torchvision_with_another_beginning() -> None:
     x = torch.rand(4, 3, 32, 32)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)  # with the statistics of the mini-batch
     torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_resnet32_is_what_its_layers_say(signed: bool) -> None:
+    """In float64, by its own weights one after another: shortcuts that halve the side pad new channels with zeros."""
+    torch.manual_seed(0)
+    network = ResNet32((3, 32, 32), 10, signed=signed).double().eval()
+    assert sum(p.numel() for p in network.parameters()) == 464_154
+    pairs = iter([m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)])
+
+    def convolved(x: Tensor, stride: int = 1) -> Tensor:
+        convolution, norm = next(pairs), next(pairs)
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm(F.conv2d(x, next(convolution.parameters()), stride=stride, padding=1))
+
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    x = convolved(images).relu()
+    for block in range(15):
+        stride = 2 if block in (5, 10) else 1
+        y = convolved(convolved(x, stride).relu())
+        x = x[:, :, ::stride, ::stride]
+        x = torch.cat([x, torch.zeros(2, y.shape[1] - x.shape[1], *x.shape[2:])], 1) + y
+        x = x if signed and block == 14 else x.relu()
+    assert next(pairs, None) is None
+    torch.testing.assert_close(network.features(images), x.mean((2, 3)))
+    assert x.shape == (2, 64, 8, 8)
+    assert bool((x < 0).any()) == signed
 
 
 def test_its_weights_and_what_it_computes_lie_with_channels_last() -> None:

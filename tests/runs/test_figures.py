@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from example_records import capacity, generated, results, task_record
+from example_records import capacity, generated, plastic_record, results, task_record
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -107,6 +108,30 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
         draw([[math.nan, math.nan], [0.9, 0.8]], ["1", "2"], tmp_path / "nan.png")
         assert size(tmp_path / "none.png")[0] > 300
         assert (tmp_path / "none.png").read_bytes() == (tmp_path / "nan.png").read_bytes()
+
+
+@pytest.mark.parametrize("T", [1, 5, 200])
+@pytest.mark.parametrize("online", [0.5, None])
+def test_plasticity_fits_a_page(tmp_path: Path, T: int, online: float | None) -> None:
+    draw_results(results(triangular(T), tasks=[plastic_record(t, online=online) for t in range(T)]), tmp_path)
+    width, height = size(tmp_path / "plasticity_over_tasks.png")
+    assert 900 <= width <= 4000
+    assert 300 <= height <= 700
+
+
+def test_of_many_tasks_the_rows_that_were_measured_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 rows every tenth one; a line through them, with a marker at each."""
+    drawn: list[Any] = []
+    show, plot = Axes.imshow, Axes.plot
+    monkeypatch.setattr(Axes, "imshow", lambda axes, R, **how: drawn.append(R.shape) or show(axes, R, **how))
+    monkeypatch.setattr(Axes, "plot", lambda axes, *xy, **how: drawn.append(xy[0]) or plot(axes, *xy, **how))
+    R = [row if i % 10 == 9 else [None] * 100 for i, row in enumerate(triangular(100))]
+    labels = [str(t) for t in range(100)]
+    accuracy_matrix(R, labels, tmp_path / "a.png")
+    assert drawn[0] == (10, 100)
+    drawn.clear()
+    accuracy_over_tasks(R, labels, tmp_path / "b.png")
+    assert [int(after) for after in drawn[0]] == list(range(10, 101, 10))
 
 
 @pytest.mark.parametrize(("tasks", "classes"), [(1, 2), (4, 10), (19, 40)])
