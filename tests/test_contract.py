@@ -184,7 +184,7 @@ def test_it_learns_under_every_training_mask(method: str, mask: str, small: Comp
         small(f"method={method}", f"scenario.train_mask={mask}", "network.hidden=[200]", "optimizer.lr=0.003")
     )
     for index in range(enough(method)):
-        learn(learner, scenario, index, tmp_path, epochs=12)
+        learn(learner, scenario, index, tmp_path, epochs=20)
     score, last = Score(scenario), enough(method) - 1
     score.measure(learner, after=last)
     own = there(score.results().R_task_masked)  # "current" doesn't tell the new classes from the old
