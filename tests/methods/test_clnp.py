@@ -210,7 +210,7 @@ def test_a_full_layer_is_one_line(small: Compose) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_without_validation_images_it_is_one_line(small: Compose) -> None:
     settings = small("method=clnp", "scenario=task_incremental", "scenario.val_fraction=0")
-    with pytest.raises(InputError, match=r"^scenario\.val_fraction=0\.0: method=clnp .*; try 0\.1$"):
+    with pytest.raises(InputError, match=r"^scenario\.val_fraction=0: method=clnp .*; try 0\.1$"):
         run(settings)
 
 
