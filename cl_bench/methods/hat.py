@@ -100,6 +100,11 @@ class HAT(Isolation):
         """Logits (B, n_outputs) of the network whose units are masked, (units,) for each layer."""
         return self.network.head(gated(self.layers, x, masks))
 
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and a bit for each unit and each task so far."""
+        return super().answer_bytes + (self.index + 1) * -(-sum(map(len, self.embeddings)) // 8)
+
     def loss(self, batch: Batch) -> Tensor:
         gates = self.gates()
         logits = self.active(self.through(batch.x, gates), batch.y)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from cl_bench.config import InputError
 from cl_bench.networks.base import Network, Normalize
 
-PLAIN = nn.Linear | nn.Conv2d | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize
+Weighted = nn.Linear | nn.Conv2d
+"""A layer of units."""
+
+PLAIN = Weighted | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize
 
 
 def plain_layers(network: Network, purpose: str) -> list[nn.Module]:
@@ -35,9 +38,9 @@ def in_order(module: nn.Module) -> list[nn.Module]:
     return [layer for part in module for layer in in_order(part)] if isinstance(module, nn.Sequential) else [module]
 
 
-def weighted(layers: Iterable[nn.Module]) -> list[nn.Linear | nn.Conv2d]:
+def weighted(layers: Iterable[nn.Module]) -> list[Weighted]:
     """Those of the layers that have weights."""
-    return [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [layer for layer in layers if isinstance(layer, Weighted)]
 
 
 def gated(layers: Iterable[nn.Module], x: Tensor, gates: Sequence[Tensor]) -> Tensor:
@@ -48,7 +51,7 @@ def gated(layers: Iterable[nn.Module], x: Tensor, gates: Sequence[Tensor]) -> Te
     left = iter(gates)
     for layer in layers:
         x = layer(x)
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, Weighted):
             x = x * next(left).view(-1, *[1] * (x.dim() - 2))
     return x
 
