@@ -51,7 +51,7 @@ def answers(method: CLNP, scenario: Scenario, task: int) -> Tensor:
 @pytest.mark.parametrize(("network", "optimizer"), EVERY)
 def test_old_logits_never_change_by_a_bit(network: str, optimizer: str, tmp_path: Path) -> None:
     before: list[Tensor] = []
-    new: list[int] = []
+    added: list[int] = []
 
     def look(scenario: Scenario, method: CLNP, task: int, noted: dict[str, Any]) -> None:
         after = [answers(method, scenario, past) for past in range(task + 1)]
@@ -59,10 +59,10 @@ def test_old_logits_never_change_by_a_bit(network: str, optimizer: str, tmp_path
             assert torch.equal(old, new)
         before[:] = after
         assert after[-1].std(0).min() > 1e-3  # it tells images apart
-        new.append(sum(noted["capacity"].new))
+        added.append(sum(noted["capacity"].new))
 
     tasks_learned(network, optimizer, tmp_path, look)
-    assert sum(new[1:]) > 0  # later tasks learned with more than their heads
+    assert sum(added[1:]) > 0  # later tasks learned with more than their heads
 
 
 @pytest.mark.parametrize(("network", "optimizer"), EVERY)
