@@ -36,6 +36,8 @@ GENERATOR = {
     "dgm": ("method.n_gen=300",),
 }
 
+VALIDATED = {"clnp": ("scenario.val_fraction=0.1",)}
+
 
 def test_each_method_is_on_the_list() -> None:
     assert set(GAINS) == set(METHODS)
@@ -61,7 +63,7 @@ def mean(values: list[float]) -> float:
 def accuracy(method: str, kind: str, seed: int, folder: str) -> float:
     machine = ("trainer.threads=1", "trainer.accelerator=cpu", f"output_root={folder}")
     chosen = (f"method={method}", f"scenario={kind}_incremental", f"seed={seed}")
-    return there(run(compose(*chosen, *LENGTH, *GENERATOR.get(method, ()), *machine)).metrics["ACC"])
+    return there(run(compose(*chosen, *LENGTH, *(GENERATOR | VALIDATED).get(method, ()), *machine)).metrics["ACC"])
 
 
 @pytest.mark.parametrize("method", METHODS)
