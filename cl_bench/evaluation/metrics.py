@@ -121,6 +121,22 @@ def average_incremental_accuracy(R: Tensor) -> Tensor:
     return (R.tril().sum(dim=1) / torch.arange(1, len(R) + 1, device=R.device)).mean()
 
 
+def incremental_accuracies(R: Tensor, n: Tensor) -> Tensor:
+    """The accuracy on the merged test sets of tasks 1 to s, for each s up to t, of sizes n, shape (T,)."""
+    R, n = so_far(R), n[: measured(R)]
+    return (R * n).tril().sum(dim=1) / n.cumsum(0)
+
+
+def weighted_incremental_accuracy(R: Tensor, n: Tensor) -> Tensor:
+    """AAA on merged test sets, the mean over all steps, the first included (iCaRL, LUCIR, PODNet)."""
+    return incremental_accuracies(R, n).mean()
+
+
+def later_incremental_accuracy(R: Tensor, n: Tensor) -> Tensor:
+    """The same without the first step, which is not incremental (BiC, weight aligning)."""
+    return incremental_accuracies(R, n)[1:].mean()
+
+
 def intransigence(R: Tensor, reference: Tensor) -> Tensor:
     """I = mean_{j<=t} (reference[j] - R[j, j]), negative if the past helped (Chaudhry et al., 2018).
 
@@ -299,6 +315,20 @@ class AverageIncrementalAccuracy(ContinualMetric):
         return average_incremental_accuracy(self.R)
 
 
+class WeightedIncrementalAccuracy(ContinualMetric):
+    """weighted_AAA, see `weighted_incremental_accuracy`."""
+
+    def compute(self) -> Tensor:
+        return weighted_incremental_accuracy(self.R, self.n)
+
+
+class LaterIncrementalAccuracy(ContinualMetric):
+    """later_AAA, see `later_incremental_accuracy`."""
+
+    def compute(self) -> Tensor:
+        return later_incremental_accuracy(self.R, self.n)
+
+
 class Intransigence(ContinualMetric):
     """Accuracy short of a joint reference, see `intransigence`."""
 
@@ -332,6 +362,8 @@ def continual_metrics(
         "LA": LearningAccuracy(n_tasks),
         "AAA": AverageIncrementalAccuracy(n_tasks),
         "weighted_ACC": WeightedAccuracy(n_tasks),
+        "weighted_AAA": WeightedIncrementalAccuracy(n_tasks),
+        "later_AAA": LaterIncrementalAccuracy(n_tasks),
     }
     boundaries = set(accumulate(classes_per_task))
     metrics |= {f"A{k}": AccuracyAfter(k, classes_per_task) for k in (5, 10) if k in boundaries}

@@ -34,8 +34,8 @@ class Separate(Growing, Classifier):
         super().learn(task, fit)
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        past = index is not None and index < len(self.past)
-        return self.past[index](x) if past else self.network(x)
+        own = self.network if index is None or index >= len(self.past) else self.past[index]
+        return own(x)
 
     @property
     def answer_bytes(self) -> int:

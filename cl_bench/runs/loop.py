@@ -11,6 +11,7 @@ from typing import Any
 from cl_bench.config import InputError, Stopped
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.config.schema import build
+from cl_bench.evaluation.plasticity import plasticity
 from cl_bench.methods.base import Method
 from cl_bench.record import Results
 from cl_bench.runs.fit import Fit
@@ -22,12 +23,14 @@ from cl_bench.runs.setup import checked, prepare
 
 
 def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
-    """Each task is learned, then measured and written down. After a kill it goes on with the first task that isn't."""
+    """Each task is looked at and learned, then all are measured, and what is known is written down. After a kill it
+    goes on with the first task that isn't."""
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
+            before = plasticity(method, task.train, task.index)
             with fit.task(task.index, recorder.validate):
                 diagnostics = method.learn_task(task, fit)
-            recorder.record(task, diagnostics)
+            recorder.record(task, diagnostics, before)
             if fit.signal:
                 raise Stopped(fit.signal)
         return recorder.finish()
