@@ -11,11 +11,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import MinLen
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from cl_bench.config import InputError
 from cl_bench.files import Damaged, load_json, unsealed
+from cl_bench.network_record import LARGEST, PLASTICITY, Accuracy, Capacity, Cost, Count, Measured, Plasticity
 
 SCHEMA = 2
 """Of results.json; another one is another number, and isn't read."""
@@ -26,14 +27,10 @@ MOST_TASKS = 40
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took: fields of `Results`."""
 
-LARGEST = 1e30
-"""What is beyond is no measurement, and its square would be no number."""
+NO_SHARES = ("FID", "retention", "growth_rate")
+"""Metrics that may be beyond 1, by the beginnings of their names."""
 
 R = TypeVar("R")
-Accuracy = Annotated[float, Ge(0), Le(1)] | None
-Measured = Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
-Cost = Annotated[float, Ge(0), Le(LARGEST)]
-Count = Annotated[int, Ge(0), Le(10**18)]
 
 
 class Choices(TypedDict):
@@ -56,7 +53,7 @@ class Config(TypedDict):
     content: NotRequired[str | list[Any]]
     trainer: NotRequired[dict[str, Any]]
     memory: NotRequired[dict[str, Any] | None]
-    reference: NotRequired[str | None]
+    reference: NotRequired[str | list[str] | None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,8 @@ class Phase:
     """One training of one network.
 
     phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
-    was logged. validation: (step, accuracy on validation images).
+    was logged. validation: (step, accuracy on validation images). online_accuracy: on the task's images, each before
+    the step that learned it for the first time; None where no classifier was trained.
     """
 
     phase: str
@@ -82,30 +80,7 @@ class Phase:
     seconds: Cost
     losses: dict[str, float]
     validation: list[tuple[Count, float]]
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """A network of which tasks reserve parts, when a task ends and before it grows. Lists have a value for each layer.
-
-    of: what is counted, units or weights. new: reserved by this task. reused: of past tasks, open to this one too.
-    reserved: by any task. size, size_worst: of all layers, and had every task added what there was at first.
-    parameters: numbers of the network. weights, weights_used, weights_free: between units, of this task, of nobody.
-    """
-
-    layers: list[str]
-    of: Literal["units", "weights"]
-    total: list[Count]
-    new: list[Count]
-    reused: list[Count]
-    reserved: list[Count]
-    free: list[Count]
-    size: Count
-    size_worst: Count
-    parameters: Count | None = None
-    weights: list[Count] | None = None
-    weights_used: list[Count] | None = None
-    weights_free: list[Count] | None = None
+    online_accuracy: Accuracy = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +147,11 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """What is known of a task once it is learned. task: its index. seconds: of training."""
+    """What is known of a task once it is learned.
+
+    task: its index. seconds: of training. bytes_kept: of all that is kept. answer_bytes: of what answers need.
+    plasticity: before it.
+    """
 
     task: Count
     phases: list[Phase]
@@ -181,6 +160,20 @@ class TaskRecord:
     diagnostics: Diagnostics
     generated: Generated | None
     memory: MemoryUse | None
+    answer_bytes: Count | None = None
+    plasticity: Plasticity | None = None
+
+    @property
+    def online_accuracy(self) -> float | None:
+        """On the task's images, of the first training that had them, each before the step that learned it."""
+        return next((phase.online_accuracy for phase in self.phases if phase.online_accuracy is not None), None)
+
+    @property
+    def of_plasticity(self) -> dict[str, float | None]:
+        """The numbers of PLASTICITY, None where one was not measured."""
+        found = self.plasticity
+        before = (found.dead_units, found.mean_rank, found.weight_magnitude) if found else (None, None, None)
+        return dict(zip(PLASTICITY, (self.online_accuracy, *before), strict=True))
 
     @property
     def validation(self) -> float | None:
@@ -315,7 +308,7 @@ def wrong(results: Results) -> str:
     if results.seed != results.config["seed"]:
         return "seed: not that of the configuration"
     for name, value in results.metrics.items():
-        if value is not None and abs(value) > 1 + 1e-9 and not name.startswith("FID"):
+        if value is not None and abs(value) > 1 + 1e-9 and not name.startswith(NO_SHARES):
             return f"metrics.{name}: no share"
     return unusable(results.config, "config")
 
@@ -335,6 +328,16 @@ def _schema(kind: type[Any]) -> Any:
     from pydantic import TypeAdapter  # a sweep's workers and a run that begins have no use for it
 
     return TypeAdapter(kind)
+
+
+def measured_rows(R: Sequence[Sequence[float | None]], most: int | None = None) -> list[int]:
+    """The rows of R that were measured, from 0; `most`: if there are more, so many of them.
+
+    >>> measured_rows([[None, None], [0.5, 0.9], [None, None], [0.5, 0.5]])
+    [1, 3]
+    """
+    found = [i for i, row in enumerate(R) if any(value is not None and math.isfinite(value) for value in row)]
+    return [found[i] for i in thinned(len(found), most)] if most else found
 
 
 def thinned(n: int, most: int = MOST_TASKS) -> list[int]:

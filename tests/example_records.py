@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cl_bench.record import Capacity, Diagnostics, Generated, Masks, Results, TaskRecord
+from cl_bench.record import Capacity, Diagnostics, Generated, Masks, Phase, Plasticity, Results, TaskRecord
 
 
 def task_record(task: int, **known: Any) -> TaskRecord:
@@ -24,6 +24,15 @@ def capacity(**known: Any) -> Capacity:
     """`capacity(free=[3, 4])`: of two layers."""
     lists = {name: [10, 5] for name in ("total", "new", "reused", "reserved", "free")}
     return Capacity(**{"layers": ["a", "b"], "of": "units", "size": 15, "size_worst": 30, **lists, **known})
+
+
+def plastic_record(task: int, dead: int = 3, online: float | None = 0.5) -> TaskRecord:
+    """`plastic_record(1, dead=2)`: of a network of 10 and 6 hidden units, `dead` of the first ones."""
+    before = Plasticity(
+        images=100, units=[10, 6], dead=[dead, 0], effective_rank=[4.0, 2.0], weight_magnitude=0.03 + task / 1000
+    )
+    phase = Phase("train", 10, [10], 1.0, {}, [], online)
+    return task_record(task, plasticity=before, phases=[phase])
 
 
 def results(R: Sequence[Sequence[float | None]], **known: Any) -> Results:

@@ -13,6 +13,7 @@ ROOT = Path(cl_bench.__file__).parent
 LAYERS = [
     {"config"},
     {"files", "seeding", "process"},
+    {"network_record"},
     {"record"},
     {"networks"},
     {"data"},

@@ -16,7 +16,7 @@ from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
 from cl_bench.config.tuned import picked_up
-from cl_bench.config.types import NonNegative
+from cl_bench.config.types import NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,11 @@ class Top:
     data_dir: str
     resume: bool
     checkpoint_every: NonNegative
-    reference: str | None
+    reference: str | list[str] | None
     debug: bool
     tuned_on: str | None = None
     keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
+    measure_every: Positive = 1
 
 
 BELOW = (*GROUPS, "memory", "choices", "content")

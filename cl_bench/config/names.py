@@ -40,14 +40,16 @@ WITHOUT_EFFECT = {
 }
 """Keys that change no number, by group: they are left out of a run's key."""
 
-
 LATER: dict[str, dict[str, Any]] = {
+    "": {"measure_every": 1},
+    "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.scenarios.split": {"base": None},
+    "cl_bench.data.datasets.mnist": {"normalize": False},
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
     "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
 }
-"""By `_target_`, the keys that it was given after others had been in use, at the value that changes nothing: they are
-then left out of a run's key, and runs from before are found again."""
+"""By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
+they are then left out of a run's key, and runs from before are found again."""
 
 
 def check_name(group: str, choice: str) -> None:
@@ -79,16 +81,20 @@ def key_of(config: Mapping[str, Any]) -> str:
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
-    text = json.dumps(_as_before(kept), sort_keys=True, default=str)
+    text = json.dumps(as_ever(kept), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _as_before(node: Any) -> Any:
-    """A configuration without what came later and changes nothing."""
+def as_ever(node: Any) -> Any:
+    """A configuration without what came later and changes nothing, see `LATER`.
+
+    >>> as_ever({"measure_every": 1, "seed": 0}), as_ever({"measure_every": 5})
+    ({'seed': 0}, {'measure_every': 5})
+    """
     if not isinstance(node, Mapping):
         return node
-    later = LATER.get(str(node.get("_target_")), {})
-    return {key: _as_before(value) for key, value in node.items() if key not in later or value != later[key]}
+    later = LATER.get(str(node.get("_target_", "")), {})
+    return {key: as_ever(value) for key, value in node.items() if key not in later or value != later[key]}
 
 
 def name_of(config: Mapping[str, Any]) -> str:

@@ -77,12 +77,15 @@ def permuted(
     kind: Kind,
     n_tasks: Views = 10,
     first_plain: bool = False,
+    max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
     """All classes in every task, the pixels in another order (Goodfellow et al., 2014); no copy per task.
 
     first_plain: the first task keeps the pixels where they are.
+    max_train: at most so many training images of each task, drawn from the seed anew for each, one of each class at
+        least.
     """
     pixels = dataset.x_train.shape[2] * dataset.x_train.shape[3]
     generator = torch.Generator().manual_seed(derive(seed, "permutations"))
@@ -90,16 +93,8 @@ def permuted(
     if first_plain:
         orders[0] = torch.arange(pixels)
     view = Permute(torch.stack([*orders, torch.arange(pixels)]))
-    return _views(
-        dataset,
-        seed,
-        kind,
-        n_tasks,
-        view,
-        [f"permutation {i}" for i in range(n_tasks)],
-        val_fraction,
-        train_mask,
-    )
+    names = [f"permutation {i}" for i in range(n_tasks)]
+    return _views(dataset, seed, kind, n_tasks, view, names, val_fraction, train_mask, max_train)
 
 
 def rotated(

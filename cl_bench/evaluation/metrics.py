@@ -146,6 +146,38 @@ def intransigence(R: Tensor, reference: Tensor) -> Tensor:
     return (reference[: len(R)] - R.diagonal()).mean()
 
 
+def retention(R: Tensor, separate: Tensor) -> Tensor:
+    """What is left of each task, as a share of what it is worth alone: mean_{j<=t} R[t, j] / separate[j].
+
+    separate: accuracy on task j of a network of the same shape that learned this task alone, shape (T,); a task on
+    which it is never right leaves NaN.
+    """
+    R = so_far(R)
+    alone = separate[: len(R)]
+    return (R[-1] / torch.where(alone > 0, alone, torch.nan)).mean() if len(R) else R.new_tensor(torch.nan)
+
+
+def plasticity_gap(R: Tensor, separate: Tensor) -> Tensor:
+    """How much worse a task is learned than alone, mean_{j<=t} (separate[j] - R[j, j]); above 0: the past hinders.
+
+    It is intransigence with the networks of single tasks in the place of a joint one. Its negative is transfer.
+    """
+    return intransigence(R, separate)
+
+
+def growth_rate(sizes: Sequence[float]) -> float:
+    """Growth per task of what answers need, in shares of the first: (P_T - P_1) / ((T - 1) P_1); NaN before task 2.
+
+    sizes: bytes after each task so far, P_1 to P_T. 0 for one network, 1 for a network per task, more where they are
+    also connected.
+
+    >>> growth_rate([100, 200, 300]), growth_rate([100, 100])
+    (1.0, 0.0)
+    """
+    first, last = (sizes[0], sizes[-1]) if sizes else (0, 0)
+    return (last - first) / ((len(sizes) - 1) * first) if len(sizes) > 1 and first else math.nan
+
+
 class ContinualMetric(Metric):
     """Correct and given answers, counted for each pair of tasks; a subclass computes one number from them.
 

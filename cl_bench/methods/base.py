@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,18 @@ class Fit(Protocol):
     ) -> Phase: ...
 
 
+class Answers(NamedTuple):
+    """What a classifier says of a mini-batch before it learns it, for its online accuracy.
+
+    logits: (B, n_outputs). said: the outputs that these logits are trained towards. y, task_ids: of the mini-batch.
+    """
+
+    logits: Tensor
+    said: Tensor
+    y: Tensor
+    task_ids: Tensor
+
+
 class Learner(LightningModule):
     """A module that `fit` can train: it says what one step on one mini-batch is.
 
@@ -56,6 +68,8 @@ class Learner(LightningModule):
         self.automatic_optimization = False
         self.step_index, self.n_steps, self.epoch, self.n_epochs = 0, 1, 0, 1
         self.logs: list[tuple[int, str, Tensor]] = []  # of the last chunk: step, name, value
+        self.answers: list[Answers] = []  # of the last chunk, to mini-batches of the first pass
+        self.asked: Batch | None = None  # the mini-batch of this step, until it is answered
 
     def train_step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
         """One optimization step; returns detached scalars to log.
@@ -66,17 +80,19 @@ class Learner(LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
     def training_step(self, chunk: Chunk, _: int) -> None:
-        """Steps over the mini-batches of a chunk, and keeps what they log in `logs`."""
+        """Steps over the mini-batches of a chunk, and keeps what they log in `logs` and first answer in `answers`."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        batches, self.logs = chunk.batches, []
+        batches, self.logs, self.answers = chunk.batches, [], []
         step = batches.step or self.train_step
         self.n_steps, self.n_epochs = batches.steps, batches.epochs
         every = optimizers if isinstance(optimizers, list) else [optimizers]
         for self.step_index, batch in chunk:
             self.epoch = self.step_index // batches.per_epoch
+            self.asked = None if self.epoch else batch
             for optimizer in every:
                 follow_milestones(optimizer, self.step_index / self.n_steps)
             self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
+        self.asked = None
 
 
 class Method(Learner):
@@ -109,6 +125,11 @@ class Method(Learner):
     def measurable(self) -> bool:
         """False while there is nothing to measure yet (joint training before its last task)."""
         return True
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
+        return bytes_of(self.state_dict())
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
@@ -150,8 +171,17 @@ class Classifier(Method):
         """Logits over every output, for images in [0, 1]. index: of their task, where it is given."""
         return self.network(x)
 
+    @property
+    def answer_bytes(self) -> int:
+        return bytes_of(self.network.state_dict())
+
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The logits with the outputs that take no part in training for labels `y` masked."""
+        """The logits with the outputs that take no part in training for labels `y` masked.
+
+        The first logits of a step are those of its mini-batch, before those of images that join it: they count as its
+        answers, see `answered`.
+        """
+        self.answered(logits, y)
         rule = self.problem.rules["train"]
         if rule == "all":
             return logits
@@ -162,6 +192,13 @@ class Classifier(Method):
             self._barred = {self.index: barred[self.task_of_output] if rule == "own" else barred[0]}
         barred = self._barred[self.index]
         return logits.masked_fill(barred[y] if barred.dim() > 1 else barred, torch.finfo(logits.dtype).min)
+
+    def answered(self, logits: Tensor, y: Tensor) -> None:
+        """Keeps the first logits of a step, for the online accuracy. A loss that has no use for `active` calls it."""
+        if self.asked is not None:
+            n, (_, labels, task_ids, _) = len(self.asked.y), self.asked
+            self.answers.append(Answers(logits[:n].detach(), y[:n], labels, task_ids))
+            self.asked = None
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the outputs that take part."""

@@ -85,6 +85,7 @@ class ICaRL(Exemplary):
     def loss(self, batch: Batch, *, taking_part: Tensor, previous: Previous | None) -> Tensor:
         """The objective. taking_part: the outputs in the sum, bool (n_outputs,)."""
         logits = self.network(batch.x).float()
+        self.answered(logits, batch.y)
         target = F.one_hot(batch.y, self.problem.n_outputs).to(logits)
         if previous:
             with torch.no_grad():
@@ -101,3 +102,8 @@ class ICaRL(Exemplary):
         if self.answer == "network" or self.learning or not len(self.memory):
             return super().forward(x)
         return self.features(x) @ self.means.T
+
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and the means of the classes where they answer."""
+        return super().answer_bytes + (self.means.nbytes if self.answer == "mean" else 0)

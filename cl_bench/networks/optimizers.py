@@ -99,10 +99,34 @@ def follow_milestones(optimizer: torch.optim.Optimizer, along: float) -> None:
             group["lr"] = group["initial_lr"] * group["gamma"] ** sum(along >= share for share in milestones)
 
 
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Tieleman and Hinton, 2012).
+
+    Args:
+        lr: step size.
+        alpha: decay of the mean square of the gradient.
+        momentum: share of the last step that is kept.
+        weight_decay: L2 factor.
+        keep_state: see `Adam`.
+    """
+
+    lr: Rate
+    alpha: Decay
+    momentum: Decay
+    weight_decay: NonNegative
+    keep_state: bool
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        alpha, momentum, decay = self.alpha, self.momentum, self.weight_decay
+        return laid_out(torch.optim.RMSprop(parameters, lr=self.lr, alpha=alpha, momentum=momentum, weight_decay=decay))
+
+
 class KeptState(nn.Module):
     """The state of an optimizer that goes on from one phase to the next, a part of the learner's state.
 
-    It is on the device of the parameters and as large as they are (SGD with momentum) or twice as large (Adam).
+    It is on the device of the parameters and as large as they are (SGD with momentum, RMSprop) or twice as large
+    (Adam).
     """
 
     def __init__(self) -> None:

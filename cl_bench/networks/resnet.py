@@ -77,7 +77,8 @@ class ResNet32(Network):
     """A 3x3 convolution, fifteen residual blocks in three stages, the mean over positions, a head.
 
     The second and the third stage halve the side and double the channels; their first shortcut has no weights, it pads
-    with zeros (option A of the paper, section 4.2). It has 0.46 million weights; how these lie: see `ResNet18`.
+    with zeros (option A of the paper, section 4.2). It has 0.46 million weights. How they lie in memory: see
+    `ResNet18`.
 
     Args:
         image_shape: (C, H, W).

@@ -19,7 +19,7 @@ from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estima
 from cl_bench.report.labels import ABSENT, as_typed, differing, short, shown, telling
 from cl_bench.report.runs import Run
 
-BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
+BOUNDS = ("finetune", "joint", "cumulative", "joint_gan", "separate")
 """What bounds the others from below and above; they are no rivals for the best."""
 
 BUDGETS = ("memory.images", "memory.per", "memory.bytes", "method.n_gen", "method.n_gen_mode")
@@ -100,10 +100,17 @@ class Configuration:
         columns = zip(*(run.accuracies() for run in self.runs), strict=True)
         return [estimate([value for value in column if value is not None]) for column in columns]
 
-    def matrix(self, tasks: Sequence[int] | None = None) -> list[list[float | None]]:
-        """R after and on these tasks (None: all), averaged over the seeds."""
+    def per_task(self, name: str) -> list[Estimate | None]:
+        """A number of PLASTICITY for each task."""
+        columns = zip(*(run.per_task(name) for run in self.runs), strict=True)
+        return [estimate([value for value in column if value is not None]) for column in columns]
+
+    def matrix(
+        self, tasks: Sequence[int] | None = None, after: Sequence[int] | None = None
+    ) -> list[list[float | None]]:
+        """R after and on these tasks (None: all; after: on the same), averaged over the seeds."""
         tasks = range(self.n_tasks) if tasks is None else tasks
-        cells = [[[run.R[i][j] for run in self.runs] for j in tasks] for i in tasks]
+        cells = [[[run.R[i][j] for run in self.runs] for j in tasks] for i in (tasks if after is None else after)]
         return [[None if None in cell else math.fsum(cell) / len(cell) for cell in row] for row in cells]  # type: ignore[arg-type]
 
 

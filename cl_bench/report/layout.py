@@ -73,10 +73,11 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The accuracies of a configuration; tasks: the numbers of its rows and columns, from 1."""
+    """The accuracies of a configuration; after, tasks: the numbers of its rows and columns, from 1."""
 
     id: str
     label: str
+    after: list[int]
     tasks: list[int]
     cells: list[list[MatrixCell]]
 

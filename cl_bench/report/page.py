@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cl_bench.record import MOST_TASKS, thinned
+from cl_bench.record import MOST_TASKS, measured_rows, thinned
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
 from cl_bench.report.charts import Style, swatch
 from cl_bench.report.comparisons import comparisons
@@ -159,6 +159,7 @@ class Section:
             ),
             plots.against("bytes_kept", "ACC", "Accuracy against what is kept", "Between tasks; logarithmic."),
             plots.against("seconds", "ACC", "Accuracy against time", "Of training; logarithmic."),
+            *plots.plasticity(),
         ]
         swept = [
             figure
@@ -218,18 +219,20 @@ class Section:
         ]
 
     def matrix(self, configuration: Configuration, tasks: Sequence[int]) -> Matrix:
-        """The mean accuracies after and on these tasks."""
-        R = configuration.matrix(tasks)
+        """The mean accuracies on these tasks after them, of many after some of those that were measured."""
+        after = measured_rows(configuration.matrix(), MATRIX) if len(tasks) < configuration.n_tasks else tasks
+        R = configuration.matrix(tasks, after)
         cells = [
             [
                 MatrixCell("", None, j > i)
                 if value is None
                 else MatrixCell(f"{100 * value:.0f}", f"{value:.3f}", j > i)
-                for j, value in enumerate(row)
+                for j, value in zip(tasks, row, strict=True)
             ]
-            for i, row in enumerate(R)
+            for i, row in zip(after, R, strict=True)
         ]
-        return Matrix(self.numbers[configuration], configuration.label, [task + 1 for task in tasks], cells)
+        rows, columns = ([task + 1 for task in some] for some in (after, tasks))
+        return Matrix(self.numbers[configuration], configuration.label, rows, columns, cells)
 
     def rows(self, columns: Sequence[Column]) -> list[Row]:
         best = {column: best_of(self.all, column) for column in columns}

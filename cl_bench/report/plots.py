@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from cl_bench.evaluation.statistics import Estimate
-from cl_bench.record import thinned
+from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration, Curve
 from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
 from cl_bench.report.labels import as_typed, short, shown
-from cl_bench.report.tables import ACC, COLUMNS, MINUS, Column
+from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, Column
 
+WHILE = "Before each training image was learned for the first time, mean over those of the task."
+BEFORE = "Before the task is learned: {}."
 BY_NAME = {column.name: column for column in COLUMNS}
 
 
@@ -49,30 +51,62 @@ class Plots:
         )
 
     def over_tasks(self) -> Figure | None:
-        """Mean accuracy on the tasks seen so far, after each task, of many after some."""
-        tasks = [task + 1 for task in thinned(self.n_tasks)]
-        series, numbers = [], [["configuration", *(f"task {task}" for task in tasks)]]
-        for configuration in self.drawn:
-            accuracies = configuration.accuracies()
-            values = {task: accuracies[task - 1] for task in tasks}
-            points = [(float(task), percent(value)) for task, value in values.items() if value]
-            numbers.append([configuration.label, *(ACC.cell(value) for value in values.values())])
+        """Mean accuracy on the tasks seen so far, after each task."""
+        return self.along_tasks(
+            "Accuracy against task",
+            "after learning task",
+            "accuracy on tasks so far, %",
+            "Mean over the tasks seen so far.",
+            ACC,
+            {configuration: configuration.accuracies() for configuration in self.drawn},
+        )
+
+    def plasticity(self) -> list[Figure]:
+        """How well the networks still learn, task after task: a figure for each number that was measured."""
+        figures = [
+            self.along_tasks(
+                f"{column.title} against task",
+                "task",
+                f"{column.title.lower()}{', ' * bool(column.unit)}{column.unit}",
+                WHILE if column is ONLINE else BEFORE.format(column.meaning.partition(",")[0]),
+                column,
+                {configuration: configuration.per_task(column.name) for configuration in self.drawn},
+            )
+            for column in PER_TASK
+        ]
+        return [figure for figure in figures if figure]
+
+    def along_tasks(
+        self,
+        title: str,
+        along: str,
+        up: str,
+        caption: str,
+        column: Column,
+        values: Mapping[Configuration, Sequence[Estimate | None]],
+    ) -> Figure | None:
+        """A line for each configuration over the tasks that have a value; of many such tasks over some."""
+        known = [task for task in range(self.n_tasks) if any(of_task[task] for of_task in values.values())]
+        tasks = [known[place] for place in thinned(len(known))]
+        series, numbers = [], [["configuration", *(f"task {task + 1}" for task in tasks)]]
+        for configuration, of_task in values.items():
+            points = [(float(task + 1), scaled(value, column.scale)) for task in tasks if (value := of_task[task])]
+            numbers.append([configuration.label, *(column.cell(of_task[task]) for task in tasks)])
             if points:
                 series.append(self.series(configuration, points))
         if not series:
             return None
         every = -(-len(tasks) // 10)
         chart = line_chart(
-            "Accuracy against task",
-            Axis("after learning task", [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
-            share_axis("accuracy on tasks so far, %", series),
+            title,
+            Axis(along, [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
+            share_axis(up, series),
             series,
-            [(float(task), str(task)) for task in tasks[::every]],
+            [(float(task + 1), str(task + 1)) for task in tasks[::every]],
         )
-        caption = "Mean over the tasks seen so far."
-        if len(tasks) < self.n_tasks:
+        if len(tasks) < self.n_tasks and self.n_tasks > MOST_TASKS:
             caption += f" {len(tasks)} of {self.n_tasks} tasks are shown."
-        return Figure("Accuracy against task", chart, caption, numbers)
+        return Figure(title, chart, caption, numbers)
 
     def against(self, x: str, y: str, title: str, caption: str) -> Figure | None:
         """One metric against another, a point per configuration."""
@@ -140,10 +174,6 @@ class Plots:
 def axis_title(column: Column) -> str:
     what = {"LA": "plasticity: LA", "BWT": "stability: BWT", "bytes_kept": "kept", "seconds": "time"}
     return f"{what.get(column.name, column.title)}, {column.unit}"
-
-
-def percent(value: Estimate) -> Estimate:
-    return scaled(value, 100)
 
 
 def scaled(value: Estimate, scale: float) -> Estimate:

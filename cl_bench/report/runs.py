@@ -14,10 +14,10 @@ from typing import Any
 from cl_bench.config import InputError
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import nearest
-from cl_bench.config.names import WITHOUT_EFFECT, name_of
+from cl_bench.config.names import WITHOUT_EFFECT, as_ever, name_of
 from cl_bench.config.signatures import parameters
 from cl_bench.config.tuned import leaves
-from cl_bench.record import COSTS, Damaged, Results, load_results
+from cl_bench.record import COSTS, PLASTICITY, Damaged, Results, load_results
 from cl_bench.report.labels import as_typed, read_value
 
 MEMORY = ("memory_images", "memory_bytes")
@@ -78,10 +78,21 @@ class Run:
         return {**self.config, **names, "experiment": experiment, "status": self.results.status}
 
     def number(self, name: str) -> float | None:
-        """A metric or a cost, None where it was not measured."""
+        """A metric, a cost, or a number of PLASTICITY: online accuracy is the mean over the tasks, the others are those
+        of the last task. None where it was not measured."""
+        if name in PLASTICITY:
+            values = self.per_task(name)
+            if name != "online_accuracy":
+                return values[-1]
+            return None if None in values else math.fsum(values) / len(values)  # type: ignore[arg-type]
         if name in MEMORY:
             return self.results.memory and getattr(self.results.memory, name.removeprefix("memory_"))
         return getattr(self.results, name) if name in COSTS else self.results.metrics.get(name)
+
+    def per_task(self, name: str) -> list[float | None]:
+        """A number of PLASTICITY for each task."""
+        found = {record.task: record.of_plasticity[name] for record in self.results.tasks}
+        return [found.get(task) for task in range(self.n_tasks)]
 
     def accuracies(self) -> list[float | None]:
         """Mean accuracy on the tasks seen so far, after each task; None where one of them was not measured."""
@@ -147,7 +158,7 @@ def read_run(folder: Path) -> Run | Unread:
     dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
     config = {
         key: value
-        for key, value in flat(by_content(settings)).items()
+        for key, value in flat(as_ever(by_content(settings))).items()
         if not key.startswith("memory.") or keeps_images(settings)
     }
     return Run(folder, results, config, dataset, scenario, method, changed)

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 from cl_bench.evaluation.statistics import Estimate
-from cl_bench.record import COSTS
+from cl_bench.record import COSTS, PLASTICITY
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared, mixtures
 from cl_bench.report.labels import as_typed
 from cl_bench.report.runs import MEMORY, Run
@@ -47,12 +47,25 @@ class Column:
         return self.write(value.mean) if value.half is None else f"{self.write(value.mean)} ± {self.write(value.half)}"
 
 
+ONLINE = Column("online_accuracy", "Online", "%", "accuracy on each training image just before it is first learned", 1)
+DEAD = Column("dead_units", "Dead units", "%", "hidden units that are 0 on all images of the last task, before it", -1)
+PER_TASK = (
+    ONLINE,
+    DEAD,
+    Column(
+        "effective_rank", "Effective rank", "", "of what the units of a layer give, mean of the hidden layers", 0, 1
+    ),
+    Column("weight_magnitude", "Weights", "1/1000", "mean absolute value", 0, 1000),
+)
+"""Numbers of each task that say how well a network still learns: `record.PLASTICITY`."""
 COLUMNS = (
     Column("ACC", "ACC", "%", "mean accuracy on all tasks after the last one", 1),
     Column("A5", "A5", "%", "mean accuracy after five classes", 1),
     Column("A10", "A10", "%", "mean accuracy after ten classes", 1),
     Column("AAA", "AAA", "%", "mean accuracy on the tasks seen so far, averaged over the ends of tasks", 1),
     Column("LA", "LA", "%", "accuracy on each task just after it was learned: plasticity", 1),
+    ONLINE,
+    DEAD,
     Column("BWT", "BWT", "points", "what later tasks changed in the accuracy on earlier ones: stability", 1),
     Column("FWT", "FWT", "points", "accuracy on the next task, above that of the untrained network", 1),
     Column("forgetting", "Forgetting", "points", "accuracy lost since it was best", -1),
@@ -134,7 +147,7 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
     text = StringIO(newline="")
     rows = csv.writer(text)
-    rows.writerow([*head, *metrics, *COSTS, *MEMORY, *keys])
+    rows.writerow([*head, *metrics, *PLASTICITY, *COSTS, *MEMORY, *keys])
     for run in runs:
         results, (_, configuration) = run.results, place.get(run.folder, (None, None))
         what = [
@@ -154,7 +167,7 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
         ]
         what += [results.masks.train, results.masks.evaluation, results.device]
         what += [results.versions.get("cl_bench")]
-        numbers = [run.number(name) if run.finished else None for name in (*metrics, *COSTS, *MEMORY)]
+        numbers = [run.number(name) if run.finished else None for name in (*metrics, *PLASTICITY, *COSTS, *MEMORY)]
         values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
         rows.writerow([*what, *numbers, *values])
     return text.getvalue()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cl_bench.record import MOST_TASKS, Results, thinned
+from cl_bench.record import MOST_TASKS, Results, measured_rows, thinned
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,7 @@ def show(results: Results, folder: Path, console: Console | None = None) -> None
     for head in heads:
         matrix.add_column(Text(head), justify="right")
     matrix.add_row("start", *(cell(results.b[task]) for task in tasks), style="dim")
-    for i in tasks:
+    for i in measured_rows(results.R, MOST_SHOWN) if T > MOST_TASKS else tasks:
         values = {j: cell(results.R[i][j]) for j in tasks}
         matrix.add_row(f"task {i + 1}", *(text if j <= i else f"[dim]{text}[/dim]" for j, text in values.items()))
     console.print(matrix)

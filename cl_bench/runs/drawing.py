@@ -62,9 +62,11 @@ def curves(
 ) -> None:
     """A curve for each column of a table (of many for some), by what was learned before, and their mean.
 
-    table: shape (T, K), NaN where there is nothing. mean: shape (T,). labels: of the tasks. names: of the columns.
+    table: shape (T, K), NaN where there is nothing; a row of nothing is left out of the lines. mean: shape (T,).
+    labels: of the tasks. names: of the columns.
     """
-    after, K = np.arange(1, len(table) + 1), table.shape[1]
+    rows, K = np.isfinite(table).any(axis=1), table.shape[1]
+    after, table, mean = np.flatnonzero(rows) + 1, table[rows], mean[rows]
     # On top of all, but a curve that develops like the mean has to show through.
     axes.plot(after, mean, color="black", linewidth=5, alpha=0.5, zorder=3, label=mean_name)
     marked = len(table) <= MOST_TASKS  # more of them lie on each other

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
-from cl_bench.record import MOST_TASKS, Capacity, Results, thinned
+from cl_bench.record import MOST_TASKS, Capacity, Results, measured_rows, thinned
 from cl_bench.runs.drawing import (
     LEGEND_ROWS,
     ORDERED,
@@ -29,6 +29,7 @@ from cl_bench.runs.drawing import (
     ticks,
     wide,
 )
+from cl_bench.runs.plasticity_figure import plasticity_over_tasks
 from cl_bench.runs.samples import MOST_ROWS
 
 
@@ -39,6 +40,10 @@ def draw_results(results: Results, folder: Path) -> None:
     accuracy_matrix(results.R, labels, folder / "accuracy_matrix.png")
     accuracy_over_tasks(results.R, labels, folder / "accuracy_over_tasks.png")
     noted = {labels[record.task]: record.diagnostics for record in results.tasks}
+    if any(value is not None for record in results.tasks for value in record.of_plasticity.values()):
+        plasticity_over_tasks(
+            {labels[record.task]: record for record in results.tasks}, folder / "plasticity_over_tasks.png"
+        )
     if replayed := {label: of.replay_histogram for label, of in noted.items() if of.replay_histogram}:
         class_histogram(replayed, folder / "replay_histogram.png", names)
     if capacity := {label: of.capacity for label, of in noted.items() if of.capacity}:
@@ -64,29 +69,32 @@ def draw_results(results: Results, folder: Path) -> None:
 def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     """A heat map: accuracy after learning each task (row) on each task (column), with numbers where there is room.
 
-    Tasks not learned yet, right of the black steps, are pale; what was not measured is blank.
+    Tasks not learned yet, right of the black steps, are pale; what was not measured is blank, and of many tasks the
+    rows that were not measured are left out.
 
     R: accuracies in [0, 1], shape (T, T); None or NaN for what was not measured.
     labels: one per task.
     """
-    accuracy = np.array(R, dtype=float)
-    T = len(accuracy)
-    future = np.triu(np.ones((T, T), dtype=bool), k=1)
+    T = len(R)
     many = T > MOST_TASKS
+    rows = np.array(measured_rows(R) or [T - 1]) if many else np.arange(T)
+    accuracy, future = np.array(R, dtype=float)[rows], np.triu(np.ones((T, T), dtype=bool), k=1)[rows]
     side = 8.4 if many else 0.42 * T
     figure = Figure(figsize=(side + 2.6, side + 1.6), layout="constrained")
     axes = figure.add_subplot()
-    heat = axes.imshow(accuracy, cmap="Blues", vmin=0, vmax=1, alpha=np.where(future, 0.35, 1.0))
+    shade = {"cmap": "Blues", "vmin": 0, "vmax": 1, "alpha": np.where(future, 0.35, 1.0)}
+    heat = axes.imshow(accuracy, aspect="auto" if len(rows) < T else "equal", **shade)
     for i, j in np.argwhere(~np.isnan(accuracy)) if not many else ():
         colour = "0.45" if future[i, j] else "white" if accuracy[i, j] > 0.55 else "black"
         axes.text(j, i, f"{100 * accuracy[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=9)
-    ends = np.arange(T) + 0.5
-    axes.plot(np.repeat(ends, 2), np.stack([ends - 1, ends], axis=1).ravel(), color="black", linewidth=1.2)
+    ends = np.arange(len(rows)) + 0.5
+    axes.plot(np.repeat(rows + 0.5, 2), np.stack([ends - 1, ends], axis=1).ravel(), color="black", linewidth=1.2)
     named = ticked(T)
     names = [labels[task] for task in named]
     upright = max(map(len, names)) > 3 or many
     axes.set_xticks(named, names, rotation=90 if upright else 0)
-    axes.set_yticks(named, names)
+    some = thinned(len(rows), len(named))
+    axes.set_yticks(some, [labels[int(rows[row])] for row in some])
     axes.set(xlabel="accuracy on task", ylabel="after learning task", title="Accuracy in %")
     figure.colorbar(heat, ax=axes, format=PercentFormatter(1), aspect=30)
     save(figure, path)

@@ -18,6 +18,7 @@ from annotated_types import Ge, Gt, Le
 
 from cl_bench.config import InputError, KnownError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data, Step
+from cl_bench.evaluation.plasticity import OnlineAccuracy
 from cl_bench.methods.base import Learner
 from cl_bench.record import Phase
 from cl_bench.runs.curves import Logged, averaged
@@ -154,7 +155,15 @@ class Fit:
                     vars(trainer).clear()
                     module.trainer = None
         module.to(self.device)
-        finished = Phase(phase, steps, watch.optimizer_steps, watch.seconds, watch.losses, watch.validation)
+        finished = Phase(
+            phase,
+            steps,
+            watch.optimizer_steps,
+            watch.seconds,
+            watch.losses,
+            watch.validation,
+            online_accuracy=watch.online.value,
+        )
         return self._end(finished, module.state_dict())
 
     def stop(self, signal: int) -> None:
@@ -231,6 +240,7 @@ class Watch(pl.Callback):
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
+        self.online = OnlineAccuracy(module)
         self.seconds, self._saved = 0.0, None
         self._step = 0  # after the last chunk of this process
         self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
@@ -242,6 +252,7 @@ class Watch(pl.Callback):
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.losses, self.validation = dict(running["losses"]), list(running["validation"])
         self._unlogged = list(running["unlogged"])
+        self.online = OnlineAccuracy(self.module, running["online"])
         self._saved = running
         return running["step"]
 
@@ -297,6 +308,7 @@ class Watch(pl.Callback):
                     "losses": self.losses,
                     "validation": self.validation,
                     "unlogged": self._unlogged,
+                    "online": (self.online.right, self.online.given),
                 }
             )
 
@@ -319,11 +331,12 @@ class Watch(pl.Callback):
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
         found += [(self.module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()
-        numbers = torch.stack([value.float() for *_, value in found]).cpu()
+        numbers = torch.stack([*(value.float() for *_, value in found), *self.online.of_chunk().float()]).cpu()
         bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
         if bad:
             at, _, name, value = min((found[i] for i in bad), key=lambda entry: entry[:2])
             raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
+        self.online.add(*numbers[-2:].tolist())
         values = numbers[: len(self.module.logs)].tolist()
         return [(at, name, value) for (at, name, _), value in zip(self.module.logs, values, strict=True)]
 

@@ -11,23 +11,26 @@ from typing import Any
 from cl_bench.config import InputError, Stopped
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.config.schema import build
+from cl_bench.evaluation.plasticity import plasticity
 from cl_bench.methods.base import Method
 from cl_bench.record import Results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.recorder import Recorder
-from cl_bench.runs.reference import reference_of
+from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import checked, prepare
 
 
 def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
-    """Each task is learned, then measured and written down. After a kill it goes on with the first task that isn't."""
+    """Each task is looked at and learned, then all are measured, and what is known is written down. After a kill it
+    goes on with the first task that isn't."""
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
+            before = plasticity(method, task.train, task.index)
             with fit.task(task.index, recorder.validate):
                 diagnostics = method.learn_task(task, fit)
-            recorder.record(task, diagnostics)
+            recorder.record(task, diagnostics, before)
             if fit.signal:
                 raise Stopped(fit.signal)
         return recorder.finish()
@@ -43,7 +46,7 @@ def run(settings: Mapping[str, Any]) -> Results:
     folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
     nodes = checked(settings)
     scenario, method = prepare(settings, nodes)
-    reference = reference_of(settings, scenario)
+    references = references_of(settings, scenario)
     logger: RunLogger = build(nodes["logger"])
     fit: Fit = build(
         nodes["trainer"],
@@ -54,7 +57,7 @@ def run(settings: Mapping[str, Any]) -> Results:
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
         scenario = scenario.to(fit.device, fit.batch_size)
-        recorder = Recorder(settings, scenario, method, reference, fit, folder, logger)
+        recorder = Recorder(settings, scenario, method, references, fit, folder, logger)
         try:
             return learn_tasks(method, fit, recorder)
         except OSError as error:  # what is read has been read

@@ -88,7 +88,8 @@ class Plan:
         if left is None:
             return None
         seconds = 0.0
-        for number, n_steps in left:
+        for number in {number for number, _ in left}:
+            n_steps = sum(n for other, n in left if other == number)
             timed = [phase for phase in self._history(number) if phase.done]
             if n_steps and not timed:
                 return None
@@ -99,22 +100,22 @@ class Plan:
         """Number within its task, and mini-batches to come, of each phase that isn't over."""
         whole = [len(phases) for phases in self.tasks[: self.index] if phases]
         n_phases = max(whole, default=self.n_phases)  # what was done counts, not what was said
-        left = []
+        left, histories = [], [self._history(number) for number in range(n_phases)]
         for index in range(self.index, len(self.tasks)):
             begun = self.tasks[index]
             left += [(number, phase.n_steps - phase.done) for number, phase in enumerate(begun)]
             for number in range(len(begun), n_phases):
-                if not self._history(number):
+                if not histories[number]:
                     return None
-                left.append((number, self._expected(number, index)))
+                left.append((number, self._expected(histories[number], index)))
         return left
 
     def _history(self, number: int) -> list[Phase]:
         return [task[number] for task in self.tasks if len(task) > number]
 
-    def _expected(self, number: int, index: int) -> int:
-        """Mini-batches of a phase that hasn't begun."""
-        *before, last = self._history(number)
+    def _expected(self, history: list[Phase], index: int) -> int:
+        """Mini-batches of a phase that hasn't begun. history: those of its kind that have."""
+        before, last = history[:-1][-1:], history[-1]
         if last.fixed:
             return last.n_steps
         passes, growth = last.n_steps / self.per_pass[last.task], 0.0

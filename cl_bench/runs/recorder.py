@@ -12,13 +12,26 @@ from typing import Any
 
 import torch
 
+from cl_bench.config import Stopped
 from cl_bench.config.names import name_of, place
 from cl_bench.data.problem import Scenario, Task
 from cl_bench.evaluation.judge import Judge, generated_metrics
-from cl_bench.evaluation.scores import Score
+from cl_bench.evaluation.metrics import growth_rate
+from cl_bench.evaluation.scores import References, Score
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
-from cl_bench.record import Diagnostics, Generated, Masks, MemoryUse, Results, TaskRecord, from_json, to_json
+from cl_bench.record import (
+    Diagnostics,
+    Generated,
+    Masks,
+    MemoryUse,
+    Plasticity,
+    Results,
+    TaskRecord,
+    from_json,
+    thinned,
+    to_json,
+)
 from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
@@ -38,7 +51,7 @@ class Recorder:
     """Measures a run and writes it down: records and scores, results.json, checkpoints, curves and figures.
 
     Args:
-        reference: accuracy on each task of jointly trained models, for intransigence.
+        references: what other runs reached, for the metrics that compare with them.
     """
 
     def __init__(
@@ -46,16 +59,21 @@ class Recorder:
         settings: Mapping[str, Any],
         scenario: Scenario,
         method: Method,
-        reference: Sequence[float] | None,
+        references: References,
         fit: Fit,
         folder: RunFolder,
         logger: RunLogger,
     ) -> None:
         self.settings, self.scenario, self.method = settings, scenario, method
         self.fit, self.folder, self.logger = fit, folder, logger
-        self.score = Score(scenario, reference).to(fit.device)
+        self.score = Score(scenario, references).to(fit.device)
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[TaskRecord] = []
+        self.plain: list[Any] = []  # the same as plain values: a checkpoint holds no classes
+        n_tasks = len(scenario.tests)
+        every = settings.get("measure_every", 1)
+        self.measured = {*range(every - 1, n_tasks, every), n_tasks - 1}  # tasks after which all are measured
+        self.written = set(thinned(n_tasks))  # and those after which results.json is written
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device, settings)
 
@@ -67,6 +85,9 @@ class Recorder:
         try:
             yield
             failed = False
+        except Stopped:
+            self.folder.write_results(self.results())  # of many tasks not every one is written
+            raise
         except Exception as error:
             with suppress(OSError):  # a full disk has no room for this either
                 self.folder.write_results(replace(self.results(), status="failed", reason=str(error)))
@@ -81,7 +102,8 @@ class Recorder:
         if state:
             self.method.load_state_dict(state["method"])
             self.score.load_state_dict(state["score"])
-            self.records = [from_json(TaskRecord, record) for record in state["records"]]
+            self.plain = state["records"]
+            self.records = [from_json(TaskRecord, record) for record in self.plain]
             self.method.to(self.fit.device)
         else:
             self.score.measure(self.method, after=-1)
@@ -120,14 +142,18 @@ class Recorder:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
-    def record(self, task: Task, noted: Mapping[str, Any]) -> None:
+    def record(self, task: Task, noted: Mapping[str, Any], before: Plasticity | None) -> None:
         """Measures the method after a task and writes down what is known; only then is the task done.
 
-        noted: what `learn_task` returned.
+        results.json, as large as R, is written after each of few tasks and after some of many. What is known after a
+        task is appended to log.csv and in the checkpoint, after every one.
+
+        noted: what `learn_task` returned. before: how the network was, see `evaluation.plasticity`.
         """
         seconds, index = self.fit.seconds, task.index  # of training alone
         self.fit.progress.say_what("evaluation")
-        if self.method.measurable:
+        self.method.eval()
+        if self.method.measurable and index in self.measured:
             self.score.measure(self.method, after=index)
         generated, picture = self.generated(index)
         diagnostics = Diagnostics.of(noted)
@@ -139,15 +165,17 @@ class Recorder:
             diagnostics=diagnostics,
             generated=generated,
             memory=self.memory(index, diagnostics.generator_bytes),
+            answer_bytes=self.method.answer_bytes,
+            plasticity=before if self.fit.phases else None,
         )
         self.records.append(record)
+        self.plain.append(to_json(record))
         results = self.results()
-        self.folder.write_results(results)
+        if index in self.written:
+            self.folder.write_results(results)
         self.logger.task(results, picture)
-        records = [to_json(record) for record in self.records]  # plain values: a checkpoint holds no classes
-        self.folder.save_task(
-            index, {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": records}
-        )
+        state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.plain}
+        self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
             self.fit.progress.end_task(index, results.R[index][: index + 1], seconds)
 
@@ -180,6 +208,10 @@ class Recorder:
             return None
         return MemoryUse(images=sum(map(len, memories)), bytes=sum(bytes_of(part.state_dict()) for part in memories))
 
+    def growth(self) -> dict[str, float | None]:
+        """How much more answers need with each task."""
+        return to_json({"growth_rate": growth_rate([record.answer_bytes or 0 for record in self.records])})
+
     def finish(self) -> Results:
         self.fit.progress.say_what("figures")
         results = replace(self.results(), status="finished")
@@ -208,7 +240,7 @@ class Recorder:
             b=scores.b,
             R_task_masked=scores.R_task_masked,
             n_test=scores.n_test,
-            metrics=scores.metrics | generated_metrics(self.records, self.score.ends),
+            metrics=scores.metrics | self.growth() | generated_metrics(self.records, self.score.ends),
             memory=self.records[-1].memory if self.records else None,
             tasks=list(self.records),
             parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),

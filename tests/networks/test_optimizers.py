@@ -20,6 +20,11 @@ from cl_bench.runs.setup import prepare
 
 KINDS = {
     "adam": (torch.optim.Adam, {"lr": 0.01, "fused": True}, ("optimizer.lr=0.01",)),
+    "rmsprop": (
+        torch.optim.RMSprop,
+        {"lr": 0.01, "alpha": 0.9},
+        ("optimizer=rmsprop", "optimizer.lr=0.01", "optimizer.alpha=0.9"),
+    ),
     "sgd": (
         torch.optim.SGD,
         {"lr": 0.1, "momentum": 0.9},

@@ -15,9 +15,11 @@ from cl_bench.record import SCHEMA, to_json
 def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **changes: Any) -> dict[str, Any]:
     """A results.json of a class-incremental run on digits whose last row has this mean accuracy.
 
-    changes: `scenario`, `train_mask`, `status`, or keys of the configuration with `__` for the dot.
+    changes: `scenario`, `train_mask`, `status`, `record` (makes the record of a task), or keys of the configuration
+    with `__` for the dot.
     """
     scenario, status = changes.pop("scenario", "class_incremental"), changes.pop("status", "finished")
+    record = changes.pop("record", task_record)
     train_mask = changes.pop("train_mask", "seen")
     config: dict[str, Any] = {
         "seed": seed,
@@ -58,7 +60,7 @@ def results(method: str, seed: int, *, acc: float = 0.8, tasks: int = 3, **chang
         "n_test": [100] * tasks,
         "metrics": {"ACC": acc, "BWT": acc - first, "FWT": -0.1, "LA": first, "first_forgetting": first - acc},
         "memory": None,
-        "tasks": [to_json(task_record(task)) for task in range(done)],
+        "tasks": [to_json(record(task)) for task in range(done)],
         "parameters": 1000,
         "bytes_kept": 4000,
         "seconds": 1.5,

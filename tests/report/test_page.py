@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from example_records import plastic_record
 from runs_on_disk import write
 
 from cl_bench.report.__main__ import main
@@ -104,6 +106,32 @@ def test_of_many_configurations_the_figures_show_the_best_of_each_method(tmp_pat
 def test_any_number_of_tasks(tmp_path: Path, n_tasks: int) -> None:
     write(tmp_path, "er", tasks=n_tasks)
     assert main([str(tmp_path)]) == 0
+
+
+def test_plasticity_is_shown_task_by_task_where_it_was_measured(tmp_path: Path) -> None:
+    for seed in range(2):
+        write(tmp_path, "er", seed, record=plastic_record)
+        write(tmp_path, "ewc", seed)
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "index.html").read_text()
+    for title in ("Online", "Dead units", "Effective rank", "Weights"):
+        assert f"<strong>{title} against task.</strong>" in text
+    figure = text.partition("<strong>Dead units against task.</strong>")[2].partition("</figure>")[0]
+    assert re.findall(r"<td>(.*?)</td>", figure) == ["18.75 ± 0.00"] * 3 + [""] * 3  # 3 of 16; ewc has none
+    heads = re.findall(r'<button type="button">(.*?)</button>', text)
+    assert [head for head in heads if head.startswith(("Online", "Dead"))]
+
+
+def test_many_tasks_and_skipped_rows_make_a_page_of_some_of_each(tmp_path: Path) -> None:
+    path = write(tmp_path, "er", tasks=300, record=plastic_record)
+    kept = json.loads((path / "results.json").read_text())
+    kept["R"] = [row if i % 100 == 99 else [None] * 300 for i, row in enumerate(kept["R"])]
+    (path / "results.json").write_text(json.dumps(kept))
+    assert main([str(tmp_path)]) == 0
+    page = tmp_path / "report" / "index.html"
+    assert page.stat().st_size < 500_000
+    matrix = page.read_text().partition('<table class="matrix')[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="row">(.*?)</th>', matrix) == ["100", "200", "300"]
 
 
 def test_nothing_finished_is_a_page_too(tmp_path: Path) -> None:

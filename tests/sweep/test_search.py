@@ -124,8 +124,8 @@ def test_a_killed_search_goes_on_where_it_was(
     small_search(root="whole")
     learned, record = [], Recorder.record
 
-    def killed(self: Recorder, task: Task, noted: dict[str, Any]) -> None:
-        record(self, task, noted)
+    def killed(self: Recorder, task: Task, *known: Any) -> None:
+        record(self, task, *known)
         learned.append(task.index)
         if len(learned) == 3:  # the second trial, after its first task
             raise KeyboardInterrupt

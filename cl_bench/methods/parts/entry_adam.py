@@ -1,0 +1,59 @@
+"""Adam that can start anew for some entries of a weight and go on for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
+
+
+class EntryAdam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba, 2015), whose correction for the start of its means is counted for each entry.
+
+    A running mean that began with 0 is divided by the running mean of ones: 1 - beta^n after n steps. That one is kept
+    for each entry too. So where all of an entry's state is set to 0 the entry begins anew, as if at the first step.
+    torch counts the steps of a whole tensor; a moment set to 0 would be corrected as an old one there.
+
+    Args:
+        parameters: to step.
+        lr: step size.
+        betas: decay of the two moments.
+        weight_decay: L2 factor.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": 1e-8})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        """One step along the gradients that are there."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            gradients = [p.grad for p in parameters]
+            if group["weight_decay"]:
+                gradients = _torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+            for p in parameters:
+                if not self.state[p]:
+                    self.state[p] = {name: torch.zeros_like(p) for name in ("m", "v", "ones_m", "ones_v")}
+            m, v, ones_m, ones_v = (
+                [self.state[p][name] for p in parameters] for name in ("m", "v", "ones_m", "ones_v")
+            )
+            first, second = group["betas"]
+            _torch._foreach_lerp_(m, gradients, 1 - first)
+            _torch._foreach_mul_(v, second)
+            _torch._foreach_addcmul_(v, gradients, gradients, 1 - second)
+            for ones, beta in ((ones_m, first), (ones_v, second)):
+                _torch._foreach_mul_(ones, beta)
+                _torch._foreach_add_(ones, 1 - beta)
+            scale = _torch._foreach_div(v, ones_v)
+            _torch._foreach_sqrt_(scale)
+            _torch._foreach_add_(scale, group["eps"])
+            _torch._foreach_addcdiv_(parameters, _torch._foreach_div(m, ones_m), scale, -group["lr"])

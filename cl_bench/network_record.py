@@ -1,0 +1,71 @@
+"""What is known of a network when a task begins and when it ends, and the numbers that records are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+LARGEST = 1e30
+"""What is beyond is no measurement, and its square would be no number."""
+
+Accuracy = Annotated[float, Ge(0), Le(1)] | None
+Measured = Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
+Cost = Annotated[float, Ge(0), Le(LARGEST)]
+Count = Annotated[int, Ge(0), Le(10**18)]
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A network of which tasks reserve parts, when a task ends and before it grows. Lists have a value for each layer.
+
+    of: what is counted, units or weights. new: reserved by this task. reused: of past tasks, open to this one too.
+    reserved: by any task. size, size_worst: of all layers, and had every task added what there was at first.
+    parameters: numbers of the network. weights, weights_used, weights_free: between units, of this task, of nobody.
+    """
+
+    layers: list[str]
+    of: Literal["units", "weights"]
+    total: list[Count]
+    new: list[Count]
+    reused: list[Count]
+    reserved: list[Count]
+    free: list[Count]
+    size: Count
+    size_worst: Count
+    parameters: Count | None = None
+    weights: list[Count] | None = None
+    weights_used: list[Count] | None = None
+    weights_free: list[Count] | None = None
+
+
+PLASTICITY = ("online_accuracy", "dead_units", "effective_rank", "weight_magnitude")
+"""Numbers of each task that say how well a network still learns: see `TaskRecord.of_plasticity`."""
+
+
+@dataclass(frozen=True)
+class Plasticity:
+    """What a network brings along for a task, looked at on images of it before it learns them. Lists have a value for
+    each hidden layer, see `evaluation.plasticity`.
+
+    images: looked at. units: of each layer. dead: those that give 0 for all of these images. effective_rank: of what
+    the units give. weight_magnitude: mean |w| over the weights, without biases.
+    """
+
+    images: Count
+    units: list[Count]
+    dead: list[Count]
+    effective_rank: list[Measured]
+    weight_magnitude: Measured
+
+    @property
+    def dead_units(self) -> float | None:
+        """The share of all hidden units that is dead."""
+        return sum(self.dead) / sum(self.units) if sum(self.units) else None
+
+    @property
+    def mean_rank(self) -> float | None:
+        """The mean effective rank of the hidden layers."""
+        ranks = [rank for rank in self.effective_rank if rank is not None]
+        return sum(ranks) / len(ranks) if ranks and len(ranks) == len(self.effective_rank) else None
