@@ -35,7 +35,7 @@ from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.setup import prepare
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
-vars(registry)["entry_points"] = cache(vars(registry)["entry_points"])  # each Trainer reads every package's: a third of a small run
+vars(registry)["entry_points"] = cache(vars(registry)["entry_points"])  # each Trainer asks
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",
