@@ -238,13 +238,13 @@ def test_what_a_phase_needed_goes_when_it_ends(
     assert left <= kept | {task.train.images.data_ptr() for task in scenario.tasks}
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("gem", "agem")])
+@pytest.mark.parametrize("method", [method for method in METHODS if method not in ("gem", "agem", "ss_il")])
 def test_no_network_sees_more_large_images_at_once_than_a_few_mini_batches(
     method: str, small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In evaluation, validation, importances, herding, replay and the judge: images count as large here when there are
     more than 5 of them. A step may join replayed images to its own, and what is drawn beside them. Not held to it: gem
-    and agem, whose own settings say of how many old images they take a gradient at once."""
+    agem and ss_il, whose own settings say of how many old images they take a gradient at once."""
     largest: dict[str, int] = {}
     call = torch.nn.Module.__call__
 
