@@ -27,6 +27,9 @@ MOST_TASKS = 40
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took: fields of `Results`."""
 
+NO_SHARES = ("FID", "retention", "growth_rate")
+"""Metrics that may be beyond 1, by the beginnings of their names."""
+
 R = TypeVar("R")
 
 
@@ -50,7 +53,7 @@ class Config(TypedDict):
     content: NotRequired[str | list[Any]]
     trainer: NotRequired[dict[str, Any]]
     memory: NotRequired[dict[str, Any] | None]
-    reference: NotRequired[str | None]
+    reference: NotRequired[str | list[str] | None]
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,11 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """What is known of a task once it is learned. task: its index. seconds: of training. plasticity: before it."""
+    """What is known of a task once it is learned.
+
+    task: its index. seconds: of training. bytes_kept: of all that is kept. answer_bytes: of what answers need.
+    plasticity: before it.
+    """
 
     task: Count
     phases: list[Phase]
@@ -153,6 +160,7 @@ class TaskRecord:
     diagnostics: Diagnostics
     generated: Generated | None
     memory: MemoryUse | None
+    answer_bytes: Count | None = None
     plasticity: Plasticity | None = None
 
     @property
@@ -304,7 +312,7 @@ def wrong(results: Results) -> str:
     if results.seed != results.config["seed"]:
         return "seed: not that of the configuration"
     for name, value in results.metrics.items():
-        if value is not None and abs(value) > 1 + 1e-9 and not name.startswith("FID"):
+        if value is not None and abs(value) > 1 + 1e-9 and not name.startswith(NO_SHARES):
             return f"metrics.{name}: no share"
     return unusable(results.config, "config")
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from hydra._internal.hydra import Hydra
 from hydra.types import RunMode
+from lightning_fabric.utilities import registry
 from omegaconf import OmegaConf
 
 from cl_bench.config.compose import compose
@@ -34,6 +35,7 @@ from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.setup import prepare
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
+vars(registry)["entry_points"] = cache(vars(registry)["entry_points"])  # each Trainer asks
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",
@@ -140,7 +142,7 @@ def learn(
     **trainer: Any,
 ) -> Any:
     """A task, by the `Fit` of runs; returns what `how` does, the diagnostics. trainer: settings of the fit."""
-    given = {key: value for key, value in compose(*SMALL)["trainer"].items() if key != "_target_"} | trainer
+    given = {key: value for key, value in small_settings()["trainer"].items() if key != "_target_"} | trainer
     fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, **given)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
@@ -183,6 +185,12 @@ def _read(name: str) -> Any:
 
 def small_settings(*overrides: str) -> dict[str, Any]:
     """The settings of a run of a few seconds. overrides: as typed, such as `method=ewc`."""
+    return copy.deepcopy(_small_settings(*overrides))
+
+
+@cache
+def _small_settings(*overrides: str) -> dict[str, Any]:
+    """Composed once: it takes as long as the run."""
     method = next((o.split("=")[1] for o in overrides if o.startswith("method=")), "dgm")
     chosen = [override.split("=")[0] for override in overrides]
     settings = [*SMALL, *SMALL_OF.get(method, [])]
@@ -206,6 +214,6 @@ def small(tmp_path: Path) -> Compose:
     """`small("method=ewc", ...)`: the settings of a run of a few seconds, kept under the test's folder."""
 
     def settings(*overrides: str, root: str = "outputs") -> dict[str, Any]:
-        return small_settings(f"output_root={tmp_path / root}", *overrides)
+        return small_settings(*overrides) | {"output_root": str(tmp_path / root)}
 
     return settings

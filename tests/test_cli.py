@@ -29,11 +29,11 @@ QUICK = ["trainer.epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "ne
 LONG = [
     "method=dgr",
     *QUICK,
-    "trainer.epochs=20",
+    "trainer.epochs=10",
     "trainer.chunk=3",
     "checkpoint_every=0",
     "method.n_gen=100",
-    "method.generator_epochs=20",
+    "method.generator_epochs=10",
     "method.gan.generator.hidden=[16]",
     "method.gan.critic.hidden=[16]",
 ]
@@ -88,7 +88,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def no_pictures() -> Iterator[None]:
+    """In this process: they take longer than the run, and are drawn by those that are started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The results of the long run when nothing disturbs it."""
     return run(compose(*LONG, "checkpoint_every=60", f"output_root={tmp_path_factory.mktemp('whole')}"))
 
@@ -345,10 +353,16 @@ def test_a_terminal_that_knows_few_characters_is_no_error(tmp_path: Path) -> Non
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+MOMENTS = ("hydra", "omegaconf", "cl_bench.config.compose", "cl_bench.runs.loop", "torch", "numpy")
+
+
 @pytest.mark.parametrize(
-    "moment", ["hydra", "omegaconf", "cl_bench.config.compose", "cl_bench.runs.loop", "torch", "numpy"]
+    ("moment", "number"),
+    [(moment, signal.SIGINT) for moment in MOMENTS]
+    + [("torch", signal.SIGTERM)]  # both take the same way, but for the exit code
+    + [pytest.param(moment, signal.SIGTERM, marks=pytest.mark.slow) for moment in MOMENTS if moment != "torch"],
 )
-def test_a_signal_while_modules_are_imported_is_one_line(moment: str, tmp_path: Path) -> None:
+def test_a_signal_while_modules_are_imported_is_one_line(moment: str, number: signal.Signals, tmp_path: Path) -> None:
     """Each signal comes from inside an import, where a KeyboardInterrupt may be taken for something else."""
     sitecustomize = f"""
 import builtins, os, signal, sys
@@ -362,16 +376,15 @@ builtins.__import__ = hooked
 """
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(sitecustomize)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        environment = ENVIRONMENT | {"NUMBER": str(int(number))}
-        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "hook"), str(Path(cl_bench.__file__).parents[1])])
-        command = [sys.executable, "-m", "cl_bench", "method=finetune", *QUICK, "trainer.progress=false"]
-        ended = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
-        )
-        assert ended.returncode == 128 + number
-        assert ended.stderr == "stopped; what was done is saved, and the same command goes on from there\n"
-        assert ended.stdout == ""
+    environment = ENVIRONMENT | {"NUMBER": str(int(number))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "hook"), str(Path(cl_bench.__file__).parents[1])])
+    command = [sys.executable, "-m", "cl_bench", "method=finetune", *QUICK, "trainer.progress=false"]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 128 + number
+    assert ended.stderr == "stopped; what was done is saved, and the same command goes on from there\n"
+    assert ended.stdout == ""
 
 
 def test_every_module_can_be_imported_where_posix_is_not(tmp_path: Path) -> None:

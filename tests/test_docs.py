@@ -185,8 +185,10 @@ def commands(page: Path) -> list[list[str]]:
     [(page, arguments) for page in PAGES if page.is_relative_to(DOCS) for arguments in commands(page)],
     ids=lambda one: one.stem if isinstance(one, Path) else " ".join(one),
 )
-def test_every_command_can_be_typed(page: Path, arguments: list[str], examples: None) -> None:
+def test_every_command_can_be_typed(page: Path, arguments: list[str], request: pytest.FixtureRequest) -> None:
     """Each value of a sweep with the first of the others composes, and the method has a meaning in the scenario."""
+    if page.stem.startswith("adding_"):
+        request.getfixturevalue("examples")
     given = [one for one in arguments if one not in ("-m", "--config-dir", "conf")]  # where `examples` puts all files
     choices = [re.split(r",(?![^\[]*\])", one.partition("=")[2]) for one in given]
     names = [one.partition("=")[0] for one in given]

@@ -29,7 +29,7 @@ class Top:
     data_dir: str
     resume: bool
     checkpoint_every: NonNegative
-    reference: str | None
+    reference: str | list[str] | None
     debug: bool
     tuned_on: str | None = None
     keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2

@@ -40,9 +40,16 @@ WITHOUT_EFFECT = {
 }
 """Keys that change no number, by group: they are left out of a run's key."""
 
-ADDED = {"": {"measure_every": 1}, "cl_bench.data.scenarios.permuted": {"max_train": None}}
-"""Keys that came when there were runs already, by the `_target_` of their group, '' outside of all, with the value that
-leaves everything as it was: with it they are left out too, so that these runs are found again."""
+LATER: dict[str, dict[str, Any]] = {
+    "": {"measure_every": 1},
+    "cl_bench.data.scenarios.permuted": {"max_train": None},
+    "cl_bench.data.scenarios.split": {"base": None},
+    "cl_bench.data.datasets.mnist": {"normalize": False},
+    "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
+    "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
+}
+"""By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
+they are then left out of a run's key, and runs from before are found again."""
 
 
 def check_name(group: str, choice: str) -> None:
@@ -70,29 +77,24 @@ def options_of(group: str) -> list[str]:
 
 def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
-    kept = {name: node for name, node in as_ever(by_content(config)).items() if name not in WITHOUT_EFFECT[""]}
+    kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    text = json.dumps(as_ever(kept), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def as_ever(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without keys that were added and leave everything as it was, see `ADDED`.
+def as_ever(node: Any) -> Any:
+    """A configuration without what came later and changes nothing, see `LATER`.
 
     >>> as_ever({"measure_every": 1, "seed": 0}), as_ever({"measure_every": 5})
     ({'seed': 0}, {'measure_every': 5})
     """
-
-    def kept(node: Mapping[str, Any], where: str) -> dict[str, Any]:
-        idle = ADDED.get(where, {})
-        return {name: value for name, value in node.items() if name not in idle or value != idle[name]}
-
-    return {
-        name: kept(node, str(node.get("_target_"))) if isinstance(node, Mapping) else node
-        for name, node in kept(config, "").items()
-    }
+    if not isinstance(node, Mapping):
+        return node
+    later = LATER.get(str(node.get("_target_", "")), {})
+    return {key: as_ever(value) for key, value in node.items() if key not in later or value != later[key]}
 
 
 def name_of(config: Mapping[str, Any]) -> str:

@@ -80,9 +80,10 @@ def digits(*, size: Side | None = None) -> Dataset:
     return _dataset("digits", file, read_npz("digits", file), size)
 
 
-def mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:
+def mnist(data_dir: Path, *, size: Side | None = None, normalize: bool = False) -> Dataset:
     """70,000 handwritten 28x28 digits."""
-    return _mnist("mnist", data_dir, size)
+    digits = _mnist("mnist", data_dir, size)
+    return replace(digits, mean=(0.1307,), std=(0.3081,)) if normalize else digits
 
 
 def fashion_mnist(data_dir: Path, *, size: Side | None = None) -> Dataset:

@@ -12,8 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Side
-from cl_bench.config.errors import nearest, typed
 from cl_bench.data.batches import Data
+from cl_bench.data.classes import ClassOrder, dealt_out, order_of
 from cl_bench.data.datasets import Dataset, load
 from cl_bench.data.problem import Kind, Problem, Scenario, Task, TrainMask
 from cl_bench.data.transforms import resize
@@ -31,7 +31,8 @@ def split(
     kind: Kind,
     n_tasks: Positive | None,
     classes_per_task: Positive | None = None,
-    class_order: Literal["fixed", "random"] | list[Annotated[int, Ge(0)] | str] = "fixed",
+    base: Positive | None = None,
+    class_order: ClassOrder = "fixed",
     uneven: bool = False,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
@@ -40,12 +41,11 @@ def split(
 
     Outputs are numbered in the order in which classes appear. Domain-incremental tasks share the outputs: the
     first class of each task is output 0, the second output 1.
-    class_order: a list has each class once, by its name or by its number.
+    base: classes of the first task, where the later ones have `classes_per_task` each.
+    class_order: see `classes.order_of`.
     Raises InputError when the classes can't be cut as asked.
     """
-    groups = _groups(
-        dataset.n_classes, _order(dataset.class_names, class_order, seed), n_tasks, classes_per_task, uneven
-    )
+    groups = dealt_out(order_of(dataset.class_names, class_order, seed), n_tasks, classes_per_task, base, uneven)
     sizes = [len(group) for group in groups]
     if min(sizes) == 1 and (kind != "class" or train_mask == "current"):
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
@@ -170,45 +170,6 @@ def sequence(
         tests.append(prepared(dataset.x_test, dataset.y_test, max_test, "test"))
         tasks.append(_task(index, [dataset.name], problem, train, val_fraction, seed))
     return Scenario(problem, tasks, tests)
-
-
-def _order(names: Sequence[str], class_order: str | list[int | str], seed: int) -> list[int]:
-    """The numbers of all classes, in their order."""
-    n_classes = len(names)
-    if class_order == "fixed":
-        return list(range(n_classes))
-    if class_order == "random":
-        generator = torch.Generator().manual_seed(derive(seed, "class order"))
-        return torch.randperm(n_classes, generator=generator).tolist()
-    assert isinstance(class_order, list)
-    numbers = {name: number for number, name in enumerate(names)}
-    order = [numbers.get(str(label), label) for label in class_order]
-    if not all(str(label) in numbers for label in class_order):  # names may be numbers, but others than those from 0
-        order = class_order
-    if len(order) != n_classes or set(order) != set(range(n_classes)):
-        unknown = [label for label in class_order if isinstance(label, str) and label not in numbers]
-        near = nearest(unknown[0], names) if unknown else ""
-        must = f"must hold each class from 0 to {n_classes - 1} once, or the name of each"
-        raise InputError(f"scenario.class_order={typed(class_order)}: {must}{near}")
-    return [int(number) for number in order]
-
-
-def _groups(
-    n_classes: int, order: list[int], n_tasks: int | None, classes_per_task: int | None, uneven: bool
-) -> list[list[int]]:
-    """The classes of each task; each of them appears once."""
-    key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
-    if not value or (n_tasks and classes_per_task):
-        raise InputError("scenario.n_tasks: give either n_tasks or classes_per_task, and leave the other null")
-    divisors = [n for n in range(1, n_classes + 1) if n_classes % n == 0]
-    if value > n_classes or (value not in divisors and not uneven):
-        fits = ", ".join(map(str, divisors))
-        way = "" if value > n_classes else " (or scenario.uneven=true)"
-        raise InputError(f"scenario.{key}={value}: {n_classes} classes can't be cut that way; choose {fits}{way}")
-    if classes_per_task:
-        return [order[i : i + classes_per_task] for i in range(0, n_classes, classes_per_task)]
-    assert n_tasks
-    return [part.tolist() for part in torch.tensor(order).tensor_split(n_tasks)]
 
 
 def _problem(

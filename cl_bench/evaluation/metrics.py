@@ -121,6 +121,22 @@ def average_incremental_accuracy(R: Tensor) -> Tensor:
     return (R.tril().sum(dim=1) / torch.arange(1, len(R) + 1, device=R.device)).mean()
 
 
+def incremental_accuracies(R: Tensor, n: Tensor) -> Tensor:
+    """The accuracy on the merged test sets of tasks 1 to s, for each s up to t, of sizes n, shape (T,)."""
+    R, n = so_far(R), n[: measured(R)]
+    return (R * n).tril().sum(dim=1) / n.cumsum(0)
+
+
+def weighted_incremental_accuracy(R: Tensor, n: Tensor) -> Tensor:
+    """AAA on merged test sets, the mean over all steps, the first included (iCaRL, LUCIR, PODNet)."""
+    return incremental_accuracies(R, n).mean()
+
+
+def later_incremental_accuracy(R: Tensor, n: Tensor) -> Tensor:
+    """The same without the first step, which is not incremental (BiC, weight aligning)."""
+    return incremental_accuracies(R, n)[1:].mean()
+
+
 def intransigence(R: Tensor, reference: Tensor) -> Tensor:
     """I = mean_{j<=t} (reference[j] - R[j, j]), negative if the past helped (Chaudhry et al., 2018).
 
@@ -128,6 +144,38 @@ def intransigence(R: Tensor, reference: Tensor) -> Tensor:
     """
     R = so_far(R)
     return (reference[: len(R)] - R.diagonal()).mean()
+
+
+def retention(R: Tensor, separate: Tensor) -> Tensor:
+    """What is left of each task, as a share of what it is worth alone: mean_{j<=t} R[t, j] / separate[j].
+
+    separate: accuracy on task j of a network of the same shape that learned this task alone, shape (T,); a task on
+    which it is never right leaves NaN.
+    """
+    R = so_far(R)
+    alone = separate[: len(R)]
+    return (R[-1] / torch.where(alone > 0, alone, torch.nan)).mean() if len(R) else R.new_tensor(torch.nan)
+
+
+def plasticity_gap(R: Tensor, separate: Tensor) -> Tensor:
+    """How much worse a task is learned than alone, mean_{j<=t} (separate[j] - R[j, j]); above 0: the past hinders.
+
+    It is intransigence with the networks of single tasks in the place of a joint one. Its negative is transfer.
+    """
+    return intransigence(R, separate)
+
+
+def growth_rate(sizes: Sequence[float]) -> float:
+    """Growth per task of what answers need, in shares of the first: (P_T - P_1) / ((T - 1) P_1); NaN before task 2.
+
+    sizes: bytes after each task so far, P_1 to P_T. 0 for one network, 1 for a network per task, more where they are
+    also connected.
+
+    >>> growth_rate([100, 200, 300]), growth_rate([100, 100])
+    (1.0, 0.0)
+    """
+    first, last = (sizes[0], sizes[-1]) if sizes else (0, 0)
+    return (last - first) / ((len(sizes) - 1) * first) if len(sizes) > 1 and first else math.nan
 
 
 class ContinualMetric(Metric):
@@ -267,6 +315,20 @@ class AverageIncrementalAccuracy(ContinualMetric):
         return average_incremental_accuracy(self.R)
 
 
+class WeightedIncrementalAccuracy(ContinualMetric):
+    """weighted_AAA, see `weighted_incremental_accuracy`."""
+
+    def compute(self) -> Tensor:
+        return weighted_incremental_accuracy(self.R, self.n)
+
+
+class LaterIncrementalAccuracy(ContinualMetric):
+    """later_AAA, see `later_incremental_accuracy`."""
+
+    def compute(self) -> Tensor:
+        return later_incremental_accuracy(self.R, self.n)
+
+
 class Intransigence(ContinualMetric):
     """Accuracy short of a joint reference, see `intransigence`."""
 
@@ -300,6 +362,8 @@ def continual_metrics(
         "LA": LearningAccuracy(n_tasks),
         "AAA": AverageIncrementalAccuracy(n_tasks),
         "weighted_ACC": WeightedAccuracy(n_tasks),
+        "weighted_AAA": WeightedIncrementalAccuracy(n_tasks),
+        "later_AAA": LaterIncrementalAccuracy(n_tasks),
     }
     boundaries = set(accumulate(classes_per_task))
     metrics |= {f"A{k}": AccuracyAfter(k, classes_per_task) for k in (5, 10) if k in boundaries}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -11,7 +10,15 @@ from torchmetrics import MetricCollection
 
 from cl_bench.data.problem import masked
 from cl_bench.data.scenarios import Scenario
-from cl_bench.evaluation.metrics import AccuracyAfter, AccuracyMatrix, ContinualMetric, OrNaN, continual_metrics
+from cl_bench.evaluation.metrics import (
+    AccuracyAfter,
+    AccuracyMatrix,
+    ContinualMetric,
+    OrNaN,
+    continual_metrics,
+    plasticity_gap,
+    retention,
+)
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.importance import eval_mode
 from cl_bench.record import to_json
@@ -27,24 +34,35 @@ class Scores(NamedTuple):
     metrics: dict[str, float | None]
 
 
+class References(NamedTuple):
+    """What other runs reached on each task: jointly trained networks, and networks that learned one task alone."""
+
+    joint: list[float] | None = None
+    separate: list[float] | None = None
+
+
+NO_REFERENCES = References()
+
+
 class Score(nn.Module):
     """The accuracy matrix of a run and every metric on it; its state is its counts.
 
     With classes to be told apart across tasks it counts a second matrix, of the same run with the task given
     (only the task's own outputs may answer): a different quantity, kept under a different name.
 
-    reference: accuracy on each task of jointly trained models, for intransigence.
+    references: for the metrics that compare with them.
     """
 
     metrics: MetricCollection
     own: AccuracyMatrix
 
-    def __init__(self, scenario: Scenario, reference: Sequence[float] | None = None) -> None:
+    def __init__(self, scenario: Scenario, references: References = NO_REFERENCES) -> None:
         super().__init__()
+        self.separate = references.separate
         self.scenario, self.problem = scenario, scenario.problem
         # A5 and A10, after 5 and 10 classes, mean something only where classes are told apart across tasks
         classes = [len(outputs) if self.problem.kind == "class" else 0 for outputs in self.problem.outputs]
-        self.metrics = continual_metrics(self.problem.n_tasks, classes, reference)
+        self.metrics = continual_metrics(self.problem.n_tasks, classes, references.joint)
         self.own = AccuracyMatrix(self.problem.n_tasks)
         self.or_nan = OrNaN()
 
@@ -83,6 +101,13 @@ class Score(nn.Module):
         counts = cast(ContinualMetric, self.metrics["ACC"])
         metrics = self.metrics.items(keep_base=True, copy_state=False)
         values = {name: self.or_nan(name, metric.compute) for name, metric in metrics}
+        if self.separate:
+            # a network that learned one task alone knows no other class, so the task is given to ours too
+            R = self.own.R if self.problem.kind == "class" else counts.R
+            alone = R.new_tensor(self.separate)
+            values["retention"] = float(retention(R, alone))
+            values["plasticity_gap"] = float(plasticity_gap(R, alone))
+            values["transfer"] = -values["plasticity_gap"]
         return Scores(
             R=with_none(counts.R),
             b=with_none(counts.b),

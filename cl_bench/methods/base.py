@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, Chunk, Data, Step
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.networks.base import Network
-from cl_bench.networks.optimizers import KeptState, Optimizer
+from cl_bench.networks.optimizers import KeptState, Optimizer, follow_milestones
 from cl_bench.record import Phase
 
 M = TypeVar("M", bound=nn.Module)
@@ -85,9 +85,12 @@ class Learner(LightningModule):
         batches, self.logs, self.answers = chunk.batches, [], []
         step = batches.step or self.train_step
         self.n_steps, self.n_epochs = batches.steps, batches.epochs
+        every = optimizers if isinstance(optimizers, list) else [optimizers]
         for self.step_index, batch in chunk:
             self.epoch = self.step_index // batches.per_epoch
             self.asked = None if self.epoch else batch
+            for optimizer in every:
+                follow_milestones(optimizer, self.step_index / self.n_steps)
             self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
         self.asked = None
 
@@ -122,6 +125,11 @@ class Method(Learner):
     def measurable(self) -> bool:
         """False while there is nothing to measure yet (joint training before its last task)."""
         return True
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
+        return bytes_of(self.state_dict())
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
@@ -162,6 +170,10 @@ class Classifier(Method):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         """Logits over every output, for images in [0, 1]. index: of their task, where it is given."""
         return self.network(x)
+
+    @property
+    def answer_bytes(self) -> int:
+        return bytes_of(self.network.state_dict())
 
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
         """The logits with the outputs that take no part in training for labels `y` masked.

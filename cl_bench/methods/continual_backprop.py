@@ -13,12 +13,11 @@ from cl_bench.config import Decay, InputError, Positive, Share
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.hat import in_order
 from cl_bench.methods.parts.entry_adam import EntryAdam
 from cl_bench.networks.base import Network, Normalize
 from cl_bench.networks.optimizers import Adam, Optimizer
+from cl_bench.networks.plain import Weighted, in_order
 
-Weighted = nn.Linear | nn.Conv2d
 TINY = torch.finfo(torch.float32).tiny
 Utility = Literal["adaptable_contribution", "contribution"]
 

@@ -118,6 +118,10 @@ class DGM(TwoPlayers, Classifier):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.discriminator(x)[1]
 
+    @property
+    def answer_bytes(self) -> int:
+        return bytes_of(self.discriminator.state_dict())
+
     def train_step(
         self, batch: Batch, optimizers: Any, replay: Data | None = None, share: float = 1.0
     ) -> dict[str, Tensor]:

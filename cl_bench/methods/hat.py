@@ -15,9 +15,10 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
-from cl_bench.networks.base import Network, Normalize
+from cl_bench.networks.base import Network
 from cl_bench.networks.masks import annealed, gate
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.plain import gated, inputs_from, plain_layers, weighted
 from cl_bench.record import Capacity
 
 log = logging.getLogger(__name__)
@@ -54,14 +55,8 @@ class HAT(Isolation):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.s_max, self.sparsity, self.embedding_lr = s_max, sparsity, embedding_lr
-        self.layers = in_order(network.features)
-        for layer in self.layers:
-            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize):
-                raise InputError(
-                    f"network: method=hat closes units of a plain sequence of linear layers, convolutions and ReLU, "
-                    f"and {type(layer).__name__} is none of these; choose network=mlp or network=cnn"
-                )
-        self.weighted = [layer for layer in self.layers if isinstance(layer, nn.Linear | nn.Conv2d)]
+        self.layers = plain_layers(network, "method=hat closes units")
+        self.weighted = weighted(self.layers)
         units = [len(layer.weight) for layer in self.weighted]
         self.embeddings = nn.ParameterList(torch.zeros(n) for n in units)  # of the current task
         masks = (torch.ones(problem.n_tasks, n, dtype=torch.bool) for n in units)
@@ -103,12 +98,12 @@ class HAT(Isolation):
 
     def through(self, x: Tensor, masks: Sequence[Tensor]) -> Tensor:
         """Logits (B, n_outputs) of the network whose units are masked, (units,) for each layer."""
-        left = iter(masks)
-        for layer in self.layers:
-            x = layer(x)
-            if isinstance(layer, nn.Linear | nn.Conv2d):  # the same before ReLU as after it: relu(a x) = a relu(x)
-                x = x * next(left).view(-1, *[1] * (x.dim() - 2))
-        return self.network.head(x)
+        return self.network.head(gated(self.layers, x, masks))
+
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and a bit for each unit and each task so far."""
+        return super().answer_bytes + (self.index + 1) * -(-sum(map(len, self.embeddings)) // 8)
 
     def loss(self, batch: Batch) -> Tensor:
         gates = self.gates()
@@ -152,8 +147,7 @@ class HAT(Isolation):
             inputs = layer.weight.shape[1]
             if below is None:
                 below = own.new_ones(inputs)
-            # a channel that was flattened is as many inputs as it has positions
-            part = own[:, None] & below.repeat_interleave(inputs // len(below))
+            part = own[:, None] & inputs_from(below, inputs)
             parts[layer.weight] = part.view(*part.shape, *[1] * (layer.weight.dim() - 2)).expand_as(layer.weight)
             below = own
         return parts
@@ -181,8 +175,3 @@ class HAT(Isolation):
             size=sum(total),
             size_worst=sum(total) * (self.index + 1),
         )
-
-
-def in_order(module: nn.Module) -> list[nn.Module]:
-    """The layers of nested sequences."""
-    return [layer for part in module for layer in in_order(part)] if isinstance(module, nn.Sequential) else [module]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import InputError, Rate
-from cl_bench.data.batches import Batch, Data
+from cl_bench.config import Rate
+from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Kind, Problem, Task
-from cl_bench.methods.base import Classifier, Fit, frozen
-from cl_bench.methods.parts.importance import eval_mode
-from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.methods.base import Fit, frozen
+from cl_bench.methods.parts.exemplars import Exemplary
+from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
@@ -26,7 +26,7 @@ class Previous(NamedTuple):
     answered: Tensor
 
 
-class ICaRL(Classifier):
+class ICaRL(Exemplary):
     """Objective at task t, on its images and all exemplars: for each output a binary cross-entropy, summed. The target
     is the label for the outputs of task t, and for older ones what the network of task t-1 says, sigmoid(f(x))
     (algorithm 3).
@@ -43,6 +43,8 @@ class ICaRL(Classifier):
             classes.
         temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
             Ven et al., 2022).
+        answer: `mean` is the above; `network`: the outputs of the network answer, as those of the methods that correct
+            them do (the paper's "hybrid 1").
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
@@ -56,28 +58,29 @@ class ICaRL(Classifier):
         memory: Budget,
         *,
         temperature: Rate = 1.0,
+        answer: Literal["mean", "network"] = "mean",
     ) -> None:
-        super().__init__(problem, network, optimizer)
-        self.memory = Memory(memory, problem)
-        most = max(map(len, problem.outputs))
-        if memory.per == "task" and memory.count(problem) < most:
-            raise InputError(f"{memory}: less than one for each of {most} classes of a task, and iCaRL answers by them")
-        self.temperature, self.n_exemplars = temperature, memory.count(problem)
+        super().__init__(problem, network, optimizer, memory)
+        self.temperature = temperature
+        self.answer: Literal["mean", "network"] = answer
         self.learning = False  # a task, whose classes have no means yet
-        self.register_buffer("means", torch.zeros(problem.n_outputs, network.head.in_features))
+        if answer == "mean":
+            self.register_buffer("means", torch.zeros(problem.n_outputs, network.head.in_features))
 
     def learn(self, task: Task, fit: Fit) -> None:
-        previous, data = None, task.train
+        previous = None
         if task.index:
             answered = self.problem.mask("seen", after=task.index - 1)[0].to(self.device)
-            previous, data = Previous(frozen(self.network), answered), data + self.memory.data
+            previous = Previous(frozen(self.network), answered)
         rule = "all" if self.problem.rules["train"] == "all" else "seen"
         taking_part = self.problem.mask(rule, after=task.index)[0].to(self.device)
         self.learning = True
-        fit(self, data, phase="train", step=partial(self.train_step, taking_part=taking_part, previous=previous))
+        step = partial(self.train_step, taking_part=taking_part, previous=previous)
+        fit(self, self.with_exemplars(task.train), phase="train", step=step)
         self.learning = False
-        self.memory.add(self.exemplars(task.train))
-        self.means = self.class_means(self.memory.data)
+        self.keep_exemplars(task.train)
+        if self.answer == "mean":
+            self.means = self.class_means(self.memory.data)
 
     def loss(self, batch: Batch, *, taking_part: Tensor, previous: Previous | None) -> Tensor:
         """The objective. taking_part: the outputs in the sum, bool (n_outputs,)."""
@@ -96,57 +99,11 @@ class ICaRL(Classifier):
 
         Logits while a task is learned: its classes have no mean yet.
         """
-        if self.learning or not len(self.memory):
+        if self.answer == "network" or self.learning or not len(self.memory):
             return super().forward(x)
         return self.features(x) @ self.means.T
 
-    def features(self, x: Tensor) -> Tensor:
-        """Unit vectors (B, width) for images in [0, 1]."""
-        return F.normalize(self.network.features(x))
-
-    @torch.no_grad()
-    def features_of(self, data: Data) -> Tensor:
-        """Unit vectors (N, width) for all the images, by the network in evaluation mode."""
-        with eval_mode(self.network):
-            return torch.cat([self.features(batch.x) for batch in data.batches()])
-
-    def exemplars(self, data: Data) -> Data:
-        """Of each class the images that its share of the budget allows, the most telling first."""
-        sharing = {
-            "class": 1,
-            "task": len(self.problem.outputs[self.index]),
-            "total": len(self.problem.seen(self.index)),
-        }
-        share = self.n_exemplars // sharing[self.memory.per]
-        chosen = []
-        for label in data.labels.unique():
-            rows = (data.labels == label).nonzero().squeeze(1)
-            chosen.append(rows[herd(self.features_of(data[rows]), share)])
-        return data[torch.cat(chosen)]
-
-    def class_means(self, exemplars: Data) -> Tensor:
-        """Unit vectors (n_outputs, width) along the mean of each class's exemplars; 0 for classes without any."""
-        member = F.one_hot(exemplars.labels, self.problem.n_outputs).float()
-        return F.normalize(member.T @ self.features_of(exemplars))
-
-
-def herd(features: Tensor, n: int) -> Tensor:
-    """The rows of n of the features (N, width), or all N, in the order in which herding takes them; int64.
-
-    Row number k minimises |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
-    paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
-
-    >>> herd(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), n=2).tolist()
-    [1, 2]
-    """
-    target, squares = F.normalize(features.mean(0), dim=0), features.square().sum(1)
-    along, taken, rows = features @ target, torch.zeros_like(target), []
-    gone = torch.zeros_like(along)  # -inf where a row is taken: once is enough
-    for _ in range(min(n, len(features))):
-        lengths = (squares + 2 * (features @ taken) + taken.square().sum()).clamp(min=0).sqrt()
-        cosines = (along + taken @ target) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
-        row = (cosines + gone).argmax(0, keepdim=True)
-        rows.append(row)
-        gone[row] = -torch.inf
-        taken = taken + features[row[0]]
-    return torch.cat(rows)
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and the means of the classes where they answer."""
+        return super().answer_bytes + (self.means.nbytes if self.answer == "mean" else 0)

@@ -58,6 +58,10 @@ class JointGAN(Method):
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.gan.discriminator(x)[1]
 
+    @property
+    def answer_bytes(self) -> int:
+        return bytes_of(self.gan.discriminator.state_dict())
+
     def generate(self, n: int) -> tuple[Tensor, Tensor]:
         y = self.problem.seen(self.index).to(self.device).repeat_interleave(n)
         return self.gan.sample(y), y

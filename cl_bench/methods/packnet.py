@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from cl_bench.config import Decay, InputError, Positive
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Fit
+from cl_bench.methods.base import Fit, bytes_of
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
@@ -96,6 +96,11 @@ class PackNet(Isolation):
             for (name, weight), owner in zip(self.layers.items(), self.owners, strict=True)
         }
         return functional_call(self.network, own, (x,))
+
+    @property
+    def answer_bytes(self) -> int:
+        """The network, and whose each weight is."""
+        return super().answer_bytes + bytes_of(self.owners.state_dict())
 
     @torch.no_grad()
     def prune(self, share: float) -> None:

@@ -38,6 +38,11 @@ class Network(nn.Module):
         """Logits (B, n_outputs) for images in [0, 1], shape (B, C, H, W)."""
         return self.head(self.features(x))
 
+    def with_head(self, head: nn.Linear) -> Self:
+        """This network with another head over the same features, for methods whose paper asks for one."""
+        self.head = head
+        return self
+
     def fresh(self) -> Self:
         """Another network of the same shape, with random weights of its own."""
         network = copy.deepcopy(self)

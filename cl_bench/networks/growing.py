@@ -37,5 +37,14 @@ class Growing(nn.Module):
                 device = next(self.parameters()).device
                 with torch.device("meta"):  # weights that are about to be overwritten must not draw random numbers
                     new = [self.new_part(name, index, state) for index in range(len(known))]
-                setattr(self, name, nn.ModuleList(new).to_empty(device=device))
+                setattr(self, name, _allocated(nn.ModuleList(new), device))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _allocated(parts: nn.ModuleList, device: torch.device) -> nn.ModuleList:
+    """The parts on the device, with room for weights that have none; what has values keeps them: no state holds those
+    that follow from the data set."""
+    for part in parts.modules():
+        if any(own.is_meta for own in [*part.parameters(recurse=False), *part.buffers(recurse=False)]):
+            part.to_empty(device=device, recurse=False)
+    return parts.to(device)

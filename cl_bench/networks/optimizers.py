@@ -10,12 +10,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
+from annotated_types import Ge, Lt
 from torch import nn
 
 from cl_bench.config import Decay, NonNegative, Rate
+
+Along = Annotated[float, Ge(0), Lt(1)]
 
 
 @runtime_checkable
@@ -55,22 +58,75 @@ class SGD:
         momentum: share of the last step that is kept.
         weight_decay: L2 factor.
         keep_state: see `Adam`.
+        milestones: shares of a phase's steps, in [0, 1), after each of which the step size is multiplied by `gamma`:
+            (0.5, 0.75) are epochs 80 and 120 of 160.
+        gamma: the factor.
     """
 
     lr: Rate = 0.1
     momentum: Decay = 0.0
     weight_decay: NonNegative = 0.0
     keep_state: bool = False
+    milestones: tuple[Along, ...] = ()
+    gamma: Rate = 0.1
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         momentum, decay = self.momentum, self.weight_decay
-        return laid_out(torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=decay))
+        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=decay)
+        if self.milestones:
+            for group in optimizer.param_groups:
+                group |= {"initial_lr": self.lr, "milestones": self.milestones, "gamma": self.gamma}
+        return laid_out(optimizer)
+
+
+def follow_milestones(optimizer: torch.optim.Optimizer, along: float) -> None:
+    """Sets the step sizes that hold at this moment of a phase; what it sets follows from the moment alone, so a phase
+    that goes on after a kill needs no state of it.
+
+    Args:
+        along: share of the phase's steps that are done, in [0, 1).
+
+    >>> optimizer = SGD(lr=1.0, milestones=(0.5, 0.75))([nn.Parameter(torch.zeros(1))])
+    >>> for along in (0.0, 0.5, 0.9):
+    ...     follow_milestones(optimizer, along)
+    ...     print(round(optimizer.param_groups[0]["lr"], 4))
+    1.0
+    0.1
+    0.01
+    """
+    for group in optimizer.param_groups:
+        if milestones := group.get("milestones"):
+            group["lr"] = group["initial_lr"] * group["gamma"] ** sum(along >= share for share in milestones)
+
+
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Tieleman and Hinton, 2012).
+
+    Args:
+        lr: step size.
+        alpha: decay of the mean square of the gradient.
+        momentum: share of the last step that is kept.
+        weight_decay: L2 factor.
+        keep_state: see `Adam`.
+    """
+
+    lr: Rate
+    alpha: Decay
+    momentum: Decay
+    weight_decay: NonNegative
+    keep_state: bool
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        alpha, momentum, decay = self.alpha, self.momentum, self.weight_decay
+        return laid_out(torch.optim.RMSprop(parameters, lr=self.lr, alpha=alpha, momentum=momentum, weight_decay=decay))
 
 
 class KeptState(nn.Module):
     """The state of an optimizer that goes on from one phase to the next, a part of the learner's state.
 
-    It is on the device of the parameters and as large as they are (SGD with momentum) or twice as large (Adam).
+    It is on the device of the parameters and as large as they are (SGD with momentum, RMSprop) or twice as large
+    (Adam).
     """
 
     def __init__(self) -> None:

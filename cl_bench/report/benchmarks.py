@@ -19,7 +19,7 @@ from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estima
 from cl_bench.report.labels import ABSENT, as_typed, differing, short, shown, telling
 from cl_bench.report.runs import Run
 
-BOUNDS = ("finetune", "joint", "cumulative", "joint_gan")
+BOUNDS = ("finetune", "joint", "cumulative", "joint_gan", "separate")
 """What bounds the others from below and above; they are no rivals for the best."""
 
 BUDGETS = ("memory.images", "memory.per", "memory.bytes", "method.n_gen", "method.n_gen_mode")

@@ -129,6 +129,7 @@ def measured(results: Results) -> dict[str, float]:
         **results.metrics,
         "seconds": record.seconds,
         "bytes_kept": record.bytes_kept,
+        "answer_bytes": record.answer_bytes,
         "validation": record.validation,
         **record.of_plasticity,
         **{f"facts/{name}": value for name, value in (noted | noted.get("more", {})).items()},

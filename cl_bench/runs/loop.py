@@ -18,7 +18,7 @@ from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.recorder import Recorder
-from cl_bench.runs.reference import reference_of
+from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import checked, prepare
 
 
@@ -46,7 +46,7 @@ def run(settings: Mapping[str, Any]) -> Results:
     folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
     nodes = checked(settings)
     scenario, method = prepare(settings, nodes)
-    reference = reference_of(settings, scenario)
+    references = references_of(settings, scenario)
     logger: RunLogger = build(nodes["logger"])
     fit: Fit = build(
         nodes["trainer"],
@@ -57,7 +57,7 @@ def run(settings: Mapping[str, Any]) -> Results:
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
         scenario = scenario.to(fit.device, fit.batch_size)
-        recorder = Recorder(settings, scenario, method, reference, fit, folder, logger)
+        recorder = Recorder(settings, scenario, method, references, fit, folder, logger)
         try:
             return learn_tasks(method, fit, recorder)
         except OSError as error:  # what is read has been read

@@ -17,7 +17,8 @@ from cl_bench.config import Stopped
 from cl_bench.config.names import name_of, place
 from cl_bench.data.problem import Scenario, Task
 from cl_bench.evaluation.judge import Judge, generated_metrics
-from cl_bench.evaluation.scores import Score
+from cl_bench.evaluation.metrics import growth_rate
+from cl_bench.evaluation.scores import References, Score
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
 from cl_bench.record import (
@@ -51,7 +52,7 @@ class Recorder:
     """Measures a run and writes it down: records and scores, results.json, checkpoints, curves and figures.
 
     Args:
-        reference: accuracy on each task of jointly trained models, for intransigence.
+        references: what other runs reached, for the metrics that compare with them.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class Recorder:
         settings: Mapping[str, Any],
         scenario: Scenario,
         method: Method,
-        reference: Sequence[float] | None,
+        references: References,
         fit: Fit,
         folder: RunFolder,
         logger: RunLogger,
     ) -> None:
         self.settings, self.scenario, self.method = settings, scenario, method
         self.fit, self.folder, self.logger = fit, folder, logger
-        self.score = Score(scenario, reference).to(fit.device)
+        self.score = Score(scenario, references).to(fit.device)
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[TaskRecord] = []
         self.lines: list[str] = []  # the same as JSON: a checkpoint holds no classes
@@ -165,6 +166,7 @@ class Recorder:
             diagnostics=diagnostics,
             generated=generated,
             memory=self.memory(index, diagnostics.generator_bytes),
+            answer_bytes=self.method.answer_bytes,
             plasticity=before if self.fit.phases else None,
         )
         self.records.append(record)
@@ -207,6 +209,10 @@ class Recorder:
             return None
         return MemoryUse(images=sum(map(len, memories)), bytes=sum(bytes_of(part.state_dict()) for part in memories))
 
+    def growth(self) -> dict[str, float | None]:
+        """How much more answers need with each task."""
+        return to_json({"growth_rate": growth_rate([record.answer_bytes or 0 for record in self.records])})
+
     def finish(self) -> Results:
         self.fit.progress.say_what("figures")
         results = replace(self.results(), status="finished")
@@ -235,7 +241,7 @@ class Recorder:
             b=scores.b,
             R_task_masked=scores.R_task_masked,
             n_test=scores.n_test,
-            metrics=scores.metrics | generated_metrics(self.records, self.score.ends),
+            metrics=scores.metrics | self.growth() | generated_metrics(self.records, self.score.ends),
             memory=self.records[-1].memory if self.records else None,
             tasks=list(self.records),
             parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),

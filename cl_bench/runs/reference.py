@@ -1,4 +1,5 @@
-"""`reference=`: how well jointly trained models do on the same benchmark, read from a finished run."""
+"""`reference=`: how well joint training, or training on each task alone, does on the same benchmark, read from finished
+runs."""
 
 from __future__ import annotations
 
@@ -12,21 +13,41 @@ from cl_bench.config.errors import typed
 from cl_bench.config.names import place
 from cl_bench.config.tuned import leaves
 from cl_bench.data.scenarios import Scenario
+from cl_bench.evaluation.scores import References
 from cl_bench.record import Damaged, Results, load_results
 
-REFERENCES = ("joint", "cumulative")
+JOINT = ("joint", "cumulative")
 """Methods that learn all tasks together, and so say how well each could be learned."""
+SEPARATE = "separate"
+"""The method that learns each task alone."""
 
 
-def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float] | None:
-    """Accuracy on each task of jointly trained models: the diagonal of a cumulative run, the last row of a joint
-    run, read from that run's folder.
+def references_of(settings: Mapping[str, Any], scenario: Scenario) -> References:
+    """What the runs that `reference` names reached on each task.
 
-    Raises InputError where there is no such run, or one of another benchmark.
+    Raises InputError where there is no such run, or one of another benchmark, and for two of one sort.
     """
-    reference, n_tasks = settings["reference"], scenario.problem.n_tasks
-    if reference is None or "trial" in settings:  # a trial is measured on other images
-        return None
+    named = settings["reference"]
+    if named is None or "trial" in settings:  # a trial is measured on other images
+        return References()
+    found: dict[str, list[float]] = {}
+    for reference in [named] if isinstance(named, str) else named:
+        sort, accuracies = accuracies_of(reference, settings, scenario)
+        if sort in found:
+            raise InputError(f"reference={typed(named)}: names two runs of the same sort, {sort}; choose one of them")
+        found[sort] = accuracies
+    return References(**found)
+
+
+def accuracies_of(reference: str, settings: Mapping[str, Any], scenario: Scenario) -> tuple[str, list[float]]:
+    """The field of `References` that a finished run gives, and its accuracy on each task: the diagonal of a cumulative
+    or a separate run, the last row of a joint one. A separate network knows the classes of its task alone, so in
+    class-incremental learning its accuracy is that with the task given.
+
+    Args:
+        reference: the run's folder.
+    """
+    n_tasks = scenario.problem.n_tasks
     missing = f"reference={reference}: no finished run of {n_tasks} tasks there"
     try:
         results = load_results(place(reference, "reference"))
@@ -41,15 +62,16 @@ def reference_of(settings: Mapping[str, Any], scenario: Scenario) -> list[float]
             f"reference={reference}: is of other tasks ({results.name}): {other}; choose a run of the same ones"
         )
     method = results.config["choices"]["method"]
-    if method not in REFERENCES:
+    if method not in (*JOINT, SEPARATE):
         raise InputError(
             f"reference={reference}: is a run of {method}, which learns one task after another; choose one of "
-            f"{' or '.join(REFERENCES)}"
+            f"{', '.join(JOINT)} or {SEPARATE}"
         )
-    for row in ([results.R[task][task] for task in range(n_tasks)], results.R[-1]):
+    R = results.R_task_masked if method == SEPARATE and results.R_task_masked else results.R
+    for row in ([R[task][task] for task in range(n_tasks)], R[-1]):
         accuracies = [accuracy for accuracy in row if accuracy is not None]
         if len(accuracies) == n_tasks:
-            return accuracies
+            return SEPARATE if method == SEPARATE else "joint", accuracies
     raise InputError(f"reference={reference}: has no accuracy on some of its tasks")
 
 

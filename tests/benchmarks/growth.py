@@ -2,10 +2,10 @@
 
     python tests/benchmarks/growth.py --data-dir data [--methods ewc,gem] [--tasks 20] [--repeats 5]
 
-Domain-incremental (PackNet and HAT: task-incremental, iCaRL: class-incremental); MLP 256-256, mini-batches of 128, one
-thread. Time: all that learning a task takes; the second and the last task are learned again and again, in turns, each
-from the state in which the method met it. Memory: of a process of its own with a whole run, measuring included; what
-it held at its peak beyond what it held when the images were loaded. Linux only.
+Domain-incremental (PackNet, HAT, PNN, SupSup and CLNP: task-incremental, iCaRL: class-incremental); MLP 256-256 (CLNP:
+1000-1000), mini-batches of 128, one thread. Time: all that learning a task takes; the second and the last task are
+learned again and again, in turns, each from the state in which the method met it. Memory: of a process of its own with
+a whole run, measuring included; what it held at its peak beyond what it held when the images were loaded. Linux only.
 """
 
 from __future__ import annotations
@@ -42,13 +42,23 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "er": (),
     "der": (),
     "agem": (),
+    "meta_regularized": (),
     "icarl": ("scenario.kind=class",),
+    "wa": ("scenario.kind=class",),
+    "bic": ("scenario.kind=class", "memory=400"),
+    "lucir": ("scenario.kind=class",),
     "packnet": ("scenario.kind=task",),
     "hat": ("scenario.kind=task",),
+    "progress_compress": (),
+    "supsup": ("scenario.kind=task",),
+    "clnp": ("scenario.kind=task", "scenario.val_fraction=0.1", "network.hidden=[1000,1000]"),
 }
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
+    "ogd": ("method.samples=20",),
+    "ss_il": ("scenario.kind=class",),
     "cumulative": (),
+    "pnn": ("scenario.kind=task",),
     "dgr": ("method.generator_steps=200",),
 }
 LIMIT, LIMIT_MB = 1.1, 600

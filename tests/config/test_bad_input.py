@@ -17,10 +17,11 @@ from cl_bench.config.compose import compose
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
+BIASED = ("bic", "wa", "ss_il", "lucir")
 # the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
 BAD = [
     # names of the groups' choices
-    ("method=nosuch", "method=nosuch", "choose from agem, cumulative, der"),
+    ("method=nosuch", "method=nosuch", "choose from agem, bic"),
     ("method=fintune", "did you mean 'finetune'?"),
     ("dataset=mnst", "dataset=mnst", "did you mean 'mnist'?"),
     ("scenario=clas_incremental", "scenario=clas_incremental", "did you mean 'class_incremental'?"),
@@ -92,7 +93,7 @@ BAD = [
     ("method=ewc method.strength=abc", "method.strength=abc", "number"),
     ("method=dgr method.gan=5", "method.gan=5", "method.gan.KEY=VALUE"),
     ("scenario.kind=clas", "scenario.kind=clas", "'class', 'task' or 'domain'"),
-    ("scenario.class_order=abc", "scenario.class_order=abc", "'fixed' or 'random'"),
+    ("scenario.class_order=abc", "scenario.class_order=abc", "'fixed', 'random' or 'icarl'"),
     ("scenario=sequence scenario.datasets=digits", "scenario.datasets=digits", "list"),
     ("network.hidden=null", "network.hidden=null", "list"),
     ("trainer.accelerator=tpu", "trainer.accelerator=tpu", "'cpu'"),
@@ -110,6 +111,22 @@ BAD = [
     ("scenario.n_tasks=11", "scenario.n_tasks=11", "1, 2, 5, 10"),
     ("scenario.n_tasks=null", "scenario.n_tasks", "classes_per_task"),
     ("scenario.classes_per_task=2", "scenario.n_tasks", "classes_per_task"),
+    ("scenario.base=4", "scenario.base=4", "set scenario.n_tasks=null and scenario.classes_per_task=N"),
+    ("scenario.base=4 scenario.n_tasks=null", "scenario.base=4", "classes_per_task=N"),
+    ("scenario.base=4 scenario.classes_per_task=2", "scenario.base=4", "set scenario.n_tasks=null"),
+    ("scenario.base=10 scenario.n_tasks=null scenario.classes_per_task=2", "scenario.base=10", "choose fewer"),
+    ("scenario.base=0", "scenario.base=0", "greater than 0"),
+    (
+        "scenario.base=4 scenario.n_tasks=null scenario.classes_per_task=4",
+        "scenario.classes_per_task=4: 6 classes after the first 4 (scenario.base) can't be cut that way",
+        "1, 2, 3, 6 (or scenario.uneven=true)",
+    ),
+    (
+        "scenario=task_incremental scenario.base=1 scenario.n_tasks=null scenario.classes_per_task=3",
+        "scenario.kind=task",
+        "task 1 would have one class",
+    ),
+    ("optimizer=sgd optimizer.milestones=[1.5]", "optimizer.milestones=[1.5]", "less than 1"),
     ("scenario.class_order=[0,1]", "scenario.class_order=[0,1]", "0 to 9"),
     ("scenario.class_order=[0,a]", 'scenario.class_order=[0,"a"]', "the name of each"),
     ("scenario.val_fraction=0.999", "scenario.val_fraction=0.999"),
@@ -119,6 +136,15 @@ BAD = [
     ("method=hat scenario=domain_incremental experiment=split_mnist", "method=hat", "try scenario=task_incremental"),
     ("method=dgm scenario=rotated", "method=dgm", "scenario=rotated", "try scenario=class_incremental"),
     ("method=icarl scenario=permuted", "method=icarl", "try scenario=class_incremental, scenario=task_incremental"),
+    *((f"method={name} scenario=permuted", f"method={name}", "try scenario=class_incremental") for name in BIASED),
+    *((f"method={name} memory=9", "memory.images=9", "less than one for each of 10 classes") for name in BIASED),
+    ("method=wa memory=1 memory.per=task", "memory.images=1", "less than one for each of 2 classes of a task"),
+    ("method=lucir memory=1 memory.per=task", "memory.images=1", "less than one for each of 2 classes of a task"),
+    ("method=bic memory=19", "memory.images=19", "less than two for each class of 10", "one is set apart"),
+    ("method=bic memory=3 memory.per=task", "memory.images=3", "less than two for each class of 2 in a task"),
+    ("method=bic memory=1 memory.per=class", "memory.images=1", "less than two for each class; one is set apart"),
+    ("method=bic method.held_out=1", "method.held_out=1", "less than 1"),
+    ("method=icarl method.answer=median", "method.answer=median", "'mean' or 'network'"),
     ("method=icarl memory=9", "memory.images=9", "less than one for each of 10 classes"),
     ("method=gem memory.bytes=700", "memory.bytes=700", "holds 9 images, less than one for each of 10 classes"),
     ("method=der memory.bytes=113", "memory.bytes=113", "an image takes 114"),
@@ -135,6 +161,9 @@ BAD = [
     ("method=dgr method.balance=true method.replay=fresh", "method.balance=true", "method.replay=fixed"),
     ("method=dgr gan@method.gan=dcgan dataset.size=9", "dataset.size=9", "a multiple of 4; try 32"),
     ("method=hat scenario=task_incremental network=resnet_gan", "network: method=hat", "choose network=mlp"),
+    ("method=pnn scenario=task_incremental network=resnet18", "network: method=pnn", "choose network=mlp"),
+    ("method=pnn", "method=pnn", "scenario=class_incremental", "try scenario=task_incremental"),
+    ("method=progress_compress network=resnet18", "network: method=progress_compress", "choose network=mlp"),
     ("method=packnet scenario=task_incremental network=dcgan network.norm=batch", "network.norm=none"),
     ("method=packnet scenario=task_incremental network=resnet18", "network: its running statistics", "network=mlp"),
     ("method=packnet scenario=task_incremental method.prune=[0.5]", "method.prune=[0.5]", "each of 5 tasks"),

@@ -267,7 +267,7 @@ def unharmed(place: tuple[str, str, Path_], value: Any) -> None:
 
 @given(place=st.sampled_from(PLACES), value=VALUES)
 @profile(
-    max_examples=150,
+    max_examples=60,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -310,7 +310,7 @@ def unharmed_command(command: tuple[Any, str], capsys: pytest.CaptureFixture[str
 
 @given(command=COMMANDS)
 @profile(
-    max_examples=20,
+    max_examples=10,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -61,12 +61,10 @@ def test_tuned_values_are_of_the_method_and_were_chosen_on_validation_images(nam
 
 @pytest.mark.parametrize("name", options_of("benchmark"))
 def test_every_method_trains_as_long_as_the_others_on_a_benchmark(name: str) -> None:
-    lengths = [compose(f"method={method}", f"dataset={name}")["trainer"] for method in options_of("method")]
-    assert all(length == lengths[0] for length in lengths)
-    methods = [compose(f"method={method}", f"dataset={name}")["method"] for method in options_of("method")]
-    assert {method[key] for method in methods for key in ("generator_epochs", "generator_steps") if key in method} == {
-        None
-    }
+    composed = [compose(f"method={method}", f"dataset={name}") for method in options_of("method")]
+    assert all(settings["trainer"] == composed[0]["trainer"] for settings in composed)
+    own = ("generator_epochs", "generator_steps")
+    assert {settings["method"][key] for settings in composed for key in own if key in settings["method"]} == {None}
 
 
 def test_a_run_knows_what_it_picked_up() -> None:

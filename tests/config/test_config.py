@@ -15,7 +15,7 @@ from annotated_types import Ge
 from cl_bench.config import InputError, Positive
 from cl_bench.config.compose import compose
 from cl_bench.config.errors import nearest
-from cl_bench.config.names import CONF, GROUPS, folder_of, key_of, name_of
+from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
 from cl_bench.config.schema import build, check, target
 
 NODES = [file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"]
@@ -201,6 +201,25 @@ def test_what_changes_no_number_keeps_the_key() -> None:
 def test_what_changes_a_number_changes_the_key() -> None:
     keys = {key_of(compose(override)) for override in WITH_EFFECT}
     assert len(keys | {key_of(compose())}) == len(WITH_EFFECT) + 1
+
+
+def test_a_setting_that_came_later_moves_no_key_until_it_is_set() -> None:
+    """The keys of runs that were made before there was such a setting."""
+    chosen = {
+        "scenario.base": ("scenario.n_tasks=null", "scenario.classes_per_task=2"),
+        "method.answer": ("method=icarl",),
+    }
+    chosen |= dict.fromkeys(("optimizer.milestones", "optimizer.gamma"), ("optimizer=sgd",))
+    values = {"base": 4, "answer": "network", "milestones": [0.5], "gamma": 0.2}
+    assert {key for later in LATER.values() for key in later} == set(values)
+    for where, more in chosen.items():
+        group, key = where.split(".")
+        settings = compose(*more)
+        target = settings[group]["_target_"]
+        assert settings[group][key] == LATER[target][key]
+        before = {name: value for name, value in settings[group].items() if name != key}
+        assert key_of(settings) == key_of(settings | {group: before})
+        assert key_of(settings) != key_of(settings | {group: before | {key: values[key]}})
 
 
 def test_where_a_run_lives() -> None:

@@ -20,7 +20,7 @@ from cl_bench.config.names import folder_of, key_of, name_of
 from cl_bench.report.benchmarks import benchmarks
 from cl_bench.report.runs import read
 from cl_bench.runs.loop import run
-from cl_bench.runs.reference import reference_of
+from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import prepare
 
 SMALL = ("trainer.epochs=1", "trainer.threads=1", "trainer.accelerator=cpu", "network.hidden=[8]", "method=joint")
@@ -153,10 +153,10 @@ def test_a_reference_is_of_the_same_content(tmp_path: Path) -> None:
         ours = settings(path, "method=finetune", f"reference={folder_of(joint)}")
         scenario = prepare(ours)[0]
         if same:
-            assert reference_of(ours, scenario)
+            assert references_of(ours, scenario).joint
         else:
             with pytest.raises(InputError, match="is of other tasks"):
-                reference_of(ours, scenario)
+                references_of(ours, scenario)
 
 
 def test_by_content_leaves_what_is_built_in_alone() -> None:

@@ -87,28 +87,32 @@ def test_what_is_not_there(path: str) -> None:
         signatures.parameters(path)
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("method.strength=abc method=ewc", "method.strength=abc: input should be a valid number"),
-        ("method.gan.n_critic=0 method=dgr", "method.gan.n_critic=0: input should be greater than 0"),
-        ("method=dgr method.gan=5", "method.gan=5: has keys of its own"),
-        ("dataset.size=-1", "dataset.size=-1: input should be greater than 0"),
-        ("method=packnet", "method=packnet: has no meaning in scenario=class_incremental"),
-    ],
-)
-def test_a_refusal_waits_for_no_import(line: str, said: str, tmp_path: Path) -> None:
+REFUSED = {
+    "method.strength=abc method=ewc": "method.strength=abc: input should be a valid number",
+    "method.gan.n_critic=0 method=dgr": "method.gan.n_critic=0: input should be greater than 0",
+    "method=dgr method.gan=5": "method.gan=5: has keys of its own",
+    "dataset.size=-1": "dataset.size=-1: input should be greater than 0",
+    "method=packnet": "method=packnet: has no meaning in scenario=class_incremental",
+}
+
+
+@pytest.mark.parametrize(("line", "said"), REFUSED.items())
+def test_a_refusal_says_why(line: str, said: str) -> None:
     with pytest.raises(InputError, match=f"^{said.replace('.', '[.]')}"):
         check_settings(compose(*line.split()))
-    code = "import sys; from cl_bench.__main__ import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
-    ran = subprocess.run(
-        [sys.executable, "-c", code, *line.split(), f"output_root={tmp_path}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.split() == ["1", "False"]
-    assert ran.stderr.startswith(f"error: {said}")
+
+
+def test_a_refusal_waits_for_no_import(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from cl_bench.__main__ import main
+for line in {list(REFUSED)!r}:
+    print(main(line.split()), "torch" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines() == ["1 False"] * len(REFUSED)
+    for line, said in zip(ran.stderr.splitlines(), REFUSED.values(), strict=True):
+        assert line.startswith(f"error: {said}")
 
 
 OTHERS = """

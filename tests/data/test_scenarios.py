@@ -54,6 +54,21 @@ def test_masked_logits_never_make_a_nan() -> None:
     assert not logits.grad[:, 1::2].any()
 
 
+def test_a_larger_first_task_then_equal_ones() -> None:
+    scenario = split(digits(), 0, kind="class", n_tasks=None, base=4, classes_per_task=2, class_order="icarl")
+    assert [len(outputs) for outputs in scenario.problem.outputs] == [4, 2, 2, 2]
+    assert scenario.problem.outputs == ((0, 1, 2, 3), (4, 5), (6, 7), (8, 9))
+    order = np.arange(10)
+    np.random.RandomState(1993).shuffle(order)  # as the code of the literature draws it
+    assert [int(name) for name in scenario.problem.class_names] == order.tolist()
+    for index, task in enumerate(scenario.tasks):
+        assert task.train.labels.unique().tolist() == list(scenario.problem.outputs[index])
+    small = split(digits(), 0, kind="class", n_tasks=None, base=1, classes_per_task=3)
+    assert [len(outputs) for outputs in small.problem.outputs] == [1, 3, 3, 3]
+    uneven = split(digits(), 0, kind="class", n_tasks=None, base=5, classes_per_task=2, uneven=True)
+    assert [len(outputs) for outputs in uneven.problem.outputs] == [5, 2, 2, 1]
+
+
 KINDS = ("class", "task", "domain")
 CUTS = (("n_tasks", 5), ("classes_per_task", 5), ("n_tasks", 1))
 

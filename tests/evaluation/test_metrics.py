@@ -46,6 +46,8 @@ METRICS = {  # every number of a matrix, with the baseline, sizes and reference 
     "LA": lambda R, b, n, reference: M.learning_accuracy(R),
     "AAA": lambda R, b, n, reference: M.average_incremental_accuracy(R),
     "weighted_ACC": lambda R, b, n, reference: M.weighted_accuracy(R, n),
+    "weighted_AAA": lambda R, b, n, reference: M.weighted_incremental_accuracy(R, n),
+    "later_AAA": lambda R, b, n, reference: M.later_incremental_accuracy(R, n),
     "intransigence": lambda R, b, n, reference: M.intransigence(R, reference),
 }
 
@@ -58,6 +60,8 @@ GOLDEN3 = {
     "LA": 0.90,
     "AAA": 0.874444,
     "weighted_ACC": 0.79,
+    "weighted_AAA": (0.90 + 0.92 + 0.79) / 3,
+    "later_AAA": (0.92 + 0.79) / 2,
     "intransigence": 0.02,
 }
 
@@ -138,6 +142,7 @@ def best(xs) -> float:
 def by_definition(R: Tensor, b: Tensor, n: Tensor, reference: Tensor, T: int) -> dict[str, float]:
     r = {(i + 1, j + 1): float(R[i, j]) for i, j in product(range(T), range(T))}
     tasks, earlier = range(1, T + 1), range(1, T)
+    merged = [sum(float(n[j - 1]) * r[t, j] for j in range(1, t + 1)) / float(n[:t].sum()) for t in tasks]
     return {
         "ACC": mean(r[T, j] for j in tasks),
         "BWT": mean(r[T, j] - r[j, j] for j in earlier),
@@ -147,6 +152,8 @@ def by_definition(R: Tensor, b: Tensor, n: Tensor, reference: Tensor, T: int) ->
         "LA": mean(r[j, j] for j in tasks),
         "AAA": mean(mean(r[t, j] for j in range(1, t + 1)) for t in tasks),
         "weighted_ACC": sum(float(n[j - 1]) * r[T, j] for j in tasks) / float(n[:T].sum()) if T else NAN,
+        "weighted_AAA": mean(merged),
+        "later_AAA": mean(merged[1:]),
         "intransigence": mean(float(reference[j - 1]) - r[j, j] for j in tasks),
     }
 
@@ -175,7 +182,7 @@ def test_definitions(run):
 @given(runs())
 def test_invariants(run):
     v, T = values(*run), len(run[0])
-    for name in ("ACC", "LA", "AAA", "weighted_ACC"):
+    for name in ("ACC", "LA", "AAA", "weighted_ACC", "weighted_AAA"):
         assert 0 <= v[name] <= 1
     if T > 1:
         assert v["first_forgetting"] == -v["BWT"]
@@ -208,6 +215,8 @@ NEEDED = {  # entries of a 3 x 3 matrix without which there is no such number
     "LA": {(0, 0), (1, 1), (2, 2)},
     "AAA": {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)},
     "weighted_ACC": {(2, 0), (2, 1), (2, 2)},
+    "weighted_AAA": {(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)},
+    "later_AAA": {(1, 0), (1, 1), (2, 0), (2, 1), (2, 2)},
     "intransigence": {(0, 0), (1, 1), (2, 2)},
 }
 
@@ -239,8 +248,8 @@ def test_joint_training_has_only_a_last_row():
 
 def test_one_task():
     v = values(matrix([0.8]), B3[:1], N3[:1], REFERENCE3[:1])
-    assert all(math.isnan(v[name]) for name in ("BWT", "FWT", "forgetting", "first_forgetting"))
-    assert [v[name] for name in ("ACC", "LA", "AAA", "weighted_ACC")] == [0.8] * 4
+    assert all(math.isnan(v[name]) for name in ("BWT", "FWT", "forgetting", "first_forgetting", "later_AAA"))
+    assert [v[name] for name in ("ACC", "LA", "AAA", "weighted_ACC", "weighted_AAA")] == [0.8] * 5
 
 
 def test_nothing_measured():

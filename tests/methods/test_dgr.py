@@ -13,6 +13,8 @@ from cl_bench.methods.dgr import DGR
 from cl_bench.methods.parts.generative_replay import Scholar
 from cl_bench.runs.loop import run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def learning(*overrides: str, task: int = 2) -> tuple[DGR, Scholar, Scenario]:
     """A method in the middle of learning, and what the last task left."""
@@ -132,6 +134,7 @@ def test_every_variant_runs(labels: str, replay: str, generator: str, small: Com
             f"method.labels={labels}",
             f"method.replay={replay}",
             f"method.generator={generator}",
+            "scenario.n_tasks=2",
         )
     )
     assert results.status == "finished"
@@ -154,4 +157,4 @@ def test_fresh_replay_keeps_a_histogram_and_has_nothing_to_balance(small: Compos
 
 
 def test_it_runs_in_half_precision(small: Compose) -> None:
-    assert run(small("method=dgr", "trainer.precision=bf16-mixed")).status == "finished"
+    assert run(small("method=dgr", "trainer.precision=bf16-mixed", "scenario.n_tasks=2")).status == "finished"

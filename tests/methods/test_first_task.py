@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("quick_hydra")
 
-FINETUNING_FIRST = ("ewc", "mas", "si", "rwalk", "lwf", "gem", "agem", "cumulative")
+FINETUNING_FIRST = ("ewc", "mas", "si", "rwalk", "lwf", "gem", "agem", "cumulative", "ogd", "meta_regularized")
 NETWORKS = {
     "mlp": ("network.hidden=[16,16]",),
     "cnn": ("network=cnn", "network.channels=[4,4,4]", "network.hidden=16"),
@@ -25,6 +26,17 @@ OPTIMIZERS = {
     "adam": ("optimizer.lr=0.01", "optimizer.weight_decay=0.01"),
     "sgd": ("optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9"),
 }
+PRECISIONS = ("32-true", "bf16-mixed")
+SETUPS: list[Any] = [  # each pair of a network, an optimizer and a precision; the other three at once are longer checks
+    ("mlp", "adam", "32-true"),
+    ("mlp", "sgd", "bf16-mixed"),
+    ("cnn", "adam", "bf16-mixed"),
+    ("cnn", "sgd", "32-true"),
+    ("resnet18", "adam", "32-true"),
+    ("resnet18", "sgd", "bf16-mixed"),
+]
+every = product(NETWORKS, OPTIMIZERS, PRECISIONS)
+SETUPS += [pytest.param(*setup, marks=pytest.mark.slow) for setup in every if setup not in SETUPS]
 FINETUNED: dict[tuple[str, ...], dict[str, torch.Tensor]] = {}
 
 
@@ -44,9 +56,7 @@ def first_task(settings: dict[str, Any], precision: str) -> dict[str, torch.Tens
     return method.network.state_dict()
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "optimizer", "precision"), SETUPS)
 @pytest.mark.parametrize("method", FINETUNING_FIRST)
 def test_the_first_task_equals_finetune(
     method: str, network: str, optimizer: str, precision: str, small: Compose

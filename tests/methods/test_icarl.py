@@ -14,12 +14,18 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import frozen
-from cl_bench.methods.icarl import ICaRL, herd
+from cl_bench.methods.icarl import ICaRL
+from cl_bench.methods.parts.exemplars import herd
 from cl_bench.record import Phase
 
 
-def icarl(mask: str = "seen", temperature: float = 1.0) -> tuple[ICaRL, Scenario]:
-    chosen = (f"scenario.train_mask={mask}", f"method.temperature={temperature}", "memory=40")
+def icarl(mask: str = "seen", temperature: float = 1.0, answer: str = "mean") -> tuple[ICaRL, Scenario]:
+    chosen = (
+        f"scenario.train_mask={mask}",
+        f"method.temperature={temperature}",
+        "memory=40",
+        f"method.answer={answer}",
+    )
     scenario, method = made("icarl", "network.hidden=[16]", "optimizer=sgd", *chosen)
     return method, scenario
 
@@ -152,3 +158,14 @@ def test_while_a_task_is_learned_the_network_answers() -> None:
     method.learn_task(scenario.tasks[1], fit)
     assert torch.equal(*answers)
     assert not torch.equal(method(x), answers[0])
+
+
+def test_with_the_networks_answer_all_else_is_the_same_and_no_means_are_kept() -> None:
+    (by_mean, scenario), (by_network, _) = icarl(), icarl(answer="network")
+    learned(by_mean, scenario, range(3))
+    learned(by_network, scenario, range(3))
+    x = scenario.tests[0].batch(torch.arange(50)).x
+    assert torch.equal(by_network(x), by_mean.network(x))
+    assert not torch.equal(by_network(x).argmax(1), by_mean(x).argmax(1))
+    assert torch.equal(by_network.memory.images, by_mean.memory.images)
+    assert by_mean.state_dict().keys() - by_network.state_dict().keys() == {"means"}

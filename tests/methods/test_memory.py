@@ -25,6 +25,7 @@ from cl_bench.seeding import derive
 COUNTED = [("er", "total", "reservoir"), ("der", "total", "")]
 COUNTED += [("er", per, "random") for per in ("total", "class", "task")]
 COUNTED += [(method, per, "") for method in ("gem", "agem", "icarl") for per in ("total", "class", "task")]
+COUNTED += [("wa", "task", ""), ("lucir", "class", ""), ("ss_il", "total", "")]
 IMAGE = 8 * 8 + 8 + 2  # bytes of a kept image, its label and its task
 DIGITS = split(digits(), 0, kind="class", n_tasks=5).problem
 
@@ -200,7 +201,7 @@ def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(
         assert kept == len(learner.memory) * each
 
 
-@pytest.mark.parametrize("method", ["er", "der", "gem", "agem", "icarl"])
+@pytest.mark.parametrize("method", ["er", "der", "gem", "agem", "icarl", "wa"])
 def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
     method: str, small: Compose, no_pictures: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,10 +213,12 @@ def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
 
 
 def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depends_on_it() -> None:
-    reading = {method for method in METHODS if reads_memory(compose(f"method={method}"))}
-    assert reading == {"er", "der", "gem", "agem", "icarl"}
-    for method in METHODS:
-        keys = {key_of(compose(f"method={method}", *more)) for more in ((), ("memory=100",), ("memory.bytes=9000",))}
+    settings = {method: compose(f"method={method}") for method in METHODS}
+    reading = {method for method in METHODS if reads_memory(settings[method])}
+    assert reading == {"er", "der", "gem", "agem", "icarl", "bic", "wa", "ss_il", "lucir"}
+    for method in (*reading, "finetune", "dgr"):
+        others = [compose(f"method={method}", budget) for budget in ("memory=100", "memory.bytes=9000")]
+        keys = {key_of(given) for given in (settings[method], *others)}
         assert len(keys) == (3 if method in reading else 1), method
 
 

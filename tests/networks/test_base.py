@@ -22,6 +22,7 @@ NETWORKS = {
     "dcgan": ("network.width=4", "network.norm=batch"),
     "resnet_gan": ("network.width=4",),
     "resnet18": ("network.width=4",),
+    "resnet32": ("network.width=2",),
 }
 MEAN, STD = 0.3, 0.25
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from conftest import Recorder
+from test_base import standardized
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
@@ -100,6 +102,19 @@ def test_loading_draws_no_random_number() -> None:
     fresh.load_state_dict(tower.state_dict())
     begun.load_state_dict(masked.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_follows_from_the_data_set_is_kept() -> None:
+    """The mean and deviation of a network are in no state; its copies have them, and nothing is drawn."""
+    made = [standardized("pnn", "scenario=task_incremental", "method.earlier=random") for _ in range(2)]
+    (scenario, one), (_, other) = made
+    for task in scenario.tasks[:3]:
+        one.learn_task(task, Recorder())
+    before = torch.get_rng_state()
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+    x = scenario.tasks[2].train.batch(torch.arange(4)).x
+    assert all(torch.equal(one(x, index=index), other(x, index=index)) for index in range(3))
 
 
 def test_memories_take_their_size_from_the_state() -> None:

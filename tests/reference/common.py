@@ -21,8 +21,16 @@ ER_BUDGET, AGEM_BUDGET, AGEM_REPLAY = 200, 25, 256  # of each class; drawn in ea
 DER_BUDGET, ALPHA = 200, 0.2
 GEM_BUDGET, MARGIN = 256, 0.5  # of each task
 EXEMPLARS = 2000
+FEW_EXEMPLARS = 200  # herding takes the first ones by clear differences, whatever rounding does
+HELD_OUT, RIDGE = 0.1, 0.01  # of BiC
+SEPARATED_REPLAY = 32  # of SS-IL
+LUCIR_STRENGTH, LUCIR_MARGIN, TOP = 5.0, 0.5, 2
 PRUNE = 0.75
+OGD_SAMPLES, ENERGY = 200, (0.95, 0.99)
+META_PULL, META_RATE = 0.1, 0.5
 S_MAX, SPARSITY, EMBEDDING_LR, CLAMP = 400.0, 0.75, 0.05, 6.0
+KNOWN_STRENGTH, KNOWN_DECAY = 15.0, 0.9  # of Progress & Compress
+L1, VAL_MARGIN, VAL_FRACTION = 1e-4, 0.01, 0.1  # of CLNP
 N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
 LOWEST = torch.finfo(torch.float32).min
 

@@ -9,10 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cl_bench.data.batches import Data
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
-from reference import common, gans, isolation, plastic, regularization, replay
+from cl_bench.methods.supsup import SupSup
+from reference import (
+    columns,
+    common,
+    exemplars,
+    gans,
+    isolation,
+    plastic,
+    projection,
+    regularization,
+    replay,
+    supermasks,
+)
 from reference.common import Images, Timing
 
 EXPERIMENT = (
@@ -23,7 +36,7 @@ EXPERIMENT = (
     "trainer.epochs=1",
     "trainer.iterations=null",
 )
-BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
+BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "finetune": {"": regularization.finetune},
     "ewc": {
         "one penalty": partial(regularization.ewc, merge=True),
@@ -41,10 +54,21 @@ BY_HAND: dict[str, dict[str, Callable[[Images, Sequence[Tensor]], Timing]]] = {
     "gem": {"": replay.gem},
     "agem": {"": replay.agem},
     "icarl": {"": replay.icarl},
+    "wa": {"": exemplars.wa},
+    "bic": {"": exemplars.bic},
+    "ss_il": {"": exemplars.ss_il},
+    "lucir": {"": exemplars.lucir},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
+    "pnn": {"": columns.pnn},
+    "progress_compress": {"": columns.progress_compress},
     "continual_backprop": {"": plastic.continual_backprop},
     "shrink_perturb": {"": plastic.shrink_perturb},
+    "supsup": {"": supermasks.supsup},
+    "clnp": {"": supermasks.clnp},
+    "ogd": {"": projection.ogd},
+    "gpm": {"": projection.gpm},
+    "meta_regularized": {"": projection.meta_regularized},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -87,12 +111,47 @@ OURS: dict[str, Sequence[str]] = {
         f"method.n_replay={common.AGEM_REPLAY}",
     ],
     "icarl": ["method=icarl", "memory.per=total", f"memory={common.EXEMPLARS}"],
+    "wa": [
+        "method=wa",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        "method.clip=true",
+    ],
+    "bic": [
+        "method=bic",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.held_out={common.HELD_OUT}",
+        f"method.ridge={common.RIDGE}",
+    ],
+    "ss_il": [
+        "method=ss_il",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.n_replay={common.SEPARATED_REPLAY}",
+    ],
+    "lucir": [
+        "method=lucir",
+        f"memory={common.FEW_EXEMPLARS}",
+        f"method.strength={common.LUCIR_STRENGTH}",
+        f"method.margin={common.LUCIR_MARGIN}",
+        f"method.top={common.TOP}",
+    ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
     "hat": [
         "method=hat",
         f"method.s_max={common.S_MAX}",
         f"method.sparsity={common.SPARSITY}",
         f"method.embedding_lr={common.EMBEDDING_LR}",
+    ],
+    "pnn": ["method=pnn", "method.init=random", "method.earlier=learned"],
+    "progress_compress": [
+        "method=progress_compress",
+        f"method.strength={common.KNOWN_STRENGTH}",
+        f"method.decay={common.KNOWN_DECAY}",
+        f"method.temperature={common.TEMPERATURE}",
+        "method.reinitialize=true",
+        "method.fisher_samples=null",
     ],
     "continual_backprop": [
         "method=continual_backprop",
@@ -101,10 +160,32 @@ OURS: dict[str, Sequence[str]] = {
         f"method.decay={plastic.DECAY}",
     ],
     "shrink_perturb": ["method=shrink_perturb", f"method.shrink={plastic.SHRINK}", f"method.noise={plastic.NOISE}"],
+    "supsup": ["method=supsup"],
+    "clnp": [
+        "method=clnp",
+        f"method.l1={common.L1}",
+        f"method.margin={common.VAL_MARGIN}",
+        f"scenario.val_fraction={common.VAL_FRACTION}",
+    ],
+    "ogd": ["method=ogd", "method.space=gradients", f"method.samples={common.OGD_SAMPLES}"],
+    "gpm": [
+        "method=ogd",
+        "method.space=inputs",
+        f"method.samples={common.OGD_SAMPLES}",
+        f"method.energy=[{common.ENERGY[0]},{common.ENERGY[1]}]",
+    ],
+    "meta_regularized": [
+        "method=meta_regularized",
+        "method.strength=1",
+        f"method.temperature={common.TEMPERATURE}",
+        f"method.pull={common.META_PULL}",
+        f"method.rate={common.META_RATE}",
+    ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
-TASK_INCREMENTAL = ("packnet", "hat")
+TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp")
+VALIDATED = ("clnp",)  # the loop is given validation images too
 GANS = ("wgan_gp", "acgan")
 
 
@@ -113,15 +194,19 @@ def scenario_of(name: str) -> str:
     return f"scenario={'task' if name in TASK_INCREMENTAL else 'class'}_incremental"
 
 
-def images_of(tasks: Sequence[Task]) -> Images:
+def images_of(tasks: Sequence[Data]) -> Images:
     """As the loops take them."""
-    return [(task.train.images.float() / 255, task.train.labels) for task in tasks]
+    return [(data.images.float() / 255, data.labels) for data in tasks]
 
 
 def weights_of(method: Method) -> list[Tensor]:
-    """What is trained here: of DGR only the generative memory."""
+    """What is trained here: of DGR only the generative memory; of SupSup the weights under the mean of its masks."""
     if isinstance(method, DGR):
         return [*method.gan.generator.parameters(), *method.gan.discriminator.parameters()]
+    if isinstance(method, SupSup):
+        weights = zip(method.weights.values(), method.supermasks, strict=True)
+        n = method.n_masks
+        return [weight * sum(masks[task] for task in range(n)) / n if n else weight for weight, masks in weights]
     return [p for p in method.parameters() if p.requires_grad]
 
 
@@ -143,13 +228,15 @@ def learning(name: str) -> Callable[[Method, Task, Fit], None]:
 
 def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict[str, Timing]:
     """Each loop of this method, on the device of the images."""
-    images = images_of(tasks)
+    images = images_of([task.train for task in tasks])
+    given = [images_of([task.val for task in tasks])] if name in VALIDATED else []
     with torch.device(images[0][0].device):
-        return {what: loop(images, weights) for what, loop in BY_HAND[name].items()}
+        return {what: loop(images, weights, *given) for what, loop in BY_HAND[name].items()}
 
 
 def gap(mine: Sequence[Tensor], theirs: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
-    """Between two sets of weights, over the way of the first from those at the beginning."""
+    """Between two sets of weights, over the way of the first from those at the beginning (0 for later ones)."""
+    weights = [*weights, *common.zeros(mine[len(weights) :])]
     return distance(mine, theirs) / distance(mine, weights)
 
 

@@ -72,7 +72,7 @@ def fisher_of_all_labels(network: nn.Sequential, images: Tensor, unseen: Tensor)
         logits, inputs, outputs = recorded(network, x)
         log_p = logits.masked_fill(unseen, LOWEST).log_softmax(1)
         squares = zeros(outputs)
-        for c in range(int((~unseen).sum())):
+        for c in (~unseen).nonzero().flatten().tolist():
             score = (log_p[:, c].detach().exp().sqrt() * log_p[:, c]).sum()
             gradients = torch.autograd.grad(score, outputs, retain_graph=True)
             addcmul_(squares, gradients, gradients)

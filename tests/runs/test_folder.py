@@ -14,20 +14,23 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, SMALL_OF, there
+from conftest import small_settings, there
 from example_records import results
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.record import Results, to_json
 from cl_bench.runs.console import show
 from cl_bench.runs.folder import RunFolder, read_results
+from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.loop import run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
-COMMAND = [*SMALL, *SMALL_OF["dgr"], "method=dgr", "checkpoint_every=0", "trainer.progress=false"]
+
+def settings_in(root: str | Path) -> dict[str, Any]:
+    """A run of two phases per task, saved after every chunk, that is kept in this folder."""
+    return small_settings("method=dgr", "checkpoint_every=0", "trainer.progress=false") | {"output_root": str(root)}
 
 
 class Killed(BaseException):
@@ -49,7 +52,7 @@ def numbers(found: Results) -> str:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.set_num_threads(1)
-    return numbers(run(compose(*COMMAND, f"output_root={tmp_path_factory.mktemp('whole')}")))
+    return numbers(run(settings_in(tmp_path_factory.mktemp("whole"))))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFolder, "save_phase", dying)
         with pytest.raises(Killed):
-            run(compose(*COMMAND, f"output_root={root}"))
+            run(settings_in(root))
     return root
 
 
@@ -133,7 +136,7 @@ def test_a_damaged_folder_ends_with_the_same_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(killed, "elsewhere")
-    settings = compose(*COMMAND, "output_root=elsewhere")
+    settings = settings_in("elsewhere")
     folder = folder_of(settings)
     harm, unusable = DAMAGES[damage]
     harm(folder)
@@ -151,18 +154,21 @@ def test_a_damaged_folder_ends_with_the_same_numbers(
 
 def test_what_an_undamaged_folder_need_not_do_again(killed: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Three tasks and the first phase of the fourth are only loaded; the numbers are the damaged cases' business."""
-    from cl_bench.runs.fit import Fit
+    trained: list[tuple[int, str]] = []
+    begin = CSVLog.phase
 
-    trained: list[int] = []
-    trainer = Fit._trainer
-    monkeypatch.setattr(Fit, "_trainer", lambda fit, watch: trained.append(fit._task) or trainer(fit, watch))
+    def phase(log: CSVLog, task: int, phase: str, step: int) -> None:
+        trained.append((task, phase))
+        begin(log, task, phase, step)
+
+    monkeypatch.setattr(CSVLog, "phase", phase)
     shutil.copytree(killed, tmp_path / "outputs")
-    run(compose(*COMMAND, f"output_root={tmp_path / 'outputs'}"))
-    assert trained == [3, 4, 4]
+    run(settings_in(tmp_path / "outputs"))
+    assert trained == [(3, "generator"), (4, "solver"), (4, "generator")]
 
 
 def test_a_finished_run_whose_results_are_lost_tells_them_again(tmp_path: Path, whole: str) -> None:
-    settings = compose(*COMMAND, f"output_root={tmp_path}")
+    settings = settings_in(tmp_path)
     run(settings)
     cut(folder_of(settings) / "results.json")
     assert read_results(folder_of(settings)) is None
@@ -261,7 +267,7 @@ def test_json_has_no_nan() -> None:
 
 def test_a_changed_digit_of_a_result_is_found_out(tmp_path: Path, whole: str) -> None:
     """It would be another number, exit code 0; the run tells its results again from its last checkpoint."""
-    settings = compose(*COMMAND, f"output_root={tmp_path}")
+    settings = settings_in(tmp_path)
     accuracy = there(run(settings).metrics["ACC"])
     file = folder_of(settings) / "results.json"
     sound = file.read_text()
@@ -278,7 +284,7 @@ def test_files_that_are_not_ours_are_left_alone(
     killed: Path, whole: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(killed, tmp_path / "elsewhere")
-    settings = compose(*COMMAND, f"output_root={tmp_path / 'elsewhere'}")
+    settings = settings_in(tmp_path / "elsewhere")
     foreign = [
         folder_of(settings) / "checkpoints" / f"{name}.pt" for name in ("task3 (copy)", "task", "task03", "taskX")
     ]
@@ -357,7 +363,7 @@ def test_of_hundreds_of_tasks_some_are_shown(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_key_is_in_every_checkpoint_and_names_the_folder(killed: Path) -> None:
-    settings = compose(*COMMAND, f"output_root={killed}")
+    settings = settings_in(killed)
     state = torch.load(folder_of(settings) / LAST, weights_only=True)
     assert state["key"] == key_of(settings)
     assert folder_of(settings).name == f"seed0-{key_of(settings)}"

@@ -12,9 +12,10 @@ from conftest import SMALL
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
+from cl_bench.evaluation.scores import References
 from cl_bench.record import load_results, to_json
 from cl_bench.runs.loop import run
-from cl_bench.runs.reference import differing, drawn_from_seed, reference_of
+from cl_bench.runs.reference import differing, drawn_from_seed, references_of
 from cl_bench.runs.setup import prepare
 
 
@@ -34,7 +35,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def asked(reference: Path, *overrides: str) -> list[float] | None:
     settings = compose(*SMALL, "method=er", f"reference={reference}", *overrides)
-    return reference_of(settings, prepare(settings)[0])
+    return references_of(settings, prepare(settings)[0]).joint
 
 
 def test_the_same_benchmark_is_taken_whatever_the_method_and_its_training(joint: dict[str, Path]) -> None:
@@ -99,14 +100,14 @@ def test_results_that_tell_nothing_are_refused(
 def test_a_run_that_learned_one_task_after_another_is_no_reference(joint: dict[str, Path], tmp_path: Path) -> None:
     results = json.loads((joint[""] / "results.json").read_text())
     results["config"]["choices"]["method"] = "finetune"
-    with pytest.raises(InputError, match=r"is a run of finetune, .*choose one of joint or cumulative"):
+    with pytest.raises(InputError, match=r"is a run of finetune, .*choose one of joint, cumulative or separate"):
         asked(altered(joint[""], tmp_path / "run", config=results["config"]))
 
 
 def test_a_search_is_not_measured_against_test_images(joint: dict[str, Path]) -> None:
     settings = compose(*SMALL, f"reference={joint['']}", "scenario.val_fraction=0.2")
     scenario, _ = prepare(settings)
-    assert reference_of(settings | {"trial": {"first_tasks": None}}, scenario) is None
+    assert references_of(settings | {"trial": {"first_tasks": None}}, scenario) == References()
     assert differing(load_results(joint[""]), settings, scenario)
 
 

@@ -144,7 +144,7 @@ def _record(network: nn.Module, x: Tensor) -> tuple[Tensor, list[_Call]]:
             calls.append(_Call(layer, args[0].detach(), z))
         return z.clone()  # an in-place activation would turn z into its own output
 
-    layers = [layer for layer in network.modules() if _is_plain(layer)]
+    layers = [layer for layer in network.modules() if is_plain(layer)]
     hooks = [layer.register_forward_hook(note, prepend=True) for layer in layers]
     try:
         return network(x), calls
@@ -153,7 +153,17 @@ def _record(network: nn.Module, x: Tensor) -> tuple[Tensor, list[_Call]]:
             hook.remove()
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def gradient_of_each(network: nn.Module) -> Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
+    """A function of weights by name, x (B, ...) and c (B, outputs): for each sample the gradient of <c, logits> with
+    respect to these weights, by name, with B in front of their shapes; other parameters are the network's own."""
+
+    def towards(weights: dict[str, Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
+        return torch.func.functional_call(network, weights, (x[None],))[0] @ cotangent
+
+    return torch.func.vmap(torch.func.grad(towards), in_dims=(None, 0, 0))
+
+
+def is_plain(layer: nn.Module) -> bool:
     """Whether a layer's gradient is the one written in `_through_layers`."""
     if isinstance(layer, nn.Conv2d):
         untouched = type(layer).forward is nn.Conv2d.forward
@@ -171,7 +181,7 @@ def _layers_tell_all(network: nn.Module, logits: Tensor, calls: list[_Call]) -> 
     for layer in network.modules():
         for name, weight in layer.named_parameters(recurse=False):
             ours = name in ("weight", "bias") and uses[weight] <= called[layer] <= 1  # type: ignore[index]
-            if weight.requires_grad and not (_is_plain(layer) and ours):
+            if weight.requires_grad and not (is_plain(layer) and ours):
                 return False
     return True
 
@@ -242,10 +252,7 @@ def _through_vmap(
 ) -> dict[Tensor, Tensor]:
     """The sums by parameter for any network: every sample's whole gradient, as many at a time as fit."""
 
-    def towards(weights: dict[str, Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
-        return torch.func.functional_call(network, weights, (x[None],))[0] @ cotangent
-
-    per_sample = torch.func.vmap(torch.func.grad(towards), in_dims=(None, 0, 0))
+    per_sample = gradient_of_each(network)
     weights = {name: weight.detach() for name, weight in trained.items()}
     size = max(1, SCRATCH // sum(weight.numel() for weight in weights.values()))
     sums: dict[Tensor, Tensor] = {}

@@ -1,0 +1,87 @@
+"""The classes of one data set: in which order they come, and which of them each task has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge
+
+from cl_bench.config import InputError
+from cl_bench.config.errors import nearest, typed
+from cl_bench.seeding import derive
+
+ClassOrder = Literal["fixed", "random", "icarl"] | list[Annotated[int, Ge(0)] | str]
+ICARL_SEED = 1993  # of the literature on CIFAR-100, since iCaRL
+
+
+def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[int]:
+    """The numbers of all classes, in their order.
+
+    Args:
+        names: of the classes, by their numbers.
+        class_order: `fixed`, as they are numbered; `random`, drawn from the seed; `icarl`, NumPy's permutation from
+            seed 1993, the same for every seed of a run; a list has each class once, by its name or by its number.
+
+    Raises InputError for a list that isn't all classes.
+
+    >>> order_of([f"class {number}" for number in range(100)], "icarl", seed=0)[:8]
+    [68, 56, 78, 8, 23, 84, 90, 65]
+    """
+    n_classes = len(names)
+    if class_order == "fixed":
+        return list(range(n_classes))
+    if class_order == "random":
+        generator = torch.Generator().manual_seed(derive(seed, "class order"))
+        return torch.randperm(n_classes, generator=generator).tolist()
+    if class_order == "icarl":
+        return np.random.RandomState(ICARL_SEED).permutation(n_classes).tolist()
+    numbers = {name: number for number, name in enumerate(names)}
+    order = [numbers.get(str(label), label) for label in class_order]
+    if not all(str(label) in numbers for label in class_order):  # names may be numbers, but others than those from 0
+        order = list(class_order)
+    if len(order) != n_classes or set(order) != set(range(n_classes)):
+        unknown = [label for label in class_order if isinstance(label, str) and label not in numbers]
+        near = nearest(unknown[0], names) if unknown else ""
+        must = f"must hold each class from 0 to {n_classes - 1} once, or the name of each"
+        raise InputError(f"scenario.class_order={typed(class_order)}: {must}{near}")
+    return [int(number) for number in order]
+
+
+def dealt_out(
+    order: list[int], n_tasks: int | None, classes_per_task: int | None, base: int | None, uneven: bool
+) -> list[list[int]]:
+    """The classes of each task; each of them appears once.
+
+    Args:
+        n_tasks, classes_per_task: one of the two.
+        base: classes of the first task, `classes_per_task` being those of the others; None: as many as the others.
+        uneven: whether tasks may differ in size besides.
+
+    Raises InputError for settings that don't go together.
+
+    >>> dealt_out([0, 1, 2, 3, 4, 5, 6], None, 2, base=3, uneven=False)
+    [[0, 1, 2], [3, 4], [5, 6]]
+    """
+    n_classes = len(order)
+    if base and (n_tasks or not classes_per_task):
+        way = "set scenario.n_tasks=null and scenario.classes_per_task=N"
+        raise InputError(f"scenario.base={base}: the tasks after the first have classes_per_task classes each; {way}")
+    if base and base >= n_classes:
+        raise InputError(f"scenario.base={base}: leaves none of {n_classes} classes for a second task; choose fewer")
+    key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
+    if not value or (n_tasks and classes_per_task):
+        raise InputError("scenario.n_tasks: give either n_tasks or classes_per_task, and leave the other null")
+    left = n_classes - (base or 0)
+    divisors = [n for n in range(1, left + 1) if left % n == 0]
+    if value > left or (value not in divisors and not uneven):
+        fits = ", ".join(map(str, divisors))
+        way = "" if value > left else " (or scenario.uneven=true)"
+        after = f" after the first {base} (scenario.base)" if base else ""
+        raise InputError(f"scenario.{key}={value}: {left} classes{after} can't be cut that way; choose {fits}{way}")
+    if n_tasks:
+        return [part.tolist() for part in torch.tensor(order).tensor_split(n_tasks)]
+    first, size = [order[:base]] if base else [], value
+    return [*first, *(order[i : i + size] for i in range(base or 0, n_classes, size))]

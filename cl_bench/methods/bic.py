@@ -1,0 +1,155 @@
+"""Bias correction (Wu et al., 2019): two numbers for each task put its logits right, fitted on images set apart."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Gt, Lt
+from torch import Tensor, nn
+
+from cl_bench.config import InputError, NonNegative, Rate
+from cl_bench.data.batches import Data
+from cl_bench.data.problem import Kind, Problem, Task, masked
+from cl_bench.methods.base import Fit
+from cl_bench.methods.parts.distillation import DistilledRehearsal
+from cl_bench.methods.parts.importance import eval_mode
+from cl_bench.methods.parts.memory import Budget, rank
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+
+HeldOut = Annotated[float, Gt(0), Lt(1)]
+
+
+class CorrectedHead(nn.Linear):
+    """a_t z_c + b_t for each output c of task t, with z its logit (equation 4). With a = 1, b = 0 it is a linear head.
+
+    Args:
+        width: of the features.
+        task_of_output: int64 (n_outputs,).
+
+    a, b: of each task, (n_tasks,).
+    """
+
+    a: Tensor
+    b: Tensor
+    task_of_output: Tensor
+
+    def __init__(self, width: int, task_of_output: Tensor) -> None:
+        super().__init__(width, len(task_of_output))
+        n_tasks = 1 + int(task_of_output.max())
+        self.register_buffer("a", torch.ones(n_tasks))
+        self.register_buffer("b", torch.zeros(n_tasks))
+        self.register_buffer("task_of_output", task_of_output, persistent=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.a[self.task_of_output] + self.b[self.task_of_output]
+
+
+class BiC(DistilledRehearsal):
+    """Two stages in each task t but the first. Some exemplars of each old class, and as many images of each new one,
+    are set apart.
+
+    1. On the other images and exemplars: (1 - r) CE + r KD, with r the share of classes that are old (equations 1 to
+       3); see `DistilledRehearsal`.
+    2. The network is frozen. Logits of the new classes become a z + b, those of old ones stay; (a, b) minimise the
+       cross-entropy over the classes so far on the images set apart (equation 5) + ridge / 2 ((a - 1)^2 + b^2), a
+       convex problem of two numbers.
+
+    The pair of a task belongs to its classes from then on: in answers, and in both networks of KD.
+
+    Args:
+        memory: exemplars kept, chosen by herding, those set apart included.
+        temperature: T of both softmaxes in KD; higher makes small probabilities count more.
+        held_out: share of the exemplars of each old class that is set apart, one at least.
+        ridge: pull of (a, b) to (1, 0). Where a and b get all images set apart right, no finite pair is the best, and
+            the paper's short descent stops somewhere; higher stays nearer to no correction.
+    """
+
+    kinds: tuple[Kind, ...] = ("class",)
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        memory: Budget,
+        *,
+        temperature: Rate,
+        held_out: HeldOut,
+        ridge: NonNegative,
+    ) -> None:
+        head = CorrectedHead(network.head.in_features, problem.task_of_output)
+        super().__init__(problem, network.with_head(head), optimizer, memory, temperature=temperature)
+        self.head, self.held_out, self.ridge = head, held_out, ridge
+        classes = {"class": 1, "task": max(map(len, problem.outputs)), "total": problem.n_outputs}[memory.per]
+        if self.n_exemplars < 2 * classes:
+            apart = "one is set apart to correct by, and one is trained on"
+            of = {"class": "", "task": f" of {classes} in a task", "total": f" of {classes}"}[memory.per]
+            raise InputError(f"{memory}: less than two for each class{of}; {apart}")
+
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
+        if task.index:
+            apart, others = self.set_apart(task.train)
+            self.rehearse(others, fit)
+            self.correct(apart)
+        else:
+            self.rehearse(task.train, fit)
+        self.keep_exemplars(task.train)
+        return {"a": self.head.a[task.index].item(), "b": self.head.b[task.index].item()}
+
+    def set_apart(self, new: Data) -> tuple[Data, Data]:
+        """As many images of each class, old and new, and all the others.
+
+        Raises InputError for a new class that has no more images than those.
+        """
+        share = max(1, round(self.held_out * int(self.memory.labels.unique(return_counts=True)[1].min())))
+        labels, counts = new.labels.unique(return_counts=True)
+        if counts.min() <= share:
+            rare = self.problem.class_names[labels[counts.argmin()]]
+            raise InputError(
+                f"method.held_out={self.held_out}: sets apart {share} images of class '{rare}', all it has"
+            )
+        data = self.with_exemplars(new)
+        data = data[torch.randperm(len(data)).to(data.labels.device)]
+        apart = rank(data.labels) < share
+        return data[apart.nonzero().squeeze(1)], data[(~apart).nonzero().squeeze(1)]
+
+    def correct(self, data: Data) -> None:
+        """Fits the pair of the current task."""
+        with torch.no_grad(), eval_mode(self.network):
+            logits = torch.cat([self.network(batch.x).float() for batch in data.batches()])
+        seen = self.problem.mask("seen", after=self.index)[0].to(self.device)
+        pair = fitted(masked(logits, seen), data.labels, self.head.task_of_output == self.index, self.ridge)
+        self.head.a[self.index], self.head.b[self.index] = pair
+
+
+def fitted(logits: Tensor, y: Tensor, new: Tensor, ridge: float) -> Tensor:
+    """(a, b) that minimise CE + ridge / 2 ((a - 1)^2 + b^2), float64 (2,), with CE the mean cross-entropy of a z + b
+    for the new outputs and z for the others.
+
+    Args:
+        logits: (N, n_outputs), the lowest finite number where an output takes no part.
+        y: labels, (N,).
+        new: which outputs, bool (n_outputs,).
+
+    >>> logits, y = torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]), torch.tensor([0, 1, 0])
+    >>> [round(x, 3) for x in fitted(logits, y, torch.tensor([False, True]), ridge=0.1).tolist()]
+    [0.693, -0.922]
+    """
+    logits = logits.double()
+    identity = torch.tensor([1.0, 0.0], dtype=torch.float64, device=logits.device)
+    pair = identity.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([pair], max_iter=100, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        corrected = torch.where(new, logits * pair[0] + pair[1], logits)
+        loss = F.cross_entropy(corrected, y) + ridge / 2 * (pair - identity).square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return pair.detach()

@@ -1,0 +1,131 @@
+"""Progressive neural networks (Rusu et al., 2016): a column for every task, that takes from the ones before it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import Batch
+from cl_bench.data.problem import Kind, Problem, Task
+from cl_bench.methods.base import Fit, Method
+from cl_bench.networks.base import Network, reset_parameters
+from cl_bench.networks.columns import Column, Lateral, later_layers
+from cl_bench.networks.growing import Growing
+from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.plain import plain_layers
+
+
+class Adapter(Lateral):
+    """U relu(V [a_1 h^1, ..., a_{k-1} h^{k-1}] + c), with a learned scale a_j for each earlier column."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, n_columns: int) -> None:
+        super().__init__(layer, n_columns, n_scales=n_columns)
+
+    def side_by_side(self, others: Sequence[Tensor]) -> Tensor:
+        h = torch.stack(list(others), 1)
+        return (h * self.scale.view(-1, *[1] * (h.dim() - 2))).flatten(1, 2)
+
+
+class PNN(Growing, Method):
+    """Objective at task k: cross-entropy over its own outputs, of column k, a network of its own; earlier columns take
+    part but don't move. Layer i >= 2 of column k, its head included (equation 2):
+
+    h_i^k = f(W_i^k h_{i-1}^k + b_i^k + U_i^k relu(V_i^k [a_1 h_{i-1}^1, ..., a_{k-1} h_{i-1}^{k-1}] + c_i^k)).
+
+    An image of task k is answered by column k. Nothing says to which task an image belongs, so the task must be given.
+
+    Args:
+        network: the shape of each column, a plain sequence of layers; its head has the outputs of its task alone.
+        optimizer: made anew for each column.
+        init: the layers of a new column are `random`, or begin as a copy of the `previous` column's (not its head).
+        earlier: columns from which a new one takes: those that have `learned` the tasks before; or `random` ones that
+            learn nothing, the paper's control: what is gained by them is not transfer.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("task",)
+    own: Tensor
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        init: Literal["random", "previous"],
+        earlier: Literal["learned", "random"],
+    ) -> None:
+        super().__init__(problem)
+        plain_layers(network, "method=pnn builds its columns")
+        if getattr(optimizer, "keep_state", False):
+            raise InputError("optimizer.keep_state=true: each column of method=pnn has its own optimizer; choose false")
+        if init == "previous" and earlier == "random":
+            raise InputError("method.init=previous: passes on what method.earlier=random keeps back; choose random")
+        self.optimizer, self.init, self.earlier = optimizer, init, earlier
+        self.width = network.head.in_features
+        self.columns = nn.ModuleList([self.shaped(0, network.features)])  # of each task so far; one before the first
+        self.random = nn.ModuleList()
+        self.register_buffer("own", problem.mask("own", after=0), persistent=False)
+
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
+        if task.index:
+            column = self.new_column(task.index)
+            if self.init == "previous":
+                column.features.load_state_dict(self.column(-1).features.state_dict())
+            self.columns.append(column)
+            if self.earlier == "random":
+                self.random.append(self.new_column(task.index - 1))
+        fit(self, task.train, phase="train")
+        return {"parameters": sum(p.numel() for p in self.parameters())}
+
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        """Logits (B, n_outputs); those of other tasks have the lowest number. index: of the task, None for the current
+        one. A task that has no column yet has the same logit for all of its outputs."""
+        task = max(self.index, 0) if index is None else index
+        if task < len(self.columns):
+            own = self.column(task)(x, self.below(x, task))
+        else:
+            own = x.new_zeros(len(x), len(self.problem.outputs[task]))
+        lowest = own.new_full((len(x), self.problem.n_outputs), torch.finfo(own.dtype).min)
+        return lowest.masked_scatter(self.own[task], own)
+
+    @torch.no_grad()
+    def below(self, x: Tensor, index: int) -> list[list[Tensor]]:
+        """What the layers of the columns before that of a task are given, by column."""
+        inputs: list[list[Tensor]] = []
+        for column in (self.random if self.earlier == "random" else self.columns)[:index]:
+            inputs.append(cast(Column, column).inputs(x, inputs))
+        return inputs
+
+    def column(self, index: int) -> Column:
+        return cast(Column, self.columns[index])
+
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        loss = F.cross_entropy(self(batch.x), batch.y)
+        optimizers.zero_grad()
+        loss.backward()
+        optimizers.step()
+        return {"loss": loss.detach()}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.column(-1).parameters())
+
+    def new_column(self, index: int) -> Column:
+        """The column of a task, with random weights."""
+        features = copy.deepcopy(self.column(0).features)
+        reset_parameters(features)
+        return self.shaped(index, features).to(self.device)
+
+    def shaped(self, index: int, features: nn.Sequential) -> Column:
+        """These layers as the column of a task: with a head for its outputs, and adapters to the columns before."""
+        head = nn.Linear(self.width, len(self.problem.outputs[index]))
+        laterals = (Adapter(layer, index) for layer in later_layers(features, head)) if index else ()
+        return Column(features, head, laterals)
+
+    def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
+        return self.shaped(index, copy.deepcopy(self.column(0).features))

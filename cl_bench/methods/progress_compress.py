@@ -1,0 +1,116 @@
+"""Progress & Compress (Schwarz et al., 2018): a column learns a task, then what is known takes it in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Positive, Rate, Share
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.problem import Problem, Task
+from cl_bench.methods.base import Fit, frozen
+from cl_bench.methods.ewc import EWC
+from cl_bench.networks.base import Network, reset_parameters
+from cl_bench.networks.columns import Column, Lateral, later_layers
+from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.plain import plain_layers
+
+
+class Adaptor(Lateral):
+    """alpha * U relu(V h + c), with a learned scale alpha for each unit (or channel) of the layer."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__(layer, n_columns=1, n_scales=len(layer.weight))
+
+    def forward(self, others: Sequence[Tensor]) -> Tensor:
+        z = super().forward(others)
+        return z * self.scale.view(-1, *[1] * (z.dim() - 2))
+
+
+class ProgressCompress(EWC):
+    """Two networks: the knowledge base (`network`), which answers, and the active column, which learns.
+
+    Progress, at task k: cross-entropy of the column, which takes from the layers of the knowledge base as they are (not
+    at the first task, when it knows nothing); only the column moves. Layer i >= 2 of the column, its head included
+    (equation 1): h_i = f(W_i h_{i-1} + alpha_i * U_i relu(V_i h_{i-1}^KB + c_i) + b_i).
+
+    Compress (equation 3), on the images of task k; only the knowledge base, theta, moves:
+    mean_x KL(pi_k(.|x) || pi^KB(.|x)) + (strength / 2) decay sum_j F*_j (theta_j - theta*_j)^2. pi_k is what the column
+    says on top of the knowledge base as task k found it; both are a softmax of logits / temperature over the outputs
+    that take part in training. Then theta* = theta and F* = decay F* + F_k / |F_k|, with F_k the diagonal Fisher
+    information of the knowledge base on task k and |F_k| its Euclidean norm over all weights.
+
+    Args:
+        network: a plain sequence of layers.
+        strength: lambda; higher forgets less and takes in less.
+        decay: gamma; share of the old F* that is kept at each task, and in the penalty once more.
+        temperature: tau; higher makes small probabilities count more.
+        reinitialize: whether the column begins each task with random weights, better for tasks that differ much.
+        fisher_samples: images used for F_k, None for all.
+    """
+
+    n_phases = 2
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        strength: NonNegative,
+        decay: Share,
+        temperature: Rate,
+        reinitialize: bool,
+        fisher_samples: Positive | None,
+    ) -> None:
+        plain_layers(network, "method=progress_compress takes from the layers")
+        super().__init__(
+            problem, network, optimizer, strength=strength, online=True, decay=decay, fisher_samples=fisher_samples
+        )
+        self.temperature, self.reinitialize = temperature, reinitialize
+        fresh = network.fresh()
+        self.column = Column(fresh.features, fresh.head, map(Adaptor, later_layers(fresh.features, fresh.head)))
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        if task.index and self.reinitialize:
+            reset_parameters(self.column)
+        network = frozen(self.network)
+        known = Column(network.features, network.head) if task.index else None
+        for phase, objective in (("progress", self.progress), ("compress", self.compress)):
+            step = partial(self.train_step, objective=partial(objective, known=known))
+            fit(self, task.train, phase=phase, step=step)
+        self.penalty.replace(self.weights, self.fisher(task.train), decay=self.decay)
+
+    def loss(self, batch: Batch, *, objective: Callable[[Batch], Tensor]) -> Tensor:
+        return objective(batch)
+
+    def progress(self, batch: Batch, known: Column | None) -> Tensor:
+        """The objective of the column. known: the knowledge base as the task found it."""
+        return F.cross_entropy(self.active(self.column_logits(batch.x, known), batch.y), batch.y)
+
+    def compress(self, batch: Batch, known: Column | None) -> Tensor:
+        """The objective of the knowledge base."""
+        with torch.no_grad():
+            taught = self.active(self.column_logits(batch.x, known) / self.temperature, batch.y).softmax(1)
+        said = self.active(self.network(batch.x) / self.temperature, batch.y).log_softmax(1)
+        loss = F.kl_div(said, taught, reduction="batchmean")
+        if self.index > 0:
+            loss = loss + self.strength / 2 * self.decay * self.penalty(self.weights)
+        return loss
+
+    def column_logits(self, x: Tensor, known: Column | None) -> Tensor:
+        return self.column(x, [known.inputs(x)] if known else [])
+
+    def fisher(self, data: Data) -> dict[str, Tensor]:
+        """The diagonal Fisher information of the knowledge base, of norm 1 over all weights."""
+        fisher = super().fisher(data)
+        norm = torch.stack([value.norm() for value in fisher.values()]).norm()
+        return {name: value / norm.clamp(min=torch.finfo(norm.dtype).tiny) for name, value in fisher.items()}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizer([*self.network.parameters(), *self.column.parameters()])
+        return self.optimizer_state.handed_to(optimizer) if self.optimizer_state else optimizer

@@ -1,0 +1,45 @@
+"""Separate training: every task is learned alone, by a network of its own; what a task is worth without the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from cl_bench.data.problem import Problem, Task
+from cl_bench.methods.base import Classifier, Fit, frozen
+from cl_bench.networks.base import Network, reset_parameters
+from cl_bench.networks.growing import Growing
+from cl_bench.networks.optimizers import Optimizer
+
+
+class Separate(Growing, Classifier):
+    """Objective at task t: the cross-entropy on task t, from new random weights.
+
+    With the task given, each task is answered by its network, and nothing is ever forgotten. Otherwise nothing says
+    which network to ask: the newest one answers, the others are not kept, and only the diagonal of the accuracy matrix
+    means something.
+    """
+
+    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
+        super().__init__(problem, network, optimizer)
+        self.optimizer_state = None  # an optimizer that goes on would carry one task into the next
+        self.past = nn.ModuleList()
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        if task.index > 0:
+            if self.problem.kind == "task":
+                self.past.append(frozen(self.network))
+            reset_parameters(self.network)
+        super().learn(task, fit)
+
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        own = self.network if index is None or index >= len(self.past) else self.past[index]
+        return own(x)
+
+    @property
+    def answer_bytes(self) -> int:
+        return (1 + len(self.past)) * super().answer_bytes
+
+    def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
+        return frozen(self.network)

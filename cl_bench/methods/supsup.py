@@ -1,0 +1,198 @@
+"""SupSup (Wortsman et al., 2020): a mask for each task over weights that never change, found again by its certainty."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.problem import Problem, Task, masked
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.plain import plain_layers
+from cl_bench.networks.supermasks import Supermasks, fix_weights
+
+ASSIGNED = 1000  # images of a task, at most, of which it is told how many are found to be of that task
+BEHIND = 100.0  # of log-probabilities: the best of a task is above -100, whatever its number of classes
+PRODUCTS = 8192  # images times masks that are mixed at once; their activations must be held
+
+
+class SupSup(Classifier):
+    """Objective at task t: cross-entropy of f(x, W * M) over the scores S of the task's mask M. The weights W have
+    random signs and one size in each layer, and are never trained; there are no biases.
+
+    M is 1 where S >= 0, or at the highest scores of each layer. Its gradient goes straight to the scores:
+    dL/dS = W * dL/d(W * M). When a task ends its mask is kept, a bit a weight, and the scores are not.
+
+    Task-incremental, the mask is given (the paper's "GG"). In the other kinds it is inferred for each image alone. The
+    masks of the k tasks are mixed, p(alpha) = f(x, W * sum_i alpha_i M_i) with alpha_i = 1/k, and the image belongs to
+    the task whose share would lower the objective H most, argmax_i -dH/dalpha_i. Domain-incremental is "GNs"; in
+    class-incremental, "GNu", its outputs then come before those of all other tasks.
+
+    Args:
+        kept: share of each layer's weights that a mask keeps; None: those with a score of at least 0.
+        superfluous: outputs beyond those of the benchmark. They are never right, so each mask learns to keep them low
+            for the images of its task, and for no others.
+        inference: of the task. `one_shot`: by one gradient; `binary`: half of the masks are dropped at a time, by
+            ceil(log2 k) gradients; `brute_force`: the mask by which the answer has the least entropy.
+        objective: H of the gradient. `entropy` of p; `G`: logsumexp of the logits, with the gradient of all outputs but
+            the superfluous ones blocked.
+    """
+
+    train_mask = "all"
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        kept: Annotated[float, Gt(0), Le(1)] | None,
+        superfluous: Annotated[int, Ge(0), Le(10**4)],
+        inference: Literal["one_shot", "binary", "brute_force"],
+        objective: Literal["entropy", "G"],
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        if objective == "G" and not superfluous:
+            raise InputError("method.objective=G: looks at superfluous outputs alone; set method.superfluous, e.g. 90")
+        if objective == "G" and inference == "brute_force":
+            raise InputError("method.inference=brute_force: compares entropies; set method.objective=entropy")
+        self.superfluous, self.inference, self.objective = superfluous, inference, objective
+        self.layers = plain_layers(network, "method=supsup masks the weights")
+        network.add_module("head", nn.Linear(network.head.in_features, problem.n_outputs + superfluous))
+        fix_weights(network)
+        numbers = [None if kept is None else round(kept * weight.numel()) for weight in self.weights.values()]
+        if 0 in numbers:
+            raise InputError(f"method.kept={kept}: keeps no weight of a layer; raise it, or make the network wider")
+        weights = zip(self.weights.values(), numbers, strict=True)
+        self.masks = nn.ModuleList(Supermasks(weight.shape, number) for weight, number in weights)
+
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
+        for masks in self.supermasks:
+            masks.begin()
+        fit(self, task.train, phase="train")
+        for masks in self.supermasks:
+            masks.end()
+        noted: dict[str, Any] = {"kept": [float(masks[task.index].mean()) for masks in self.supermasks]}
+        return noted if self.problem.kind == "task" else noted | {"assigned": self.assigned(task)}
+
+    def loss(self, batch: Batch) -> Tensor:
+        logits, superfluous = self.parts(self.masked_logits(batch.x, self.index))
+        return F.cross_entropy(torch.cat([self.active(logits, batch.y), superfluous], 1), batch.y)
+
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        """index: of the task whose mask answers; None: the mask is inferred for each image. No mask: all weights."""
+        if index is not None or not self.n_masks:
+            return self.parts(self.masked_logits(x, index or 0))[0]
+        tasks = self.infer(x)
+        if self.problem.kind == "class":
+            return self.by_task(x, tasks)
+        logits = x.new_empty(len(x), self.problem.n_outputs)
+        for task in tasks.unique().tolist():
+            rows = tasks == task
+            logits[rows] = self.parts(self.masked_logits(x[rows], task))[0]
+        return logits
+
+    def by_task(self, x: Tensor, tasks: Tensor) -> Tensor:
+        """Log-probabilities among the outputs of each task, by its own mask; those of an image's task, `tasks`, are
+        ahead of all others."""
+        answers = x.new_full((len(x), self.problem.n_outputs), torch.finfo(x.dtype).min)
+        for task in range(self.n_masks):
+            own = self.problem.outputs[task]
+            log_p = self.masked_logits(x, task)[:, own].log_softmax(1)
+            answers[:, own] = log_p - BEHIND * (tasks != task)[:, None]
+        return answers
+
+    def masked_logits(self, x: Tensor, task: int) -> Tensor:
+        """All logits, superfluous ones too, by the mask of a task; by all weights where it has none yet."""
+        if task >= self.n_masks:
+            return self.network(x)
+        weights = zip(self.weights.items(), self.supermasks, strict=True)
+        return functional_call(self.network, {name: weight * masks[task] for (name, weight), masks in weights}, (x,))
+
+    def infer(self, x: Tensor) -> Tensor:
+        """The task of each image by itself, int64 (B,), among those with a mask."""
+        if self.inference == "brute_force":
+            entropies = [self.entropy(self.masked_logits(x, task)) for task in range(self.n_masks)]
+            return torch.stack(entropies, 1).argmin(1)
+        some = max(1, PRODUCTS // self.n_masks)
+        return torch.cat([self.search(part) for part in x.split(some)])
+
+    def search(self, x: Tensor) -> Tensor:
+        """The task of each image, int64 (B,), after as many gradients as the inference takes."""
+        tasks = torch.arange(self.n_masks, device=x.device).expand(len(x), -1)
+        while (left := tasks.shape[1]) > 1:
+            alpha = x.new_zeros(len(x), self.n_masks).scatter_(1, tasks, 1 / left)
+            steepest = self.slopes(x, alpha).gather(1, tasks)
+            n_kept = 1 if self.inference == "one_shot" else math.ceil(left / 2)
+            tasks = tasks.gather(1, steepest.topk(n_kept, largest=False).indices)
+        return tasks.squeeze(1)
+
+    @torch.enable_grad()
+    def slopes(self, x: Tensor, alpha: Tensor) -> Tensor:
+        """dH/dalpha of each image, (B, k), where the masks are mixed by its own alpha, (B, k)."""
+        alpha = alpha.requires_grad_()
+        layers = zip(self.weights.values(), self.supermasks, strict=True)
+
+        def mixed(layer: nn.Module, x: Tensor) -> Tensor:
+            weight, masks = next(layers)
+            total = None
+            for task, share in enumerate(alpha.T):
+                product = functional_call(layer, {"weight": weight * masks[task].detach()}, (x,))
+                product = share.view(-1, *[1] * (product.dim() - 1)) * product
+                total = product if total is None else total + product
+            assert total is not None
+            return total
+
+        for layer in [*self.layers, self.network.head]:
+            x = mixed(layer, x) if isinstance(layer, nn.Linear | nn.Conv2d) else layer(x)
+        value = self.entropy(x) if self.objective == "entropy" else self.g(x)
+        return torch.autograd.grad(value.sum(), alpha)[0]
+
+    def entropy(self, logits: Tensor) -> Tensor:
+        """Of the answer to each image, (B,), over the outputs that were trained."""
+        of_task, superfluous = self.parts(logits)
+        rule = "all" if self.problem.rules["train"] == "all" else "seen"
+        trained = self.problem.mask(rule, self.index)[0].to(logits.device)
+        log_p = torch.cat([masked(of_task, trained), superfluous], 1).log_softmax(1)
+        return -(log_p.exp() * log_p).sum(1)
+
+    def g(self, logits: Tensor) -> Tensor:
+        """logsumexp of each image's logits, (B,), of which the superfluous ones alone have a gradient."""
+        of_task, superfluous = self.parts(logits)
+        return torch.cat([of_task.detach(), superfluous], 1).logsumexp(1)
+
+    def parts(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the benchmark's outputs, and the superfluous ones."""
+        n_outputs = self.problem.n_outputs
+        return logits[:, :n_outputs], logits[:, n_outputs:]
+
+    @torch.no_grad()
+    def assigned(self, task: Task) -> float:
+        """The share of images of the task, validation images where there are some, that are found to be of it."""
+        data: Data = task.val if len(task.val) else task.train
+        data = data[torch.arange(0, len(data), math.ceil(len(data) / ASSIGNED), device=data.labels.device)]
+        right = [self.infer(batch.x) == task.index for batch in data.batches()]
+        return float(torch.cat(right).float().mean())
+
+    @property
+    def supermasks(self) -> list[Supermasks]:
+        """The masks of each weight."""
+        return cast(list[Supermasks], list(self.masks))
+
+    @property
+    def n_masks(self) -> int:
+        """Of tasks learned, and of the one being learned."""
+        return len(self.supermasks[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizer([masks.scores for masks in self.supermasks])
+        return self.optimizer_state.handed_to(optimizer) if self.optimizer_state else optimizer

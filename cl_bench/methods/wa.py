@@ -1,0 +1,83 @@
+"""Weight aligning (Zhao et al., 2020): new class vectors are made as long as old ones when a task ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import Rate
+from cl_bench.data.batches import Batch
+from cl_bench.data.problem import Kind, Problem, Task
+from cl_bench.methods.base import Fit
+from cl_bench.methods.parts.distillation import DistilledRehearsal
+from cl_bench.methods.parts.memory import Budget
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+
+
+class WA(DistilledRehearsal):
+    """Objective at task t, on its images and all exemplars: (1 - r) CE + r KD, with r the share of classes that are old
+    (equation 3); see `DistilledRehearsal`.
+
+    Few old images beside many new ones leave new classes with longer vectors in the head, and so with higher logits.
+    When a task ends, they are aligned (equations 8 and 9): w_new <- w_new mean|w_old| / mean|w_new|. The order of
+    logits within old classes and within new ones stays as it was, for the head has no biases.
+
+    Args:
+        memory: exemplars kept, chosen by herding.
+        temperature: T of both softmaxes in KD; higher makes small probabilities count more.
+        clip: True sets negative weights of the head to 0 after each step, so that a longer vector does mean a higher
+            logit where features are not negative.
+    """
+
+    kinds: tuple[Kind, ...] = ("class",)
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        memory: Budget,
+        *,
+        temperature: Rate,
+        clip: bool,
+    ) -> None:
+        head = nn.Linear(network.head.in_features, problem.n_outputs, bias=False)
+        super().__init__(problem, network.with_head(head), optimizer, memory, temperature=temperature)
+        self.clip = clip
+
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
+        self.rehearse(self.with_exemplars(task.train), fit)
+        ratio = 1.0
+        if task.index:
+            old, new = self.problem.seen(task.index - 1), torch.tensor(self.problem.outputs[task.index])
+            ratio = align(self.network.head.weight, old.to(self.device), new.to(self.device))
+        self.keep_exemplars(task.train)
+        return {"norm_ratio": ratio}
+
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
+        logs = super().train_step(batch, optimizers, **given)
+        if self.clip:
+            self.network.head.weight.detach().clamp_(min=0)
+        return logs
+
+
+@torch.no_grad()
+def align(weight: Tensor, old: Tensor, new: Tensor) -> float:
+    """Makes the new class vectors as long as the old ones are, in the mean; returns by what they were multiplied.
+
+    Args:
+        weight: a vector for each class, (n_outputs, width); changed in place.
+        old, new: rows of it, int64.
+
+    >>> weight = torch.tensor([[3.0, 4.0], [0.0, 10.0]])
+    >>> align(weight, torch.tensor([0]), torch.tensor([1])), weight.tolist()
+    (0.5, [[3.0, 4.0], [0.0, 5.0]])
+    """
+    lengths = weight.norm(dim=1)
+    mean_old, mean_new = lengths[old].mean(), lengths[new].mean()
+    ratio = float(mean_old / mean_new) if mean_new else 1.0  # vectors of length 0 stay
+    weight[new] *= ratio
+    return ratio
