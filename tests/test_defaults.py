@@ -64,7 +64,8 @@ def mean(values: list[float]) -> float:
 def accuracy(method: str, kind: str, seed: int, folder: str) -> float:
     machine = ("trainer.threads=1", "trainer.accelerator=cpu", f"output_root={folder}")
     chosen = (f"method={method}", f"scenario={kind}_incremental", f"seed={seed}")
-    return there(run(compose(*chosen, *LENGTH, *(GENERATOR | VALIDATED | LESS).get(method, ()), *machine)).metrics["ACC"])
+    own = (GENERATOR | VALIDATED | LESS).get(method, ())
+    return there(run(compose(*chosen, *LENGTH, *own, *machine)).metrics["ACC"])
 
 
 @pytest.mark.parametrize("method", METHODS)
