@@ -27,6 +27,9 @@ MOST_TASKS = 40
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took: fields of `Results`."""
 
+SIZES = ("answer_bytes", "bytes_kept")
+"""Bytes after each task, of what answers need and of all that is kept: fields of `TaskRecord`."""
+
 NO_SHARES = ("FID", "retention", "growth_rate")
 """Metrics that may be beyond 1, by the beginnings of their names."""
 

@@ -12,7 +12,7 @@ from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration, Curve
 from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
 from cl_bench.report.labels import as_typed, short, shown
-from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, Column
+from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, SIZES_PER_TASK, Column
 
 WHILE = "Before each training image was learned for the first time, mean over those of the task."
 BEFORE = "Before the task is learned: {}."
@@ -74,6 +74,17 @@ class Plots:
             )
             for column in PER_TASK
         ]
+        return [figure for figure in figures if figure]
+
+    def sizes(self) -> list[Figure]:
+        """What answers need, and what is kept, after each task; where it grows for any configuration."""
+        figures = []
+        for column in SIZES_PER_TASK:
+            values = {configuration: configuration.per_task(column.name) for configuration in self.drawn}
+            if any(len({value.mean for value in of_task if value}) > 1 for of_task in values.values()):
+                title, up = f"{column.title}: size against task", f"{column.title.lower()}, {column.unit}"
+                caption = f"{column.meaning.capitalize()}."
+                figures.append(self.along_tasks(title, "after learning task", up, caption, column, values))
         return [figure for figure in figures if figure]
 
     def along_tasks(
