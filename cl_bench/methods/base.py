@@ -100,12 +100,14 @@ class Method(Learner):
 
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
-    them. index: of the task being learned, or learned last; -1 before the first.
+    them. needs_validation: whether it chooses something by the validation images of each task. index: of the task being
+    learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
     n_phases: ClassVar[int] = 1
     train_mask: ClassVar[TrainMask] = "seen"
+    needs_validation: ClassVar[bool] = False
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
