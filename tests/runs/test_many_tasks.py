@@ -115,7 +115,7 @@ def test_300_tasks_take_little_more_than_300_times_one(small: Compose, monkeypat
     """Tasks of 500 mini-batches, in time of the processor, with figures; and the page of the report opens."""
     long = (
         "scenario.max_train=null",
-        "trainer.epochs=10",
+        "trainer.iterations=500",
         "trainer.batch_size=64",
         "network.hidden=[256,256]",
         "trainer.chunk=32",
