@@ -111,7 +111,7 @@ class Plots:
         chart = line_chart(
             title,
             Axis(along, [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
-            share_axis(up, series),
+            share_axis(up, series) if column.unit == "%" else axis_of(up, series),
             series,
             [(float(task + 1), str(task + 1)) for task in tasks[::every]],
         )
@@ -189,6 +189,12 @@ def axis_title(column: Column) -> str:
 
 def scaled(value: Estimate, scale: float) -> Estimate:
     return Estimate(value.mean * scale, None if value.half is None else value.half * scale, value.n)
+
+
+def axis_of(title: str, series: Sequence[Series]) -> Axis:
+    """An axis around what there is, intervals left out."""
+    values = [value.mean for curve in series for _, value in curve.points]
+    return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))
 
 
 def share_axis(title: str, series: Sequence[Series]) -> Axis:
