@@ -104,7 +104,9 @@ class PNN(Growing, Method):
         return cast(Column, self.columns[index])
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        loss = F.cross_entropy(self(batch.x), batch.y)
+        logits = self(batch.x)
+        self.answered(logits, batch.y)
+        loss = F.cross_entropy(logits, batch.y)
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
