@@ -12,7 +12,8 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
@@ -109,6 +110,19 @@ def stop(number: int, _: Any) -> None:
     with suppress(OSError):
         os.write(2, f"{STOPPED}\n".encode())
     os._exit(128 + number)
+
+
+@contextmanager
+def on_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """SIGTERM and Ctrl-C call `stop` with their number inside of this, and do afterwards what they did before. In
+    another thread than the main one they can't be caught."""
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_with(process: int, saved: bool = False) -> None:

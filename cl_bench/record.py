@@ -27,6 +27,9 @@ MOST_TASKS = 40
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took: fields of `Results`."""
 
+SIZES = ("answer_bytes", "bytes_kept")
+"""Bytes after each task, of what answers need and of all that is kept: fields of `TaskRecord`."""
+
 NO_SHARES = ("FID", "retention", "growth_rate")
 """Metrics that may be beyond 1, by the beginnings of their names."""
 
@@ -231,6 +234,10 @@ def to_json(value: Any) -> Any:
     >>> to_json({0: [0.5, math.nan, (math.inf, 1)], "memory": MemoryUse(images=2, bytes=128)})
     {'0': [0.5, None, [None, 1]], 'memory': {'images': 2, 'bytes': 128}}
     """
+    if value is None or isinstance(value, str | int):  # first what there is most of
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if is_dataclass(value):
         content = {field.name: getattr(value, field.name) for field in fields(value)}
         absent = [field.name for field in fields(value) if field.default is None and content[field.name] is None]
@@ -239,7 +246,7 @@ def to_json(value: Any) -> Any:
         return {str(key): to_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [to_json(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 def from_json(kind: type[R], content: Any) -> R:

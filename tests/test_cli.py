@@ -126,7 +126,7 @@ def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert "python -m cl_bench method=ewc dataset=mnist" in said
-    assert "method: agem, cumulative, der, dgm" in said  # the choices of each group
+    assert "method: agem, bic, clnp, continual_backprop" in said  # the choices of each group
     assert "_target_: cl_bench.methods.ewc.EWC" in said
     assert "checkpoint_every: 60" in said
     assert "error: method=nosuch" in said

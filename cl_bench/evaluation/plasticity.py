@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
 from cl_bench.data.problem import masked
-from cl_bench.methods.base import Classifier, Learner, Method
+from cl_bench.methods.base import Learner, Method
 from cl_bench.record import Plasticity
 
 PROBE = 2000  # images of the new task, at most (Dohare et al., 2024)
@@ -118,7 +118,7 @@ class OnlineAccuracy:
     def __init__(self, module: Learner, counted: tuple[int, int] = (0, 0)) -> None:
         self.module = module
         self.right, self.given = counted
-        if isinstance(module, Classifier):
+        if isinstance(module, Method):
             problem, self.index = module.problem, module.index
             allowed = problem.mask(problem.rules["evaluation"], after=max(self.index, 0))
             self.allowed = allowed[self.index].to(module.device)

@@ -116,6 +116,15 @@ class Score(nn.Module):
             metrics=to_json({name: values[name] for name in sorted(values, key=self.order)}),
         )
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The counts, which the metrics share: one tensor under all their names, so that a file holds it once."""
+        state = super().state_dict(*args, **kwargs)
+        for name in state:
+            if ".metrics." in f".{name}":
+                first, _, last = name.partition("metrics.")
+                state[name] = state[f"{first}metrics.ACC.{last.rpartition('.')[2]}"]
+        return state
+
     @property
     def ends(self) -> dict[str, int]:
         """The tasks after which A5 and A10 are measured, where these exist."""

@@ -79,6 +79,13 @@ class Learner(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
+    def answered(self, logits: Tensor, y: Tensor) -> None:
+        """Keeps the first logits of a step, for the online accuracy. A loss without `Classifier.active` calls it."""
+        if self.asked is not None:
+            n, (_, labels, task_ids, _) = len(self.asked.y), self.asked
+            self.answers.append(Answers(logits[:n].detach(), y[:n], labels, task_ids))
+            self.asked = None
+
     def training_step(self, chunk: Chunk, _: int) -> None:
         """Steps over the mini-batches of a chunk, and keeps what they log in `logs` and first answer in `answers`."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
@@ -100,12 +107,14 @@ class Method(Learner):
 
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
-    them. index: of the task being learned, or learned last; -1 before the first.
+    them. needs_validation: whether it chooses something by the validation images of each task. index: of the task being
+    learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
     n_phases: ClassVar[int] = 1
     train_mask: ClassVar[TrainMask] = "seen"
+    needs_validation: ClassVar[bool] = False
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -192,13 +201,6 @@ class Classifier(Method):
             self._barred = {self.index: barred[self.task_of_output] if rule == "own" else barred[0]}
         barred = self._barred[self.index]
         return logits.masked_fill(barred[y] if barred.dim() > 1 else barred, torch.finfo(logits.dtype).min)
-
-    def answered(self, logits: Tensor, y: Tensor) -> None:
-        """Keeps the first logits of a step, for the online accuracy. A loss that has no use for `active` calls it."""
-        if self.asked is not None:
-            n, (_, labels, task_ids, _) = len(self.asked.y), self.asked
-            self.answers.append(Answers(logits[:n].detach(), y[:n], labels, task_ids))
-            self.asked = None
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the outputs that take part."""

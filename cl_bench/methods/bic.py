@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -82,12 +82,17 @@ class BiC(DistilledRehearsal):
     ) -> None:
         head = CorrectedHead(network.head.in_features, problem.task_of_output)
         super().__init__(problem, network.with_head(head), optimizer, memory, temperature=temperature)
-        self.head, self.held_out, self.ridge = head, held_out, ridge
+        self.held_out, self.ridge = held_out, ridge
         classes = {"class": 1, "task": max(map(len, problem.outputs)), "total": problem.n_outputs}[memory.per]
         if self.n_exemplars < 2 * classes:
             apart = "one is set apart to correct by, and one is trained on"
             of = {"class": "", "task": f" of {classes} in a task", "total": f" of {classes}"}[memory.per]
             raise InputError(f"{memory}: less than two for each class{of}; {apart}")
+
+    @property
+    def head(self) -> CorrectedHead:
+        """The network's; a second name for it would be a second copy in the state."""
+        return cast(CorrectedHead, self.network.head)
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         if task.index:

@@ -34,6 +34,8 @@ class CLNP(Isolation):
         margin: accuracy on validation images that a task may lose; more leaves more units to later tasks.
     """
 
+    needs_validation = True
+
     def __init__(
         self, problem: Problem, network: Network, optimizer: Optimizer, *, l1: NonNegative, margin: Share
     ) -> None:
@@ -48,10 +50,6 @@ class CLNP(Isolation):
         self.born = nn.ParameterList(nn.Parameter(birth, False) for birth in births)  # the first task that uses a unit
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
-        if not len(task.val):
-            raise InputError(
-                "scenario.val_fraction=0.0: method=clnp chooses by validation images which units a task uses; try 0.1"
-            )
         used = self.used
         full = [number for number, units in enumerate(used, 1) if units.all()]
         if full:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +69,12 @@ class LUCIR(Exemplary):
     ) -> None:
         head = CosineHead(network.head.in_features, problem.n_outputs)
         super().__init__(problem, network.with_head(head), optimizer, memory)
-        self.head, self.strength, self.ranking_weight = head, strength, ranking_weight
-        self.margin, self.top = margin, top
+        self.strength, self.ranking_weight, self.margin, self.top = strength, ranking_weight, margin, top
+
+    @property
+    def head(self) -> CosineHead:
+        """The network's; a second name for it would be a second copy in the state."""
+        return cast(CosineHead, self.network.head)
 
     def learn(self, task: Task, fit: Fit) -> None:
         past = None

@@ -111,7 +111,7 @@ def check_memory(problem: Problem, n_weights: int, gradients: Gradients, samples
 
     each = [int(answering(problem, task).sum()) if gradients == "all" else 1 for task in range(problem.n_tasks)]
     n_gradients = samples * sum(each)
-    numbers = 3 * n_gradients * n_weights  # the basis, the next one while it grows, a checkpoint's copy
+    numbers = 4 * n_gradients * n_weights  # the basis, the next one while it grows, copies for checkpoints: measured
     needed, memory = 4 * numbers / 2**30, psutil.virtual_memory().total / 2**30
     if needed > memory:
         more = ", method.gradients=true_label" if gradients == "all" else ""

@@ -42,7 +42,7 @@ class PNN(Growing, Method):
 
     Args:
         network: the shape of each column, a plain sequence of layers; its head has the outputs of its task alone.
-        optimizer: made anew for each column.
+        optimizer: made anew for each column, whatever its `keep_state` says.
         init: the layers of a new column are `random`, or begin as a copy of the `previous` column's (not its head).
         earlier: columns from which a new one takes: those that have `learned` the tasks before; or `random` ones that
             learn nothing, the paper's control: what is gained by them is not transfer.
@@ -62,8 +62,6 @@ class PNN(Growing, Method):
     ) -> None:
         super().__init__(problem)
         plain_layers(network, "method=pnn builds its columns")
-        if getattr(optimizer, "keep_state", False):
-            raise InputError("optimizer.keep_state=true: each column of method=pnn has its own optimizer; choose false")
         if init == "previous" and earlier == "random":
             raise InputError("method.init=previous: passes on what method.earlier=random keeps back; choose random")
         self.optimizer, self.init, self.earlier = optimizer, init, earlier
@@ -106,7 +104,9 @@ class PNN(Growing, Method):
         return cast(Column, self.columns[index])
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        loss = F.cross_entropy(self(batch.x), batch.y)
+        logits = self(batch.x)
+        self.answered(logits, batch.y)
+        loss = F.cross_entropy(logits, batch.y)
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()

@@ -101,6 +101,11 @@ class SupSup(Classifier):
             logits[rows] = self.parts(self.masked_logits(x[rows], task))[0]
         return logits
 
+    @property
+    def answer_bytes(self) -> int:
+        """The weights, and a bit of each for each task."""
+        return super().answer_bytes + sum(masks.packed.nbytes for masks in self.supermasks)
+
     def by_task(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Log-probabilities among the outputs of each task, by its own mask; those of an image's task, `tasks`, are
         ahead of all others."""

@@ -101,7 +101,7 @@ class Configuration:
         return [estimate([value for value in column if value is not None]) for column in columns]
 
     def per_task(self, name: str) -> list[Estimate | None]:
-        """A number of PLASTICITY for each task."""
+        """A number of PLASTICITY or SIZES for each task."""
         columns = zip(*(run.per_task(name) for run in self.runs), strict=True)
         return [estimate([value for value in column if value is not None]) for column in columns]
 

@@ -159,6 +159,7 @@ class Section:
             ),
             plots.against("bytes_kept", "ACC", "Accuracy against what is kept", "Between tasks; logarithmic."),
             plots.against("seconds", "ACC", "Accuracy against time", "Of training; logarithmic."),
+            *plots.sizes(),
             *plots.plasticity(),
         ]
         swept = [

@@ -12,7 +12,7 @@ from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration, Curve
 from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
 from cl_bench.report.labels import as_typed, short, shown
-from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, Column
+from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, SIZES_PER_TASK, Column
 
 WHILE = "Before each training image was learned for the first time, mean over those of the task."
 BEFORE = "Before the task is learned: {}."
@@ -76,6 +76,17 @@ class Plots:
         ]
         return [figure for figure in figures if figure]
 
+    def sizes(self) -> list[Figure]:
+        """What answers need, and what is kept, after each task; where it grows for any configuration."""
+        figures = []
+        for column in SIZES_PER_TASK:
+            values = {configuration: configuration.per_task(column.name) for configuration in self.drawn}
+            if any(len({value.mean for value in of_task if value}) > 1 for of_task in values.values()):
+                title, up = f"{column.title}: size against task", f"{column.title.lower()}, {column.unit}"
+                caption = f"{column.meaning.capitalize()}."
+                figures.append(self.along_tasks(title, "after learning task", up, caption, column, values))
+        return [figure for figure in figures if figure]
+
     def along_tasks(
         self,
         title: str,
@@ -100,7 +111,7 @@ class Plots:
         chart = line_chart(
             title,
             Axis(along, [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
-            share_axis(up, series),
+            share_axis(up, series) if column.unit == "%" else axis_of(up, series),
             series,
             [(float(task + 1), str(task + 1)) for task in tasks[::every]],
         )
@@ -178,6 +189,12 @@ def axis_title(column: Column) -> str:
 
 def scaled(value: Estimate, scale: float) -> Estimate:
     return Estimate(value.mean * scale, None if value.half is None else value.half * scale, value.n)
+
+
+def axis_of(title: str, series: Sequence[Series]) -> Axis:
+    """An axis around what there is, intervals left out."""
+    values = [value.mean for curve in series for _, value in curve.points]
+    return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))
 
 
 def share_axis(title: str, series: Sequence[Series]) -> Axis:

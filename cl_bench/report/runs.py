@@ -17,7 +17,7 @@ from cl_bench.config.errors import nearest
 from cl_bench.config.names import WITHOUT_EFFECT, as_ever, name_of
 from cl_bench.config.signatures import parameters
 from cl_bench.config.tuned import leaves
-from cl_bench.record import COSTS, PLASTICITY, Damaged, Results, load_results
+from cl_bench.record import COSTS, PLASTICITY, SIZES, Damaged, Results, load_results
 from cl_bench.report.labels import as_typed, read_value
 
 MEMORY = ("memory_images", "memory_bytes")
@@ -78,20 +78,27 @@ class Run:
         return {**self.config, **names, "experiment": experiment, "status": self.results.status}
 
     def number(self, name: str) -> float | None:
-        """A metric, a cost, or a number of PLASTICITY: online accuracy is the mean over the tasks, the others are those
-        of the last task. None where it was not measured."""
+        """A metric, a cost, or a number of PLASTICITY or SIZES: online accuracy is the mean over the tasks, the others
+        are those of the last task. None where it was not measured."""
+        if name in COSTS:
+            return getattr(self.results, name)
         if name in PLASTICITY:
             values = self.per_task(name)
             if name != "online_accuracy":
                 return values[-1]
             return None if None in values else math.fsum(values) / len(values)  # type: ignore[arg-type]
+        if name in SIZES:
+            return self.per_task(name)[-1]
         if name in MEMORY:
             return self.results.memory and getattr(self.results.memory, name.removeprefix("memory_"))
-        return getattr(self.results, name) if name in COSTS else self.results.metrics.get(name)
+        return self.results.metrics.get(name)
 
     def per_task(self, name: str) -> list[float | None]:
-        """A number of PLASTICITY for each task."""
-        found = {record.task: record.of_plasticity[name] for record in self.results.tasks}
+        """A number of PLASTICITY or SIZES for each task."""
+        found = {
+            record.task: getattr(record, name) if name in SIZES else record.of_plasticity[name]
+            for record in self.results.tasks
+        }
         return [found.get(task) for task in range(self.n_tasks)]
 
     def accuracies(self) -> list[float | None]:

@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 from cl_bench.evaluation.statistics import Estimate
-from cl_bench.record import COSTS, PLASTICITY
+from cl_bench.record import COSTS, PLASTICITY, SIZES
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared, mixtures
 from cl_bench.report.labels import as_typed
 from cl_bench.report.runs import MEMORY, Run
@@ -58,6 +58,11 @@ PER_TASK = (
     Column("weight_magnitude", "Weights", "1/1000", "mean absolute value", 0, 1000),
 )
 """Numbers of each task that say how well a network still learns: `record.PLASTICITY`."""
+SIZES_PER_TASK = (
+    Column("answer_bytes", "Answers", "MB", "what answers need: networks, heads, masks, class means", 0, 1e-6),
+    Column("bytes_kept", "Kept", "MB", "what is kept between tasks: networks, memories, generators", 0, 1e-6),
+)
+"""Bytes after each task: `record.SIZES`."""
 COLUMNS = (
     Column("ACC", "ACC", "%", "mean accuracy on all tasks after the last one", 1),
     Column("A5", "A5", "%", "mean accuracy after five classes", 1),
@@ -70,9 +75,12 @@ COLUMNS = (
     Column("FWT", "FWT", "points", "accuracy on the next task, above that of the untrained network", 1),
     Column("forgetting", "Forgetting", "points", "accuracy lost since it was best", -1),
     Column("intransigence", "Intransigence", "points", "accuracy just after learning, short of joint training", -1),
+    Column("retention", "Retention", "%", "accuracy in the end, as a share of that of a network of the task alone", 1),
+    Column("plasticity_gap", "Plasticity gap", "points", "accuracy just after learning, short of a task alone", -1),
     Column("MeRGAN_score", "MeRGAN score", "%", "accuracy of a classifier of real images on generated ones", 1),
     Column("FID", "FID", "", "distance of generated from real images, in the features of the judge", -1, 1, 1),
-    Column("bytes_kept", "Kept", "MB", "what is kept between tasks: networks, memories, generators", 0, 1e-6),
+    *SIZES_PER_TASK,
+    Column("growth_rate", "Growth", "", "of what answers need, with each task; 1 is a network more", 0, 1, 2),
     Column(
         "memory_images",
         "Memory",
@@ -147,7 +155,7 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
     text = StringIO(newline="")
     rows = csv.writer(text)
-    rows.writerow([*head, *metrics, *PLASTICITY, *COSTS, *MEMORY, *keys])
+    rows.writerow([*head, *metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY, *keys])
     for run in runs:
         results, (_, configuration) = run.results, place.get(run.folder, (None, None))
         what = [
@@ -167,7 +175,9 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
         ]
         what += [results.masks.train, results.masks.evaluation, results.device]
         what += [results.versions.get("cl_bench")]
-        numbers = [run.number(name) if run.finished else None for name in (*metrics, *PLASTICITY, *COSTS, *MEMORY)]
+        numbers = [
+            run.number(name) if run.finished else None for name in (*metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY)
+        ]
         values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
         rows.writerow([*what, *numbers, *values])
     return text.getvalue()

@@ -235,7 +235,7 @@ def readable(value: Any, indent: str = "") -> str:
      "n": {}
     }
     """
-    nested = isinstance(value, list) and any(isinstance(part, dict | list) for part in value)
+    nested = isinstance(value, list) and not {dict, list}.isdisjoint(map(type, value))
     if not value or not (nested or isinstance(value, dict)):
         return json.dumps(value)
     deeper = indent + " "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from cl_bench.config import InputError, Stopped
@@ -13,6 +12,7 @@ from cl_bench.config.names import folder_of, key_of
 from cl_bench.config.schema import build
 from cl_bench.evaluation.plasticity import plasticity
 from cl_bench.methods.base import Method
+from cl_bench.process import on_signals
 from cl_bench.record import Results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
@@ -64,20 +64,11 @@ def run(settings: Mapping[str, Any]) -> Results:
             raise InputError(f"output_root: can't write to {folder.path} ({error.strerror or error})") from error
 
 
-@contextmanager
-def saved_on_signals(fit: Fit) -> Iterator[None]:
+def saved_on_signals(fit: Fit) -> AbstractContextManager[None]:
     """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved; a second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(number: int, _: Any) -> None:
+    def stop(number: int) -> None:
         signal.signal(number, signal.SIG_DFL)
         fit.stop(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return on_signals(stop)

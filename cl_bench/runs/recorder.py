@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ class Recorder:
         self.score = Score(scenario, references).to(fit.device)
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[TaskRecord] = []
-        self.plain: list[Any] = []  # the same as plain values: a checkpoint holds no classes
+        self.lines: list[str] = []  # the same as JSON: a checkpoint holds no classes
         n_tasks = len(scenario.tests)
         every = settings.get("measure_every", 1)
         self.measured = {*range(every - 1, n_tasks, every), n_tasks - 1}  # tasks after which all are measured
@@ -102,8 +103,8 @@ class Recorder:
         if state:
             self.method.load_state_dict(state["method"])
             self.score.load_state_dict(state["score"])
-            self.plain = state["records"]
-            self.records = [from_json(TaskRecord, record) for record in self.plain]
+            self.lines = state["records"]
+            self.records = [from_json(TaskRecord, json.loads(line)) for line in self.lines]
             self.method.to(self.fit.device)
         else:
             self.score.measure(self.method, after=-1)
@@ -169,12 +170,12 @@ class Recorder:
             plasticity=before if self.fit.phases else None,
         )
         self.records.append(record)
-        self.plain.append(to_json(record))
+        self.lines.append(json.dumps(to_json(record)))
         results = self.results()
         if index in self.written:
             self.folder.write_results(results)
         self.logger.task(results, picture)
-        state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.plain}
+        state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
             self.fit.progress.end_task(index, results.R[index][: index + 1], seconds)

@@ -79,7 +79,10 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     with seeded(seed, "network"):
         network = build(nodes["network"], **given)
     with seeded(seed, "method"):
-        method = build(nodes["method"], **given, network=network, optimizer=optimizer)
+        method: Method = build(nodes["method"], **given, network=network, optimizer=optimizer)
+    if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
+        chosen = f"method={settings['choices']['method']}"
+        raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
     return scenario, method
 
 

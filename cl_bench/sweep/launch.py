@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from rich.console import Console
 from rich.live import Live
 
 from cl_bench.config import InputError, Stopped
+from cl_bench.process import on_signals
 from cl_bench.runs.folder import at_work
 from cl_bench.sweep.jobs import Job, base, expand, loader, repeated
 from cl_bench.sweep.view import View, summary
@@ -95,7 +95,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
     if console.is_terminal:
         live = Live(get_renderable=view, console=console, refresh_per_second=2, transient=True)
     try:
-        with stopped_by_signals():
+        with on_signals(stopped):
             try:
                 with live:
                     launcher.launch([job.overrides for job in left], initial_job_idx=0)
@@ -111,16 +111,6 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
         shutil.rmtree(board)
 
 
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
+def stopped(number: int) -> None:
     """SIGTERM and Ctrl-C end the sweep, which says what became of it."""
-
-    def stop(number: int, _: Any) -> None:
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    raise Stopped(number)

@@ -21,7 +21,7 @@ BIASED = ("bic", "wa", "ss_il", "lucir")
 # the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
 BAD = [
     # names of the groups' choices
-    ("method=nosuch", "method=nosuch", "choose from agem, bic"),
+    ("method=nosuch", "method=nosuch", "choose from agem, "),
     ("method=fintune", "did you mean 'finetune'?"),
     ("dataset=mnst", "dataset=mnst", "did you mean 'mnist'?"),
     ("scenario=clas_incremental", "scenario=clas_incremental", "did you mean 'class_incremental'?"),
@@ -161,6 +161,10 @@ BAD = [
     ("method=dgr method.balance=true method.replay=fresh", "method.balance=true", "method.replay=fixed"),
     ("method=dgr gan@method.gan=dcgan dataset.size=9", "dataset.size=9", "a multiple of 4; try 32"),
     ("method=hat scenario=task_incremental network=resnet_gan", "network: method=hat", "choose network=mlp"),
+    ("method=supsup network=resnet18", "network: method=supsup masks the weights", "choose network=mlp"),
+    ("method=supsup method.objective=G", "method.objective=G", "set method.superfluous"),
+    ("method=clnp scenario=task_incremental network=resnet18", "network: its running statistics", "network=mlp"),
+    ("method=clnp scenario=task_incremental", "scenario.val_fraction=0.0: method=clnp", "try 0.1"),
     ("method=pnn scenario=task_incremental network=resnet18", "network: method=pnn", "choose network=mlp"),
     ("method=pnn", "method=pnn", "scenario=class_incremental", "try scenario=task_incremental"),
     ("method=den scenario=task_incremental network=cnn", "network: method=den", "choose network=mlp"),

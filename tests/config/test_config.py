@@ -203,23 +203,34 @@ def test_what_changes_a_number_changes_the_key() -> None:
     assert len(keys | {key_of(compose())}) == len(WITH_EFFECT) + 1
 
 
-def test_a_setting_that_came_later_moves_no_key_until_it_is_set() -> None:
+CAME_LATER: dict[str, tuple[tuple[str, ...], Any]] = {  # where it is found, and a value that changes numbers
+    "measure_every": ((), 2),
+    "scenario.max_train": (("scenario=permuted",), 100),
+    "scenario.base": (("scenario.n_tasks=null", "scenario.classes_per_task=2"), 4),
+    "dataset.normalize": (("dataset=mnist",), True),
+    "method.answer": (("method=icarl",), "network"),
+    "optimizer.milestones": (("optimizer=sgd",), [0.5]),
+    "optimizer.gamma": (("optimizer=sgd",), 0.2),
+}
+
+
+@pytest.mark.parametrize("where", CAME_LATER)
+def test_a_setting_that_came_later_moves_no_key_until_it_is_set(where: str) -> None:
     """The keys of runs that were made before there was such a setting."""
-    chosen = {
-        "scenario.base": ("scenario.n_tasks=null", "scenario.classes_per_task=2"),
-        "method.answer": ("method=icarl",),
-    }
-    chosen |= dict.fromkeys(("optimizer.milestones", "optimizer.gamma"), ("optimizer=sgd",))
-    values = {"base": 4, "answer": "network", "milestones": [0.5], "gamma": 0.2}
-    assert {key for later in LATER.values() for key in later} == set(values)
-    for where, more in chosen.items():
-        group, key = where.split(".")
-        settings = compose(*more)
-        target = settings[group]["_target_"]
-        assert settings[group][key] == LATER[target][key]
-        before = {name: value for name, value in settings[group].items() if name != key}
-        assert key_of(settings) == key_of(settings | {group: before})
-        assert key_of(settings) != key_of(settings | {group: before | {key: values[key]}})
+    (group, _, key), (more, value) = where.rpartition("."), CAME_LATER[where]
+    settings = compose(*more)
+    node = settings[group] if group else settings
+    assert node[key] == LATER[node.get("_target_", "")][key]
+    before = {name: value for name, value in node.items() if name != key}
+    assert key_of(settings) == key_of(settings | {group: before} if group else before)
+    now = before | {key: value}
+    assert key_of(settings) != key_of(settings | {group: now} if group else now)
+
+
+def test_each_setting_that_came_later_is_on_the_list() -> None:
+    assert sorted(key for later in LATER.values() for key in later) == sorted(
+        where.rpartition(".")[2] for where in CAME_LATER
+    )
 
 
 def test_where_a_run_lives() -> None:

@@ -90,7 +90,7 @@ def test_one_pair_for_each_task_is_kept_and_old_logits_stay_in_the_second_stage(
     assert len(set(pairs)) == 4
 
 
-def test_as_many_images_of_each_class_are_set_apart_and_not_trained_on() -> None:
+def test_as_many_images_of_each_class_are_set_apart_and_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     method, scenario = bic("memory=200", "method.held_out=0.25")
     for task in scenario.tasks[:2]:
         method.learn_task(task, one_pass)
@@ -107,9 +107,11 @@ def test_as_many_images_of_each_class_are_set_apart_and_not_trained_on() -> None
         trained.append(data)
         return one_pass(module, data, **more)
 
+    corrected_by: list[Any] = []
+    monkeypatch.setattr(method, "correct", corrected_by.append)
     method.learn_task(scenario.tasks[2], fit)
-    assert len(trained[0]) == len(everything) - 6 * 12
-    assert len(trained) == 1
+    assert [len(data) for data in trained] == [len(everything) - 6 * 12]
+    assert [data.labels.bincount().tolist() for data in corrected_by] == [[12] * 6]
 
 
 def test_a_new_class_that_would_be_set_apart_whole_is_named() -> None:

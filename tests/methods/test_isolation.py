@@ -59,7 +59,7 @@ def answers(method: Isolation, scenario: Scenario, task: int) -> Tensor:
 def test_logits_of_past_tasks_never_change_by_a_bit(method: str, network: str, optimizer: str, tmp_path: Path) -> None:
     scenario, learner = beginning(method, *GENTLE[method], *NETWORKS[network], *OPTIMIZERS[optimizer])
     before: list[Tensor] = []
-    for task in range(4):
+    for task in range(3):
         start = {name: weight.detach().clone() for name, weight in learner.weights.items()}
         learn(learner, scenario, task, tmp_path)
         after = [answers(learner, scenario, past) for past in range(task + 1)]

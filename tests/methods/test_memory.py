@@ -25,7 +25,7 @@ from cl_bench.seeding import derive
 COUNTED = [("er", "total", "reservoir"), ("der", "total", "")]
 COUNTED += [("er", per, "random") for per in ("total", "class", "task")]
 COUNTED += [(method, per, "") for method in ("gem", "agem", "icarl") for per in ("total", "class", "task")]
-COUNTED += [("wa", "task", ""), ("lucir", "class", ""), ("ss_il", "total", "")]
+COUNTED += [("wa", "task", ""), ("lucir", "class", ""), ("bic", "class", ""), ("ss_il", "total", "")]
 IMAGE = 8 * 8 + 8 + 2  # bytes of a kept image, its label and its task
 DIGITS = split(digits(), 0, kind="class", n_tasks=5).problem
 

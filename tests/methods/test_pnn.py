@@ -219,7 +219,6 @@ def test_a_lateral_of_a_convolution_has_its_shape() -> None:
             ("network=dcgan", "network.norm=batch"),
             "network: .* BatchNorm2d is none of these; choose network=mlp",
         ),
-        (("optimizer.keep_state=true",), "optimizer.keep_state=true: each column of method=pnn has its own optimizer"),
         (
             ("method.init=previous", "method.earlier=random"),
             "method.init=previous: passes on what method.earlier",

@@ -31,7 +31,8 @@ OPTIMIZERS = {  # each moves a weight whose gradient is 0
 
 
 def supsup(kind: str, *overrides: str) -> tuple[Scenario, SupSup]:
-    return made("supsup", f"scenario={kind}_incremental", *overrides)
+    defaults = ("method.superfluous=0", "method.inference=one_shot")
+    return made("supsup", f"scenario={kind}_incremental", *defaults, *overrides)
 
 
 def with_masks(method: SupSup, n_tasks: int) -> SupSup:
@@ -305,7 +306,7 @@ def test_without_a_mask_all_weights_answer(small: Compose) -> None:
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_tells_how_many_images_find_their_task(small: Compose) -> None:
     permuted = ("scenario=permuted", "scenario.n_tasks=3", "network.hidden=[100,100]")
-    told = ("method.superfluous=20", "method.objective=G")
+    told = ("method.superfluous=20", "method.inference=one_shot", "method.objective=G")
     results = run(small("method=supsup", *permuted, *told, "trainer.epochs=10", "optimizer.lr=0.01"))
     noted = [there(record.diagnostics.more) for record in results.tasks]
     assert noted[0]["assigned"] == 1  # one mask, no choice

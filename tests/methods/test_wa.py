@@ -92,7 +92,7 @@ def test_the_loss_weighs_labels_and_old_answers_by_the_share_of_old_classes(inde
         batch, expected = data.batch(rows), 0.0
         z, z_old = method.network(batch.x).double(), teacher(batch.x).double()
         for n, y in enumerate(batch.y.tolist()):
-            ce = -float(z[n, : n_old + 2].log_softmax(0)[y])
+            ce = -float(z[n, : n_old + 2].detach().log_softmax(0)[y])
             q, log_p = (z_old[n, :n_old] / T).softmax(0), (z[n, :n_old] / T).log_softmax(0)
             kd = -sum(float(q[c] * log_p[c]) for c in range(n_old))
             expected += (ce * 2 / (n_old + 2) + kd * n_old / (n_old + 2)) / 8

@@ -162,7 +162,7 @@ OURS: dict[str, Sequence[str]] = {
         f"method.decay={plastic.DECAY}",
     ],
     "shrink_perturb": ["method=shrink_perturb", f"method.shrink={plastic.SHRINK}", f"method.noise={plastic.NOISE}"],
-    "supsup": ["method=supsup"],
+    "supsup": ["method=supsup", "method.superfluous=0"],
     "clnp": [
         "method=clnp",
         f"method.l1={common.L1}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_records import plastic_record
+from example_records import plastic_record, task_record
 from runs_on_disk import write
 
 from cl_bench.report.__main__ import main
@@ -120,6 +121,22 @@ def test_plasticity_is_shown_task_by_task_where_it_was_measured(tmp_path: Path) 
     assert re.findall(r"<td>(.*?)</td>", figure) == ["18.75 ± 0.00"] * 3 + [""] * 3  # 3 of 16; ewc has none
     heads = re.findall(r'<button type="button">(.*?)</button>', text)
     assert [head for head in heads if head.startswith(("Online", "Dead"))]
+
+
+def test_sizes_are_drawn_where_a_method_grows(tmp_path: Path) -> None:
+    """What answers need and what is kept are two numbers: a growing network beside one that keeps its size."""
+    write(tmp_path, "pnn", record=lambda task: task_record(task, answer_bytes=2_000_000 * (task + 1)))
+    write(tmp_path, "ewc", record=lambda task: task_record(task, answer_bytes=2_000_000))
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "<strong>Kept: size against task.</strong>" not in text  # neither keeps more than after the first task
+    figure = text.partition("<strong>Answers: size against task.</strong>")[2].partition("</figure>")[0]
+    assert re.findall(r"<td>(.*?)</td>", figure) == ["2.00", "2.00", "2.00", "2.00", "4.00", "6.00"]
+    with (tmp_path / "report" / "results.csv").open() as file:
+        assert {row["method"]: row["answer_bytes"] for row in csv.DictReader(file)} == {
+            "ewc": "2000000",
+            "pnn": "6000000",
+        }
 
 
 def test_many_tasks_and_skipped_rows_make_a_page_of_some_of_each(tmp_path: Path) -> None:

@@ -112,10 +112,10 @@ def test_the_console_shows_rows_that_were_measured(small: Compose, no_pictures: 
 
 @pytest.mark.slow
 def test_300_tasks_take_little_more_than_300_times_one(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In time of the processor, with figures; and the page of the report opens."""
+    """Tasks of 500 mini-batches, in time of the processor, with figures; and the page of the report opens."""
     long = (
         "scenario.max_train=null",
-        "trainer.epochs=10",
+        "trainer.iterations=500",
         "trainer.batch_size=64",
         "network.hidden=[256,256]",
         "trainer.chunk=32",
