@@ -15,12 +15,12 @@ from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit, bytes_of
 from cl_bench.methods.parts.proximal import pull, shrink_rows, soft_threshold
-from cl_bench.networks.base import Network, Normalize
+from cl_bench.networks.base import Network
 from cl_bench.networks.growing import Growing
-from cl_bench.networks.growing_linear import GrowingLinear
+from cl_bench.networks.growing_linear import GrowingLinear, growing_mlp
 from cl_bench.networks.masks import Frozen
 from cl_bench.networks.optimizers import Optimizer
-from cl_bench.networks.plain import gated, in_order
+from cl_bench.networks.plain import gated
 from cl_bench.record import Capacity
 
 Prox = Callable[[float], None]
@@ -82,7 +82,7 @@ class DEN(Growing, Classifier):
     ) -> None:
         if getattr(optimizer, "keep_state", False):
             raise InputError("optimizer.keep_state=true: the weights of method=den change their number; choose false")
-        super().__init__(problem, growing(network), optimizer)
+        super().__init__(problem, growing_mlp(network, "method=den"), optimizer)
         self.l1, self.l2, self.group_lasso, self.pull = l1, l2, group_lasso, pull
         self.tau, self.sigma, self.new_units = tau, sigma, new_units
         widths = [len(layer.weight) for layer in self.hidden]
@@ -99,7 +99,7 @@ class DEN(Growing, Classifier):
             self.train_by(task, fit, "train", self.sparse)
             return {"capacity": self.capacity(usable), "parameters": self.n_parameters}
         old = [Old(layer.weight.detach().clone(), layer.bias.detach().clone()) for layer in self.hidden]
-        self.move(self.of_head(~self.own.new_zeros(self.head.in_features)))
+        self.move(self.of_head(self.own.new_ones(self.head.in_features)))
         self.train_by(task, fit, "select", self.sparse, head_only=True)
 
         selected = self.selected()
@@ -329,20 +329,6 @@ class DEN(Growing, Classifier):
             size_worst=first * (self.index + 1),
             parameters=self.n_parameters,
         )
-
-
-def growing(network: Network) -> Network:
-    """The network, its layers as such that grow. Raises InputError for one that isn't an MLP."""
-    layers = in_order(network.features)
-    for layer in layers:
-        if not isinstance(layer, nn.Linear | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize):
-            raise InputError(
-                f"network: method=den grows a plain sequence of linear layers and ReLU, and {type(layer).__name__} is "
-                "neither; choose network=mlp"
-            )
-    grown = [GrowingLinear(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
-    head = network.head
-    return Network(grown, head.in_features, head.out_features).with_head(GrowingLinear(head))
 
 
 def corner(tensor: Tensor, rows: int, columns: int = 0) -> Tensor:

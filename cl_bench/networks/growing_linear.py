@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cl_bench.config import InputError
+from cl_bench.networks.base import Network, Normalize
 from cl_bench.networks.growing import Growing
+from cl_bench.networks.plain import in_order
 
 
 class GrowingLinear(Growing, nn.Linear):
@@ -41,3 +44,23 @@ class GrowingLinear(Growing, nn.Linear):
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self.out_features, self.in_features = self.weight.shape
+
+
+def growing_mlp(network: Network, method: str) -> Network:
+    """The network, its linear layers as such that grow.
+
+    Args:
+        method: that asks for it, such as `method=den`.
+
+    Raises InputError for a network that has anything else than linear layers and ReLU.
+    """
+    layers = in_order(network.features)
+    for layer in layers:
+        if not isinstance(layer, nn.Linear | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize):
+            raise InputError(
+                f"network: {method} grows a plain sequence of linear layers and ReLU, and {type(layer).__name__} is "
+                "neither; choose network=mlp"
+            )
+    grown = [GrowingLinear(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
+    head = network.head
+    return Network(grown, head.in_features, head.out_features).with_head(GrowingLinear(head))

@@ -58,14 +58,14 @@ def den(tasks: Images, weights: Sequence[Tensor]) -> Timing:
     for task, images, labels in each(tasks, timing):
         now, old = Now(images, labels, task, timing), clones(net.W)
         if not task:
-            train(net, now, 0, between(net, *net.alive, now.own), partial(soft_all, now.rows))
+            train(net, now, 0, between(net, net.alive, now.own), partial(soft_all, now.rows))
             continue
         select(net, now)
         retrain(net, now)
         expand(net, now)
-        train(net, now, 3, between(net, *net.alive, now.own), partial(pulled, old))
+        train(net, now, 3, between(net, net.alive, now.own), partial(pulled, old))
         if split(net, now, old):
-            train(net, now, 4, between(net, *net.alive, now.own), partial(pulled, old))
+            train(net, now, 4, between(net, net.alive, now.own), partial(pulled, old))
     timing.weights = net.W
     return timing
 
@@ -81,8 +81,9 @@ def train(net: Net, now: Now, phase: int, moving: Sequence[Tensor], proximal: Ca
             proximal(W)
 
 
-def between(net: Net, below: Tensor, above: Tensor, own: Tensor) -> list[Tensor]:
+def between(net: Net, units: Sequence[Tensor], own: Tensor) -> list[Tensor]:
     """1 for weights between these units, and from all pixels, and their biases."""
+    below, above = units
     pairs = ((torch.ones(net.W[0].shape[1]), below), (below, above), (above, own))
     return [mask for n, m in pairs for mask in (torch.outer(m, n), m)]
 
@@ -118,7 +119,7 @@ def select(net: Net, now: Now) -> None:
 def retrain(net: Net, now: Now) -> None:
     above = (net.W[4][now.rows] != 0).any(0).float() * net.alive[1]
     below = (net.W[2][above > 0] != 0).any(0).float() * net.alive[0]
-    moving = between(net, below, above, now.own)
+    moving = between(net, [below, above], now.own)
     factors = [1 - mask * (1 - 1 / (1 + LR * DEN_L2)) for mask in moving[::2]]
     train(net, now, 1, moving, lambda W: mul_(W[::2], factors))
 
