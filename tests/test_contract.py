@@ -60,6 +60,7 @@ VARIANTS = [
     ("si", "task", 9, ("optimizer.keep_state=true",)),
     ("supsup", "domain", 5, ("network=cnn", "method.inference=binary", "method.kept=0.5", "optimizer=rmsprop")),
     ("clnp", "task", 6, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("den", "task", 12, ("optimizer=sgd", "optimizer.momentum=0.9", "method.sigma=0")),  # after growth, in a split
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("wa", "class", 7, ("optimizer=sgd", "optimizer.milestones=[0.3,0.6]", "network=resnet32", "network.width=2")),
     ("icarl", "class", 7, ("method.answer=network",)),

@@ -59,6 +59,7 @@ GROWING: dict[str, tuple[str, ...]] = {
     "ss_il": ("scenario.kind=class",),
     "cumulative": (),
     "pnn": ("scenario.kind=task",),
+    "den": ("scenario.kind=task",),
     "dgr": ("method.generator_steps=200",),
 }
 LIMIT, LIMIT_MB = 1.1, 600

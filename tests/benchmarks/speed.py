@@ -2,8 +2,8 @@
 
     python tests/benchmarks/speed.py --data-dir data [--methods er,gem] [--repeats 5]
 
-Split-MNIST, five tasks of two classes, class-incremental (PackNet, HAT, PNN, P&C, SupSup, CLNP: task-incremental); MLP
-256-256, SGD, mini-batches of 128, one epoch per task; WGAN-GP and AC-GAN with MLPs on the same images. The loops of
+Split-MNIST, five tasks of two classes, class-incremental (PackNet, HAT, PNN, P&C, SupSup, CLNP, DEN: task-incremental);
+MLP 256-256, SGD, mini-batches of 128, one epoch per task; WGAN-GP and AC-GAN with MLPs on the same images. The loops of
 `tests/reference` take turns with ours, from the same weights, on the same mini-batches and random numbers, and are
 checked to learn the same.
 """

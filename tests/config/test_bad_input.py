@@ -167,6 +167,7 @@ BAD = [
     ("method=clnp scenario=task_incremental", "scenario.val_fraction=0.0: method=clnp", "try 0.1"),
     ("method=pnn scenario=task_incremental network=resnet18", "network: method=pnn", "choose network=mlp"),
     ("method=pnn", "method=pnn", "scenario=class_incremental", "try scenario=task_incremental"),
+    ("method=den scenario=task_incremental network=cnn", "network: method=den", "choose network=mlp"),
     ("method=progress_compress network=resnet18", "network: method=progress_compress", "choose network=mlp"),
     ("method=packnet scenario=task_incremental network=dcgan network.norm=batch", "network.norm=none"),
     ("method=packnet scenario=task_incremental network=resnet18", "network: its running statistics", "network=mlp"),

@@ -19,6 +19,7 @@ from reference import (
     common,
     exemplars,
     gans,
+    growing,
     isolation,
     plastic,
     projection,
@@ -66,6 +67,7 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "shrink_perturb": {"": plastic.shrink_perturb},
     "supsup": {"": supermasks.supsup},
     "clnp": {"": supermasks.clnp},
+    "den": {"": growing.den},
     "ogd": {"": projection.ogd},
     "gpm": {"": projection.gpm},
     "meta_regularized": {"": projection.meta_regularized},
@@ -167,6 +169,16 @@ OURS: dict[str, Sequence[str]] = {
         f"method.margin={common.VAL_MARGIN}",
         f"scenario.val_fraction={common.VAL_FRACTION}",
     ],
+    "den": [
+        "method=den",
+        f"method.l1={growing.DEN_L1}",
+        f"method.l2={growing.DEN_L2}",
+        f"method.group_lasso={growing.DEN_GROUP}",
+        f"method.pull={growing.DEN_PULL}",
+        "method.tau=0",
+        f"method.sigma={growing.DEN_SIGMA}",
+        f"method.new_units={growing.DEN_UNITS}",
+    ],
     "ogd": ["method=ogd", "method.space=gradients", f"method.samples={common.OGD_SAMPLES}"],
     "gpm": [
         "method=ogd",
@@ -184,7 +196,7 @@ OURS: dict[str, Sequence[str]] = {
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
-TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp")
+TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp", "den")
 VALIDATED = ("clnp",)  # the loop is given validation images too
 GANS = ("wgan_gp", "acgan")
 
@@ -236,8 +248,15 @@ def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict
 
 def gap(mine: Sequence[Tensor], theirs: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
     """Between two sets of weights, over the way of the first from those at the beginning (0 for later ones)."""
-    weights = [*weights, *common.zeros(mine[len(weights) :])]
+    weights = [*map(padded, weights, mine), *common.zeros(mine[len(weights) :])]
     return distance(mine, theirs) / distance(mine, weights)
+
+
+def padded(weight: Tensor, like: Tensor) -> Tensor:
+    """With 0 at the end of each dimension for what was added later."""
+    room = torch.zeros_like(like)
+    room[tuple(map(slice, weight.shape))] = weight
+    return room
 
 
 def distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

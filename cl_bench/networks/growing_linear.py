@@ -1,0 +1,43 @@
+"""Linear layers to which units are added while the network learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.networks.growing import Growing
+
+
+class GrowingLinear(Growing, nn.Linear):
+    """A linear layer that gets more inputs and more units, or fewer. Its size comes back from its state.
+
+    Args:
+        layer: the one that it begins as; it takes over its weight and its bias.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")  # draws no random number
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def add_inputs(self, columns: Tensor) -> None:
+        """columns: the weights of n more inputs, (units, n); they become the last ones."""
+        self._become(torch.cat([self.weight, columns], 1), self.bias)
+
+    def add_units(self, rows: Tensor, biases: Tensor) -> None:
+        """rows, biases: the weights (n, inputs) and the biases (n,) of n more units; they become the last ones."""
+        self._become(torch.cat([self.weight, rows]), torch.cat([self.bias, biases]))
+
+    def keep(self, units: Tensor, inputs: Tensor) -> None:
+        """Takes all other units and inputs away. units, inputs: bool, (units,) and (inputs,)."""
+        self._become(self.weight[units][:, inputs], self.bias[units])
+
+    def _become(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight = nn.Parameter(weight.detach().contiguous())
+        self.bias = nn.Parameter(bias.detach())
+        self.out_features, self.in_features = weight.shape
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.out_features, self.in_features = self.weight.shape
