@@ -80,9 +80,8 @@ class DEN(Growing, Classifier):
         sigma: NonNegative,
         new_units: Positive,
     ) -> None:
-        if getattr(optimizer, "keep_state", False):
-            raise InputError("optimizer.keep_state=true: the weights of method=den change their number; choose false")
         super().__init__(problem, growing(network), optimizer)
+        self.optimizer_state = None  # the weights change their number, so nothing of it could go on
         self.l1, self.l2, self.group_lasso, self.pull = l1, l2, group_lasso, pull
         self.tau, self.sigma, self.new_units = tau, sigma, new_units
         widths = [len(layer.weight) for layer in self.hidden]
