@@ -69,3 +69,21 @@ class Plasticity:
         """The mean effective rank of the hidden layers."""
         ranks = [rank for rank in self.effective_rank if rank is not None]
         return sum(ranks) / len(ranks) if ranks and len(ranks) == len(self.effective_rank) else None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What generated images are worth, see `evaluation.judge`; lists have a value for each output.
+
+    n: images asked of each class. images: that came. features: of which network FID is. judge_accuracy: on real images.
+    """
+
+    n: Count
+    images: list[Count]
+    FID: list[Measured]
+    FID_mean: Measured
+    features: str
+    MeRGAN_score: list[Accuracy]
+    MeRGAN_score_mean: Accuracy
+    judge_accuracy: Accuracy
+    seconds: Cost

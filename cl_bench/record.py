@@ -16,7 +16,17 @@ from typing_extensions import TypedDict  # pydantic asks for it below Python 3.1
 
 from cl_bench.config import InputError
 from cl_bench.files import Damaged, load_json, unsealed
-from cl_bench.network_record import LARGEST, PLASTICITY, Accuracy, Capacity, Cost, Count, Measured, Plasticity
+from cl_bench.network_record import (
+    LARGEST,
+    PLASTICITY,
+    Accuracy,
+    Capacity,
+    Cost,
+    Count,
+    Generated,
+    Measured,
+    Plasticity,
+)
 
 SCHEMA = 2
 """Of results.json; another one is another number, and isn't read."""
@@ -116,24 +126,6 @@ class Diagnostics:
             return from_json(cls, to_json(found))
         except (Damaged, TypeError) as error:
             raise InputError(f"diagnostics of the method: {error}; note plain Python values") from None
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What generated images are worth, see `evaluation.judge`; lists have a value for each output.
-
-    n: images asked of each class. images: that came. features: of which network FID is. judge_accuracy: on real images.
-    """
-
-    n: Count
-    images: list[Count]
-    FID: list[Measured]
-    FID_mean: Measured
-    features: str
-    MeRGAN_score: list[Accuracy]
-    MeRGAN_score_mean: Accuracy
-    judge_accuracy: Accuracy
-    seconds: Cost
 
 
 @dataclass(frozen=True)

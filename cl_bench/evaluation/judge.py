@@ -27,7 +27,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from cl_bench import files
 from cl_bench.data.batches import Batches, Data, at_once
 from cl_bench.data.scenarios import Scenario
-from cl_bench.evaluation.metrics import OrNaN
+from cl_bench.evaluation.or_nan import OrNaN
 from cl_bench.methods.base import Method
 from cl_bench.networks.cnn import CNN
 from cl_bench.record import Generated, TaskRecord, to_json

@@ -15,42 +15,14 @@ Formulas count tasks from 1.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, SupportsFloat
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-
-from cl_bench.config import KnownError
-
-log = logging.getLogger(__name__)
-
-
-class OrNaN:
-    """`or_nan(name, measure)`: the number that `measure()` gives, NaN where it can't be measured.
-
-    What has been learned must not be lost for that: of each name the first failure is a warning, and the run goes on.
-    """
-
-    def __init__(self) -> None:
-        self.warned: set[str] = set()
-
-    def __call__(self, name: str, measure: Callable[[], SupportsFloat], of: str = "") -> float:
-        """of: what it is measured of, for the warning."""
-        try:
-            return float(measure())
-        except KnownError:  # a signal to stop, say
-            raise
-        except Exception as error:
-            if name not in self.warned:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                log.warning("%s can't be measured: NaN (%s%s)", name, of and f"{of}: ", reason)
-            self.warned.add(name)
-            return math.nan
 
 
 def measured(R: Tensor) -> int:

@@ -14,11 +14,11 @@ from cl_bench.evaluation.metrics import (
     AccuracyAfter,
     AccuracyMatrix,
     ContinualMetric,
-    OrNaN,
     continual_metrics,
     plasticity_gap,
     retention,
 )
+from cl_bench.evaluation.or_nan import OrNaN
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.importance import eval_mode
 from cl_bench.record import to_json

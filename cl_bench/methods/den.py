@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import InputError, NonNegative, Positive
+from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit, bytes_of
@@ -80,9 +80,8 @@ class DEN(Growing, Classifier):
         sigma: NonNegative,
         new_units: Positive,
     ) -> None:
-        if getattr(optimizer, "keep_state", False):
-            raise InputError("optimizer.keep_state=true: the weights of method=den change their number; choose false")
         super().__init__(problem, growing_mlp(network, "method=den"), optimizer)
+        self.optimizer_state = None  # the weights change their number, so nothing of it could go on
         self.l1, self.l2, self.group_lasso, self.pull = l1, l2, group_lasso, pull
         self.tau, self.sigma, self.new_units = tau, sigma, new_units
         widths = [len(layer.weight) for layer in self.hidden]

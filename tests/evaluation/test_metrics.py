@@ -16,7 +16,7 @@ from torchmetrics import Metric, MetricCollection
 
 from cl_bench.config import KnownError
 from cl_bench.evaluation import metrics as M
-from cl_bench.evaluation.metrics import OrNaN
+from cl_bench.evaluation.or_nan import OrNaN
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -320,7 +320,6 @@ def test_a_run_tells_how_it_grew(small: Compose) -> None:
         (("network=dcgan", "network.norm=batch"), r"network: method=den grows .* choose network=mlp"),
         (("scenario=class_incremental",), r"method=den: has no meaning in scenario=class_incremental"),
         (("scenario=domain_incremental",), r"method=den: has no meaning in scenario=domain_incremental"),
-        (("optimizer.keep_state=true",), r"optimizer\.keep_state=true: .* choose false"),
         (("method.new_units=0",), r"method\.new_units=0"),
         (("method.tau=-1",), r"method\.tau=-1"),
         (("method.sigma=inf",), r"method\.sigma=inf"),
