@@ -21,6 +21,7 @@ from cl_bench.config import InputError
 from cl_bench.record import Damaged, Outdated, Results, load_results, to_json
 
 LOCK = ".lock"
+LAYOUT = 2  # of what a checkpoint holds; another one is another number, and isn't read
 PAUSE = 0.5  # s between two looks at a folder that another process has
 
 
@@ -138,7 +139,7 @@ class RunFolder:
         return [file for _, file in sorted(numbers.items(), reverse=True)]
 
     def _save(self, name: str, state: dict[str, Any]) -> None:
-        archive = files.to_archive(state | {"key": self.key, "version": cl_bench.__version__})
+        archive = files.to_archive(state | {"key": self.key, "version": cl_bench.__version__, "layout": LAYOUT})
         (self.path / "checkpoints").mkdir(exist_ok=True)
         self._replace(f"checkpoints/{name}", archive)
 
@@ -161,6 +162,8 @@ class RunFolder:
             raise files.Damaged("belongs to another configuration")
         if state.get("version", cl_bench.__version__) != cl_bench.__version__:
             raise files.Damaged(f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
+        if state.get("layout", LAYOUT - 1) != LAYOUT:
+            raise files.Damaged("was written by another state of cl_bench, which kept other things")
         return state
 
     def _refuse(self, file: Path, why: str) -> None:

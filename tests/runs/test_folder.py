@@ -21,7 +21,7 @@ from cl_bench.config import InputError
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.record import Results, to_json
 from cl_bench.runs.console import show
-from cl_bench.runs.folder import RunFolder, read_results
+from cl_bench.runs.folder import LAYOUT, RunFolder, read_results
 from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.loop import run
 
@@ -189,6 +189,16 @@ def test_a_checkpoint_of_another_configuration_is_not_used(folder: RunFolder) ->
     assert other.load_task() is None
     assert other.load_phase(1) is None
     assert [line.partition(" belongs to another configuration")[0][-8:] for line in said] == ["task0.pt", "phase.pt"]
+
+
+def test_a_checkpoint_of_another_layout_is_not_used(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it holds may have other names, and the run would end in the middle."""
+    with folder.opened():
+        with monkeypatch.context() as before:
+            before.setattr("cl_bench.runs.folder.LAYOUT", LAYOUT - 1)
+            folder.save_phase({"task": 0})
+        assert folder.load_phase(0) is None
+    assert (folder.path / "checkpoints" / "phase.pt.unusable").exists()
 
 
 def test_only_the_newest_checkpoints_are_kept(folder: RunFolder) -> None:
