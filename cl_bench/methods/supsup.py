@@ -67,8 +67,7 @@ class SupSup(Classifier):
             raise InputError("method.inference=brute_force: compares entropies; set method.objective=entropy")
         self.superfluous, self.inference, self.objective = superfluous, inference, objective
         self.layers = plain_layers(network, "method=supsup masks the weights")
-        network.add_module("head", nn.Linear(network.head.in_features, problem.n_outputs + superfluous))
-        fix_weights(network)
+        fix_weights(network.with_head(nn.Linear(network.head.in_features, problem.n_outputs + superfluous)))
         numbers = [None if kept is None else round(kept * weight.numel()) for weight in self.weights.values()]
         if 0 in numbers:
             raise InputError(f"method.kept={kept}: keeps no weight of a layer; raise it, or make the network wider")
