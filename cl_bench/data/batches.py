@@ -32,12 +32,14 @@ class Batch(NamedTuple):
     y: int64 outputs of the benchmark, shape (B,).
     task_ids: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
     images: the same images as they lie in the data set, uint8, shape (B, C, H, W); None for generated images.
+    updates_left: how many more steps of a stream have this mini-batch; 0 in the last one.
     """
 
     x: Tensor
     y: Tensor
     task_ids: Tensor
     images: Tensor | None = None
+    updates_left: int = 0
 
 
 Step = Callable[[Batch, Any], dict[str, Tensor]]

@@ -29,6 +29,7 @@ class Problem:
         mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
         class_names: what each output stands for, n_outputs of them; () where nobody said.
         view, augment: how images that a method keeps are seen, as in `Data`.
+        online: whether the images come as a stream, each once, without a word of where a task ends.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Problem:
     class_names: tuple[str, ...] = ()
     view: nn.Module | None = None
     augment: Callable[[Tensor], Tensor] | None = None
+    online: bool = False
 
     @property
     def n_tasks(self) -> int:

@@ -82,8 +82,8 @@ class Learner(LightningModule):
     def answered(self, logits: Tensor, y: Tensor) -> None:
         """Keeps the first logits of a step, for the online accuracy. A loss without `Classifier.active` calls it."""
         if self.asked is not None:
-            n, (_, labels, task_ids, _) = len(self.asked.y), self.asked
-            self.answers.append(Answers(logits[:n].detach(), y[:n], labels, task_ids))
+            n = len(self.asked.y)
+            self.answers.append(Answers(logits[:n].detach(), y[:n], self.asked.y, self.asked.task_ids))
             self.asked = None
 
     def training_step(self, chunk: Chunk, _: int) -> None:
@@ -107,7 +107,8 @@ class Method(Learner):
 
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
-    them. needs_validation: whether it chooses something by the validation images of each task. index: of the task being
+    them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
+    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. index: of the task being
     learned, or learned last; -1 before the first.
     """
 
@@ -115,6 +116,7 @@ class Method(Learner):
     n_phases: ClassVar[int] = 1
     train_mask: ClassVar[TrainMask] = "seen"
     needs_validation: ClassVar[bool] = False
+    needs_borders: ClassVar[bool] = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -124,11 +126,18 @@ class Method(Learner):
     def learn_task(self, task: Task, fit: Fit) -> dict[str, Any]:
         """Learns one task, and returns what is worth knowing of it (plain Python values, kept with its results)."""
         self.index = task.index
+        if self.problem.online:
+            self.learn_stream(task.train, fit)
+            return {}
         return self.learn(task, fit) or {}
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
         """Learns one task, from its images alone and from what was kept; may return diagnostics."""
         fit(self, task.train, phase="train")
+
+    def learn_stream(self, images: Data, fit: Fit) -> None:
+        """Learns the next part of a stream that comes once, and isn't told where it ends: by its steps alone."""
+        fit(self, images, phase="stream")
 
     @property
     def measurable(self) -> bool:

@@ -35,6 +35,7 @@ class DER(Classifier):
     """
 
     train_mask: ClassVar[TrainMask] = "all"
+    needs_borders: ClassVar[bool] = False
 
     def __init__(
         self,

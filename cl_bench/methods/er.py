@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,8 @@ class ER(Classifier):
             task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
     """
 
+    needs_borders: ClassVar[bool] = False
+
     def __init__(
         self,
         problem: Problem,
@@ -46,6 +48,11 @@ class ER(Classifier):
             raise InputError(
                 "method.weighting=by_task: needs a memory of old tasks alone, and method.selection=reservoir keeps the "
                 "current one's too; set method.selection=random"
+            )
+        if problem.online and selection == "random":
+            raise InputError(
+                "method.selection=random: draws from a task when it ends, and scenario.passes=online tells no method of "
+                "that; set method.selection=reservoir"
             )
         if memory.per != "total" and selection == "reservoir":
             raise InputError(

@@ -174,6 +174,8 @@ class Reservoir(Memory):
         there is such a place. The draws follow from the seed and i alone, and are made on the CPU: nothing waits
         for a GPU, and most mini-batches of a long stream touch no image.
         """
+        if batch.updates_left:  # it is kept once, after its last step
+            return
         assert batch.images is not None, "a generated image is not kept"
         number = torch.arange(self.seen, self.seen + len(batch.y))
         generator = torch.Generator().manual_seed(derive(self.seed, self.seen))
