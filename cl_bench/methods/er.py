@@ -51,7 +51,7 @@ class ER(Classifier):
             )
         if problem.online and selection == "random":
             raise InputError(
-                "method.selection=random: draws from a task when it ends, and scenario.passes=online tells no method of "
+                "method.selection=random: draws from a task when it ends, and scenario.passes=online tells nobody of "
                 "that; set method.selection=reservoir"
             )
         if memory.per != "total" and selection == "reservoir":
