@@ -1,4 +1,4 @@
-"""What is known of a network: when a task begins, in its training, when it ends; the numbers that records are made of."""
+"""What is known of a network when a task begins, in its training and when it ends; the numbers that records have."""
 
 from __future__ import annotations
 
