@@ -111,7 +111,8 @@ class Scored(Memory):
         When all places are taken, its images draw one place each: one after another, no place twice, each with a chance
         proportional to the score there. The scores change when all have drawn.
         """
-        for rows in self._append(batch, scores).split(self.places):
+        late = self._append(batch, scores)
+        for rows in late.split(self.places) if len(late) else ():
             race = self.scores / torch.empty(len(self)).exponential_().to(scores)  # draws without a sum to wait for
             place, uniform = race.topk(len(rows)).indices, torch.rand(len(rows)).to(scores)
             old, new = self.scores[place], scores[rows]

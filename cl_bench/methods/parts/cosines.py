@@ -40,8 +40,8 @@ def cosines(network: nn.Module, x: Tensor, slopes: Callable[[Tensor], Tensor], n
 
 
 def factors(layer: nn.Linear | nn.Conv2d, a: Tensor, g: Tensor) -> list[Tensor]:
-    """Matrices with a row for each sample: the inner products of rows i and j, multiplied over the matrices, are that of
-    the gradients of samples i and j for the layer.
+    """Matrices with a row for each sample: the inner products of rows i and j, multiplied over the matrices, are the
+    inner product of the gradients of samples i and j for the layer.
 
     Args:
         a: the input of the layer. g: the gradient at its output.
