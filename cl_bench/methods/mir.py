@@ -86,7 +86,7 @@ class MIR(Classifier):
         parts = zip(candidates.x.split(size), candidates.y.split(size), strict=True)
         harm = torch.cat(self.interference(list(parts), g, lr))
         rows = harm.topk(min(n, len(harm))).indices
-        return Batch(*(part.index_select(0, rows) for part in candidates[:4]))
+        return Batch(candidates.x[rows], candidates.y[rows], candidates.task_ids[rows])
 
     @torch.no_grad()
     def interference(self, parts: list[tuple[Tensor, Tensor]], g: Tensor, lr: float) -> list[Tensor]:
