@@ -325,6 +325,7 @@ class Watch(pl.Callback):
         if step in self.points:
             seen = self.points[step]
             self.stream.append((seen, self.fit.measure(seen)))
+            self.fit.logger.log_stream(step, *self.stream[-1])
         measuring = time.monotonic() - before  # is no training
         self._began += measuring
         self.fit.set_aside(measuring)
