@@ -81,9 +81,9 @@ CONVOLUTIONS = [  # each as dear as ten others
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
 ]
 MORE_KILLS += [variant for variant in CONVOLUTIONS if variant[0] in METHODS]
-GIVEN = [("supsup", "class"), ("ss_il", "class")]
+GIVEN = [("supsup", "class"), ("ss_il", "class"), ("er_ace", "class")]
 """Where what was learned shows with the task given alone: supsup infers it, and digits that it never saw mislead it;
-ss_il never trains new outputs against old ones."""
+ss_il never trains new outputs against old ones, er_ace on images of memory alone."""
 Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 

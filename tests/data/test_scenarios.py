@@ -15,7 +15,7 @@ import torch
 
 from cl_bench.config import InputError
 from cl_bench.data.datasets import Dataset, digits
-from cl_bench.data.problem import Problem, masked
+from cl_bench.data.problem import Kind, Problem, masked
 from cl_bench.data.scenarios import Scenario, _drawn, permuted, rotated, sequence, split
 from cl_bench.data.views import Rotate
 
