@@ -25,11 +25,11 @@ from cl_bench.evaluation.scores import Score
 from cl_bench.manual import files_of
 from cl_bench.methods.base import Method
 from cl_bench.record import Results
-from cl_bench.runs.fit import Watch
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import MEASURED, Row, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
+from cl_bench.runs.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
