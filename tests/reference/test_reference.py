@@ -16,6 +16,7 @@ from reference.experiment import (
     EXPERIMENT,
     GANS,
     OURS,
+    batch_size_of,
     by_hand,
     gap,
     learning,
@@ -36,7 +37,7 @@ def test_ours_learns_what_the_loop_by_hand_learns(name: str, tmp_path: Path) -> 
     ours = Scenario(scenario.problem, tasks, scenario.tests)
     theirs = by_hand(name, tasks, weights)
     for task in tasks:
-        learn(method, ours, task.index, tmp_path, epochs=1, batch_size=128, how=learning(name))
+        learn(method, ours, task.index, tmp_path, epochs=1, batch_size=batch_size_of(name), how=learning(name))
     for what, timing in theirs.items():
         found = gap(weights_of(method), timing.weights, weights)
         assert found < (0.03 if name in GANS else 0.01), (what, found)  # rounding makes GANs part ways
