@@ -166,6 +166,7 @@ OURS: dict[str, Sequence[str]] = {
         f"method.inner_lr={meta.ALPHA}",
         f"method.rate_lr={meta.ETA}",
         f"method.glances={meta.GLANCES}",
+        "method.n_replay=null",
         f"method.clip={meta.CLIP}",
     ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
