@@ -21,6 +21,7 @@ from reference import (
     gans,
     growing,
     isolation,
+    meta,
     online,
     plastic,
     projection,
@@ -63,6 +64,8 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "bic": {"": exemplars.bic},
     "ss_il": {"": exemplars.ss_il},
     "lucir": {"": exemplars.lucir},
+    "mer": {"": meta.mer},
+    "la_maml": {"": meta.la_maml},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
     "pnn": {"": columns.pnn},
@@ -147,6 +150,25 @@ OURS: dict[str, Sequence[str]] = {
         f"method.margin={common.LUCIR_MARGIN}",
         f"method.top={common.TOP}",
     ],
+    "mer": [
+        "method=mer",
+        f"memory={meta.PLACES}",
+        f"optimizer.lr={meta.RATE}",
+        "optimizer.momentum=0",
+        f"method.beta={meta.BETA}",
+        f"method.gamma={meta.GAMMA}",
+        f"method.n_replay={meta.WALK}",
+        f"method.repeats={meta.WALKS}",
+    ],
+    "la_maml": [
+        "method=la_maml",
+        f"memory={meta.PLACES}",
+        f"method.inner_lr={meta.ALPHA}",
+        f"method.rate_lr={meta.ETA}",
+        f"method.glances={meta.GLANCES}",
+        "method.n_replay=null",
+        f"method.clip={meta.CLIP}",
+    ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
     "hat": [
         "method=hat",
@@ -207,6 +229,7 @@ OURS: dict[str, Sequence[str]] = {
 TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp", "den")
 VALIDATED = ("clnp",)  # the loop is given validation images too
 GANS = ("wgan_gp", "acgan")
+EACH_IMAGE = ("mer", "la_maml")  # steps, or looks ahead, for every image: fewer of them do
 
 
 def scenario_of(name: str) -> str:

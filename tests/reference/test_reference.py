@@ -12,6 +12,7 @@ from conftest import learn, made
 from cl_bench.data.scenarios import Scenario
 from reference.experiment import (
     BY_HAND,
+    EACH_IMAGE,
     EXPERIMENT,
     GANS,
     OURS,
@@ -30,7 +31,7 @@ ROWS = torch.arange(12 * 128)  # twelve mini-batches: RWalk's second interval; t
 def test_ours_learns_what_the_loop_by_hand_learns(name: str, tmp_path: Path) -> None:
     method_name = OURS[name][0].removeprefix("method=")
     scenario, method = made(method_name, scenario_of(name), "network.hidden=[32,24]", *EXPERIMENT, *OURS[name][1:])
-    n_tasks, rows = (2, ROWS[: 5 * 128]) if name in GANS else (3, ROWS)
+    n_tasks, rows = (2, ROWS[: 5 * 128]) if name in GANS else (3, ROWS[:12] if name in EACH_IMAGE else ROWS)
     tasks = [replace(task, train=task.train[rows % len(task.train)]) for task in scenario.tasks[:n_tasks]]
     weights = [p.detach().clone() for p in weights_of(method)]
     ours = Scenario(scenario.problem, tasks, scenario.tests)
