@@ -38,16 +38,43 @@ def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[i
         return torch.randperm(n_classes, generator=generator).tolist()
     if class_order == "icarl":
         return np.random.RandomState(ICARL_SEED).permutation(n_classes).tolist()
-    numbers = {name: number for number, name in enumerate(names)}
-    order = [numbers.get(str(label), label) for label in class_order]
-    if not all(str(label) in numbers for label in class_order):  # names may be numbers, but others than those from 0
-        order = list(class_order)
+    order, near = _numbered(class_order, names)
     if len(order) != n_classes or set(order) != set(range(n_classes)):
-        unknown = [label for label in class_order if isinstance(label, str) and label not in numbers]
-        near = nearest(unknown[0], names) if unknown else ""
         must = f"must hold each class from 0 to {n_classes - 1} once, or the name of each"
         raise InputError(f"scenario.class_order={typed(class_order)}: {must}{near}")
     return [int(number) for number in order]
+
+
+def some_of(names: Sequence[str], classes: Sequence[int | str] | None, least: int) -> list[int]:
+    """The numbers of the classes in a list, in its order; of all classes where it is None.
+
+    Args:
+        names: of all classes, by their numbers.
+        classes: each by its name or by its number.
+        least: how many there must be.
+
+    Raises InputError for a list of anything else, and for too few.
+
+    >>> some_of(["cat", "dog", "cow"], ["cow", "cat"], least=2)
+    [2, 0]
+    """
+    chosen, near = (range(len(names)), "") if classes is None else _numbered(classes, names)
+    key = f"scenario.classes={typed(classes)}"
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(len(names))):
+        raise InputError(f"{key}: must hold classes from 0 to {len(names) - 1}, each once, or their names{near}")
+    if len(chosen) < least:
+        raise InputError(f"{key}: names {len(chosen)} classes, and it takes {least} at least")
+    return [int(number) for number in chosen]
+
+
+def _numbered(labels: Sequence[int | str], names: Sequence[str]) -> tuple[list[int | str], str]:
+    """The numbers of classes that are given by name or by number, and a hint where one has no such name."""
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [label for label in labels if isinstance(label, str) and label not in numbers]
+    near = nearest(unknown[0], names) if unknown else ""
+    if not all(str(label) in numbers for label in labels):  # names may be numbers, but others than those from 0
+        return list(labels), near
+    return [numbers[str(label)] for label in labels], near
 
 
 def dealt_out(
