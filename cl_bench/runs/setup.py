@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -60,13 +62,13 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     val_fraction = settings["scenario"].get("val_fraction")
     if not all(len(task.train) for task in scenario.tasks):
         raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")
+    available = sum(len(task.train) for task in scenario.tasks)
     if "trial" in settings:
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
     problem = scenario.problem
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in nodes:
-        available = sum(len(task.train) for task in scenario.tasks)
         memory: Budget = build(nodes["memory"], available=available)
         if memory.bytes is None and memory.per == "total" and memory.images > available:
             log.warning("%s: there are only %d training images, and no more are kept", memory, available)
@@ -125,12 +127,13 @@ def sizes(node: Node) -> Iterator[tuple[str, Any]]:
 
 
 def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float | None) -> Scenario:
-    """The scenario as a search may see it: validation images of the first tasks (None: all) in place of the test
-    images, so that no test image can have a say in what is chosen."""
+    """The scenario as a search may see it: the first tasks (None: all), and their validation images in place of the
+    test images, so that no test image can have a say in what is chosen."""
     n_tasks = scenario.problem.n_tasks
     if (first_tasks or 1) > n_tasks:
         raise InputError(f"hparams_search.first_tasks={first_tasks}: there are {n_tasks} tasks; null: all of them")
-    tests = [task.val for task in scenario.tasks[:first_tasks]]
+    tasks = scenario.tasks[:first_tasks]
+    tests = [task.val for task in tasks]
     if not all(map(len, tests)):
         raise InputError(f"scenario.val_fraction={val_fraction}: sets no images apart to choose by; try 0.1")
-    return Scenario(scenario.problem, scenario.tasks, tests)
+    return Scenario(scenario.problem, tasks, [reduce(add, tests)] if scenario.shared_test else tests)

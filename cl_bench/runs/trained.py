@@ -69,7 +69,7 @@ class Trained:
         return np.array(problem.class_names)[torch.cat(found).numpy()]
 
     def accuracies(self, dataset: Mapping[str, Any] | None) -> np.ndarray:
-        """The accuracy on the test images of each task, as the run measured it.
+        """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.
 
         dataset: another data set, as a node of the configuration, cut into the same tasks.
         Raises InputError when its tasks, classes or images are not those of the run.
