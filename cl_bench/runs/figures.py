@@ -103,8 +103,8 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
 
 
 def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
-    """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far; or how that on
-    the one test set does.
+    """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far; or how that
+    on the one test set does.
 
     R, labels: as for `accuracy_matrix`, or shape (T, 1).
     """

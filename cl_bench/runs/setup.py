@@ -17,7 +17,7 @@ from cl_bench.config import InputError
 from cl_bench.config.compose import check_applicable, check_settings
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
-from cl_bench.config.schema import Node, build, check_kind
+from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.scenarios import Scenario
 from cl_bench.methods.base import Method
@@ -53,9 +53,10 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     """
     nodes, seed = nodes or checked(settings), settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
-    if "datasets" not in settings["scenario"]:
+    if takes_dataset(nodes["scenario"]):
         if "dataset" not in nodes:
-            raise InputError("dataset=none: only scenario=sequence goes without a data set; choose one, e.g. digits")
+            known = "scenario=sequence and scenario=core50 have images of their own"
+            raise InputError(f"dataset=none: this scenario needs a data set, e.g. digits; {known}")
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
@@ -86,6 +87,11 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         chosen = f"method={settings['choices']['method']}"
         raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
     return scenario, method
+
+
+def takes_dataset(scenario: Node) -> bool:
+    """Whether a scenario cuts a data set, rather than bring images of its own."""
+    return "dataset" in types_of(scenario.target, scenario.where)
 
 
 def check_memory(node: Node, **shapes: Any) -> None:

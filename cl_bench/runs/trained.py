@@ -19,7 +19,7 @@ from cl_bench.data.batches import at_once
 from cl_bench.data.problem import masked
 from cl_bench.evaluation.scores import Score
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.setup import prepare
+from cl_bench.runs.setup import prepare, takes_dataset
 
 
 class Trained:
@@ -76,12 +76,13 @@ class Trained:
         """
         scenario = self.scenario
         if dataset is not None:
-            if "datasets" in self.settings["scenario"]:
-                raise InputError("dataset: the tasks of this run are data sets themselves; there is none to replace")
-            context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
             packages = allowed(self.settings["plugins"])
+            node = check(self.settings["scenario"], "scenario", packages=packages)
+            if not takes_dataset(node):
+                raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
+            context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
             other = build(check(dataset, "dataset", packages=packages), **context)
-            scenario = build(check(self.settings["scenario"], "scenario", packages=packages), **context, dataset=other)
+            scenario = build(node, **context, dataset=other)
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.scenario.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:
