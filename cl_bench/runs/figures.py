@@ -128,8 +128,7 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
 def accuracy_curves(axes: Axes, R: Matrix, labels: Sequence[str]) -> None:
     """The accuracy on each task since it was learned, and their mean; or that on the test set that all tasks share."""
     if len(R[0]) < len(R):
-        table = np.array(R, dtype=float)
-        return curves(axes, table, table[:, 0], labels, ["all tasks"], "")
+        return curves(axes, np.array(R, dtype=float), np.full(len(R), np.nan), labels, ["all tasks"], "")
     curves(axes, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
 
 
