@@ -79,13 +79,17 @@ class Score(nn.Module):
         allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
         for test, batches in enumerate(self.scenario.test_dataloader()):
             for batch in batches:
-                task: Any = batch.task_ids.long() if self.scenario.shared_test else test
+                task = self.tasks(batch, test)
                 logits = self.logits(method, batch, test)
                 answer = masked(logits, allowed.to(logits.device)[task]).argmax(1)
                 self.metrics.update(after, test, answer, batch.y)
                 if self.has_own:
                     answer = masked(logits, own.to(logits.device)[task]).argmax(1)
                     self.own.update(after, test, answer, batch.y)
+
+    def tasks(self, batch: Batch, test: int) -> Any:
+        """The task of all images of a mini-batch of a test set, or of each where the tasks share it, int64 (B,)."""
+        return batch.task_ids.long() if self.scenario.shared_test else test
 
     def logits(self, method: Method, batch: Batch, test: int) -> Tensor:
         """The answers to a mini-batch of a test set; in task-incremental learning with the task of each image given."""
@@ -96,6 +100,32 @@ class Score(nn.Module):
         parts = {task: (batch.task_ids == task).nonzero().squeeze(1) for task in batch.task_ids.unique().tolist()}
         found = torch.cat([method(batch.x[rows], index=task) for task, rows in parts.items()])
         return found[torch.cat([*parts.values()]).argsort()]
+
+    @torch.no_grad()
+    def on_stream(self, method: Method, index: int, came: Tensor) -> float:
+        """Accuracy in the middle of a stream, on the test images of what came: of these outputs, or of the tasks up to
+        `index` where outputs are not told apart across tasks. Of a test set that all tasks share, domain-incremental
+        learning has all of it from the beginning.
+
+        came: bool (n_outputs,).
+        """
+        problem = self.problem
+        allowed = problem.mask(problem.rules["evaluation"], after=index).to(came.device)
+        among, tests = torch.ones_like(came), self.scenario.tests[: index + 1]
+        if problem.kind == "class":
+            among, tests = came, self.scenario.tests
+        right, given = came.new_zeros(2, dtype=torch.int64)
+        with eval_mode(method):
+            for test, data in enumerate(tests):
+                for batch in data.batches():
+                    task = self.tasks(batch, test)
+                    logits = self.logits(method, batch, test)
+                    counted = among[batch.y]
+                    if problem.kind == "task":
+                        counted = counted & (task <= index)
+                    right += (counted & (masked(logits, allowed[task] & among).argmax(1) == batch.y)).sum()
+                    given += counted.sum()
+        return float(right.double() / given)
 
     @torch.no_grad()
     def validation(self, method: Method, after: int) -> float | None:
