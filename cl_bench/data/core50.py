@@ -137,13 +137,14 @@ def ordered(folder: Path, variant: Variant, run: int) -> list[Part]:
             raise InputError(f"{where(file)} is missing; it holds {is_for}, and CORe50's own pages have it")
         found[name] = read_pickle("scenario=core50", file)
     paths = found["paths"]
-    if (
-        not isinstance(paths, list)
-        or not paths
-        or not all(isinstance(path, str) and PICTURE.fullmatch(path) for path in paths)
-    ):
-        raise wrong(folder, "paths", "it must be a list of paths such as s1/o1/C_01_01_000.png")
-    places = [[int(number) for number in match.groups()] for path in paths if (match := PICTURE.fullmatch(path))]
+    form = "it must be a list of paths such as s1/o1/C_01_01_000.png"
+    if not isinstance(paths, list) or not paths:
+        raise wrong(folder, "paths", form)
+    places = []
+    for path in paths:
+        if not isinstance(path, str) or not (match := PICTURE.fullmatch(path)):
+            raise wrong(folder, "paths", form)
+        places.append([int(number) for number in match.groups()])
     if not all(0 < object <= len(OBJECTS) for _, object in places):
         raise wrong(folder, "paths", f"the objects of its paths must be o1 to o{len(OBJECTS)}")
     session, object = torch.tensor(places).view(-1, 2).T

@@ -17,9 +17,10 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
 from cl_bench.data.batches import at_once
 from cl_bench.data.problem import masked
+from cl_bench.data.streams import as_stream
 from cl_bench.evaluation.scores import Score
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.setup import prepare, takes_dataset
+from cl_bench.runs.setup import checked, prepare, takes_dataset
 
 
 class Trained:
@@ -76,13 +77,14 @@ class Trained:
         """
         scenario = self.scenario
         if dataset is not None:
-            packages = allowed(self.settings["plugins"])
-            node = check(self.settings["scenario"], "scenario", packages=packages)
-            if not takes_dataset(node):
+            nodes = checked(self.settings)
+            if not takes_dataset(nodes["scenario"]):
                 raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
             context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
-            other = build(check(dataset, "dataset", packages=packages), **context)
-            scenario = build(node, **context, dataset=other)
+            other = build(check(dataset, "dataset", packages=allowed(self.settings["plugins"])), **context)
+            scenario = build(nodes["scenario"], **context, dataset=other)
+            if "stream" in nodes:
+                scenario = as_stream(scenario, build(nodes["stream"]), context["seed"])
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.scenario.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:

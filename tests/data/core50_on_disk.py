@@ -49,7 +49,7 @@ def make(folder: Path, size: int = 32, zipped: bool = True) -> Path:
     """The files below `folder`/core50, which is returned."""
     core50 = folder / "core50"
     core50.mkdir(parents=True, exist_ok=True)
-    all_of_it = list(product(sorted(TRAIN + TEST), OBJECTS, range(FRAMES)))
+    all_of_it: list[tuple[int, int, int]] = list(product(sorted(TRAIN + TEST), OBJECTS, range(FRAMES)))
     paths = [path_of(*which) for which in all_of_it]
     rows = {which: row for row, which in enumerate(all_of_it)}
     name = f"core50_{size}x{size}"

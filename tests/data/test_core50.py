@@ -100,8 +100,8 @@ def test_classes_come_back_and_what_counts_as_seen_is_what_came(folder: Path) ->
 def test_categories_are_five_objects_each(folder: Path, variant: str) -> None:
     found, objects = scenario(folder, variant, labels="categories"), scenario(folder, variant)
     assert sorted(found.problem.class_names) == ["mobile_phone", "plug_adapter", "remote_control", "scissor"]
-    for one, other in zip([*found.tasks, *found.tests], [*objects.tasks, *objects.tests], strict=True):
-        data, of_objects = (part.train if hasattr(part, "train") else part for part in (one, other))  # type: ignore[union-attr]
+    parts, same_parts = ([*(task.train for task in one.tasks), *one.tests] for one in (found, objects))
+    for data, of_objects in zip(parts, same_parts, strict=True):
         assert (data.images == of_objects.images).all()
         names = [objects.problem.class_names[label][:-1] for label in of_objects.labels]
         assert [found.problem.class_names[label] for label in data.labels] == names
