@@ -110,6 +110,8 @@ def name_of(config: Mapping[str, Any]) -> str:
             for name, own in zip(several, content, strict=False)
         ]
         dataset = "+".join(names)
+    elif isinstance(own := config["scenario"].get("path"), str):  # images of its own
+        dataset = Path(own).name
     else:
         dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
     return f"{dataset}-{choices['scenario']}-{choices['method']}"

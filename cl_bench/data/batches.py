@@ -14,6 +14,7 @@ from torch import Tensor, nn
 AT_ONCE = 2**20  # numbers of images that any machine can take at once: 4 MiB of float32
 FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, on their way to bytes
 REPLAYED = -1  # the task of an image that a generator made: it is seen as it is, no view applies to it
+NO_TASK = -1  # that of a test image that belongs to none
 
 
 def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int | None = None) -> int:

@@ -114,12 +114,19 @@ class Task:
 class Scenario(LightningDataModule):
     """The tasks in their order; test images stay here, with the runner.
 
-    tasks: one `Task` each. tests: the test images of each task.
+    tasks: one `Task` each, those that are learned; a trial of a search may have the first ones of the problem alone.
+    tests: the test images of each task, or one set that all tasks share. There each image carries its task, or
+        `NO_TASK`, which only class- and domain-incremental learning can do without.
     """
 
     def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
         super().__init__()
         self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
+
+    @property
+    def shared_test(self) -> bool:
+        """Whether the tasks share one test set: R then has one column, and no task an accuracy of its own."""
+        return len(self.tests) < len(self.tasks)
 
     def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
         """The same scenario with every image on the device. batch_size: of the training, see `Data`."""

@@ -113,7 +113,7 @@ class Judge:
     @property
     def names(self) -> dict[int, str]:
         """What the data set calls the class of each output."""
-        tasks = zip(self.problem.outputs, self.scenario.tasks, strict=True)
+        tasks = zip(self.problem.outputs, self.scenario.tasks, strict=False)  # a trial has the first ones
         return {output: name for outputs, task in tasks for output, name in zip(outputs, task.names, strict=False)}
 
     def seen(self, after: int) -> list[int]:
