@@ -66,6 +66,11 @@ VARIANTS = [
     ("icarl", "class", 7, ("method.answer=network",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
+META = ("scenario.meta_classes=5", "method.pretraining=meta", "method.meta_steps=8", "method.trajectory_classes=2")
+VARIANTS += [
+    ("oml", "class", 2, META),  # in meta-training, and after it
+    ("oml", "class", 4, (*META, "method.variant=anml", "optimizer=sgd", "optimizer.momentum=0.9")),
+]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
