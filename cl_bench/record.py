@@ -84,7 +84,8 @@ class Phase:
 
     phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
     was logged. validation: (step, accuracy on validation images). online_accuracy: on the task's images, each before
-    the step that learned it for the first time; None where no classifier was trained.
+    the step that learned it for the first time; None where no classifier was trained. stream: (images that came since
+    the run began, accuracy on what came), where a stream is measured while it is learned.
     """
 
     phase: str
@@ -94,6 +95,7 @@ class Phase:
     losses: dict[str, float]
     validation: list[tuple[Count, float]]
     online_accuracy: Accuracy = None
+    stream: list[tuple[Count, Measured]] | None = None
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from cl_bench.runs.setup import prepare
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def kinds_of(method: str) -> tuple[Kind, ...]:
+def class_of(method: str) -> type[Method]:
     node = yaml.safe_load(files_of("method")[method].read_text())
-    return target(node if "_target_" in node else compose(f"method={method}")["method"], "method").kinds
+    return target(node if "_target_" in node else compose(f"method={method}")["method"], "method")
 
 
-KINDS = {method: kinds_of(method) for method in METHODS}
+KINDS: dict[str, tuple[Kind, ...]] = {method: class_of(method).kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
 VARIANTS = [
@@ -72,6 +72,9 @@ VARIANTS += [
     ("oml", "class", 4, (*META, "method.variant=anml", "optimizer=sgd", "optimizer.momentum=0.9")),
 ]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
+STREAM = ("scenario.passes=online", "scenario.measure_every=100", "scenario.updates_per_batch=2")
+BORDERLESS = [method for method in METHODS if not class_of(method).needs_borders]
+KILLS += [(method, KINDS[method][0], 23, STREAM) for method in BORDERLESS]
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
@@ -120,6 +123,16 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
     again = cl_bench.load(folder_of(settings), settings["plugins"])  # rebuilt from its settings and its checkpoint
     assert cl_bench.evaluate(again).tolist() == results.R[4]
+
+
+@pytest.mark.parametrize("method", BORDERLESS)
+def test_it_learns_a_stream(method: str, small: Compose) -> None:
+    """Of five pairs of digits, each image once, with nothing said of where one pair ends."""
+    results = run(small(f"method={method}", f"scenario={KINDS[method][0]}_incremental", "optimizer.lr=0.01", *STREAM))
+    assert there(there(results.R)[4][4]) > 0.6
+    assert there(results.metrics["online_accuracy"]) > 0.5
+    assert {phase.phase for record in results.tasks[1:] for phase in record.phases} == {"stream"}
+    assert there(results.metrics["A_AUC"]) > 0.2
 
 
 def losses_of(settings: dict[str, Any]) -> list[Row]:

@@ -6,11 +6,11 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -39,6 +39,20 @@ ONE_IMAGE = (
 Validate = Callable[[Learner], float | None]
 
 
+class Points(NamedTuple):
+    """Where a stream is measured while it is learned.
+
+    seen: by the number of steps of this task's phase, how many images of the whole stream have come by then.
+    measure: given that number, the accuracy on what can have been learned.
+    """
+
+    seen: Mapping[int, int]
+    measure: Callable[[int], float]
+
+
+NO_POINTS = Points({}, lambda seen: math.nan)
+
+
 class Diverged(KnownError):
     """A loss, a gradient or a weight is no longer a finite number."""
 
@@ -65,7 +79,7 @@ class Fit:
         *,
         epochs: Positive,
         iterations: Positive | None = None,
-        batch_size: Annotated[int, Ge(2), Le(10**9)] = 128,
+        batch_size: Annotated[int, Ge(1), Le(10**9)] = 128,
         chunk: Positive = 32,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
@@ -83,6 +97,7 @@ class Fit:
             torch.set_num_threads(threads)
         self.signal: int | None = None
         self.validate: Validate = lambda module: None
+        self.points, self.measure = NO_POINTS
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
@@ -91,12 +106,13 @@ class Fit:
         self._task, self._began = -1, 0.0
 
     @contextmanager
-    def task(self, index: int, validate: Validate = lambda module: None) -> Iterator[None]:
+    def task(self, index: int, validate: Validate = lambda module: None, points: Points = NO_POINTS) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
 
         validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
+        points: where a stream is measured.
         """
-        self.validate = validate
+        self.validate, (self.points, self.measure) = validate, points
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
         self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
@@ -129,16 +145,22 @@ class Fit:
             return self._end(finished, saved["ends"][number])
         fixed = steps is not None or (epochs is None and self.iterations is not None)
         if steps is None:
-            steps = self._steps(len(data), epochs, times)
+            steps = self._steps(data, epochs, times)
 
-        watch = Watch(self, module, number, phase, steps)
+        watch = Watch(self, module, number, phase, steps, self.points if data.order is not None else {})
         if saved and number == len(saved["ends"]) and saved["running"]:
             start = watch.restore(saved["running"])
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(self._task, phase, self.steps_before)
-        seed = derive(self.seed, "batches", self._task, number)
         batches = Batches(
-            data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start, step=step
+            data,
+            batch_size=self.batch_size,
+            steps=steps,
+            seed=derive(self.seed, "batches", self._task, number),
+            chunk=self.chunk,
+            start=start,
+            step=step,
+            stops=watch.points,
         )
         with seeded(self.seed, "phase", self._task, number):
             module.train()
@@ -163,6 +185,7 @@ class Fit:
             watch.losses,
             watch.validation,
             online_accuracy=watch.online.value,
+            stream=watch.stream or None,
         )
         return self._end(finished, module.state_dict())
 
@@ -175,6 +198,10 @@ class Fit:
     def seconds(self) -> float:
         """Spent on this task so far, before a kill too."""
         return time.monotonic() - self._began
+
+    def set_aside(self, seconds: float) -> None:
+        """These seconds of the task were not spent on training."""
+        self._began += seconds
 
     def resume(self, task: int, steps_before: int) -> int:
         """Looks for what was saved in the middle of this task, and returns how many mini-batches the run has had.
@@ -196,10 +223,10 @@ class Fit:
         self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
 
-    def _steps(self, n: int, epochs: int | None, times: int) -> int:
+    def _steps(self, data: Data, epochs: int | None, times: int) -> int:
         if epochs is None and self.iterations:
             return self.iterations * times
-        return (epochs or self.epochs) * math.ceil(n / self.batch_size)
+        return (epochs or self.epochs) * data.n_batches(self.batch_size) * data.updates
 
     def _end(self, phase: Phase, state: dict[str, Any]) -> Phase:
         self.phases.append(phase)
@@ -235,11 +262,15 @@ class Trainer(pl.Trainer):
 class Watch(pl.Callback):
     """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad."""
 
-    def __init__(self, fit: Fit, module: Learner, number: int, phase: str, steps: int) -> None:
+    def __init__(
+        self, fit: Fit, module: Learner, number: int, phase: str, steps: int, points: Mapping[int, int]
+    ) -> None:
         self.fit, self.module, self.number, self.phase, self.steps = fit, module, number, phase, steps
+        self.points = points
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
+        self.stream: list[tuple[int, float | None]] = []  # images that came, accuracy
         self.online = OnlineAccuracy(module)
         self.seconds, self._saved = 0.0, None
         self._step = 0  # after the last chunk of this process
@@ -251,6 +282,7 @@ class Watch(pl.Callback):
         self.module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.losses, self.validation = dict(running["losses"]), list(running["validation"])
+        self.stream = list(running.get("stream", []))
         self._unlogged = list(running["unlogged"])
         self.online = OnlineAccuracy(self.module, running["online"])
         self._saved = running
@@ -285,10 +317,18 @@ class Watch(pl.Callback):
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
         points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
         self.fit.logger.log_points(points)
+        before = time.monotonic()
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(self.module)
             if accuracy is not None:
                 self.validation.append((step, accuracy))
+        if step in self.points:
+            seen = self.points[step]
+            self.stream.append((seen, self.fit.measure(seen)))
+            self.fit.logger.log_stream(step, *self.stream[-1])
+        measuring = time.monotonic() - before  # is no training
+        self._began += measuring
+        self.fit.set_aside(measuring)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._save(trainer, module, bool(self.fit.signal))
@@ -307,6 +347,7 @@ class Watch(pl.Callback):
                     "seconds": self.seconds,
                     "losses": self.losses,
                     "validation": self.validation,
+                    "stream": self.stream,
                     "unlogged": self._unlogged,
                     "online": (self.online.right, self.online.given),
                 }
