@@ -37,6 +37,7 @@ class OML(Classifier):
         inner_lr: step size of the inner steps.
         inner_steps: for each class of a trajectory, on an image each.
         trajectory_classes: classes of a trajectory, one after another.
+        remembered: images of all meta-training classes in each step of the pretraining.
     """
 
     train_mask: ClassVar[TrainMask] = "all"
@@ -55,6 +56,7 @@ class OML(Classifier):
         inner_lr: Rate,
         inner_steps: Positive,
         trajectory_classes: Positive,
+        remembered: Positive,
     ) -> None:
         super().__init__(problem, network, optimizer)
         if pretraining != "none" and not problem.n_meta:
@@ -86,6 +88,7 @@ class OML(Classifier):
             inner_lr=inner_lr,
             inner_steps=inner_steps,
             trajectory_classes=trajectory_classes,
+            remembered=remembered,
         )
         redraw(network.head, torch.arange(problem.n_outputs))
 
@@ -124,8 +127,9 @@ class MetaTraining(Learner):
     Each step draws a trajectory: images (x_1, y_1) ... (x_k, y_k), some of one class, then some of the next. The rows
     of the head for its classes are drawn anew. From theta_0, the weights W and biases b of the head, each image in turn
     makes an inner step: theta_i = theta_{i-1} - inner_lr * (gradient of CE(x_i, y_i; phi, theta_{i-1}) in theta). Then
-    Adam takes a step in phi and theta_0 down CE(trajectory and mini-batch; phi, theta_k), whose gradient goes through
-    all k inner steps. The mini-batch, of all classes, is what should not be forgotten.
+    Adam takes a step in phi and theta_0 down CE(trajectory and remembered images; phi, theta_k), whose gradient goes
+    through all k inner steps. The remembered images are random ones of all classes. All images are drawn here: the
+    mini-batch of a step, as large as those of the tasks, may be a single image, and is not used.
 
     Args:
         features, gate: phi, and what it is multiplied by.
@@ -133,7 +137,7 @@ class MetaTraining(Learner):
         width: of phi.
         n_classes: of `data`.
         lr: step size of Adam.
-        inner_lr, inner_steps, trajectory_classes: see `OML`.
+        inner_lr, inner_steps, trajectory_classes, remembered: see `OML`.
 
     Raises InputError where a class has too few images for a trajectory.
     """
@@ -150,11 +154,12 @@ class MetaTraining(Learner):
         inner_lr: float,
         inner_steps: int,
         trajectory_classes: int,
+        remembered: int,
     ) -> None:
         super().__init__()
         self.features, self.gate, self.head, self.data = features, gate, nn.Linear(width, n_classes), data
         self.lr, self.inner_lr = lr, inner_lr
-        self.inner_steps, self.trajectory_classes = inner_steps, trajectory_classes
+        self.inner_steps, self.trajectory_classes, self.remembered = inner_steps, trajectory_classes, remembered
         labels = data.labels.cpu()
         self.rows = [(labels == label).nonzero().squeeze(1) for label in range(n_classes)]
         if inner_steps > min(map(len, self.rows)):
@@ -165,20 +170,28 @@ class MetaTraining(Learner):
         redraw(self.head, torch.arange(n_classes))
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        path = self.trajectory()
-        x, y = torch.cat([path.x, batch.x]), torch.cat([path.y, batch.y])
+        path, remembered = self.trajectory(), self.random_images()
+        x, y = torch.cat([path.x, remembered.x]), torch.cat([path.y, remembered.y])
         return descend(F.cross_entropy(self.logits_after(x, y, len(path.y)), y), optimizers)
 
     def joint_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """A step down the cross-entropy of the mini-batch, without a trajectory."""
-        return descend(F.cross_entropy(self.logits_after(batch.x, batch.y, 0), batch.y), optimizers)
+        """A step down the cross-entropy of remembered images, without a trajectory."""
+        x, y, *_ = self.random_images()
+        return descend(F.cross_entropy(self.logits_after(x, y, 0), y), optimizers)
 
     def trajectory(self) -> Batch:
         """`inner_steps` images of each of some classes, class after class, whose rows of the head are drawn anew."""
         classes = torch.randperm(len(self.rows))[: self.trajectory_classes]  # on the CPU: nothing waits for a GPU
         drawn = [self.rows[label][torch.randperm(len(self.rows[label]))] for label in classes.tolist()]
-        rows = torch.cat([some[: self.inner_steps] for some in drawn])
         redraw(self.head, classes)
+        return self.images(torch.cat([rows[: self.inner_steps] for rows in drawn]))
+
+    def random_images(self) -> Batch:
+        """`remembered` images of all classes."""
+        return self.images(torch.randint(len(self.data), (self.remembered,)))
+
+    def images(self, rows: Tensor) -> Batch:
+        """These images, as the learner sees them in training."""
         return self.data.batch(rows.to(self.data.labels.device), training=True)
 
     def logits_after(self, x: Tensor, y: Tensor, k: int) -> Tensor:

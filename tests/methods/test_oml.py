@@ -30,7 +30,7 @@ def training(variant: str, **more: Any) -> MetaTraining:
     gate = nn.Sequential(nn.Flatten(), nn.Linear(9, WIDTH), nn.Sigmoid()) if variant == "anml" else None
     images = torch.randint(256, (30, 1, 3, 3), dtype=torch.uint8)
     data = Data(images, torch.arange(30) % N_CLASSES, torch.zeros(30, dtype=torch.int16))
-    given = {"lr": 0.01, "inner_lr": LR, "inner_steps": 2, "trajectory_classes": 2} | more
+    given = {"lr": 0.01, "inner_lr": LR, "inner_steps": 2, "trajectory_classes": 2, "remembered": 10} | more
     kind = NeuromodulatedTraining if variant == "anml" else MetaTraining
     return kind(features, gate, data, width=WIDTH, n_classes=N_CLASSES, **given).double()
 
@@ -98,10 +98,11 @@ def test_inner_steps_are_those_of_plain_sgd(variant: str, k: int) -> None:
 @variants
 def test_an_outer_step_moves_everything_down_the_loss_on_both(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = training(variant).float()
-    batch = module.data.batch(torch.arange(20, 30))
     before = {name: p.detach().clone() for name, p in module.named_parameters()}
-    path = module.trajectory()
+    path, batch = module.trajectory(), module.random_images()
+    assert (len(path.y), len(batch.y)) == (4, 10)
     monkeypatch.setattr(module, "trajectory", lambda: path)
+    monkeypatch.setattr(module, "random_images", lambda: batch)
     x, y = torch.cat([path.x, batch.x]), torch.cat([path.y, batch.y])
     loss = F.cross_entropy(logits(stepped(module, x[:4], y[:4]), x), y)
     logs = module.train_step(batch, module.configure_optimizers())
@@ -177,7 +178,7 @@ def test_the_head_learns_down_the_cross_entropy_of_all_outputs(variant: str) -> 
     assert method.loss(batch).item() == pytest.approx(F.cross_entropy(method.network.head(z), batch.y).item())
 
 
-def test_the_controls() -> None:
+def test_the_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Joint: the cross-entropy of the mini-batch; none: no phase at all; the same weights at first."""
     scenario, method = made("oml", *META, "method.pretraining=joint")
     fit = Recorder()
@@ -186,6 +187,7 @@ def test_the_controls() -> None:
     module, step = fit.calls[0].module, fit.calls[0].step
     assert isinstance(module, MetaTraining)
     batch = there(scenario.tasks[0].meta).batch(torch.arange(20))
+    monkeypatch.setattr(module, "random_images", lambda: batch)
     loss = F.cross_entropy(module.head(module.features(batch.x)), batch.y)
     gradient = torch.autograd.grad(loss, module.head.weight)[0]
     logs = there(step)(batch, torch.optim.SGD(module.parameters(), lr=0.0))

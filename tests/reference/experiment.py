@@ -204,6 +204,7 @@ OURS: dict[str, Sequence[str]] = {
         f"method.inner_lr={meta.INNER_LR}",
         f"method.inner_steps={meta.INNER_STEPS}",
         f"method.trajectory_classes={meta.TRAJECTORY_CLASSES}",
+        f"method.remembered={meta.REMEMBERED}",
         "method.pretraining=meta",
     ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
