@@ -122,7 +122,7 @@ def test_meta_classes_never_reach_a_task(kind: Any, meta_classes: Any, apart: li
         assert torch.equal(meta.images[meta.labels == label], data.x_train[data.y_train == number])
     assert len(meta) == int(torch.isin(data.y_train, torch.tensor(apart)).sum())
     assert meta.batch_size == 7
-    plain = split(data, 0, **given | {"n_tasks": 5})
+    plain = split(data, 0, kind=kind, n_tasks=5)
     assert plain.problem.n_meta == 0
     assert all(task.meta is None for task in plain.tasks)
 
