@@ -59,6 +59,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     stream, nodes = stream_of(settings["scenario"]), {}
     if stream:
         nodes["stream"] = check(stream, "scenario", STREAM)
+    if stream.get("passes") == "online":
         check_stream(settings)
     apart = {**settings, "scenario": {key: value for key, value in settings["scenario"].items() if key not in stream}}
     nodes |= {group: check(apart[group], group, packages=packages) for group in chosen}

@@ -59,8 +59,9 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
-    if "stream" in nodes:
-        scenario = as_stream(scenario, build(nodes["stream"]), seed)
+    stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
+    if stream and stream.passes == "online":
+        scenario = as_stream(scenario, stream, seed)
     elif any(task.train.order is not None for task in scenario.tasks):
         name = settings["choices"]["scenario"]
         raise InputError(f"scenario.passes=epochs: scenario={name} is a stream, whose images come once; set online")

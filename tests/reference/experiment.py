@@ -22,6 +22,7 @@ from reference import (
     growing,
     isolation,
     meta,
+    online,
     plastic,
     projection,
     regularization,
@@ -53,6 +54,9 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "lwf": {"": regularization.lwf},
     "er": {"": replay.er},
     "der": {"": replay.der},
+    "er_ace": {"": online.er_ace},
+    "mir": {"": online.mir},
+    "gss": {"": online.gss},
     "gem": {"": replay.gem},
     "agem": {"": replay.agem},
     "icarl": {"": replay.icarl},
@@ -86,6 +90,7 @@ GAN = (
     "method.gan.optimizer.betas=[0.5,0.9]",
 )
 REGULARISED = f"method.strength={common.STRENGTH}"
+ONLINE = (f"memory={common.ONLINE_BUDGET}", f"trainer.batch_size={online.BATCH_SIZE}")
 OURS: dict[str, Sequence[str]] = {
     "finetune": ["method=finetune"],
     "ewc": ["method=ewc", f"method.strength={common.EWC_STRENGTH}", "method.fisher_labels=exact"],
@@ -107,6 +112,9 @@ OURS: dict[str, Sequence[str]] = {
         "method.weighting=joint",
     ],
     "der": ["method=der", f"memory={common.DER_BUDGET}", f"method.alpha={common.ALPHA}", "method.beta=0"],
+    "er_ace": ["method=er_ace", *ONLINE],
+    "mir": ["method=mir", *ONLINE],
+    "gss": ["method=gss", *ONLINE, "method.selection=greedy", f"method.n_compared={online.COMPARED}"],
     "gem": ["method=gem", "memory.per=task", f"memory={common.GEM_BUDGET}", f"method.margin={common.MARGIN}"],
     "agem": [
         "method=agem",
@@ -219,6 +227,11 @@ GANS = ("wgan_gp", "acgan")
 def scenario_of(name: str) -> str:
     """Task-incremental where the task must be given."""
     return f"scenario={'task' if name in TASK_INCREMENTAL else 'class'}_incremental"
+
+
+def batch_size_of(name: str) -> int:
+    """Images in a mini-batch."""
+    return online.BATCH_SIZE if name in ("er_ace", "mir", "gss") else 128
 
 
 def images_of(tasks: Sequence[Data]) -> Images:
