@@ -69,6 +69,11 @@ VARIANTS = [
     ("icarl", "class", 7, ("method.answer=network",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
+META = ("scenario.meta_classes=5", "method.pretraining=meta", "method.meta_steps=8", "method.trajectory_classes=2")
+VARIANTS += [
+    ("oml", "class", 2, META),  # in meta-training, and after it
+    ("oml", "class", 4, (*META, "method.variant=anml", "optimizer=sgd", "optimizer.momentum=0.9")),
+]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
 STREAM = ("scenario.passes=online", "scenario.measure_every=100", "scenario.updates_per_batch=2")
 BORDERLESS = [method for method in METHODS if not class_of(method).needs_borders]

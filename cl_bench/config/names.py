@@ -43,7 +43,7 @@ WITHOUT_EFFECT = {
 LATER: dict[str, dict[str, Any]] = {
     "": {"measure_every": 1},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
-    "cl_bench.data.scenarios.split": {"base": None, "max_train": None},
+    "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},
     "cl_bench.methods.ewc.EWC": {"consolidate_every": None, "fisher_rate": 0.9},
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
