@@ -19,9 +19,9 @@ from torch import Tensor
 from cl_bench.config import InputError
 from cl_bench.config.names import place
 from cl_bench.data.batches import NO_TASK, Data
-from cl_bench.data.problem import Kind, Problem, Scenario, TrainMask
+from cl_bench.data.problem import Kind, Problem, TrainMask
 from cl_bench.data.reading import read_pickle, reason
-from cl_bench.data.scenarios import Fraction, _task
+from cl_bench.data.tasks import Fraction, Scenario, task_of
 
 Variant = Literal["ni", "nc", "nic", "nicv2_79", "nicv2_196", "nicv2_391"]
 
@@ -111,7 +111,7 @@ def core50(
             called = [f"session {session}" for session in part.sessions.unique().tolist()]
         ids = torch.full(outputs[index].shape, index, dtype=torch.int16)
         train = Data(pictures.read(part.paths), outputs[index], ids)
-        tasks.append(_task(index, called, problem, train, val_fraction, seed))
+        tasks.append(task_of(index, called, problem, train, val_fraction, seed))
     tests = Data(pictures.read(test.paths), outputs[-1], task_ids(parts, test, variant))
     return Scenario(problem, tasks, [tests])
 

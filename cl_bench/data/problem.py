@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Batch, Data
+from cl_bench.data.batches import Data
 
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
@@ -113,43 +112,3 @@ class Task:
     train: Data
     val: Data
     meta: Data | None = None
-
-
-class Scenario(LightningDataModule):
-    """The tasks in their order; test images stay here, with the runner.
-
-    tasks: one `Task` each, those that are learned; a trial of a search may have the first ones of the problem alone.
-    tests: the test images of each task, or one set that all tasks share. There each image carries its task, or
-        `NO_TASK`, which only class- and domain-incremental learning can do without.
-    """
-
-    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
-        super().__init__()
-        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
-
-    @property
-    def shared_test(self) -> bool:
-        """Whether the tasks share one test set: R then has one column, and no task an accuracy of its own."""
-        return len(self.tests) < len(self.tasks)
-
-    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
-        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
-        moved: dict[Tensor, Tensor] = {}
-
-        def there(data: Data) -> Data:
-            return replace(data.to(device, moved), batch_size=batch_size)
-
-        tasks = [
-            replace(task, train=there(task.train), val=there(task.val), meta=task.meta and there(task.meta))
-            for task in self.tasks
-        ]
-        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
-
-    def train_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.train.batches() for task in self.tasks]
-
-    def val_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.val.batches() for task in self.tasks]
-
-    def test_dataloader(self) -> list[Iterator[Batch]]:
-        return [test.batches() for test in self.tests]

@@ -13,8 +13,8 @@ from cl_bench.config import InputError
 from cl_bench.data.batches import FLOATS
 from cl_bench.data.classes import some_of
 from cl_bench.data.datasets import Dataset
-from cl_bench.data.problem import Problem, Scenario, TrainMask
-from cl_bench.data.scenarios import Fraction, _data, _task
+from cl_bench.data.problem import Problem, TrainMask
+from cl_bench.data.tasks import Fraction, Scenario, data_of, task_of
 from cl_bench.data.views import turned
 from cl_bench.seeding import derive
 
@@ -74,11 +74,11 @@ def rotating_pairs(
     tasks = []
     for index, pair in enumerate(pairs):
         images, labels = _alternating([next(parts[position]) for position in pair], pair)
-        train = _data(images, labels, index, augment=dataset.augment)
-        task = _task(index, [names[position] for position in pair], problem, train, val_fraction, seed)
+        train = data_of(images, labels, index, augment=dataset.augment)
+        task = task_of(index, [names[position] for position in pair], problem, train, val_fraction, seed)
         tasks.append(replace(task, train=replace(task.train, order=torch.arange(len(task.train)))))
     labels = torch.arange(n).repeat_interleave(torch.tensor([len(images) for images in tests]))
-    return Scenario(problem, tasks, [_data(torch.cat(tests), labels, 0)])
+    return Scenario(problem, tasks, [data_of(torch.cat(tests), labels, 0)])
 
 
 def _around(images: Tensor, start: float = 0.0) -> Tensor:

@@ -26,7 +26,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from cl_bench import files
 from cl_bench.data.batches import Batches, Data, at_once
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.or_nan import OrNaN
 from cl_bench.methods.base import Method
 from cl_bench.networks.cnn import CNN

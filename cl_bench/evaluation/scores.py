@@ -10,7 +10,7 @@ from torchmetrics import MetricCollection
 
 from cl_bench.data.batches import NO_TASK, Batch
 from cl_bench.data.problem import masked
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.metrics import (
     AccuracyAfter,
     AccuracyMatrix,

@@ -15,8 +15,9 @@ import torch
 
 from cl_bench.config import Stopped
 from cl_bench.config.names import name_of, place
-from cl_bench.data.problem import Scenario, Task
+from cl_bench.data.problem import Task
 from cl_bench.data.streams import first_places
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.judge import Judge, generated_metrics
 from cl_bench.evaluation.scores import References, Score
 from cl_bench.evaluation.sizes import growth_rate

@@ -12,7 +12,7 @@ from cl_bench.config.content import by_content
 from cl_bench.config.errors import typed
 from cl_bench.config.names import place
 from cl_bench.config.tuned import leaves
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import References
 from cl_bench.record import Damaged, Results, load_results
 

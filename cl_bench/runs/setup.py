@@ -19,8 +19,8 @@ from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.data.datasets import Dataset
-from cl_bench.data.scenarios import Scenario
 from cl_bench.data.streams import Stream, as_stream
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network

@@ -22,7 +22,7 @@ from cl_bench.config import InputError
 from cl_bench.data.batches import NO_TASK
 from cl_bench.data.core50 import CATEGORIES, core50
 from cl_bench.data.core50 import OBJECTS as NAMES
-from cl_bench.data.problem import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
 
 KINDS = {"ni": "domain", "nc": "class"}

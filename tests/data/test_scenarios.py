@@ -17,7 +17,8 @@ from conftest import there
 from cl_bench.config import InputError
 from cl_bench.data.datasets import Dataset, digits
 from cl_bench.data.problem import Kind, Problem, masked
-from cl_bench.data.scenarios import Scenario, _drawn, permuted, rotated, sequence, split
+from cl_bench.data.scenarios import permuted, rotated, sequence, split
+from cl_bench.data.tasks import Scenario, drawn
 from cl_bench.data.views import Rotate
 
 SPLIT = ((0, 1), (2, 3), (4, 5))
@@ -389,12 +390,12 @@ def test_a_sequence_of_images_that_are_not_square(tmp_path: Path) -> None:
 def test_a_few_images_are_some_of_each_class() -> None:
     labels = torch.tensor([0] * 500 + [1] * 500 + [2])
     for seed in range(20):
-        rows = _drawn(labels, 6, seed, "max_train")
+        rows = drawn(labels, 6, seed, "max_train")
         assert len(rows.unique()) == 6
         assert labels[rows].unique().tolist() == [0, 1, 2]
     plain = torch.randperm(1001, generator=torch.Generator().manual_seed(3))[:900]
     assert 1000 in plain
-    assert torch.equal(_drawn(labels, 900, 3, "max_train"), plain)  # as drawn, where no class is left out
+    assert torch.equal(drawn(labels, 900, 3, "max_train"), plain)  # as drawn, where no class is left out
     with pytest.raises(InputError, match=r"scenario.max_train=9: fewer than one for each of 10 classes"):
         rotated(digits(), 0, kind="domain", max_train=9)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batches, Data
-from cl_bench.data.problem import Scenario, Task
+from cl_bench.data.problem import Task
 from cl_bench.data.streams import first_places
+from cl_bench.data.tasks import Scenario
 
 ONLINE = ("scenario.passes=online",)
 

@@ -151,7 +151,7 @@ def _tell_all(pipe: Connection) -> None:
 
     def training(watch: Watch, *_: Any) -> None:
         step = watch._saved["step"] if watch._saved else 0
-        tell("training", task=watch.fit._task, phase=watch.phase, step=step)
+        tell("training", task=watch.fit._task, phase=watch.where.rpartition(", ")[2], step=step)
 
     replace = RunFolder._replace
 

@@ -12,7 +12,7 @@ from conftest import made, one_pass
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
 
