@@ -30,6 +30,7 @@ class Problem:
         class_names: what each output stands for, n_outputs of them; () where nobody said.
         view, augment: how images that a method keeps are seen, as in `Data`.
         online: whether the images come as a stream, each once, without a word of where a task ends.
+        n_meta: classes apart from those of the tasks, whose images come with the first one, see `Task`.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Problem:
     view: nn.Module | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     online: bool = False
+    n_meta: int = 0
 
     @property
     def n_tasks(self) -> int:
@@ -102,13 +104,15 @@ class Task:
     """What a learner is handed: the images of one task and nothing of the others.
 
     index: 0 for the first. names: its classes as the data set calls them. train, val: its images; `val` (a
-    stratified slice, may be empty) is for selection.
+    stratified slice, may be empty) is for selection. meta: of the first task, images of the classes that are set apart
+    for meta-training and are in no task, labelled from 0; None where there are none, and in later tasks.
     """
 
     index: int
     names: tuple[str, ...]
     train: Data
     val: Data
+    meta: Data | None = None
 
 
 class Scenario(LightningDataModule):
@@ -135,7 +139,10 @@ class Scenario(LightningDataModule):
         def there(data: Data) -> Data:
             return replace(data.to(device, moved), batch_size=batch_size)
 
-        tasks = [replace(task, train=there(task.train), val=there(task.val)) for task in self.tasks]
+        tasks = [
+            replace(task, train=there(task.train), val=there(task.val), meta=task.meta and there(task.meta))
+            for task in self.tasks
+        ]
         return Scenario(self.problem, tasks, [there(test) for test in self.tests])
 
     def train_dataloader(self) -> list[Iterator[Batch]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError, Positive, Side
 from cl_bench.data.batches import Data
-from cl_bench.data.classes import ClassOrder, dealt_out, order_of
+from cl_bench.data.classes import ClassOrder, MetaClasses, dealt_out, order_of, set_apart
 from cl_bench.data.datasets import Dataset, load
 from cl_bench.data.problem import Kind, Problem, Scenario, Task, TrainMask
 from cl_bench.data.transforms import resize
@@ -34,6 +34,8 @@ def split(
     base: Positive | None = None,
     class_order: ClassOrder = "fixed",
     uneven: bool = False,
+    meta_classes: MetaClasses | None = None,
+    max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
@@ -43,9 +45,12 @@ def split(
     first class of each task is output 0, the second output 1.
     base: classes of the first task, where the later ones have `classes_per_task` each.
     class_order: see `classes.order_of`.
+    meta_classes: see `classes.set_apart`; they are in no task, and their training images come with the first one.
+    max_train: at most so many training images of each task, drawn from the seed, one of each class at least.
     Raises InputError when the classes can't be cut as asked.
     """
-    groups = dealt_out(order_of(dataset.class_names, class_order, seed), n_tasks, classes_per_task, base, uneven)
+    apart, order = set_apart(order_of(dataset.class_names, class_order, seed), dataset.class_names, meta_classes)
+    groups = dealt_out(order, n_tasks, classes_per_task, base, uneven, len(apart))
     sizes = [len(group) for group in groups]
     if min(sizes) == 1 and (kind != "class" or train_mask == "current"):
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
@@ -62,11 +67,15 @@ def split(
     names = [[dataset.class_names[label] for label in group] for group in groups]
     called = [f"task {task}" for task in range(1, 1 + len(groups))]
     problem = _problem(kind, dataset, tuple(outputs), train_mask, _output_names(outputs, names, called))
+    problem = replace(problem, n_meta=len(apart))
     tasks, tests = [], []
     for index, group in enumerate(groups):
         train = _select(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
         tests.append(_select(dataset.x_test, dataset.y_test, group, outputs[index], index))
-        tasks.append(_task(index, names[index], problem, train, val_fraction, seed))
+        tasks.append(_at_most(max_train, _task(index, names[index], problem, train, val_fraction, seed), seed))
+    if apart:
+        meta = _select(dataset.x_train, dataset.y_train, apart, range(len(apart)), 0, augment=dataset.augment)
+        tasks[0] = replace(tasks[0], meta=meta)
     return Scenario(problem, tasks, tests)
 
 
@@ -249,6 +258,14 @@ def _task(index: int, names: Sequence[str], problem: Problem, train: Data, val_f
     return Task(index, tuple(names), train, val)
 
 
+def _at_most(max_train: int | None, task: Task, seed: int) -> Task:
+    """The task with so many of its training images, drawn from the seed anew for each; with all for None."""
+    if max_train is None:
+        return task
+    rows = _drawn(task.train.labels, max_train, derive(seed, "train images", task.index), "max_train")
+    return replace(task, train=task.train[rows])
+
+
 def _drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
     """The rows of at most so many images, drawn from the seed, in a random order; one of each class is among them.
 
@@ -292,10 +309,8 @@ def _views(
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
         train, val = (_as_task(data, index, start) for data in (shared.train, shared.val))
-        if max_train:
-            train = train[_drawn(train.labels, max_train, derive(seed, "train images", index), "max_train")]
         tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
-        tasks.append(Task(index, (name,), train, val))
+        tasks.append(_at_most(max_train, Task(index, (name,), train, val), seed))
     return Scenario(problem, tasks, tests)
 
 

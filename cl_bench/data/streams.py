@@ -92,7 +92,7 @@ def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
             assert data.order is not None
             half = data[data.order[start::2]]
             half = replace(half, order=torch.arange(len(half)))
-            visits.append(replace(task, index=len(visits), train=half))
+            visits.append(replace(task, index=len(visits), train=half, meta=None if start else task.meta))
     return visits
 
 

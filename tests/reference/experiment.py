@@ -21,6 +21,9 @@ from reference import (
     gans,
     growing,
     isolation,
+    meta,
+    meta_training,
+    online,
     plastic,
     projection,
     regularization,
@@ -52,6 +55,9 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "lwf": {"": regularization.lwf},
     "er": {"": replay.er},
     "der": {"": replay.der},
+    "er_ace": {"": online.er_ace},
+    "mir": {"": online.mir},
+    "gss": {"": online.gss},
     "gem": {"": replay.gem},
     "agem": {"": replay.agem},
     "icarl": {"": replay.icarl},
@@ -59,6 +65,8 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "bic": {"": exemplars.bic},
     "ss_il": {"": exemplars.ss_il},
     "lucir": {"": exemplars.lucir},
+    "mer": {"": meta.mer},
+    "la_maml": {"": meta.la_maml},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
     "pnn": {"": columns.pnn},
@@ -71,6 +79,7 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "ogd": {"": projection.ogd},
     "gpm": {"": projection.gpm},
     "meta_regularized": {"": projection.meta_regularized},
+    "oml": {"": meta_training.oml},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -84,6 +93,7 @@ GAN = (
     "method.gan.optimizer.betas=[0.5,0.9]",
 )
 REGULARISED = f"method.strength={common.STRENGTH}"
+ONLINE = (f"memory={common.ONLINE_BUDGET}", f"trainer.batch_size={online.BATCH_SIZE}")
 OURS: dict[str, Sequence[str]] = {
     "finetune": ["method=finetune"],
     "ewc": ["method=ewc", f"method.strength={common.EWC_STRENGTH}", "method.fisher_labels=exact"],
@@ -105,6 +115,9 @@ OURS: dict[str, Sequence[str]] = {
         "method.weighting=joint",
     ],
     "der": ["method=der", f"memory={common.DER_BUDGET}", f"method.alpha={common.ALPHA}", "method.beta=0"],
+    "er_ace": ["method=er_ace", *ONLINE],
+    "mir": ["method=mir", *ONLINE],
+    "gss": ["method=gss", *ONLINE, "method.selection=greedy", f"method.n_compared={online.COMPARED}"],
     "gem": ["method=gem", "memory.per=task", f"memory={common.GEM_BUDGET}", f"method.margin={common.MARGIN}"],
     "agem": [
         "method=agem",
@@ -138,6 +151,25 @@ OURS: dict[str, Sequence[str]] = {
         f"method.strength={common.LUCIR_STRENGTH}",
         f"method.margin={common.LUCIR_MARGIN}",
         f"method.top={common.TOP}",
+    ],
+    "mer": [
+        "method=mer",
+        f"memory={meta.PLACES}",
+        f"optimizer.lr={meta.RATE}",
+        "optimizer.momentum=0",
+        f"method.beta={meta.BETA}",
+        f"method.gamma={meta.GAMMA}",
+        f"method.n_replay={meta.WALK}",
+        f"method.repeats={meta.WALKS}",
+    ],
+    "la_maml": [
+        "method=la_maml",
+        f"memory={meta.PLACES}",
+        f"method.inner_lr={meta.ALPHA}",
+        f"method.rate_lr={meta.ETA}",
+        f"method.glances={meta.GLANCES}",
+        "method.n_replay=null",
+        f"method.clip={meta.CLIP}",
     ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
     "hat": [
@@ -193,17 +225,36 @@ OURS: dict[str, Sequence[str]] = {
         f"method.pull={common.META_PULL}",
         f"method.rate={common.META_RATE}",
     ],
+    "oml": [
+        "method=oml",
+        f"scenario.meta_classes={meta_training.META_CLASSES}",
+        "scenario.n_tasks=3",
+        f"method.meta_steps={meta_training.META_STEPS}",
+        f"method.meta_lr={meta_training.META_LR}",
+        f"method.inner_lr={meta_training.INNER_LR}",
+        f"method.inner_steps={meta_training.INNER_STEPS}",
+        f"method.trajectory_classes={meta_training.TRAJECTORY_CLASSES}",
+        f"method.remembered={meta_training.REMEMBERED}",
+        "method.pretraining=meta",
+    ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
 TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp", "den")
 VALIDATED = ("clnp",)  # the loop is given validation images too
+META_TRAINED = ("oml",)  # and these those of the classes set apart
 GANS = ("wgan_gp", "acgan")
+EACH_IMAGE = ("mer", "la_maml")  # steps, or looks ahead, for every image: fewer of them do
 
 
 def scenario_of(name: str) -> str:
     """Task-incremental where the task must be given."""
     return f"scenario={'task' if name in TASK_INCREMENTAL else 'class'}_incremental"
+
+
+def batch_size_of(name: str) -> int:
+    """Images in a mini-batch."""
+    return online.BATCH_SIZE if name in ("er_ace", "mir", "gss") else 128
 
 
 def images_of(tasks: Sequence[Data]) -> Images:
@@ -242,6 +293,7 @@ def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict
     """Each loop of this method, on the device of the images."""
     images = images_of([task.train for task in tasks])
     given = [images_of([task.val for task in tasks])] if name in VALIDATED else []
+    given += [images_of([task.meta for task in tasks if task.meta])] if name in META_TRAINED else []
     with torch.device(images[0][0].device):
         return {what: loop(images, weights, *given) for what, loop in BY_HAND[name].items()}
 
