@@ -24,6 +24,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
     "data/pictures.py": {"Image.MAX_IMAGE_PIXELS": "PIL has no other switch"},
     "methods/gem.py": {"p.grad": GRADIENT},
     "methods/hat.py": {"embedding.grad": GRADIENT},
+    "methods/la_maml.py": {"weight.grad": GRADIENT},
     "methods/si.py": {"weight.grad": GRADIENT},
     "networks/optimizers.py": {"p.grad": GRADIENT},
     "methods/parts/importance.py": {"module.training": "`train(mode)` would set the parts of the module too"},

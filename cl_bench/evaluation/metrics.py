@@ -1,9 +1,8 @@
 """Continual-learning metrics: functions of the accuracy matrix, and torchmetrics that count it.
 
-R[i, j] is the accuracy on task j after learning task i, float64, shape (T, T); b[j] that of the network
-before any training, shape (T,). What was never measured is NaN, never 0, and so is every metric that needs
-it. All functions describe the run so far: the first t tasks, task t being the last measured row of R.
-Formulas count tasks from 1.
+R[i, j] is the accuracy on task j after learning task i, float64, shape (T, T); b[j] that of the network before any
+training, shape (T,). What was never measured is NaN, never 0, and so is every metric that needs it. All functions
+describe the run so far: the first t tasks, t being the last measured row of R. Formulas count tasks from 1.
 
 Where all tasks share one test set, R has one column, shape (T, 1), and b one entry. ACC is then the accuracy after
 the last task, AAA its mean over the rows that were measured; what needs an accuracy on each task is NaN.
