@@ -2,10 +2,9 @@
 
 R[i, j] is the accuracy on task j after learning task i, float64, shape (T, T); b[j] that of the network before any
 training, shape (T,). What was never measured is NaN, never 0, and so is every metric that needs it. All functions
-describe the run so far: the first t tasks, t being the last measured row of R. Formulas count tasks from 1.
-
-Where all tasks share one test set, R has one column, shape (T, 1), and b one entry. ACC is then the accuracy after
-the last task, AAA its mean over the rows that were measured; what needs an accuracy on each task is NaN.
+describe the run so far: the first t tasks, t being the last measured row of R. Formulas count tasks from 1. Where all
+tasks share one test set, R has one column, shape (T, 1), and b one entry. ACC is then the accuracy after the last task,
+AAA its mean over the rows that were measured; what needs an accuracy on each task is NaN.
 
 >>> R = torch.tensor([[0.90, 0.15, 0.10], [0.94, 0.88, 0.20], [0.72, 0.80, 0.92]], dtype=torch.float64)
 >>> f"{average_accuracy(R):.4f} {backward_transfer(R):.4f} {forgetting(R):.4f}"
