@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -37,6 +38,8 @@ judge.STEPS = 3  # a judge that has learned something costs 2 s in every output 
 # each Trainer reads those of every installed package: a third of a small run
 pytest.MonkeyPatch().setattr(registry, "entry_points", cache(entry_points))
 quick_hydra.install()
+# a disk takes 10 ms for each, a quarter of a small run; no test cuts the power, which is what it is for
+pytest.MonkeyPatch().setattr(os, "fsync", lambda file: None)
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",
