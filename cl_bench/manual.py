@@ -52,7 +52,7 @@ def explanation(word: str) -> str:
         files = files_of(group)
         if choice not in files:
             raise InputError(f"{word}: no such {group}{nearest(choice, files)}")
-        return files[choice].read_text().rstrip()
+        return "\n\n".join(filter(None, [files[choice].read_text().rstrip(), of_every_choice(group)]))
     if group in groups():
         return "\n".join(f"{group}={name}  {first_comment(file)}" for name, file in files_of(group).items())
     group, _, key = word.partition(".")
@@ -78,8 +78,15 @@ def of_group(group: str, key: str) -> str:
         texts = {f"{place}={name}": file.read_text() for name, file in files_of(place).items()} if rest else {}
         if found := {name: part for name, text in texts.items() if (part := lines_of(text, rest))}:
             return "\n".join(f"# {name}\n{part}" for name, part in found.items())
+        if place == group and (part := of_every_choice(f"{group}.{rest}")):
+            return f"# any {group}\n{part}"
         known |= {path if place == group else f"{place}.{path}" for text in texts.values() for path in keys_of(text)}
     raise InputError(f"{group}.{key}: no such key{nearest(key, known, f'{group}.')}")
+
+
+def of_every_choice(key: str) -> str:
+    """The lines of keys that a group has whatever is chosen, those of a stream in `scenario`; '' where it has none."""
+    return lines_of((CONF / "config.yaml").read_text(), key)
 
 
 def keys_of(text: str) -> list[str]:

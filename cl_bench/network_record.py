@@ -1,4 +1,4 @@
-"""What is known of a network when a task begins and when it ends, and the numbers that records are made of."""
+"""What is known of a network when a task begins, in its training and when it ends; the numbers that records have."""
 
 from __future__ import annotations
 
@@ -14,6 +14,26 @@ Accuracy = Annotated[float, Ge(0), Le(1)] | None
 Measured = Annotated[float, Ge(-LARGEST), Le(LARGEST)] | None
 Cost = Annotated[float, Ge(0), Le(LARGEST)]
 Count = Annotated[int, Ge(0), Le(10**18)]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training of one network.
+
+    phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
+    was logged. validation: (step, accuracy on validation images). online_accuracy: on the task's images, each before
+    the step that learned it for the first time; None where no classifier was trained. stream: (images that came since
+    the run began, accuracy on what came), where a stream is measured while it is learned.
+    """
+
+    phase: str
+    steps: Count
+    optimizer_steps: list[Count]
+    seconds: Cost
+    losses: dict[str, float]
+    validation: list[tuple[Count, float]]
+    online_accuracy: Accuracy = None
+    stream: list[tuple[Count, Measured]] | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from cl_bench.network_record import (
     Count,
     Generated,
     Measured,
+    Phase,
     Plasticity,
 )
 
@@ -76,24 +77,6 @@ class Masks:
     train: str
     evaluation: str
     baseline: str
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One training of one network.
-
-    phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
-    was logged. validation: (step, accuracy on validation images). online_accuracy: on the task's images, each before
-    the step that learned it for the first time; None where no classifier was trained.
-    """
-
-    phase: str
-    steps: Count
-    optimizer_steps: list[Count]
-    seconds: Cost
-    losses: dict[str, float]
-    validation: list[tuple[Count, float]]
-    online_accuracy: Accuracy = None
 
 
 @dataclass(frozen=True)
@@ -212,6 +195,11 @@ class Results:
     peak_memory_mb: Cost
     peak_gpu_memory_mb: Cost | None
     device: str
+
+    @property
+    def stream(self) -> list[tuple[Count, Measured]]:
+        """(images that came, accuracy on what came) of a stream that was measured while it was learned."""
+        return [point for record in self.tasks for phase in record.phases for point in phase.stream or ()]
 
 
 class Outdated(Damaged):

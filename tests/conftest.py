@@ -182,6 +182,8 @@ def _small_settings(*overrides: str) -> dict[str, Any]:
         settings = [override for override in settings if "gan." not in override]
     if "generator@method.generator" in chosen:
         settings = [override for override in settings if "generator.hidden" not in override]
+    if "scenario.passes=online" in overrides or "scenario=blurry" in overrides:  # a stream comes once
+        settings = [override for override in settings if not override.startswith(("trainer.epochs", "trainer.batch"))]
     if "network" in chosen:
         settings = [override for override in settings if "network." not in override]
     return compose(*settings, *overrides)

@@ -25,21 +25,21 @@ from cl_bench.evaluation.scores import Score
 from cl_bench.manual import files_of
 from cl_bench.methods.base import Method
 from cl_bench.record import Results
-from cl_bench.runs.fit import Watch
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import MEASURED, Row, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
+from cl_bench.runs.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def kinds_of(method: str) -> tuple[Kind, ...]:
+def class_of(method: str) -> type[Method]:
     node = yaml.safe_load(files_of("method")[method].read_text())
-    return target(node if "_target_" in node else compose(f"method={method}")["method"], "method").kinds
+    return target(node if "_target_" in node else compose(f"method={method}")["method"], "method")
 
 
-KINDS = {method: kinds_of(method) for method in METHODS}
+KINDS: dict[str, tuple[Kind, ...]] = {method: class_of(method).kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
 CNN = ("network=cnn", "network.channels=[8,8]", "network.hidden=16")
@@ -78,6 +78,9 @@ VARIANTS = [
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
+STREAM = ("scenario.passes=online", "scenario.measure_every=100", "scenario.updates_per_batch=2")
+BORDERLESS = [method for method in METHODS if not class_of(method).needs_borders]
+KILLS += [(method, KINDS[method][0], 23, STREAM) for method in BORDERLESS]
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
@@ -132,6 +135,16 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     assert max(phases) == target(settings["method"], "method", settings["plugins"]).n_phases
     again = cl_bench.load(folder_of(settings), settings["plugins"])  # rebuilt from its settings and its checkpoint
     assert cl_bench.evaluate(again).tolist() == results.R[4]
+
+
+@pytest.mark.parametrize("method", BORDERLESS)
+def test_it_learns_a_stream(method: str, small: Compose) -> None:
+    """Of five pairs of digits, each image once, with nothing said of where one pair ends."""
+    results = run(small(f"method={method}", f"scenario={KINDS[method][0]}_incremental", "optimizer.lr=0.01", *STREAM))
+    assert there(there(results.R)[4][4]) > 0.6
+    assert there(results.metrics["online_accuracy"]) > 0.5
+    assert {phase.phase for record in results.tasks[1:] for phase in record.phases} == {"stream"}
+    assert there(results.metrics["A_AUC"]) > 0.2
 
 
 def losses_of(settings: dict[str, Any]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,10 +12,10 @@ from annotated_types import Ge, Le
 from cl_bench.config import signatures
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
-from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, options_of
+from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, conf_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
-from cl_bench.config.tuned import picked_up
+from cl_bench.config.tuned import at, picked_up
 from cl_bench.config.types import NonNegative, Positive
 
 
@@ -36,6 +36,9 @@ class Top:
     measure_every: Positive = 1
 
 
+STREAM = "cl_bench.data.streams.Stream"
+"""Its parameters are keys of `scenario`, whichever that is."""
+
 BELOW = (*GROUPS, "memory", "choices", "content")
 """The keys of settings that are no plain values of `Top`."""
 
@@ -53,7 +56,13 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
     packages = allowed(settings["plugins"])
     chosen = [group for group in GROUPS if settings[group] or group != "dataset"]  # dataset=none
-    nodes = {group: check(settings[group], group, packages=packages) for group in chosen}
+    stream, nodes = stream_of(settings["scenario"]), {}
+    if stream:
+        nodes["stream"] = check(stream, "scenario", STREAM)
+    if stream.get("passes") == "online":
+        check_stream(settings)
+    apart = {**settings, "scenario": {key: value for key, value in settings["scenario"].items() if key not in stream}}
+    nodes |= {group: check(apart[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
         nodes["memory"] = check_budget(settings.get("memory"))
     if settings["scenario"].get("kind"):
@@ -61,15 +70,55 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     return nodes
 
 
+def stream_of(scenario: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a scenario that say how images come; none where they come task by task, see `_settle`."""
+    return {key: scenario[key] for key in types_of(STREAM, "scenario") if key in scenario}
+
+
+def check_stream(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for what has no meaning where images come as a stream."""
+    if declared(settings, "needs_borders"):
+        others = ", ".join(
+            name for name in options_of("method") if not declared(chosen(name, settings), "needs_borders")
+        )
+        why = f"must know where a task ends, and a stream (scenario.passes=online) doesn't say; try method={others}"
+        raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
+    if settings["trainer"].get("iterations"):
+        raise InputError(
+            f"trainer.iterations={settings['trainer']['iterations']}: a stream (scenario.passes=online) comes once; "
+            "leave it null, and set scenario.updates_per_batch"
+        )
+    if settings["optimizer"].get("milestones"):
+        raise InputError(
+            f"optimizer.milestones={typed(settings['optimizer']['milestones'])}: are shares of a task's steps, and a "
+            "stream (scenario.passes=online) has no tasks; set []"
+        )
+
+
 def check_applicable(settings: Mapping[str, Any], kind: str) -> None:
     """Raises NotApplicable when the method has no meaning in this kind of scenario."""
     kinds = declared(settings, "kinds")
     if kind not in kinds:
-        raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], kind, kinds)
+        method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
+        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
+        ways = ", ".join(f"scenario={names[kind]}" for kind in kinds)
+        why = f"has no meaning in scenario={scenario} ({kind}-incremental); try {ways}"
+        raise NotApplicable(method, scenario, why)
+
+
+def chosen(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with another method, as far as its file says which class it is."""
+    import yaml
+
+    file = next(path for conf in conf_of().values() if (path := conf / "method" / f"{method}.yaml").is_file())
+    return {"method": yaml.safe_load(file.read_text(encoding="utf-8")), "plugins": settings.get("plugins")}
 
 
 def declared(settings: Mapping[str, Any], name: str) -> Any:
-    """What the class of the method says of itself: `kinds`, `train_mask`. Raises InputError for what is no method."""
+    """What the class of the method says of itself: `kinds`, `train_mask`, `needs_borders`.
+
+    Raises InputError for what is no method.
+    """
     path = path_of(settings["method"], "method", allowed(settings.get("plugins")))
     try:
         return signatures.constant(path, name)
@@ -95,6 +144,7 @@ def check_budget(node: Any) -> Node:
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A composed Hydra configuration as plain Python, with the names that were chosen for its groups."""
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -127,19 +177,37 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         settings.pop("tuned_on", None)
     found = {str(key): value for key, value in settings.items()}
     if isinstance(found.get("method"), dict):
-        _settle(found)
+        given = config.hydra if "hydra" in config else HydraConfig.get() if HydraConfig.initialized() else None
+        _settle(found, given.overrides.task if given else [])
     if content := content_of(found):
         found["content"] = content
     groups = ("method", "dataset", "scenario", "experiment")
+    kept = {
+        name: {key: value for key, value in values.items() if at(found, key) == value}
+        for name, values in picked.items()
+    }
     return found | {
         "choices": {group: choices.get(group) for group in groups}
-        | {"picked_up": {name: values for name, values in picked.items() if values.keys() - {"tuned_on"}}}
+        | {"picked_up": {name: values for name, values in kept.items() if values.keys() - {"tuned_on"}}}
     }
 
 
-def _settle(settings: dict[str, Any]) -> None:
-    """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys."""
+def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys.
+
+    Raises InputError for one of these overrides that has no effect.
+    """
     scenario = settings.get("scenario")
+    if isinstance(scenario, dict) and scenario.get("passes") == "epochs":
+        settings["scenario"] = scenario = {key: scenario[key] for key in scenario.keys() - stream_of(scenario).keys()}
+    elif isinstance(scenario, dict) and scenario.get("passes") == "online" and isinstance(settings["trainer"], dict):
+        for key, way in (("epochs", "updates_per_batch"), ("batch_size", "batch_size")):
+            for override in overrides:
+                if override.partition("=")[0] == f"trainer.{key}":
+                    raise InputError(
+                        f"{override}: says nothing of a stream (scenario.passes=online); set scenario.{way}"
+                    )
+        settings["trainer"] = settings["trainer"] | {"epochs": 1, "batch_size": scenario.get("batch_size")}
     if isinstance(scenario, dict) and scenario.get("train_mask", "") in (None, "seen", "all", "current"):
         if scenario.get("kind") != "class":
             scenario["train_mask"] = None

@@ -19,13 +19,11 @@ class InputError(KnownError, ValueError):
 class NotApplicable(InputError):
     """A method has no meaning in a scenario: an error of one run, and in a sweep over both a combination to leave out.
 
-    method, scenario: their names, as chosen.
+    method, scenario: their names, as chosen. why: the rest of the line.
     """
 
-    def __init__(self, method: str, scenario: str, kind: str, kinds: Iterable[str]) -> None:
-        names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
-        ways = ", ".join(f"scenario={names[kind]}" for kind in kinds)
-        super().__init__(f"method={method}: has no meaning in scenario={scenario} ({kind}-incremental); try {ways}")
+    def __init__(self, method: str, scenario: str, why: str) -> None:
+        super().__init__(f"method={method}: {why}")
         self.method, self.scenario = method, scenario
 
 

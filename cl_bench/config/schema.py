@@ -78,7 +78,7 @@ def imported(target: Callable[..., Any] | str, where: str) -> Any:
 def check(
     node: Mapping[str, Any],
     where: str,
-    constructor: Callable[..., Any] | None = None,
+    constructor: Callable[..., Any] | str | None = None,
     packages: Sequence[str] = (signatures.PACKAGE,),
 ) -> Node:
     """`node` and the nodes in it, each value checked against the signature of its `_target_`.

@@ -34,7 +34,7 @@ def picked_up(settings: Mapping[Any, Any], choices: Mapping[str, Any]) -> dict[s
         for key in values:
             if key.partition(".")[0] not in may_set:
                 raise ValueError(f"conf/{name}.yaml: {key}: such a file may set {', '.join(may_set)} alone")
-        found[name] = {key: value for key, value in values.items() if _value(settings, key) == value}
+        found[name] = {key: value for key, value in values.items() if at(settings, key) == value}
     return found
 
 
@@ -72,7 +72,7 @@ def leaves(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield f"{path}{key}", value
 
 
-def _value(settings: Any, key: str) -> Any:
+def at(settings: Any, key: str) -> Any:
     """What is at a dotted key; None where there is nothing."""
     for part in key.split("."):
         settings = settings.get(part) if isinstance(settings, Mapping) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,9 @@ class Data:
         task, say); None leaves them as they are.
     augment: what is done to a training batch only (crop, flip), `augment(x) -> x`.
     batch_size: images in a mini-batch of the training, as many of which `batches` may take at once, see `at_once`.
+    order: of a stream, the rows in which its images come, int64 (N,); None: each pass has them in another, random
+        order. A selection or a join has none.
+    updates: steps with each mini-batch, one after another.
     """
 
     images: Tensor
@@ -65,12 +69,16 @@ class Data:
     view: nn.Module | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     batch_size: int = 1
+    order: Tensor | None = None
+    updates: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: Tensor) -> Data:
-        return replace(self, images=self.images[rows], labels=self.labels[rows], task_ids=self.task_ids[rows])
+        return replace(
+            self, images=self.images[rows], labels=self.labels[rows], task_ids=self.task_ids[rows], order=None
+        )
 
     def __add__(self, other: Data) -> Data:
         """Both sets of images, seen through this set's view (an image finds its own by its task)."""
@@ -79,6 +87,7 @@ class Data:
             images=torch.cat([self.images, other.images]),
             labels=torch.cat([self.labels, other.labels]),
             task_ids=torch.cat([self.task_ids, other.task_ids]),
+            order=None,
         )
 
     def to(self, device: torch.device | str, moved: dict[Tensor, Tensor] | None = None) -> Data:
@@ -106,6 +115,17 @@ class Data:
             x = self.view(x, task_ids)
         return Batch(x, self.labels.index_select(0, rows), task_ids, images)
 
+    def n_batches(self, batch_size: int) -> int:
+        """Mini-batches in one pass. In a stream, where no image comes twice, the last one takes an image that would be
+        left alone: batch normalization can do nothing with it.
+
+        >>> labels = torch.zeros(21)
+        >>> [Data(labels, labels, labels, order=order).n_batches(10) for order in (None, torch.arange(21))]
+        [3, 2]
+        """
+        alone = self.order is not None and batch_size > 1 and len(self) % batch_size == 1
+        return max(1, math.ceil(len(self) / batch_size) - alone)
+
     def batches(self, most: int = 1024) -> Iterator[Batch]:
         """Every image once, in order; `most` of them at once, or fewer where they are large."""
         size = at_once(self.images.shape[1:], most, batch_size=self.batch_size)
@@ -129,11 +149,13 @@ class Chunk:
 class Batches:
     """The mini-batches of one training phase, `steps` of them, handed out in chunks.
 
-    An image that would be left alone in the last mini-batch of an epoch is joined by the epoch's first.
+    An image that would be left alone in the last mini-batch of an epoch is joined by the epoch's first; of a stream see
+    `Data.n_batches`.
     Every epoch is a fresh permutation drawn from (seed, epoch) alone, so mini-batch number s is the same
     whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
 
-    step: what a learner does with each of them; None for its own `train_step`.
+    step: what a learner does with each of them; None for its own `train_step`. stops: numbers of steps after which a
+    chunk ends.
 
     Raises ValueError for an empty data set.
     """
@@ -148,29 +170,36 @@ class Batches:
         chunk: int = 32,
         start: int = 0,
         step: Step | None = None,
+        stops: Collection[int] = (),
     ) -> None:
         if not len(data):
             raise ValueError("no images to train on")
         self.data, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed
         self.chunk, self.start, self.step = chunk, start, step
-        self.per_epoch = math.ceil(len(data) / batch_size)
+        self.per_epoch = data.n_batches(batch_size) * data.updates
         self.epochs = math.ceil(steps / self.per_epoch)
         self._epoch, self._order = -1, torch.empty(0)
+        bounds = [start, *sorted(stop for stop in stops if start < stop < steps), steps]
+        self._ends = [end for first, last in pairwise(bounds) for end in [*range(first + chunk, last, chunk), last]]
 
     def __len__(self) -> int:
-        return math.ceil((self.steps - self.start) / self.chunk)
+        return len(self._ends)
 
     def __iter__(self) -> Iterator[Chunk]:
-        for first in range(self.start, self.steps, self.chunk):
-            yield Chunk(self, range(first, min(first + self.chunk, self.steps)))
+        for first, end in pairwise([self.start, *self._ends]):
+            yield Chunk(self, range(first, end))
 
     def __getitem__(self, step: int) -> Batch:
         epoch, i = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            order = torch.randperm(len(self.data), generator=generator)
+            order = self.data.order
+            if order is None:
+                generator = torch.Generator().manual_seed(self.seed + epoch)
+                order = torch.randperm(len(self.data), generator=generator)
             self._epoch, self._order = epoch, order.to(self.data.labels.device)
-        rows = self._order[i * self.batch_size : (i + 1) * self.batch_size]
-        if len(rows) == 1:  # batch normalisation can do nothing with one image alone
-            rows = torch.cat([rows, self._order[:1]])
-        return self.data.batch(rows, training=True)
+        updates = self.data.updates
+        end = None if i >= self.per_epoch - updates else (i // updates + 1) * self.batch_size
+        rows = self._order[i // updates * self.batch_size : end]
+        if len(rows) == 1 and self.data.order is None and self.batch_size > 1:
+            rows = torch.cat([rows, self._order[:1]])  # batch normalization can do nothing with one image alone
+        return self.data.batch(rows, training=True)._replace(updates_left=updates - 1 - i % updates)

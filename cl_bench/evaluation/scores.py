@@ -83,6 +83,28 @@ class Score(nn.Module):
                     self.own.update(after, task, answer, batch.y)
 
     @torch.no_grad()
+    def on_stream(self, method: Method, index: int, came: Tensor) -> float:
+        """Accuracy in the middle of a stream, on the test images of what came: of these outputs, or of the tasks up to
+        `index` where outputs are not told apart across tasks.
+
+        came: bool (n_outputs,).
+        """
+        problem = self.problem
+        allowed = problem.mask(problem.rules["evaluation"], after=index).to(came.device)
+        among, tests = torch.ones_like(came), self.scenario.tests[: index + 1]
+        if problem.kind == "class":
+            among, tests = came, self.scenario.tests
+        right, given = came.new_zeros(2, dtype=torch.int64)
+        with eval_mode(method):
+            for task, test in enumerate(tests):
+                for batch in test.batches():
+                    logits = method(batch.x, index=task if problem.kind == "task" else None)
+                    counted = among[batch.y]
+                    right += (counted & (masked(logits, allowed[task] & among).argmax(1) == batch.y)).sum()
+                    given += counted.sum()
+        return float(right.double() / given)
+
+    @torch.no_grad()
     def validation(self, method: Method, after: int) -> float | None:
         """Accuracy on the validation images of tasks 0 to `after`, None where there are none."""
         tasks = [task for task in self.scenario.tasks[: after + 1] if len(task.val)]

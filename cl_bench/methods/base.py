@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data, Step
-from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.data.problem import Kind, Problem, Task, TrainMask, masked
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import KeptState, Optimizer, follow_milestones
 from cl_bench.record import Phase
@@ -79,6 +79,9 @@ class Learner(LightningModule):
         """
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
+    def begin_step(self, batch: Batch) -> None:
+        """A mini-batch has come, and is learned next; nothing to do here."""
+
     def answered(self, logits: Tensor, y: Tensor) -> None:
         """Keeps the first logits of a step, for the online accuracy. A loss without `Classifier.active` calls it."""
         if self.asked is not None:
@@ -95,7 +98,8 @@ class Learner(LightningModule):
         every = optimizers if isinstance(optimizers, list) else [optimizers]
         for self.step_index, batch in chunk:
             self.epoch = self.step_index // batches.per_epoch
-            self.asked = None if self.epoch else batch
+            self.begin_step(batch)
+            self.asked = None if self.epoch or self.step_index % batches.data.updates else batch
             for optimizer in every:
                 follow_milestones(optimizer, self.step_index / self.n_steps)
             self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
@@ -172,12 +176,16 @@ class Classifier(Method):
     """
 
     task_of_output: Tensor
+    came: Tensor
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem)
         self.network, self.optimizer = network, optimizer
-        self.optimizer_state = KeptState() if getattr(optimizer, "keep_state", False) else None
+        goes_on = problem.online or getattr(optimizer, "keep_state", False)
+        self.optimizer_state = KeptState() if goes_on else None
         self.register_buffer("task_of_output", problem.task_of_output, persistent=False)
+        if problem.online:  # outputs whose labels came so far
+            self.register_buffer("came", torch.zeros(problem.n_outputs, dtype=torch.bool))
         self._barred: dict[int, Tensor] = {}  # of the current task: what may not answer, by label or for all labels
 
     @cached_property
@@ -193,6 +201,14 @@ class Classifier(Method):
     def answer_bytes(self) -> int:
         return bytes_of(self.network.state_dict())
 
+    def begin_step(self, batch: Batch) -> None:
+        if self.problem.online:
+            self.came[batch.y] = True
+
+    def answered(self, logits: Tensor, y: Tensor) -> None:
+        online = self.asked is not None and self.problem.online and self.problem.kind == "class"
+        super().answered(masked(logits, self.came) if online else logits, y)
+
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
         """The logits with the outputs that take no part in training for labels `y` masked.
 
@@ -203,6 +219,8 @@ class Classifier(Method):
         rule = self.problem.rules["train"]
         if rule == "all":
             return logits
+        if rule == "seen" and self.problem.online:  # no task says which outputs came
+            return masked(logits, self.came)
         if rule == "current":  # of an image that is replayed, the classes that were current with it
             rule = "own"
         if self.index not in self._barred:

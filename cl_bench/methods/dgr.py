@@ -118,7 +118,9 @@ class DGR(GenerativeReplay):
             return batch
         x, y = self.replayed(old, len(batch.y) - kept)
         replayed = x, y, torch.full_like(batch.task_ids[kept:], REPLAYED)
-        return Batch(*(torch.cat([new[:kept], part]) for new, part in zip(batch[:3], replayed, strict=True)))
+        new = batch.x, batch.y, batch.task_ids
+        x, y, task_ids = (torch.cat([part[:kept], drawn]) for part, drawn in zip(new, replayed, strict=True))
+        return Batch(x, y, task_ids)
 
     def generate_replay(self, old: Scholar, n: int) -> tuple[Tensor, Tensor]:
         images, labels = super().generate_replay(old, n)

@@ -100,6 +100,15 @@ class Configuration:
         columns = zip(*(run.accuracies() for run in self.runs), strict=True)
         return [estimate([value for value in column if value is not None]) for column in columns]
 
+    def on_stream(self) -> list[tuple[float, Estimate]]:
+        """(images that came, accuracy on what came) at each point, where seeds may differ by a mini-batch."""
+        points = []
+        for of_seeds in zip(*(run.results.stream for run in self.runs), strict=False):
+            value = estimate([accuracy for _, accuracy in of_seeds if accuracy is not None])
+            if value:
+                points.append((math.fsum(images for images, _ in of_seeds) / len(of_seeds), value))
+        return points
+
     def per_task(self, name: str) -> list[Estimate | None]:
         """A number of PLASTICITY or SIZES for each task."""
         columns = zip(*(run.per_task(name) for run in self.runs), strict=True)

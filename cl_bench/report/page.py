@@ -154,6 +154,7 @@ class Section:
         columns, plots, T = columns_of(self.all), self.plots, self.benchmark.n_tasks
         figures = [
             plots.over_tasks(),
+            plots.over_stream(),
             plots.against(
                 "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
             ),

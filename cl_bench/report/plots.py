@@ -61,6 +61,29 @@ class Plots:
             {configuration: configuration.accuracies() for configuration in self.drawn},
         )
 
+    def over_stream(self) -> Figure | None:
+        """Accuracy on what came against the images of a stream that came."""
+        column = BY_NAME["A_AUC"]
+        found = {configuration: configuration.on_stream() for configuration in self.drawn}
+        found = {
+            configuration: [points[place] for place in thinned(len(points), MOST_TASKS)]
+            for configuration, points in found.items()
+            if points
+        }
+        if not found:
+            return None
+        series, numbers = [], [["configuration", "images", f"accuracy, {column.unit}"]]
+        for configuration, points in found.items():
+            series.append(self.series(configuration, [(n, scaled(value, column.scale)) for n, value in points]))
+            numbers += [[configuration.label, f"{n:,.0f}", column.cell(value)] for n, value in points]
+        along = Axis(
+            "images that came", [n for points in found.values() for n, _ in points], write=lambda value: f"{value:,.0f}"
+        )
+        title = "Accuracy against images seen"
+        ticks = [(value, along.write(value)) for value in along.ticks()]
+        chart = line_chart(title, along, share_axis("accuracy on what came, %", series), series, ticks)
+        return Figure(title, chart, "On the test images of what came, while the stream comes.", numbers)
+
     def plasticity(self) -> list[Figure]:
         """How well the networks still learn, task after task: a figure for each number that was measured."""
         figures = [

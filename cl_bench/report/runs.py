@@ -78,10 +78,12 @@ class Run:
         return {**self.config, **names, "experiment": experiment, "status": self.results.status}
 
     def number(self, name: str) -> float | None:
-        """A metric, a cost, or a number of PLASTICITY or SIZES: online accuracy is the mean over the tasks, the others
-        are those of the last task. None where it was not measured."""
+        """A metric, a cost, or a number of PLASTICITY or SIZES: online accuracy is over all images of a stream or else
+        the mean over the tasks, the others are those of the last task. None where it was not measured."""
         if name in COSTS:
             return getattr(self.results, name)
+        if name in self.results.metrics:
+            return self.results.metrics[name]
         if name in PLASTICITY:
             values = self.per_task(name)
             if name != "online_accuracy":
@@ -91,7 +93,7 @@ class Run:
             return self.per_task(name)[-1]
         if name in MEMORY:
             return self.results.memory and getattr(self.results.memory, name.removeprefix("memory_"))
-        return self.results.metrics.get(name)
+        return None
 
     def per_task(self, name: str) -> list[float | None]:
         """A number of PLASTICITY or SIZES for each task."""

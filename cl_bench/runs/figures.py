@@ -31,6 +31,7 @@ from cl_bench.runs.drawing import (
 )
 from cl_bench.runs.plasticity_figure import plasticity_over_tasks
 from cl_bench.runs.samples import MOST_ROWS
+from cl_bench.runs.stream_figure import accuracy_on_stream
 
 
 def draw_results(results: Results, folder: Path) -> None:
@@ -54,6 +55,9 @@ def draw_results(results: Results, folder: Path) -> None:
     phases = [(labels[record.task], phase) for record in results.tasks for phase in record.phases]
     if curves := {label: phase.validation for label, phase in phases if phase.validation}:
         validation_in_training(curves, folder / "validation.png")
+    if points := results.stream:
+        ends = [phase.stream[-1][0] for _, phase in phases if phase.stream]
+        accuracy_on_stream(points, ends, folder / "accuracy_on_stream.png")
 
     generated = {record.task: record.generated for record in results.tasks if record.generated}
     if generated:

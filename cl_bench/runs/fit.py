@@ -6,31 +6,28 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from annotated_types import Ge, Gt, Le
 
-from cl_bench.config import InputError, KnownError, Positive, Stopped
+from cl_bench.config import InputError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data, Step
-from cl_bench.evaluation.plasticity import OnlineAccuracy
 from cl_bench.methods.base import Learner
 from cl_bench.record import Phase
-from cl_bench.runs.curves import Logged, averaged
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
-from cl_bench.seeding import derive, restore_rng, rng, seeded
+from cl_bench.runs.watch import Watch
+from cl_bench.seeding import derive, seeded
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
 
-VALIDATIONS = 20  # in a phase, at most
 ONE_IMAGE = (
     "network: its batch normalization can't train on a single image; raise memory, method.n_replay or "
     "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
@@ -39,8 +36,18 @@ ONE_IMAGE = (
 Validate = Callable[[Learner], float | None]
 
 
-class Diverged(KnownError):
-    """A loss, a gradient or a weight is no longer a finite number."""
+class Points(NamedTuple):
+    """Where a stream is measured while it is learned.
+
+    seen: by the number of steps of this task's phase, how many images of the whole stream have come by then.
+    measure: given that number, the accuracy on what can have been learned.
+    """
+
+    seen: Mapping[int, int]
+    measure: Callable[[int], float]
+
+
+NO_POINTS = Points({}, lambda seen: math.nan)
 
 
 class Fit:
@@ -65,7 +72,7 @@ class Fit:
         *,
         epochs: Positive,
         iterations: Positive | None = None,
-        batch_size: Annotated[int, Ge(2), Le(10**9)] = 128,
+        batch_size: Annotated[int, Ge(1), Le(10**9)] = 128,
         chunk: Positive = 32,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
@@ -83,6 +90,7 @@ class Fit:
             torch.set_num_threads(threads)
         self.signal: int | None = None
         self.validate: Validate = lambda module: None
+        self.points, self.measure = NO_POINTS
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
@@ -91,12 +99,13 @@ class Fit:
         self._task, self._began = -1, 0.0
 
     @contextmanager
-    def task(self, index: int, validate: Validate = lambda module: None) -> Iterator[None]:
+    def task(self, index: int, validate: Validate = lambda module: None, points: Points = NO_POINTS) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
 
         validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
+        points: where a stream is measured.
         """
-        self.validate = validate
+        self.validate, (self.points, self.measure) = validate, points
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
         self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
@@ -129,16 +138,23 @@ class Fit:
             return self._end(finished, saved["ends"][number])
         fixed = steps is not None or (epochs is None and self.iterations is not None)
         if steps is None:
-            steps = self._steps(len(data), epochs, times)
+            steps = self._steps(data, epochs, times)
 
-        watch = Watch(self, module, number, phase, steps)
+        points = self.points if data.order is not None else {}
+        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points)
         if saved and number == len(saved["ends"]) and saved["running"]:
             start = watch.restore(saved["running"])
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(self._task, phase, self.steps_before)
-        seed = derive(self.seed, "batches", self._task, number)
         batches = Batches(
-            data, batch_size=self.batch_size, steps=steps, seed=seed, chunk=self.chunk, start=start, step=step
+            data,
+            batch_size=self.batch_size,
+            steps=steps,
+            seed=derive(self.seed, "batches", self._task, number),
+            chunk=self.chunk,
+            start=start,
+            step=step,
+            stops=watch.points,
         )
         with seeded(self.seed, "phase", self._task, number):
             module.train()
@@ -163,6 +179,7 @@ class Fit:
             watch.losses,
             watch.validation,
             online_accuracy=watch.online.value,
+            stream=watch.stream or None,
         )
         return self._end(finished, module.state_dict())
 
@@ -175,6 +192,10 @@ class Fit:
     def seconds(self) -> float:
         """Spent on this task so far, before a kill too."""
         return time.monotonic() - self._began
+
+    def set_aside(self, seconds: float) -> None:
+        """These seconds of the task were not spent on training."""
+        self._began += seconds
 
     def resume(self, task: int, steps_before: int) -> int:
         """Looks for what was saved in the middle of this task, and returns how many mini-batches the run has had.
@@ -196,10 +217,10 @@ class Fit:
         self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
 
-    def _steps(self, n: int, epochs: int | None, times: int) -> int:
+    def _steps(self, data: Data, epochs: int | None, times: int) -> int:
         if epochs is None and self.iterations:
             return self.iterations * times
-        return (epochs or self.epochs) * math.ceil(n / self.batch_size)
+        return (epochs or self.epochs) * data.n_batches(self.batch_size) * data.updates
 
     def _end(self, phase: Phase, state: dict[str, Any]) -> Phase:
         self.phases.append(phase)
@@ -230,115 +251,6 @@ class Trainer(pl.Trainer):
     def received_sigterm(self) -> bool:
         """Never: signals are for `Watch`; Lightning would stop without saving."""
         return False
-
-
-class Watch(pl.Callback):
-    """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad."""
-
-    def __init__(self, fit: Fit, module: Learner, number: int, phase: str, steps: int) -> None:
-        self.fit, self.module, self.number, self.phase, self.steps = fit, module, number, phase, steps
-        self.optimizer_steps: list[int] = []  # of each optimiser
-        self.losses: dict[str, float] = {}  # the last value of each number logged
-        self.validation: list[tuple[int, float]] = []  # step, accuracy
-        self.online = OnlineAccuracy(module)
-        self.seconds, self._saved = 0.0, None
-        self._step = 0  # after the last chunk of this process
-        self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
-        self._unlogged: list[Logged] = []  # of steps after the last point of the curves
-
-    def restore(self, running: dict[str, Any]) -> int:
-        """Puts the module where the phase was cut and returns the step to go on with."""
-        self.module.load_state_dict(running["module"])
-        self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
-        self.losses, self.validation = dict(running["losses"]), list(running["validation"])
-        self._unlogged = list(running["unlogged"])
-        self.online = OnlineAccuracy(self.module, running["online"])
-        self._saved = running
-        return running["step"]
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
-        self._names = {parameter: name for name, parameter in module.named_parameters()}
-        for number, optimizer in enumerate(trainer.optimizers):
-            optimizer.register_step_post_hook(partial(self._look, number))
-        if self._saved:
-            for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-            restore_rng(self._saved["rng"])
-        self._began = time.monotonic()
-        self._before, self._saved = self.seconds, None
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
-        self._save(trainer, module, bool(stop))
-        if stop and self._step:
-            raise Stopped(stop)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.seconds = self._before + time.monotonic() - self._began
-        step = self.module.step_index + 1
-        self._step = step
-        logged = self._check()
-        self.losses.update({name: value for _, name, value in logged})
-        self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
-        points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
-        self.fit.logger.log_points(points)
-        if step * VALIDATIONS // self.steps > len(self.validation):
-            accuracy = self.fit.validate(self.module)
-            if accuracy is not None:
-                self.validation.append((step, accuracy))
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._save(trainer, module, bool(self.fit.signal))
-
-    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
-        """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be
-        missing from the curves of a run killed in between."""
-        if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
-            self.fit.save(
-                {
-                    "step": self._step,
-                    "module": module.state_dict(),
-                    "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-                    "rng": rng(),
-                    "optimizer_steps": list(self.optimizer_steps),
-                    "seconds": self.seconds,
-                    "losses": self.losses,
-                    "validation": self.validation,
-                    "unlogged": self._unlogged,
-                    "online": (self.online.right, self.online.given),
-                }
-            )
-
-    def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """After a step of an optimiser: counts it and notes its gradients' sums.
-
-        Sums take 2% of a step of a small network, norms up to twice that; nothing here waits for a GPU.
-        """
-        self.optimizer_steps[number] += 1
-        for group in optimizer.param_groups:
-            learned = [p for p in group["params"] if p.grad is not None]
-            self._gradients += [(self.module.step_index, self._names[p], p.grad.sum()) for p in learned]
-
-    def _check(self) -> list[Logged]:
-        """The logged numbers of a chunk, for which a GPU is waited for once.
-
-        Raises Diverged with the first number that is not finite, before anything of the chunk is saved.
-        """
-        found = [(at, 0, name, value) for at, name, value in self.module.logs]
-        found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
-        found += [(self.module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
-        self._gradients.clear()
-        numbers = torch.stack([*(value.float() for *_, value in found), *self.online.of_chunk().float()]).cpu()
-        bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
-        if bad:
-            at, _, name, value = min((found[i] for i in bad), key=lambda entry: entry[:2])
-            raise Diverged(f"task {self.fit._task + 1}, {self.phase}, step {at + 1}: {name} is {float(value)}")
-        self.online.add(*numbers[-2:].tolist())
-        values = numbers[: len(self.module.logs)].tolist()
-        return [(at, name, value) for (at, name, _), value in zip(self.module.logs, values, strict=True)]
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import Logger
 from cl_bench.record import Results, to_json
 from cl_bench.runs.curves import Row, read, rewrite
 
+STREAM = "accuracy_on_stream"  # stands in the place of the phase for what is measured while a stream is learned
 MEASURED = "task"  # stands in the place of the phase for what is measured after a task
 
 
@@ -65,6 +66,13 @@ class RunLogger(Logger):
         if rows:
             self._step = rows[-1].step
             self.write(rows)
+
+    def log_stream(self, step: int, images: int, accuracy: float | None) -> None:
+        """How right the learner was on what came when so many images of a stream had come, after a step of this
+        phase."""
+        phase, self._phase = self._phase, STREAM
+        self.log_points([(step, {"images": images} | ({} if accuracy is None else {"accuracy": accuracy}))])
+        self._phase = phase
 
     def _row(self, step: int, name: str, value: float) -> Row:
         return Row(self._offset + step, self._task, self._phase, name, float(value))

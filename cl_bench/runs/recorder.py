@@ -16,9 +16,11 @@ import torch
 from cl_bench.config import Stopped
 from cl_bench.config.names import name_of, place
 from cl_bench.data.problem import Scenario, Task
+from cl_bench.data.streams import first_places
 from cl_bench.evaluation.judge import Judge, generated_metrics
 from cl_bench.evaluation.metrics import growth_rate
 from cl_bench.evaluation.scores import References, Score
+from cl_bench.evaluation.streams import stream_metrics
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
 from cl_bench.record import (
@@ -34,7 +36,7 @@ from cl_bench.record import (
     to_json,
 )
 from cl_bench.runs.figures import draw_results
-from cl_bench.runs.fit import Fit
+from cl_bench.runs.fit import NO_POINTS, Fit, Points
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import Plan
@@ -143,6 +145,23 @@ class Recorder:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
+    def points(self, task: Task) -> Points:
+        """Where the stream is measured while this task's part of it comes: `scenario.measure_every`."""
+        every, data = self.settings["scenario"].get("measure_every"), task.train
+        if not every or data.order is None:
+            return NO_POINTS
+        before = sum(len(earlier.train) for earlier in self.scenario.tasks[: task.index])
+        first = first_places(self.scenario.problem, task)
+
+        def measure(seen: int) -> float:
+            return self.score.on_stream(self.method, task.index, came=first < seen - before)
+
+        n = data.n_batches(self.fit.batch_size)
+        ends = [before + self.fit.batch_size * i for i in range(n)] + [before + len(data)]
+        last = task.index == len(self.scenario.tasks) - 1
+        due = [i for i in range(1, n + 1) if ends[i] // every > ends[i - 1] // every or (last and i == n)]
+        return Points({i * data.updates: ends[i] for i in due}, measure)
+
     def record(self, task: Task, noted: Mapping[str, Any], before: Plasticity | None) -> None:
         """Measures the method after a task and writes down what is known; only then is the task done.
 
@@ -209,6 +228,12 @@ class Recorder:
             return None
         return MemoryUse(images=sum(map(len, memories)), bytes=sum(bytes_of(part.state_dict()) for part in memories))
 
+    def stream(self) -> dict[str, float | None]:
+        """Of a stream: accuracy over all of its images, before each is learned, and on what came."""
+        if not self.scenario.problem.online:
+            return {}
+        return to_json(stream_metrics(self.records, [len(task.train) for task in self.scenario.tasks]))
+
     def growth(self) -> dict[str, float | None]:
         """How much more answers need with each task."""
         return to_json({"growth_rate": growth_rate([record.answer_bytes or 0 for record in self.records])})
@@ -241,7 +266,7 @@ class Recorder:
             b=scores.b,
             R_task_masked=scores.R_task_masked,
             n_test=scores.n_test,
-            metrics=scores.metrics | self.growth() | generated_metrics(self.records, self.score.ends),
+            metrics=scores.metrics | self.stream() | self.growth() | generated_metrics(self.records, self.score.ends),
             memory=self.records[-1].memory if self.records else None,
             tasks=list(self.records),
             parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),

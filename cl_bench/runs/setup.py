@@ -18,6 +18,7 @@ from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.scenarios import Scenario
+from cl_bench.data.streams import Stream, as_stream
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network
@@ -40,6 +41,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
 KINDS: dict[str, Any] = {
     **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger), strict=True)),
     "memory": Budget,
+    "stream": Stream,
 }
 """What is to be built of each group's node."""
 
@@ -57,6 +59,12 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
+    stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
+    if stream and stream.passes == "online":
+        scenario = as_stream(scenario, stream, seed)
+    elif any(task.train.order is not None for task in scenario.tasks):
+        name = settings["choices"]["scenario"]
+        raise InputError(f"scenario.passes=epochs: scenario={name} is a stream, whose images come once; set online")
     val_fraction = settings["scenario"].get("val_fraction")
     if not all(len(task.train) for task in scenario.tasks):
         raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cl_bench.record import COSTS, Results, thinned
 from cl_bench.runs.curves import Row, read
-from cl_bench.runs.loggers import MEASURED, CSVLog, is_number
+from cl_bench.runs.loggers import MEASURED, STREAM, CSVLog, is_number
 
 if TYPE_CHECKING:
     import wandb
@@ -26,8 +26,8 @@ class WandbLog(CSVLog):
     """`log.csv`, and the same values in Weights & Biases, which never fails a run.
 
     Losses are named PHASE/NAME over PHASE/step, the mini-batches of that phase in all tasks so far; what is measured
-    after a task is task/NAME over `task`; `step` counts the mini-batches of all phases. The final numbers are in the
-    summary under their plain names.
+    after a task is task/NAME over `task`; accuracy_on_stream/accuracy is over the images of a stream that came; `step`
+    counts the mini-batches of all phases. The final numbers are in the summary under their plain names.
 
     Whatever W&B raises becomes one warning and W&B is off for the rest of the run; log.csv goes on.
 
@@ -128,7 +128,8 @@ class WandbLog(CSVLog):
         if self._run and phase not in self._axes:
             self._axes.add(phase)
             self._run.define_metric(f"{phase}/step", hidden=True)
-            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/step")
+            along = "images" if phase == STREAM else "step"
+            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/{along}")
 
     def task(self, results: Results, samples: Path | None) -> None:
         super().task(results, samples)

@@ -25,10 +25,11 @@ from omegaconf import OmegaConf
 
 from cl_bench.__main__ import main
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings, compose
+from cl_bench.config.compose import STREAM, check_settings, compose, stream_of
 from cl_bench.config.names import CONF, GROUPS, options_of
 from cl_bench.config.schema import check, target
 from cl_bench.data import datasets
+from cl_bench.data.streams import Stream
 from cl_bench.runs import loop as running
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.setup import prepare
@@ -54,6 +55,8 @@ def loaded(group: str, name: str) -> dict[str, Any]:
             node[part.lstrip("/")] = loaded(part.lstrip("/"), choice)
     if node.get("path") == "???":
         node["path"] = str(Path(datasets.__file__).with_name("digits.npz"))
+    if group == "scenario":  # with the keys that any scenario has
+        node = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml").scenario) | node
     return node | ({"datasets": ["digits"]} if "datasets" in node else {})
 
 
@@ -61,11 +64,19 @@ def keys(node: Mapping[str, Any], path: Path_ = ()) -> Iterator[tuple[Path_, Any
     """The path of every key of a node and of the nodes in it, with its type hint."""
     constructor = target(node, "node")
     hints = get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)
+    hints |= get_type_hints(Stream.__init__) if "passes" in node else {}
     for key, value in node.items():
         if isinstance(value, dict) and "_target_" in value:
             yield from keys(value, (*path, key))
         elif key != "_target_":
             yield (*path, key), hints[key]
+
+
+def check_apart(node: Mapping[str, Any], where: str) -> None:
+    """As a run's settings are checked: the keys that any scenario has, then the others."""
+    stream = stream_of(node) if where == "scenario" else {}
+    check(stream, where, STREAM)
+    check({key: value for key, value in node.items() if key not in stream}, where)
 
 
 def plain_types(hint: Any) -> set[Any]:
@@ -131,7 +142,7 @@ def test_numbers_out_of_their_range(group: str, name: str) -> None:
             continue
         key = ".".join((where, *path))
         for value in (*WRONG, *LEGAL):
-            line = said(check, changed(node, path, value), where)
+            line = said(check_apart, changed(node, path, value), where)
             if line is None:
                 if value == ["text"] and str in plain_types(hint):  # names of classes
                     continue
@@ -157,7 +168,7 @@ def test_what_a_signature_accepts_is_built_or_refused(group: str, name: str, mon
             continue
         for value in ([], [10**9]) if get_args(hint) and None.__class__ not in get_args(hint) else (10**9,):
             wrong = changed(node, path, value)
-            if said(check, wrong, where) is None:
+            if said(check_apart, wrong, where) is None:
                 line = said(prepare, around(group, wrong))
                 assert line is None or path[-1] in line or group == "scenario", line
 
@@ -181,7 +192,7 @@ def test_numbers_of_a_search(name: str) -> None:
     plan = plan["hparams_search"]
     for key in ("trials", "first_tasks"):
         for value in (*WRONG, 0, 0.5):
-            line = said(check, plan | {key: value}, "hparams_search", Plan)
+            line = said(check_apart, plan | {key: value}, "hparams_search", Plan)
             assert line is not None, f"hparams_search.{key}={value} is accepted"
             assert line.startswith(f"hparams_search.{key}=")
     group, searched = next(iter(plan["space"].items()))

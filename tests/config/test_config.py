@@ -13,10 +13,10 @@ import yaml
 from annotated_types import Ge
 
 from cl_bench.config import InputError, Positive
-from cl_bench.config.compose import compose
+from cl_bench.config.compose import STREAM, compose
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
-from cl_bench.config.schema import build, check, target
+from cl_bench.config.schema import build, check, target, types_of
 
 NODES = [file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"]
 
@@ -158,8 +158,16 @@ def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
             compare(node[key], f"{where}.{key}")
 
     node = yaml.safe_load(text)
+    if file.parent.name == "scenario":  # keys of any scenario
+        node = {key: value for key, value in node.items() if key not in types_of(STREAM, "scenario")}
     compare(node, file.stem)
     check({key: value for key, value in node.items() if key != "defaults" and value != "???"}, file.stem)
+
+
+def test_how_images_come_can_be_set_in_any_scenario() -> None:
+    keys = yaml.safe_load((CONF / "config.yaml").read_text())["scenario"]
+    assert keys.keys() == types_of(STREAM, "scenario").keys()
+    assert keys["passes"] == "epochs"
 
 
 def test_every_top_key_has_a_comment() -> None:

@@ -125,8 +125,9 @@ def _run(arguments: list[str], folder: Path, pipe: Connection) -> None:
 def _tell_all(pipe: Connection) -> None:
     import cl_bench.runs.recorder
     from cl_bench.evaluation.scores import Score
-    from cl_bench.runs.fit import Fit, Watch
+    from cl_bench.runs.fit import Fit
     from cl_bench.runs.folder import RunFolder
+    from cl_bench.runs.watch import Watch
 
     now: dict[str, Any] = {"task": -1, "phase": "", "step": 0}
 

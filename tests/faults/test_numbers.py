@@ -12,9 +12,9 @@ from cl_bench.__main__ import main
 from cl_bench.config.names import folder_of
 from cl_bench.methods.dgr import DGR
 from cl_bench.methods.finetune import Finetune
-from cl_bench.runs.fit import Diverged
 from cl_bench.runs.folder import read_results
 from cl_bench.runs.loop import run
+from cl_bench.runs.watch import Diverged
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

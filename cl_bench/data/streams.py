@@ -1,0 +1,182 @@
+"""Streams: images that come once, one mini-batch after another, without a word of where a task ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from cl_bench.config import InputError, Positive
+from cl_bench.data.batches import Data
+from cl_bench.data.classes import ClassOrder, order_of
+from cl_bench.data.datasets import Dataset
+from cl_bench.data.problem import Problem, Scenario, Task, TrainMask
+from cl_bench.data.scenarios import Fraction, _data, _problem, _task
+from cl_bench.seeding import derive
+
+Share = Annotated[float, Ge(0), Le(1)]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How images come; these keys stand in `scenario` beside those of any scenario.
+
+    Args:
+        passes: `epochs`, task by task, as often as `trainer` says; `online`, each image once, in a random order within
+            its task or in the order that the scenario gives it.
+        batch_size: images that come together in a stream.
+        updates_per_batch: steps with each mini-batch of a stream.
+        measure_every: images of a stream after which the accuracy on what came is measured; None: when a task ends.
+        repeat: whether the tasks of a stream come round again, with the other half of their images.
+    """
+
+    passes: Literal["epochs", "online"]
+    batch_size: Positive
+    updates_per_batch: Positive
+    measure_every: Positive | None
+    repeat: bool
+
+
+def as_stream(scenario: Scenario, stream: Stream, seed: int) -> Scenario:
+    """The scenario with its images in the order in which they come; its tasks are where the stream is looked at.
+
+    Raises InputError for a training mask that needs to know the current task.
+    """
+    problem = scenario.problem
+    if problem.kind == "class" and problem.train_mask == "current":
+        raise InputError(
+            "scenario.train_mask=current: in a stream (scenario.passes=online) nobody knows the current task; choose "
+            "seen or all"
+        )
+    tasks, tests = list(scenario.tasks), list(scenario.tests)
+    if stream.repeat:
+        tasks = twice(tasks, seed)
+        tests = tests * 2 if len(tests) == len(scenario.tasks) else tests
+        problem = replace(problem, outputs=problem.outputs * 2)
+    tasks = [
+        replace(task, train=replace(in_order(task.train, seed, task.index), updates=stream.updates_per_batch))
+        for task in tasks
+    ]
+    return Scenario(replace(problem, online=True), tasks, tests)
+
+
+def in_order(data: Data, seed: int, index: int) -> Data:
+    """The images of a task in the order in which they come, drawn from the seed where they have none."""
+    if data.order is not None:
+        return data
+    generator = torch.Generator().manual_seed(derive(seed, "stream", index))
+    return replace(data, order=torch.randperm(len(data), generator=generator))
+
+
+def first_places(problem: Problem, task: Task) -> Tensor:
+    """How many images of this task's part come before the first one of each output, int64 (n_outputs,); -1 for outputs
+    that came with the tasks before, and the length of the part for those that don't come."""
+    assert task.train.order is not None
+    labels = task.train.labels[task.train.order.to(task.train.labels.device)]
+    places = torch.arange(len(labels), device=labels.device)
+    first = places.new_full((problem.n_outputs,), len(labels)).scatter_reduce(0, labels, places, "amin")
+    return first.masked_fill(problem.mask("seen", after=task.index - 1)[0].to(labels.device), -1)
+
+
+def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
+    """The tasks one after another, and once more in the same order with other images: of each task every second image
+    of its order waits for the second time."""
+    visits = []
+    for start in (0, 1):
+        for task in tasks:
+            data = in_order(task.train, seed, task.index)
+            assert data.order is not None
+            half = data[data.order[start::2]]
+            half = replace(half, order=torch.arange(len(half)))
+            visits.append(replace(task, index=len(visits), train=half))
+    return visits
+
+
+def blurry(
+    dataset: Dataset,
+    seed: int,
+    *,
+    kind: Literal["class"],
+    n_tasks: Annotated[int, Ge(2), Le(1000)],
+    disjoint: Share,
+    stray: Share,
+    form: Literal["even", "random"] = "even",
+    class_order: ClassOrder = "random",
+    val_fraction: Fraction = 0.0,
+    train_mask: TrainMask | None = None,
+) -> Scenario:
+    """A stream whose classes come back: i-Blurry-N-M (Koh et al., 2022) with N = 100 disjoint, M = 100 stray.
+
+    Each class has its own part of the stream. A disjoint class comes there alone. Of each other class a share strays:
+    these images come in the other parts.
+
+    Args:
+        n_tasks: parts of the stream, after which accuracies are measured: R[i][j] is on the test images of the classes
+            whose own part is j.
+        disjoint: share of the classes that are disjoint.
+        stray: share of the images of each other class that strays.
+        form: `even`, parts have equally many classes of each sort, as far as that goes, and stray images are dealt out
+            evenly; `random` (Si-Blurry, Moon et al., 2023), both are drawn.
+
+    Raises InputError for fewer classes than parts.
+    """
+    order = order_of(dataset.class_names, class_order, seed)
+    if len(order) < n_tasks:
+        raise InputError(f"scenario.n_tasks={n_tasks}: there are {len(order)} classes; choose at most so many")
+    generator = torch.Generator().manual_seed(derive(seed, "blurry"))
+    n_disjoint = round(disjoint * len(order))
+    own = own_parts(len(order), n_disjoint, n_tasks, form, generator)  # of each output, in the order of classes
+
+    outputs = torch.empty(dataset.n_classes, dtype=torch.int64)
+    ranks = sorted(range(len(order)), key=lambda place: own[place])  # outputs are numbered as their parts come
+    outputs[[order[place] for place in ranks]] = torch.arange(len(order))
+    labels, part = outputs[dataset.y_train], torch.empty(len(dataset.y_train), dtype=torch.int64)
+    for place, label in enumerate(order):
+        rows = (dataset.y_train == label).nonzero().squeeze(1)
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        part[rows] = own[place]
+        n_stray = 0 if place < n_disjoint else round(stray * len(rows))
+        others = torch.tensor([other for other in range(n_tasks) if other != own[place]])
+        if form == "even":
+            part[rows[:n_stray]] = others[torch.arange(n_stray) % len(others)]
+        else:
+            part[rows[:n_stray]] = others[torch.randint(len(others), (n_stray,), generator=generator)]
+
+    names = [dataset.class_names[order[place]] for place in ranks]
+    came = tuple(tuple(labels[part == index].unique().tolist()) for index in range(n_tasks))
+    problem = _problem(kind, dataset, came, train_mask, tuple(names))
+    tasks, tests = [], []
+    owner = torch.tensor([own[place] for place in ranks])  # of each output
+    test_labels = outputs[dataset.y_test]
+    for index in range(n_tasks):
+        rows = (part == index).nonzero().squeeze(1)
+        train = _data(dataset.x_train[rows], labels[rows], index, augment=dataset.augment)
+        called = [names[output] for output in (owner == index).nonzero().squeeze(1).tolist()]
+        task = _task(index, called, problem, train, val_fraction, seed)
+        tasks.append(replace(task, train=in_order(task.train, seed, index)))
+        rows = (owner[test_labels] == index).nonzero().squeeze(1)
+        tests.append(_data(dataset.x_test[rows], test_labels[rows], index))
+    return Scenario(problem, tasks, tests)
+
+
+def own_parts(
+    n_classes: int, n_disjoint: int, n_tasks: int, form: Literal["even", "random"], generator: torch.Generator
+) -> list[int]:
+    """The part of the stream that each class belongs to; the first `n_disjoint` classes are the disjoint ones.
+
+    Each part has a class at least. even: both sorts are dealt out in turn, the others going on where the disjoint ones
+    end. random: each further class draws its part.
+
+    >>> own_parts(10, 5, 5, "even", torch.Generator())
+    [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    """
+    if form == "even":
+        return [place % n_tasks for place in range(n_classes)]
+    drawn = torch.randint(n_tasks, (n_classes,), generator=generator)
+    first = torch.randperm(n_classes, generator=generator)[:n_tasks]  # one class of each part
+    drawn[first] = torch.arange(n_tasks)
+    return drawn.tolist()

@@ -1,0 +1,149 @@
+"""Looking after a training phase while Lightning runs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+from cl_bench.config import KnownError, Stopped
+from cl_bench.evaluation.plasticity import OnlineAccuracy
+from cl_bench.methods.base import Learner
+from cl_bench.runs.curves import Logged, averaged
+from cl_bench.seeding import restore_rng, rng
+
+if TYPE_CHECKING:
+    from cl_bench.runs.fit import Fit
+
+VALIDATIONS = 20  # in a phase, at most
+
+
+class Diverged(KnownError):
+    """A loss, a gradient or a weight is no longer a finite number."""
+
+
+class Watch(pl.Callback):
+    """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad.
+
+    where: the phase, for a message. steps: of all of it. points: see `fit.Points`.
+    """
+
+    def __init__(self, fit: Fit, module: Learner, where: str, steps: int, points: Mapping[int, int]) -> None:
+        self.fit, self.module, self.where, self.steps, self.points = fit, module, where, steps, points
+        self.optimizer_steps: list[int] = []  # of each optimiser
+        self.losses: dict[str, float] = {}  # the last value of each number logged
+        self.validation: list[tuple[int, float]] = []  # step, accuracy
+        self.stream: list[tuple[int, float | None]] = []  # images that came, accuracy
+        self.online = OnlineAccuracy(module)
+        self.seconds, self._saved = 0.0, None
+        self._step = 0  # after the last chunk of this process
+        self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
+        self._unlogged: list[Logged] = []  # of steps after the last point of the curves
+
+    def restore(self, running: dict[str, Any]) -> int:
+        """Puts the module where the phase was cut and returns the step to go on with."""
+        self.module.load_state_dict(running["module"])
+        self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
+        self.losses, self.validation = dict(running["losses"]), list(running["validation"])
+        self.stream = list(running.get("stream", []))
+        self._unlogged = list(running["unlogged"])
+        self.online = OnlineAccuracy(self.module, running["online"])
+        self._saved = running
+        return running["step"]
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
+        self._names = {parameter: name for name, parameter in module.named_parameters()}
+        for number, optimizer in enumerate(trainer.optimizers):
+            optimizer.register_step_post_hook(partial(self._look, number))
+        if self._saved:
+            for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
+            restore_rng(self._saved["rng"])
+        self._began = time.monotonic()
+        self._before, self._saved = self.seconds, None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
+        self._save(trainer, module, bool(stop))
+        if stop and self._step:
+            raise Stopped(stop)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.seconds = self._before + time.monotonic() - self._began
+        step = self.module.step_index + 1
+        self._step = step
+        logged = self._check()
+        self.losses.update({name: value for _, name, value in logged})
+        self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
+        points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
+        self.fit.logger.log_points(points)
+        before = time.monotonic()
+        if step * VALIDATIONS // self.steps > len(self.validation):
+            accuracy = self.fit.validate(self.module)
+            if accuracy is not None:
+                self.validation.append((step, accuracy))
+        if step in self.points:
+            seen = self.points[step]
+            self.stream.append((seen, self.fit.measure(seen)))
+            self.fit.logger.log_stream(step, *self.stream[-1])
+        measuring = time.monotonic() - before  # is no training
+        self._began += measuring
+        self.fit.set_aside(measuring)
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._save(trainer, module, bool(self.fit.signal))
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
+        """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be
+        missing from the curves of a run killed in between."""
+        if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
+            self.fit.save(
+                {
+                    "step": self._step,
+                    "module": module.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                    "rng": rng(),
+                    "optimizer_steps": list(self.optimizer_steps),
+                    "seconds": self.seconds,
+                    "losses": self.losses,
+                    "validation": self.validation,
+                    "stream": self.stream,
+                    "unlogged": self._unlogged,
+                    "online": (self.online.right, self.online.given),
+                }
+            )
+
+    def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """After a step of an optimiser: counts it and notes its gradients' sums.
+
+        Sums take 2% of a step of a small network, norms up to twice that; nothing here waits for a GPU.
+        """
+        self.optimizer_steps[number] += 1
+        for group in optimizer.param_groups:
+            learned = [p for p in group["params"] if p.grad is not None]
+            self._gradients += [(self.module.step_index, self._names[p], p.grad.sum()) for p in learned]
+
+    def _check(self) -> list[Logged]:
+        """The logged numbers of a chunk, for which a GPU is waited for once.
+
+        Raises Diverged with the first number that is not finite, before anything of the chunk is saved.
+        """
+        found = [(at, 0, name, value) for at, name, value in self.module.logs]
+        found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
+        found += [(self.module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
+        self._gradients.clear()
+        numbers = torch.stack([*(value.float() for *_, value in found), *self.online.of_chunk().float()]).cpu()
+        bad = numbers.isfinite().logical_not().nonzero().flatten().tolist()
+        if bad:
+            at, _, name, value = min((found[i] for i in bad), key=lambda entry: entry[:2])
+            raise Diverged(f"{self.where}, step {at + 1}: {name} is {float(value)}")
+        self.online.add(*numbers[-2:].tolist())
+        values = numbers[: len(self.module.logs)].tolist()
+        return [(at, name, value) for (at, name, _), value in zip(self.module.logs, values, strict=True)]
