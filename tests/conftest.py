@@ -35,11 +35,12 @@ from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.setup import prepare
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
+ALWAYS = pytest.MonkeyPatch()
 # each Trainer reads those of every installed package: a third of a small run
-pytest.MonkeyPatch().setattr(registry, "entry_points", cache(entry_points))
-quick_hydra.install()
+ALWAYS.setattr(registry, "entry_points", cache(entry_points))
 # a disk takes 10 ms for each, a quarter of a small run; no test cuts the power, which is what it is for
-pytest.MonkeyPatch().setattr(os, "fsync", lambda file: None)
+ALWAYS.setattr(os, "fsync", lambda file: None)
+quick_hydra.install(ALWAYS)
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",

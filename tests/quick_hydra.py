@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pytest
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.defaults_list import DefaultsList, Overrides
+from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -29,7 +30,7 @@ FIXED = {str(CONF), f"file://{CONF}", "hydra.conf", "pkg://hydra.conf", "structu
 """Where files are looked for that no test changes."""
 
 FOLDERS = tuple(f"{folder}{os.sep}" for folder in (CONF, Path(hydra.__file__).parent / "conf"))
-FIND, MERGE = config_loader_impl.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+MERGE = ConfigLoaderImpl._compose_config_from_defaults_list
 LOAD = OmegaConf.load
 FOUND: dict[tuple[Any, ...], DefaultsList] = {}
 MERGED: dict[str, Any] = {}
@@ -46,7 +47,7 @@ def find(repo: Any, config_name: str | None, overrides_list: list[Override], **h
     chosen = [override.input_line for override in overrides_list if override not in values]
     key = (config_name, *chosen, *how.items())
     if not fixed(repo) or key not in FOUND:
-        found = FIND(repo=repo, config_name=config_name, overrides_list=overrides_list, **how)
+        found = create_defaults_list(repo=repo, config_name=config_name, overrides_list=overrides_list, **how)
         if not fixed(repo):
             return found
         FOUND[key] = found
@@ -73,8 +74,9 @@ def load(file: Any) -> Any:
     return copy.deepcopy(LOADED[name])
 
 
-def install() -> None:
-    Hydra.get_mode = lambda *_, **__: RunMode.RUN  # else each command line is composed once more, to look for it
-    OmegaConf.load = staticmethod(load)
-    config_loader_impl.create_defaults_list = find
-    ConfigLoaderImpl._compose_config_from_defaults_list = merge
+def install(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(OmegaConf, "load", load)
+    patch.setattr(config_loader_impl, "create_defaults_list", find)
+    patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", merge)
+    # else each command line is composed once more, to look for its `hydra.mode`
+    patch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
