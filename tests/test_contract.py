@@ -63,6 +63,9 @@ VARIANTS = [
     ("er", "domain", 9, ("memory.per=task", "method.selection=random", "method.weighting=by_task")),
     ("si", "class", 7, ("network=resnet18", "network.width=2")),
     ("der", "domain", 9, ("method.beta=0.5", "memory=30")),
+    ("gss", "domain", 9, ("method.selection=random", "memory=30")),
+    ("mir", "task", 9, ("network=resnet18", "network.width=2", "method.n_candidates=20", "method.n_replay=8")),
+    ("er_ace", "domain", 9, ("memory=30", "method.n_replay=5")),
     ("packnet", "task", 3, (*CNN, "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
     ("hat", "task", 5, (*CNN, "optimizer=sgd", "optimizer.momentum=0.9")),
     ("pnn", "task", 5, (*CNN, "method.earlier=random")),
@@ -89,9 +92,9 @@ CONVOLUTIONS = [  # each as dear as ten others
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
 ]
 MORE_KILLS += [variant for variant in CONVOLUTIONS if variant[0] in METHODS]
-GIVEN = [("supsup", "class"), ("ss_il", "class")]
+GIVEN = [("supsup", "class"), ("ss_il", "class"), ("er_ace", "class")]
 """Where what was learned shows with the task given alone: supsup infers it, and digits that it never saw mislead it;
-ss_il never trains new outputs against old ones."""
+ss_il never trains new outputs against old ones, er_ace on images of memory alone."""
 Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 

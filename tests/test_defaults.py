@@ -16,7 +16,7 @@ from cl_bench.runs.loop import run
 
 ALL = ("class", "domain", "task")
 CLAIMS = {
-    ALL: ("joint", "cumulative", "er", "der", "gem", "agem", "supsup"),
+    ALL: ("joint", "cumulative", "er", "der", "er_ace", "mir", "gss", "gem", "agem", "supsup", "mer", "la_maml"),
     ("class", "domain"): ("dgr",),
     ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
     # neither springs nor steps beside old gradients hold old classes apart from new ones
@@ -30,7 +30,11 @@ GAINS = {method: kinds for kinds, methods in CLAIMS.items() for method in method
 
 # as long for every method; a generator gets images by the hundred, as tasks of 288 images have, and time to learn
 LENGTH = ("~tuned", "~tuned/scenario", "trainer.epochs=100", "trainer.batch_size=64")
-LESS = {"ogd": ("method.samples=50",)}  # of 288 images; with all 200 it takes minutes
+LESS = {
+    "ogd": ("method.samples=50",),  # of 288 images; with all 200 it takes minutes
+    "mer": ("optimizer=sgd", "trainer.epochs=3"),  # a dozen steps for each image
+    "la_maml": ("trainer.epochs=3", "trainer.batch_size=10"),  # looks ahead five times for each image
+}
 GENERATOR = {
     "dgr": ("method.n_gen=300", "method.generator_epochs=100"),
     "mergan": ("method.n_gen=300", "method.generator_epochs=100"),

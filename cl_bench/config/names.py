@@ -43,7 +43,7 @@ WITHOUT_EFFECT = {
 LATER: dict[str, dict[str, Any]] = {
     "": {"measure_every": 1},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
-    "cl_bench.data.scenarios.split": {"base": None},
+    "cl_bench.data.scenarios.split": {"base": None, "max_train": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
     "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},

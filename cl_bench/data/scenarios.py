@@ -34,6 +34,7 @@ def split(
     base: Positive | None = None,
     class_order: ClassOrder = "fixed",
     uneven: bool = False,
+    max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
@@ -43,6 +44,7 @@ def split(
     first class of each task is output 0, the second output 1.
     base: classes of the first task, where the later ones have `classes_per_task` each.
     class_order: see `classes.order_of`.
+    max_train: at most so many training images of each task, drawn from the seed, one of each class at least.
     Raises InputError when the classes can't be cut as asked.
     """
     groups = dealt_out(order_of(dataset.class_names, class_order, seed), n_tasks, classes_per_task, base, uneven)
@@ -66,7 +68,7 @@ def split(
     for index, group in enumerate(groups):
         train = _select(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
         tests.append(_select(dataset.x_test, dataset.y_test, group, outputs[index], index))
-        tasks.append(_task(index, names[index], problem, train, val_fraction, seed))
+        tasks.append(_at_most(max_train, _task(index, names[index], problem, train, val_fraction, seed), seed))
     return Scenario(problem, tasks, tests)
 
 
@@ -249,6 +251,14 @@ def _task(index: int, names: Sequence[str], problem: Problem, train: Data, val_f
     return Task(index, tuple(names), train, val)
 
 
+def _at_most(max_train: int | None, task: Task, seed: int) -> Task:
+    """The task with so many of its training images, drawn from the seed anew for each; with all for None."""
+    if max_train is None:
+        return task
+    rows = _drawn(task.train.labels, max_train, derive(seed, "train images", task.index), "max_train")
+    return replace(task, train=task.train[rows])
+
+
 def _drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
     """The rows of at most so many images, drawn from the seed, in a random order; one of each class is among them.
 
@@ -292,10 +302,8 @@ def _views(
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
         train, val = (_as_task(data, index, start) for data in (shared.train, shared.val))
-        if max_train:
-            train = train[_drawn(train.labels, max_train, derive(seed, "train images", index), "max_train")]
         tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
-        tasks.append(Task(index, (name,), train, val))
+        tasks.append(_at_most(max_train, Task(index, (name,), train, val), seed))
     return Scenario(problem, tasks, tests)
 
 

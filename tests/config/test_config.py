@@ -211,21 +211,22 @@ def test_what_changes_a_number_changes_the_key() -> None:
     assert len(keys | {key_of(compose())}) == len(WITH_EFFECT) + 1
 
 
-CAME_LATER: dict[str, tuple[tuple[str, ...], Any]] = {  # where it is found, and a value that changes numbers
-    "measure_every": ((), 2),
-    "scenario.max_train": (("scenario=permuted",), 100),
-    "scenario.base": (("scenario.n_tasks=null", "scenario.classes_per_task=2"), 4),
-    "dataset.normalize": (("dataset=mnist",), True),
-    "method.answer": (("method=icarl",), "network"),
-    "optimizer.milestones": (("optimizer=sgd",), [0.5]),
-    "optimizer.gamma": (("optimizer=sgd",), 0.2),
-}
+CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and a value that changes numbers
+    ("measure_every", (), 2),
+    ("scenario.max_train", ("scenario=permuted",), 100),
+    ("scenario.max_train", ("scenario=class_incremental",), 100),
+    ("scenario.base", ("scenario.n_tasks=null", "scenario.classes_per_task=2"), 4),
+    ("dataset.normalize", ("dataset=mnist",), True),
+    ("method.answer", ("method=icarl",), "network"),
+    ("optimizer.milestones", ("optimizer=sgd",), [0.5]),
+    ("optimizer.gamma", ("optimizer=sgd",), 0.2),
+]
 
 
-@pytest.mark.parametrize("where", CAME_LATER)
-def test_a_setting_that_came_later_moves_no_key_until_it_is_set(where: str) -> None:
+@pytest.mark.parametrize(("where", "more", "value"), CAME_LATER)
+def test_a_setting_that_came_later_moves_no_key_until_it_is_set(where: str, more: tuple[str, ...], value: Any) -> None:
     """The keys of runs that were made before there was such a setting."""
-    (group, _, key), (more, value) = where.rpartition("."), CAME_LATER[where]
+    group, _, key = where.rpartition(".")
     settings = compose(*more)
     node = settings[group] if group else settings
     assert node[key] == LATER[node.get("_target_", "")][key]
@@ -237,7 +238,7 @@ def test_a_setting_that_came_later_moves_no_key_until_it_is_set(where: str) -> N
 
 def test_each_setting_that_came_later_is_on_the_list() -> None:
     assert sorted(key for later in LATER.values() for key in later) == sorted(
-        where.rpartition(".")[2] for where in CAME_LATER
+        where.rpartition(".")[2] for where, *_ in CAME_LATER
     )
 
 

@@ -15,7 +15,7 @@ import torch
 
 from cl_bench.config import InputError
 from cl_bench.data.datasets import Dataset, digits
-from cl_bench.data.problem import Problem, masked
+from cl_bench.data.problem import Kind, Problem, masked
 from cl_bench.data.scenarios import Scenario, _drawn, permuted, rotated, sequence, split
 from cl_bench.data.views import Rotate
 
@@ -26,6 +26,21 @@ def mask(kind: str, rule: str, after: int, task: int) -> list[int]:
     outputs = ((0, 1),) * 3 if kind == "domain" else SPLIT
     problem = Problem(kind, (1, 8, 8), outputs)  # type: ignore[arg-type]
     return problem.mask(rule, after)[task].nonzero().squeeze(1).tolist()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["class", "task", "domain"])
+def test_tasks_of_a_split_are_drawn_from_theirs_when_there_are_to_be_fewer_images(kind: Kind) -> None:
+    whole = split(digits(), 0, kind=kind, n_tasks=5, val_fraction=0.1)
+    few, again = (split(digits(), 0, kind=kind, n_tasks=5, val_fraction=0.1, max_train=20) for _ in range(2))
+    for task, same, other in zip(few.tasks, again.tasks, whole.tasks, strict=True):
+        assert len(task.train) == 20
+        assert set(task.train.labels.tolist()) == set(other.train.labels.tolist())
+        theirs = {image.numpy().tobytes() for image in other.train.images}
+        assert {image.numpy().tobytes() for image in task.train.images} <= theirs
+        assert torch.equal(task.train.images, same.train.images)
+        assert torch.equal(task.val.images, other.val.images)
+    with pytest.raises(InputError, match=r"^scenario.max_train=1: fewer than one for each of 2 classes"):
+        split(digits(), 0, kind=kind, n_tasks=5, max_train=1)
 
 
 def test_which_outputs_may_answer() -> None:

@@ -199,7 +199,7 @@ def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importance, "_layers_tell_all", lambda *_: False)
+    monkeypatch.setattr(importance, "layers_tell_all", lambda *_: False)
 
 
 @pytest.mark.parametrize("scores", [output_norm, some_scores])

@@ -25,8 +25,10 @@ from cl_bench.seeding import derive
 COUNTED = [("er", "total", "reservoir"), ("der", "total", "")]
 COUNTED += [("er", per, "random") for per in ("total", "class", "task")]
 COUNTED += [(method, per, "") for method in ("gem", "agem", "icarl") for per in ("total", "class", "task")]
+COUNTED += [("er_ace", "total", ""), ("mir", "total", ""), ("gss", "total", "greedy"), ("gss", "total", "random")]
 COUNTED += [("wa", "task", ""), ("lucir", "class", ""), ("bic", "class", ""), ("ss_il", "total", "")]
 IMAGE = 8 * 8 + 8 + 2  # bytes of a kept image, its label and its task
+EXTRA = {"der": 4 * 10, "gss": 4}  # of what is kept with it: logits, a score
 DIGITS = split(digits(), 0, kind="class", n_tasks=5).problem
 
 
@@ -186,7 +188,7 @@ def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(
 ) -> None:
     """All of its state but the network (and iCaRL's means) is memory; nothing is kept twice. A budget means the same
     to all of them: what it allows is used, up to what can't be shared equally."""
-    each = IMAGE + (4 * 10 if method == "der" else 0)
+    each = IMAGE + EXTRA.get(method, 0)
     amount = "memory=13" if unit == "images" else f"memory.bytes={13 * each + 1}"
     chosen = [f"method.selection={selection}"] if selection else []
     scenario, learner = made(method, amount, f"memory.per={per}", *chosen)
@@ -201,12 +203,12 @@ def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(
         assert kept == len(learner.memory) * each
 
 
-@pytest.mark.parametrize("method", ["er", "der", "gem", "agem", "icarl", "wa"])
+@pytest.mark.parametrize("method", ["er", "der", "gss", "gem", "agem", "icarl", "wa"])
 def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
     method: str, small: Compose, no_pictures: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     results = run(small(f"method={method}", "memory=5000"))
-    each = IMAGE + (4 * 10 if method == "der" else 0)
+    each = IMAGE + EXTRA.get(method, 0)
     assert results.memory == MemoryUse(images=1438, bytes=1438 * each)
     assert [there(task.memory).images for task in results.tasks][-1] == 1438
     assert "memory.images=5000: there are only 1438 training images, and no more are kept" in caplog.messages
@@ -215,7 +217,7 @@ def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
 def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depends_on_it() -> None:
     settings = {method: compose(f"method={method}") for method in METHODS}
     reading = {method for method in METHODS if reads_memory(settings[method])}
-    assert reading == {"er", "der", "gem", "agem", "icarl", "bic", "wa", "ss_il", "lucir"}
+    assert reading == {"er", "der", "er_ace", "mir", "gss", "gem", "agem", "icarl", "bic", "wa", "ss_il", "lucir"}
     for method in (*reading, "finetune", "dgr"):
         others = [compose(f"method={method}", budget) for budget in ("memory=100", "memory.bytes=9000")]
         keys = {key_of(given) for given in (settings[method], *others)}

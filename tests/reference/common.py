@@ -19,6 +19,7 @@ FISHER_RATE, INTERVAL = 0.9, 10  # of RWalk
 TEMPERATURE = 2.0  # of LwF
 ER_BUDGET, AGEM_BUDGET, AGEM_REPLAY = 200, 25, 256  # of each class; drawn in each step
 DER_BUDGET, ALPHA = 200, 0.2
+ONLINE_BUDGET = 200  # of ER-ACE, MIR and GSS
 GEM_BUDGET, MARGIN = 256, 0.5  # of each task
 EXEMPLARS = 2000
 FEW_EXEMPLARS = 200  # herding takes the first ones by clear differences, whatever rounding does
@@ -97,13 +98,13 @@ def each(tasks: Images, timing: Timing) -> Iterator[tuple[int, Tensor, Tensor]]:
 
 
 def epoch(
-    images: Tensor, labels: Tensor, task: int, timing: Timing, *, phase: int = 0
+    images: Tensor, labels: Tensor, task: int, timing: Timing, *, phase: int = 0, batch_size: int = 128
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The mini-batches of a phase, timed: the permutation and the random numbers of ours."""
     generator = torch.Generator().manual_seed(derive(0, "batches", task, phase))
     with seeded(0, "phase", task, phase):
         began = now(images.device)
-        for rows in permutation(labels, generator).split(128):
+        for rows in permutation(labels, generator).split(batch_size):
             yield images[rows], labels[rows]
             timing.steps += 1
         timing.training += now(images.device) - began

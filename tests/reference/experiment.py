@@ -21,6 +21,8 @@ from reference import (
     gans,
     growing,
     isolation,
+    meta,
+    online,
     plastic,
     projection,
     regularization,
@@ -52,6 +54,9 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "lwf": {"": regularization.lwf},
     "er": {"": replay.er},
     "der": {"": replay.der},
+    "er_ace": {"": online.er_ace},
+    "mir": {"": online.mir},
+    "gss": {"": online.gss},
     "gem": {"": replay.gem},
     "agem": {"": replay.agem},
     "icarl": {"": replay.icarl},
@@ -59,6 +64,8 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "bic": {"": exemplars.bic},
     "ss_il": {"": exemplars.ss_il},
     "lucir": {"": exemplars.lucir},
+    "mer": {"": meta.mer},
+    "la_maml": {"": meta.la_maml},
     "packnet": {"": isolation.packnet},
     "hat": {"": isolation.hat},
     "pnn": {"": columns.pnn},
@@ -84,6 +91,7 @@ GAN = (
     "method.gan.optimizer.betas=[0.5,0.9]",
 )
 REGULARISED = f"method.strength={common.STRENGTH}"
+ONLINE = (f"memory={common.ONLINE_BUDGET}", f"trainer.batch_size={online.BATCH_SIZE}")
 OURS: dict[str, Sequence[str]] = {
     "finetune": ["method=finetune"],
     "ewc": ["method=ewc", f"method.strength={common.EWC_STRENGTH}", "method.fisher_labels=exact"],
@@ -105,6 +113,9 @@ OURS: dict[str, Sequence[str]] = {
         "method.weighting=joint",
     ],
     "der": ["method=der", f"memory={common.DER_BUDGET}", f"method.alpha={common.ALPHA}", "method.beta=0"],
+    "er_ace": ["method=er_ace", *ONLINE],
+    "mir": ["method=mir", *ONLINE],
+    "gss": ["method=gss", *ONLINE, "method.selection=greedy", f"method.n_compared={online.COMPARED}"],
     "gem": ["method=gem", "memory.per=task", f"memory={common.GEM_BUDGET}", f"method.margin={common.MARGIN}"],
     "agem": [
         "method=agem",
@@ -138,6 +149,25 @@ OURS: dict[str, Sequence[str]] = {
         f"method.strength={common.LUCIR_STRENGTH}",
         f"method.margin={common.LUCIR_MARGIN}",
         f"method.top={common.TOP}",
+    ],
+    "mer": [
+        "method=mer",
+        f"memory={meta.PLACES}",
+        f"optimizer.lr={meta.RATE}",
+        "optimizer.momentum=0",
+        f"method.beta={meta.BETA}",
+        f"method.gamma={meta.GAMMA}",
+        f"method.n_replay={meta.WALK}",
+        f"method.repeats={meta.WALKS}",
+    ],
+    "la_maml": [
+        "method=la_maml",
+        f"memory={meta.PLACES}",
+        f"method.inner_lr={meta.ALPHA}",
+        f"method.rate_lr={meta.ETA}",
+        f"method.glances={meta.GLANCES}",
+        "method.n_replay=null",
+        f"method.clip={meta.CLIP}",
     ],
     "packnet": ["method=packnet", f"method.prune={common.PRUNE}"],
     "hat": [
@@ -199,11 +229,17 @@ OURS: dict[str, Sequence[str]] = {
 TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp", "den")
 VALIDATED = ("clnp",)  # the loop is given validation images too
 GANS = ("wgan_gp", "acgan")
+EACH_IMAGE = ("mer", "la_maml")  # steps, or looks ahead, for every image: fewer of them do
 
 
 def scenario_of(name: str) -> str:
     """Task-incremental where the task must be given."""
     return f"scenario={'task' if name in TASK_INCREMENTAL else 'class'}_incremental"
+
+
+def batch_size_of(name: str) -> int:
+    """Images in a mini-batch."""
+    return online.BATCH_SIZE if name in ("er_ace", "mir", "gss") else 128
 
 
 def images_of(tasks: Sequence[Data]) -> Images:

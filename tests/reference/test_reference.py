@@ -10,7 +10,19 @@ import torch
 from conftest import learn, made
 
 from cl_bench.data.scenarios import Scenario
-from reference.experiment import BY_HAND, EXPERIMENT, GANS, OURS, by_hand, gap, learning, scenario_of, weights_of
+from reference.experiment import (
+    BY_HAND,
+    EACH_IMAGE,
+    EXPERIMENT,
+    GANS,
+    OURS,
+    batch_size_of,
+    by_hand,
+    gap,
+    learning,
+    scenario_of,
+    weights_of,
+)
 
 ROWS = torch.arange(12 * 128)  # twelve mini-batches: RWalk's second interval; three tasks: two old ones
 
@@ -19,13 +31,13 @@ ROWS = torch.arange(12 * 128)  # twelve mini-batches: RWalk's second interval; t
 def test_ours_learns_what_the_loop_by_hand_learns(name: str, tmp_path: Path) -> None:
     method_name = OURS[name][0].removeprefix("method=")
     scenario, method = made(method_name, scenario_of(name), "network.hidden=[32,24]", *EXPERIMENT, *OURS[name][1:])
-    n_tasks, rows = (2, ROWS[: 5 * 128]) if name in GANS else (3, ROWS)
+    n_tasks, rows = (2, ROWS[: 5 * 128]) if name in GANS else (3, ROWS[:12] if name in EACH_IMAGE else ROWS)
     tasks = [replace(task, train=task.train[rows % len(task.train)]) for task in scenario.tasks[:n_tasks]]
     weights = [p.detach().clone() for p in weights_of(method)]
     ours = Scenario(scenario.problem, tasks, scenario.tests)
     theirs = by_hand(name, tasks, weights)
     for task in tasks:
-        learn(method, ours, task.index, tmp_path, epochs=1, batch_size=128, how=learning(name))
+        learn(method, ours, task.index, tmp_path, epochs=1, batch_size=batch_size_of(name), how=learning(name))
     for what, timing in theirs.items():
         found = gap(weights_of(method), timing.weights, weights)
         assert found < (0.03 if name in GANS else 0.01), (what, found)  # rounding makes GANs part ways

@@ -79,10 +79,10 @@ def sum_of_powers(
     sums: dict[Tensor, Tensor] = {}
     x = x.detach()
     with eval_mode(network), torch.enable_grad():
-        logits, calls = _record(network, x)
+        logits, calls = record(network, x)
         if logits.requires_grad:
             cotangents = _cotangents(logits, scores)
-            if _layers_tell_all(network, logits, calls):
+            if layers_tell_all(network, logits, calls):
                 sums = _through_layers(logits, calls, cotangents, power)
             else:
                 sums = _through_vmap(network, trained, x, cotangents, power)
@@ -126,7 +126,7 @@ def _cotangents(logits: Tensor, scores: Callable[[Tensor], Iterable[Tensor]]) ->
         yield torch.autograd.grad(score.sum(), logits, retain_graph=True)[0]
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """A layer that was called, on what (rows are samples), and what it gave."""
 
     layer: nn.Linear | nn.Conv2d
@@ -134,14 +134,14 @@ class _Call(NamedTuple):
     z: Tensor
 
 
-def _record(network: nn.Module, x: Tensor) -> tuple[Tensor, list[_Call]]:
+def record(network: nn.Module, x: Tensor) -> tuple[Tensor, list[Call]]:
     """The logits, and the calls of plain layers that made them."""
-    calls: list[_Call] = []
+    calls: list[Call] = []
 
     def note(layer: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> Tensor:
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         if z.requires_grad:
-            calls.append(_Call(layer, args[0].detach(), z))
+            calls.append(Call(layer, args[0].detach(), z))
         return z.clone()  # an in-place activation would turn z into its own output
 
     layers = [layer for layer in network.modules() if is_plain(layer)]
@@ -172,7 +172,7 @@ def is_plain(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
 
 
-def _layers_tell_all(network: nn.Module, logits: Tensor, calls: list[_Call]) -> bool:
+def layers_tell_all(network: nn.Module, logits: Tensor, calls: list[Call]) -> bool:
     """Whether trained parameters act through one recorded call each, on one row per sample."""
     for layer, a, _ in calls:
         if a.dim() != (4 if isinstance(layer, nn.Conv2d) else 2) or len(a) != len(logits):
@@ -202,7 +202,7 @@ def _uses(output: Tensor) -> Counter[Tensor]:
 
 
 def _through_layers(
-    logits: Tensor, calls: list[_Call], cotangents: Iterable[Tensor], power: Power
+    logits: Tensor, calls: list[Call], cotangents: Iterable[Tensor], power: Power
 ) -> dict[Tensor, Tensor]:
     """The sums by parameter, from each layer's input a and the gradient g at its output."""
     sums: dict[Tensor, Tensor] = {}

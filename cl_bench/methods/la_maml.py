@@ -1,0 +1,138 @@
+"""Look-ahead MAML: replay whose gradient is taken where the incoming images lead (Gupta et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench.config import NonNegative, Positive, Rate
+from cl_bench.data.batches import Batch
+from cl_bench.data.problem import Problem
+from cl_bench.methods.base import Classifier
+from cl_bench.methods.parts.memory import Budget, Reservoir
+from cl_bench.methods.parts.one_by_one import check_alone, gradient, images_of
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import SGD, Optimizer
+
+_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
+
+
+class LaMAML(Classifier):
+    """Objective at each step: the loss of the mini-batch and of replayed images together, at the weights that looking
+    ahead gives: those after a step on the first image of the mini-batch, on the first two, and so on.
+
+    At each glance at a mini-batch of B images, shuffled, with r = relu(alpha) for rates alpha, one for each weight:
+
+    1. theta_0 = theta, theta_i = theta_(i-1) - r g_i, g_i the gradient of the loss of image i at theta_(i-1).
+    2. l = 1/B sum_i L(theta_i), L the cross-entropy of the mini-batch and n_replay images of memory, one mean over all.
+    3. To first order, as the released code on MNIST: d l / d theta = 1/B sum_i h_i, h_i the gradient of L at theta_i,
+       and d l / d alpha = -1[alpha > 0] 1/B sum_i h_i sum_(j<=i) g_j. Each is scaled down to the norm `clip`.
+    4. alpha <- alpha - rate_lr d l / d alpha, and then theta <- theta - relu(alpha) d l / d theta.
+
+    After the first glance the images may enter the memory, a reservoir. (Gupta et al., 2020, algorithm 1.)
+
+    sync: the weights make a step of `optimizer` instead, and only looking ahead goes by the rates. c_maml: so too, and
+    the rates stay what they are.
+
+    Args:
+        optimizer: of the weights in sync and c_maml; la_maml steps by its rates.
+        memory: images kept.
+        variant: as above.
+        inner_lr: alpha at the beginning; higher looks further ahead.
+        rate_lr: eta, of the rates; 0 leaves them as they are.
+        n_replay: images of memory at each glance; None: as many as the mini-batch has.
+        glances: at each mini-batch, with a step after each.
+        clip: the largest norm of a gradient, of all weights together and of all rates together.
+
+    Raises InputError for a network that an image can't train alone.
+    """
+
+    needs_borders: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        memory: Budget,
+        *,
+        variant: Literal["la_maml", "sync", "c_maml"],
+        inner_lr: NonNegative,
+        rate_lr: NonNegative,
+        n_replay: Positive | None,
+        glances: Positive,
+        clip: Rate,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        check_alone(network, "la_maml")
+        self.memory = Reservoir(memory.places(problem), problem)
+        self.rates = nn.ParameterList(
+            nn.Parameter(torch.full_like(weight, inner_lr), False) for weight in self.weights.values()
+        )
+        self.variant, self.rate_lr, self.n_replay, self.glances, self.clip = variant, rate_lr, n_replay, glances, clip
+
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        with torch.no_grad():
+            loss = self.loss(batch)  # before any of it is learned
+        ahead = [self.glance(batch, optimizers, first=not index) for index in range(self.glances)]
+        return {"loss": loss, "loss_ahead": torch.stack(ahead).mean()}
+
+    def glance(self, batch: Batch, optimizer: torch.optim.Optimizer, first: bool) -> Tensor:
+        """A step of the rates and then of the weights; returns l. first: at this mini-batch, which is then kept."""
+        loss, for_weights, for_rates = self.look_ahead(batch)
+        if first:
+            self.memory.after_step(batch)
+        if self.variant != "c_maml":
+            _torch._foreach_add_(list(self.rates), clipped(for_rates, self.clip), alpha=-self.rate_lr)
+        step = clipped(for_weights, self.clip)
+        if self.variant == "la_maml":
+            step = [part * rate.relu() for part, rate in zip(step, self.rates, strict=True)]
+        for weight, part in zip(self.weights.values(), step, strict=True):
+            weight.grad = part
+        optimizer.step()
+        return loss
+
+    def look_ahead(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """l, and its gradients by the weights and by the rates; the weights are left as they were."""
+        weights, steps = list(self.weights.values()), [rate.relu() for rate in self.rates]
+        n, before = len(batch.y), [weight.detach().clone() for weight in weights]
+        everything = joined(self.memory.sample(self.n_replay or n), batch) if len(self.memory) else batch
+        way, for_weights, for_rates = ([torch.zeros_like(weight) for weight in weights] for _ in range(3))
+        images, losses = list(images_of(batch)), []
+        for i in torch.randperm(n).tolist():
+            g = gradient(self.loss(images[i]), weights)
+            with torch.no_grad():
+                _torch._foreach_addcmul_(weights, steps, g, value=-1)
+            loss = self.loss(everything)
+            h = gradient(loss, weights)
+            _torch._foreach_add_(way, g)
+            _torch._foreach_add_(for_weights, h, alpha=1 / n)
+            _torch._foreach_addcmul_(for_rates, way, h, value=-1 / n)
+            losses.append(loss.detach())
+        with torch.no_grad():
+            _torch._foreach_copy_(weights, before)
+        for_rates = [part * (rate > 0) for part, rate in zip(for_rates, self.rates, strict=True)]
+        return torch.stack(losses).mean(), for_weights, for_rates
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.variant != "la_maml":
+            return super().configure_optimizers()
+        return SGD(lr=1.0)(self.network.parameters())  # the rates are in the gradient
+
+
+def joined(old: Batch, new: Batch) -> Batch:
+    """Both mini-batches as one."""
+    return Batch(torch.cat([old.x, new.x]), torch.cat([old.y, new.y]), torch.cat([old.task_ids, new.task_ids]))
+
+
+def clipped(gradients: Sequence[Tensor], norm: float) -> list[Tensor]:
+    """The gradients, scaled down where their norm, taken as one vector, is larger.
+
+    >>> clipped([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
+    [tensor([0.6000]), tensor([0.8000])]
+    """
+    scale = (norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1)  # as torch clips
+    return [gradient * scale for gradient in gradients]

@@ -1,0 +1,133 @@
+"""Meta-experience replay: steps along which the gradients of images old and new agree (Riemer et al., 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cl_bench.config import InputError, Positive, Share
+from cl_bench.data.batches import Batch
+from cl_bench.data.problem import Problem
+from cl_bench.methods.base import Classifier
+from cl_bench.methods.parts.memory import Budget, Reservoir
+from cl_bench.methods.parts.one_by_one import check_alone, gradient, images_of
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import SGD, Optimizer
+
+_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
+
+
+class MER(Classifier):
+    """For each image that comes (Riemer et al., 2019, algorithm 1), from the weights theta_A:
+
+    1. `repeats` times: k images are drawn from memory. From the weights theta_W a step of plain SGD is made on the
+       image that came, and then on each of the k, one after another. theta <- theta_W + beta (theta - theta_W).
+    2. theta <- theta_A + gamma (theta - theta_A), and the image may enter the memory, a reservoir.
+
+    A walk of small steps, of which only a share is made, follows to second order the sum of the losses minus the
+    products of their gradients (Reptile; Nichol et al., 2018): images are learned by weights that they share.
+
+    Algorithm 6: one walk, the image that came is its last, and there is gamma alone. Algorithm 7: one walk, the image
+    that came is anywhere in it with its loss multiplied by `repeats`, and there is gamma alone; an image that finds an
+    empty memory is kept and not learned.
+
+    Args:
+        optimizer: plain SGD, of which the rate alpha is taken.
+        memory: images kept.
+        algorithm: of the paper.
+        beta: share of each walk that is made (algorithm 1); higher learns faster, and rewards agreement less.
+        gamma: share of what all walks of an image did that is made.
+        n_replay: k, images of memory in each walk.
+        repeats: s, walks for each image (algorithm 1), or the factor of its loss (algorithm 7).
+
+    Raises InputError for an optimizer that isn't plain SGD, and for a network that an image can't train alone.
+    """
+
+    needs_borders: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        memory: Budget,
+        *,
+        algorithm: Literal[1, 6, 7],
+        beta: Share,
+        gamma: Share,
+        n_replay: Positive,
+        repeats: Positive,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        check_plain(optimizer)
+        check_alone(network, "mer")
+        self.memory = Reservoir(memory.places(problem), problem)
+        self.algorithm, self.beta, self.gamma = algorithm, beta, gamma
+        self.n_replay, self.repeats = n_replay, repeats
+
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        with torch.no_grad():
+            loss = self.loss(batch)  # before any of it is learned
+        rate = optimizers.param_groups[0]["lr"]
+        for image in images_of(batch):
+            self.learn_image(image, rate)
+            self.memory.after_step(image)
+        return {"loss": loss}
+
+    def learn_image(self, image: Batch, rate: float) -> None:
+        """All walks of an image that came. rate: alpha."""
+        if self.algorithm == 7 and not len(self.memory):
+            return
+        weights = list(self.weights.values())
+        first = copies(weights)
+        for old in self.replayed(self.repeats if self.algorithm == 1 else 1):
+            before = copies(weights)
+            self.walk(image, old, rate)
+            if self.algorithm == 1:
+                keep_share(weights, before, self.beta)
+        keep_share(weights, first, self.gamma)
+
+    def replayed(self, n: int) -> list[list[Batch]]:
+        """The images of memory of n walks, drawn anew for each of them, and looked up at once."""
+        if not len(self.memory):
+            return [[] for _ in range(n)]
+        rows = torch.cat([self.memory.draw(self.n_replay) for _ in range(n)])
+        images = list(images_of(self.memory.data.batch(rows, training=True)))
+        size = len(images) // n
+        return [images[i * size : (i + 1) * size] for i in range(n)]
+
+    def walk(self, image: Batch, old: Sequence[Batch], rate: float) -> None:
+        """A step of plain SGD on each image, in the order of the algorithm."""
+        weights = list(self.weights.values())
+        place = int(torch.randint(len(old) + 1, ())) if self.algorithm == 7 else len(old) * (self.algorithm == 6)
+        own_rate = rate * self.repeats if self.algorithm == 7 else rate  # a factor of the loss is one of the step
+        for met in (*old[:place], image, *old[place:]):
+            found = gradient(self.loss(met), weights)
+            with torch.no_grad():
+                _torch._foreach_add_(weights, found, alpha=-own_rate if met is image else -rate)
+
+
+def copies(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Of the weights as they are now."""
+    return [weight.detach().clone() for weight in weights]
+
+
+@torch.no_grad()
+def keep_share(weights: Sequence[Tensor], before: Sequence[Tensor], share: float) -> None:
+    """weights <- before + share (weights - before), in place; exactly the ones or the others for 1 and 0."""
+    for weight, old in zip(weights, before, strict=True):
+        torch.lerp(old, weight, share, out=weight)
+
+
+def check_plain(optimizer: Optimizer) -> None:
+    """Raises InputError for anything but SGD without momentum and weight decay."""
+    if not isinstance(optimizer, SGD):
+        raise InputError(
+            f"optimizer: method=mer steps by plain SGD, not by {type(optimizer).__name__}; set optimizer=sgd"
+        )
+    for name in ("momentum", "weight_decay"):
+        if value := getattr(optimizer, name):
+            raise InputError(f"optimizer.{name}={value}: method=mer steps by plain SGD; set optimizer.{name}=0")

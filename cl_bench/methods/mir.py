@@ -1,0 +1,107 @@
+"""Maximally interfered retrieval (Aljundi et al., 2019a): replays what the next step would harm most."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_bench.config import InputError, Positive
+from cl_bench.data.batches import Batch, at_once
+from cl_bench.data.problem import Problem
+from cl_bench.methods.base import Classifier
+from cl_bench.methods.gem import follow, gradient
+from cl_bench.methods.parts.importance import eval_mode
+from cl_bench.methods.parts.memory import Budget, Reservoir
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+
+RATIO = 5  # candidates for each image replayed, as in the paper
+
+
+class MIR(Classifier):
+    """Objective at each step: the mean cross-entropy on the mini-batch and on retrieved images of memory together.
+
+    Of some candidates, drawn from a reservoir over all images that came, those are retrieved whose loss a step on the
+    mini-batch alone would raise most (section 3.1, criterion s_MI-1):
+
+    s(x) = l(theta - lr grad L(mini-batch); x) - l(theta; x)
+
+    The step looked at is plain gradient descent with the learning rate of the optimizer, whatever that is. Both losses
+    are those of the network in `eval` mode: the mean and the variance of no mini-batch have a part in them.
+
+    Args:
+        memory: images kept, counted in total.
+        n_replay: images retrieved in each step; None: as many as the mini-batch has.
+        n_candidates: images they are chosen from; None: five times as many. More choose harder and take longer.
+
+    Raises InputError for fewer candidates than are to be retrieved.
+    """
+
+    needs_borders: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        memory: Budget,
+        *,
+        n_replay: Positive | None = None,
+        n_candidates: Positive | None = None,
+    ) -> None:
+        super().__init__(problem, network, optimizer)
+        if n_candidates and n_replay and n_candidates < n_replay:
+            raise InputError(
+                f"method.n_candidates={n_candidates}: fewer than the method.n_replay={n_replay} that are chosen from "
+                f"them; set at least {n_replay}"
+            )
+        self.memory = Reservoir(memory.places(problem), problem)
+        self.n_replay, self.n_candidates = n_replay, n_candidates
+
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
+        parameters = list(self.network.parameters())
+        loss = self.loss(batch)
+        g = gradient(loss, parameters)
+        if len(self.memory):
+            n = self.n_replay or len(batch.y)
+            old = self.retrieve(n, g, optimizers.param_groups[0]["lr"], at_a_time=len(batch.y))
+            old_loss, share = self.loss(old), len(old.y) / (len(old.y) + len(batch.y))
+            g = torch.lerp(g, gradient(old_loss, parameters), share)  # the gradient of the mean over both
+            loss = torch.lerp(loss, old_loss, share)
+        follow(g, parameters)
+        optimizers.step()
+        self.memory.after_step(batch)
+        return {"loss": loss.detach()}
+
+    def retrieve(self, n: int, g: Tensor, lr: float, at_a_time: int = 1) -> Batch:
+        """The n images of memory that a step -lr g harms most, among the candidates.
+
+        at_a_time: images that the network may look at together, or more of small ones.
+        """
+        candidates = self.memory.sample(self.n_candidates or RATIO * n)
+        size = at_once(candidates.x.shape[1:], len(candidates.y), batch_size=at_a_time)
+        parts = zip(candidates.x.split(size), candidates.y.split(size), strict=True)
+        harm = torch.cat(self.interference(list(parts), g, lr))
+        rows = harm.topk(min(n, len(harm))).indices
+        return Batch(candidates.x[rows], candidates.y[rows], candidates.task_ids[rows])
+
+    @torch.no_grad()
+    def interference(self, parts: list[tuple[Tensor, Tensor]], g: Tensor, lr: float) -> list[Tensor]:
+        """s(x) of each image (B,), for images x (B, C, H, W) and labels y (B,). g: the gradient, (P,)."""
+        steps = g.split([p.numel() for p in self.weights.values()])
+        virtual = {
+            name: torch.sub(p, step.view_as(p), alpha=lr)
+            for (name, p), step in zip(self.weights.items(), steps, strict=True)
+        }
+        with eval_mode(self.network):
+            return [
+                self.losses(torch.func.functional_call(self.network, virtual, (x,)), y) - self.losses(self(x), y)
+                for x, y in parts
+            ]
+
+    def losses(self, logits: Tensor, y: Tensor) -> Tensor:
+        """The cross-entropy of each image, (B,)."""
+        return F.cross_entropy(self.active(logits, y), y, reduction="none")
