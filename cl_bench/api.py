@@ -121,7 +121,8 @@ def results(
 
 
 def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int | None = None) -> np.ndarray:
-    """The accuracy of a run's model on the test images of each task, shape (T,), as the run measured it.
+    """The accuracy of a run's model on the test images of each task, shape (T,), or on those that all tasks share,
+    shape (1,), as the run measured it.
 
     Args:
         run: of which the model is.
@@ -159,7 +160,8 @@ class Run:
 
     @cached_property
     def R(self) -> np.ndarray:
-        """R[i, j] is the accuracy on task j after learning task i, shape (T, T); NaN where it was not measured."""
+        """R[i, j] is the accuracy on task j after learning task i, shape (T, T); NaN where it was not measured. It
+        has one column, shape (T, 1), where all tasks share one test set."""
         import numpy as np
 
         return np.array(self._results.R, dtype=float)

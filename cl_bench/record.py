@@ -164,8 +164,9 @@ class TaskRecord:
 class Results:
     """All that is known of a run of T tasks; None is what was not measured.
 
-    R: accuracy after task i (row) on task j. R_task_masked: the same with the task given. b: of the untrained network.
-    n_test: images of each task. measured_on: test images, or validation images. seconds: of training.
+    R: accuracy after task i (row) on task j, or on the one test set that all tasks share, a single column.
+    R_task_masked: the same with the task given. b: of the untrained network. n_test: images of each task, or of that
+    set. measured_on: test images, or validation images. seconds: of training.
     """
 
     schema: Literal[2] = SCHEMA
@@ -195,6 +196,16 @@ class Results:
     peak_memory_mb: Cost
     peak_gpu_memory_mb: Cost | None
     device: str
+
+    @property
+    def shared_test(self) -> bool:
+        """Whether all tasks share one test set."""
+        return len(self.b) == 1 < len(self.classes)
+
+    @property
+    def tests(self) -> Sequence[int | str]:
+        """What the columns of R are called: the tasks, from 0, or `all` of them."""
+        return ["all"] if self.shared_test else range(len(self.b))
 
     @property
     def stream(self) -> list[tuple[Count, Measured]]:
@@ -279,15 +290,16 @@ def schema_of(content: Any) -> int:
 
 def wrong(results: Results) -> str:
     """What can't be in results whose fields are right one by one, '' where nothing is."""
-    T = len(results.classes)
+    T, columns = len(results.classes), 1 if results.shared_test else len(results.classes)
     matrices = {"R": results.R, "R_task_masked": results.R_task_masked or results.R}
     rows = {f"{name}.{i}": row for name, matrix in matrices.items() for i, row in enumerate(matrix)}
-    for name, values in {"b": results.b, **matrices, **rows}.items():
+    for name, values in matrices.items():
         if len(values) != T:
             return f"{name}: {len(values)} values for {T} tasks"
-    trial = "trial" in results.config  # of a search; it may learn the first tasks alone
-    if len(results.n_test) > T or (len(results.n_test) < T and not trial):
-        return f"n_test: {len(results.n_test)} values for {T} tasks"
+    trial = "trial" in results.config  # of a search; in earlier versions it had all tasks and learned the first ones
+    for name, values in {"b": results.b, **rows, "n_test": results.n_test}.items():
+        if len(values) > columns or (len(values) < columns and not (name == "n_test" and trial)):
+            return f"{name}: {len(values)} values for {columns} test sets"
     if [record.task for record in results.tasks] != list(range(len(results.tasks))):
         return "tasks: not one after another"
     if len(results.tasks) > T or (len(results.tasks) < T and results.status == "finished" and not trial):

@@ -24,7 +24,7 @@ from cl_bench.config.names import CONF
 from cl_bench.config.plugins import conf_folders
 from cl_bench.data.batches import Batch, Data, Step
 from cl_bench.data.problem import Task
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation import judge
 from cl_bench.methods.base import Fit as FitProtocol
 from cl_bench.methods.base import Learner, Method

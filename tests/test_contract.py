@@ -80,10 +80,19 @@ VARIANTS = [
     ("icarl", "class", 7, ("method.answer=network",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
+META = ("scenario.meta_classes=5", "method.pretraining=meta", "method.meta_steps=8", "method.trajectory_classes=2")
+VARIANTS += [
+    ("oml", "class", 2, META),  # in meta-training, and after it
+    ("oml", "class", 4, (*META, "method.variant=anml", "optimizer=sgd", "optimizer.momentum=0.9")),
+]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
 STREAM = ("scenario.passes=online", "scenario.measure_every=100", "scenario.updates_per_batch=2")
 BORDERLESS = [method for method in METHODS if not class_of(method).needs_borders]
-KILLS += [(method, KINDS[method][0], 23, STREAM) for method in BORDERLESS]
+STREAM_OF = {method: STREAM for method in BORDERLESS} | {  # what these need in place of borders
+    "ewc": (*STREAM, "method.online=true", "method.consolidate_every=7"),
+    "si": (*STREAM, "method.consolidate_every=7"),
+}
+KILLS += [(method, KINDS[method][0], 23, STREAM_OF[method]) for method in BORDERLESS]
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
@@ -143,7 +152,8 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
 @pytest.mark.parametrize("method", BORDERLESS)
 def test_it_learns_a_stream(method: str, small: Compose) -> None:
     """Of five pairs of digits, each image once, with nothing said of where one pair ends."""
-    results = run(small(f"method={method}", f"scenario={KINDS[method][0]}_incremental", "optimizer.lr=0.01", *STREAM))
+    kind = KINDS[method][0]
+    results = run(small(f"method={method}", f"scenario={kind}_incremental", "optimizer.lr=0.01", *STREAM_OF[method]))
     assert there(there(results.R)[4][4]) > 0.6
     assert there(results.metrics["online_accuracy"]) > 0.5
     assert {phase.phase for record in results.tasks[1:] for phase in record.phases} == {"stream"}

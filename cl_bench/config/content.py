@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ SYSTEM = {"__macosx", "__pycache__", "thumbs.db", "desktop.ini", "$recycle.bin",
 """Files and folders that systems leave beside a person's own, in lower case; others of theirs begin with a dot."""
 
 LARGE = 2**25  # bytes; what is less is read in 30 ms
+TABLES = ("LUP.pkl", "labels.pkl", "paths.pkl")
+"""Of a scenario's own images the files that say which come, and when; the images are gigabytes, and are not read."""
+
 SETTLED = 2.0  # s after which a file that changes again has another time
 
 
@@ -45,16 +48,19 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def content_of(settings: Mapping[str, Any]) -> str | list[Any] | None:
-    """Digests of a person's own data: of what lies at `dataset.path`, or the list `scenario.datasets` with a digest in
-    the place of each file. None without own data, and where there is nothing to read."""
+    """Digests of a person's own data: of what lies at `dataset.path`, of the tables at `scenario.path`, or the list
+    `scenario.datasets` with a digest in the place of each file. None without own data, and where there is nothing to
+    read."""
     kept = str(settings.get("output_root"))
     dataset, scenario = (settings.get(group) or {} for group in ("dataset", "scenario"))
     several = scenario.get("datasets") if isinstance(scenario, Mapping) else None
     if isinstance(several, list):
         found = [digest(name, kept) if str(name).endswith(".npz") else None for name in several]
         return [known or name for known, name in zip(found, several, strict=True)] if any(found) else None
-    path = dataset.get("path") if isinstance(dataset, Mapping) else None
-    return digest(path, kept) if isinstance(path, str) else None
+    path, own = (node.get("path") if isinstance(node, Mapping) else None for node in (dataset, scenario))
+    if isinstance(path, str):
+        return digest(path, kept)
+    return digest(own, kept, TABLES) if isinstance(own, str) else None
 
 
 def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,11 +68,16 @@ def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
     content, kept = config.get("content"), {key: value for key, value in config.items() if key != "content"}
     if isinstance(content, list):
         return kept | {"scenario": {**kept["scenario"], "datasets": content}}
-    return kept | {"dataset": {**(kept.get("dataset") or {}), "path": content}} if content else kept
+    if not content:
+        return kept
+    group = "scenario" if "path" not in (kept.get("dataset") or {}) and "path" in kept["scenario"] else "dataset"
+    return kept | {group: {**(kept.get(group) or {}), "path": content}}
 
 
-def digest(data: str, output_root: str) -> str | None:
+def digest(data: str, output_root: str, names: Sequence[str] = ()) -> str | None:
     """16 hex digits that name the content of a file, or of a folder: the names of its files below it, and their bytes.
+
+    names: of these files in the folder alone.
 
     Below `output_root` those of large data are kept, which are read again only when a size or a time has changed. Each
     is a name without content, FINGERPRINT-DIGEST: it is there or not, and never half written.
@@ -75,7 +86,7 @@ def digest(data: str, output_root: str) -> str | None:
     began = time.time()
     try:
         path, kept = Path(data).expanduser(), Path(output_root).expanduser() / ".digests"
-        files = files_below(path) if path.is_dir() else [path]
+        files = [path / name for name in names] or (files_below(path) if path.is_dir() else [path])
         files = [file for file in files if file.is_file()]
         if not files:
             return None

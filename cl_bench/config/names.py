@@ -43,9 +43,11 @@ WITHOUT_EFFECT = {
 LATER: dict[str, dict[str, Any]] = {
     "": {"measure_every": 1},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
-    "cl_bench.data.scenarios.split": {"base": None, "max_train": None},
+    "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},
+    "cl_bench.methods.ewc.EWC": {"consolidate_every": None, "fisher_rate": 0.9},
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
+    "cl_bench.methods.si.SI": {"consolidate_every": None},
     "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
 }
 """By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
@@ -108,6 +110,8 @@ def name_of(config: Mapping[str, Any]) -> str:
             for name, own in zip(several, content, strict=False)
         ]
         dataset = "+".join(names)
+    elif isinstance(own := config["scenario"].get("path"), str):  # images of its own
+        dataset = Path(own).name
     else:
         dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
     return f"{dataset}-{choices['scenario']}-{choices['method']}"

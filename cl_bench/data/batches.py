@@ -14,6 +14,7 @@ from torch import Tensor, nn
 AT_ONCE = 2**20  # numbers of images that any machine can take at once: 4 MiB of float32
 FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, on their way to bytes
 REPLAYED = -1  # the task of an image that a generator made: it is seen as it is, no view applies to it
+NO_TASK = -1  # that of a test image that belongs to none
 
 
 def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int | None = None) -> int:
@@ -180,7 +181,8 @@ class Batches:
         self.epochs = math.ceil(steps / self.per_epoch)
         self._epoch, self._order = -1, torch.empty(0)
         bounds = [start, *sorted(stop for stop in stops if start < stop < steps), steps]
-        self._ends = [end for first, last in pairwise(bounds) for end in [*range(first + chunk, last, chunk), last]]
+        ranges = [(first, last) for first, last in pairwise(bounds) if first < last]  # none when it was all done
+        self._ends = [end for first, last in ranges for end in [*range(first + chunk, last, chunk), last]]
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from cl_bench.config import InputError
 from cl_bench.config.errors import nearest, typed
 from cl_bench.seeding import derive
 
 ClassOrder = Literal["fixed", "random", "icarl"] | list[Annotated[int, Ge(0)] | str]
+MetaClasses = Annotated[int, Ge(2), Le(10**9)] | list[Annotated[int, Ge(0)] | str]
 ICARL_SEED = 1993  # of the literature on CIFAR-100, since iCaRL
 
 
@@ -38,20 +39,78 @@ def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[i
         return torch.randperm(n_classes, generator=generator).tolist()
     if class_order == "icarl":
         return np.random.RandomState(ICARL_SEED).permutation(n_classes).tolist()
-    numbers = {name: number for number, name in enumerate(names)}
-    order = [numbers.get(str(label), label) for label in class_order]
-    if not all(str(label) in numbers for label in class_order):  # names may be numbers, but others than those from 0
-        order = list(class_order)
+    order, near = _numbered(class_order, names)
     if len(order) != n_classes or set(order) != set(range(n_classes)):
-        unknown = [label for label in class_order if isinstance(label, str) and label not in numbers]
-        near = nearest(unknown[0], names) if unknown else ""
         must = f"must hold each class from 0 to {n_classes - 1} once, or the name of each"
         raise InputError(f"scenario.class_order={typed(class_order)}: {must}{near}")
     return [int(number) for number in order]
 
 
+def some_of(names: Sequence[str], classes: Sequence[int | str] | None, least: int) -> list[int]:
+    """The numbers of the classes in a list, in its order; of all classes where it is None.
+
+    Args:
+        names: of all classes, by their numbers.
+        classes: each by its name or by its number.
+        least: how many there must be.
+
+    Raises InputError for a list of anything else, and for too few.
+
+    >>> some_of(["cat", "dog", "cow"], ["cow", "cat"], least=2)
+    [2, 0]
+    """
+    chosen, near = (range(len(names)), "") if classes is None else _numbered(classes, names)
+    key = f"scenario.classes={typed(classes)}"
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(len(names))):
+        raise InputError(f"{key}: must hold classes from 0 to {len(names) - 1}, each once, or their names{near}")
+    if len(chosen) < least:
+        raise InputError(f"{key}: names {len(chosen)} classes, and it takes {least} at least")
+    return [int(number) for number in chosen]
+
+
+def set_apart(order: list[int], names: Sequence[str], meta_classes: MetaClasses | None) -> tuple[list[int], list[int]]:
+    """The classes for meta-training, and the others, both in their order.
+
+    Args:
+        order: of all classes.
+        names: of the classes, by their numbers.
+        meta_classes: how many of the first, or which, by their names or by their numbers; None: none.
+
+    Raises InputError for a list of anything else, and where fewer than two are set apart or none is left.
+
+    >>> set_apart([2, 0, 1, 3], ["a", "b", "c", "d"], 2), set_apart([2, 0, 1, 3], ["a", "b", "c", "d"], ["d", "c"])
+    (([2, 0], [1, 3]), ([2, 3], [0, 1]))
+    """
+    if meta_classes is None:
+        return [], order
+    chosen, near = (order[:meta_classes], "") if isinstance(meta_classes, int) else _numbered(meta_classes, names)
+    key, n_classes = f"scenario.meta_classes={typed(meta_classes)}", len(order)
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(order):
+        raise InputError(f"{key}: must hold classes from 0 to {n_classes - 1}, each once, or their names{near}")
+    if len(chosen) < 2:
+        raise InputError(f"{key}: meta-training needs two classes at least, to tell them apart; null: there is none")
+    if len(chosen) == n_classes:
+        raise InputError(f"{key}: leaves none of {n_classes} classes for the tasks; choose fewer")
+    return [label for label in order if label in chosen], [label for label in order if label not in chosen]
+
+
+def _numbered(labels: Sequence[int | str], names: Sequence[str]) -> tuple[list[int | str], str]:
+    """The numbers of classes that are given by name or by number, and a hint where one has no such name."""
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [label for label in labels if isinstance(label, str) and label not in numbers]
+    near = nearest(unknown[0], names) if unknown else ""
+    if not all(str(label) in numbers for label in labels):  # names may be numbers, but others than those from 0
+        return list(labels), near
+    return [numbers[str(label)] for label in labels], near
+
+
 def dealt_out(
-    order: list[int], n_tasks: int | None, classes_per_task: int | None, base: int | None, uneven: bool
+    order: list[int],
+    n_tasks: int | None,
+    classes_per_task: int | None,
+    base: int | None,
+    uneven: bool,
+    n_meta: int = 0,
 ) -> list[list[int]]:
     """The classes of each task; each of them appears once.
 
@@ -59,6 +118,7 @@ def dealt_out(
         n_tasks, classes_per_task: one of the two.
         base: classes of the first task, `classes_per_task` being those of the others; None: as many as the others.
         uneven: whether tasks may differ in size besides.
+        n_meta: classes that are set apart and are not in `order`, for messages.
 
     Raises InputError for settings that don't go together.
 
@@ -80,6 +140,7 @@ def dealt_out(
         fits = ", ".join(map(str, divisors))
         way = "" if value > left else " (or scenario.uneven=true)"
         after = f" after the first {base} (scenario.base)" if base else ""
+        after += f" beside the {n_meta} of scenario.meta_classes" if n_meta else ""
         raise InputError(f"scenario.{key}={value}: {left} classes{after} can't be cut that way; choose {fits}{way}")
     if n_tasks:
         return [part.tolist() for part in torch.tensor(order).tensor_split(n_tasks)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
-from cl_bench.data.batches import Batch, Data
+from cl_bench.data.batches import Data
 
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
@@ -30,6 +29,7 @@ class Problem:
         class_names: what each output stands for, n_outputs of them; () where nobody said.
         view, augment: how images that a method keeps are seen, as in `Data`.
         online: whether the images come as a stream, each once, without a word of where a task ends.
+        n_meta: classes apart from those of the tasks, whose images come with the first one, see `Task`.
     """
 
     kind: Kind
@@ -42,6 +42,7 @@ class Problem:
     view: nn.Module | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     online: bool = False
+    n_meta: int = 0
 
     @property
     def n_tasks(self) -> int:
@@ -102,40 +103,12 @@ class Task:
     """What a learner is handed: the images of one task and nothing of the others.
 
     index: 0 for the first. names: its classes as the data set calls them. train, val: its images; `val` (a
-    stratified slice, may be empty) is for selection.
+    stratified slice, may be empty) is for selection. meta: of the first task, images of the classes that are set apart
+    for meta-training and are in no task, labelled from 0; None where there are none, and in later tasks.
     """
 
     index: int
     names: tuple[str, ...]
     train: Data
     val: Data
-
-
-class Scenario(LightningDataModule):
-    """The tasks in their order; test images stay here, with the runner.
-
-    tasks: one `Task` each. tests: the test images of each task.
-    """
-
-    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
-        super().__init__()
-        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
-
-    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
-        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
-        moved: dict[Tensor, Tensor] = {}
-
-        def there(data: Data) -> Data:
-            return replace(data.to(device, moved), batch_size=batch_size)
-
-        tasks = [replace(task, train=there(task.train), val=there(task.val)) for task in self.tasks]
-        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
-
-    def train_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.train.batches() for task in self.tasks]
-
-    def val_dataloader(self) -> list[Iterator[Batch]]:
-        return [task.val.batches() for task in self.tasks]
-
-    def test_dataloader(self) -> list[Iterator[Batch]]:
-        return [test.batches() for test in self.tests]
+    meta: Data | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -82,6 +83,33 @@ def read_npz(name: str, file: Path) -> Arrays:
                 allowed = "it must be a whole array of plain numbers"
                 raise InputError(f"{where}: {key} cannot be read; {allowed} ({reason(error)})") from error
     return Arrays(*arrays)
+
+
+class Plain(pickle.Unpickler):
+    """Reads lists, dictionaries, strings and numbers. Anything else in a pickle is named by a class or a function, and
+    to look that up is to run somebody's code."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise NotPlain(f"{module}.{name}")
+
+
+class NotPlain(Exception):
+    """What a pickle would have looked up."""
+
+
+def read_pickle(where: str, file: Path) -> Any:
+    """The lists, dictionaries, strings and numbers of a pickle; nothing in it is run.
+
+    Raises InputError for one that is damaged, or holds anything else.
+    """
+    try:
+        with file.open("rb") as opened:
+            return Plain(opened).load()
+    except NotPlain as error:
+        told = "only lists, strings and numbers are read, and nothing of it was run"
+        raise InputError(f"{where}: {file} holds {error}; {told}") from None
+    except Exception as error:  # pickle raises anything on a damaged file
+        raise InputError(f"{where}: {file} is damaged or no pickle; delete or replace it ({reason(error)})") from error
 
 
 def damaged(name: str, file: str | Path, error: Exception) -> str:

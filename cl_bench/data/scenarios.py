@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
-from torch import Tensor, nn
+from annotated_types import Ge, Gt, Le
+from torch import Tensor
 
 from cl_bench.config import InputError, Positive, Side
 from cl_bench.data.batches import Data
-from cl_bench.data.classes import ClassOrder, dealt_out, order_of
+from cl_bench.data.classes import ClassOrder, MetaClasses, dealt_out, order_of, set_apart
 from cl_bench.data.datasets import Dataset, load
-from cl_bench.data.problem import Kind, Problem, Scenario, Task, TrainMask
+from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.data.tasks import Fraction, Scenario, at_most, data_of, drawn, output_names, problem_of, selected, task_of
 from cl_bench.data.transforms import resize
 from cl_bench.data.views import Permute, Rotate
 from cl_bench.seeding import derive
 
-Fraction = Annotated[float, Ge(0), Lt(1)]
 Views = Annotated[int, Gt(0), Le(1000)]
 
 
@@ -34,6 +34,7 @@ def split(
     base: Positive | None = None,
     class_order: ClassOrder = "fixed",
     uneven: bool = False,
+    meta_classes: MetaClasses | None = None,
     max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
@@ -44,10 +45,12 @@ def split(
     first class of each task is output 0, the second output 1.
     base: classes of the first task, where the later ones have `classes_per_task` each.
     class_order: see `classes.order_of`.
+    meta_classes: see `classes.set_apart`; they are in no task, and their training images come with the first one.
     max_train: at most so many training images of each task, drawn from the seed, one of each class at least.
     Raises InputError when the classes can't be cut as asked.
     """
-    groups = dealt_out(order_of(dataset.class_names, class_order, seed), n_tasks, classes_per_task, base, uneven)
+    apart, order = set_apart(order_of(dataset.class_names, class_order, seed), dataset.class_names, meta_classes)
+    groups = dealt_out(order, n_tasks, classes_per_task, base, uneven, len(apart))
     sizes = [len(group) for group in groups]
     if min(sizes) == 1 and (kind != "class" or train_mask == "current"):
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
@@ -63,12 +66,16 @@ def split(
 
     names = [[dataset.class_names[label] for label in group] for group in groups]
     called = [f"task {task}" for task in range(1, 1 + len(groups))]
-    problem = _problem(kind, dataset, tuple(outputs), train_mask, _output_names(outputs, names, called))
+    problem = problem_of(kind, dataset, tuple(outputs), train_mask, output_names(outputs, names, called))
+    problem = replace(problem, n_meta=len(apart))
     tasks, tests = [], []
     for index, group in enumerate(groups):
-        train = _select(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
-        tests.append(_select(dataset.x_test, dataset.y_test, group, outputs[index], index))
-        tasks.append(_at_most(max_train, _task(index, names[index], problem, train, val_fraction, seed), seed))
+        train = selected(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
+        tests.append(selected(dataset.x_test, dataset.y_test, group, outputs[index], index))
+        tasks.append(at_most(max_train, task_of(index, names[index], problem, train, val_fraction, seed), seed))
+    if apart:
+        meta = selected(dataset.x_train, dataset.y_train, apart, range(len(apart)), 0, augment=dataset.augment)
+        tasks[0] = replace(tasks[0], meta=meta)
     return Scenario(problem, tasks, tests)
 
 
@@ -158,122 +165,20 @@ def sequence(
 
     starts = [0 if kind == "domain" else sum(counts[:i]) for i in range(len(sets))]
     outputs = tuple(tuple(range(start, start + n)) for start, n in zip(starts, counts, strict=True))
-    names = _output_names(outputs, [dataset.class_names for dataset in sets], [dataset.name for dataset in sets])
+    names = output_names(outputs, [dataset.class_names for dataset in sets], [dataset.name for dataset in sets])
     problem = Problem(kind, (channels, height, width), outputs, train_mask or "seen", class_names=names)
     tasks, tests = [], []
     for index, dataset in enumerate(sets):
 
         def prepared(x: Tensor, y: Tensor, most: int | None, key: str, index: int = index) -> Data:
-            rows = _drawn(y, most, derive(seed, f"{key} images", index), f"max_{key}")
+            rows = drawn(y, most, derive(seed, f"{key} images", index), f"max_{key}")
             x = resize(x[rows], (height, width)).expand(-1, channels, -1, -1)
-            return _data(x.contiguous(), y[rows] + starts[index], index)
+            return data_of(x.contiguous(), y[rows] + starts[index], index)
 
         train = prepared(dataset.x_train, dataset.y_train, max_train, "train")
         tests.append(prepared(dataset.x_test, dataset.y_test, max_test, "test"))
-        tasks.append(_task(index, [dataset.name], problem, train, val_fraction, seed))
+        tasks.append(task_of(index, [dataset.name], problem, train, val_fraction, seed))
     return Scenario(problem, tasks, tests)
-
-
-def _problem(
-    kind: Kind,
-    dataset: Dataset,
-    outputs: tuple[tuple[int, ...], ...],
-    train_mask: TrainMask | None,
-    class_names: tuple[str, ...],
-    view: nn.Module | None = None,
-) -> Problem:
-    c, h, w = dataset.x_train.shape[1:]
-    mask = train_mask or "seen"
-    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names, view, dataset.augment)
-
-
-def _output_names(
-    outputs: Sequence[Sequence[int]], classes: Sequence[Sequence[str]], tasks: Sequence[str]
-) -> tuple[str, ...]:
-    """What each output stands for: a class, or the first three of those that share it; with its task where several
-    outputs have classes of one name.
-
-    outputs, classes: of each task, in the same order. tasks: what each is called.
-    """
-    stands_for: dict[int, dict[str, str]] = {}
-    for task, numbers, names in zip(tasks, outputs, classes, strict=True):
-        for output, name in zip(numbers, names, strict=True):
-            stands_for.setdefault(output, {}).setdefault(name, task)
-    named = {output: "/".join([*found][:3]) + "/..." * (len(found) > 3) for output, found in sorted(stands_for.items())}
-    if len(set(named.values())) == len(named):
-        return tuple(named.values())
-    return tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
-
-
-def _data(
-    images: Tensor,
-    labels: Tensor,
-    task: int,
-    view: nn.Module | None = None,
-    augment: Callable[[Tensor], Tensor] | None = None,
-) -> Data:
-    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), view, augment)
-
-
-def _select(
-    x: Tensor,
-    y: Tensor,
-    group: Sequence[int],
-    outputs: Sequence[int],
-    task: int,
-    augment: Callable[[Tensor], Tensor] | None = None,
-) -> Data:
-    """The images whose class is in the group, labelled with the outputs that stand for it."""
-    rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
-    output_of = torch.full((int(y.max()) + 1,), -1)
-    output_of[list(group)] = torch.tensor(outputs)
-    return _data(x[rows], output_of[y[rows]], task, augment=augment)
-
-
-def _task(index: int, names: Sequence[str], problem: Problem, train: Data, val_fraction: float, seed: int) -> Task:
-    """A task with a stratified share of its images set apart for selection, of each class one at least.
-
-    Raises InputError when that leaves a class without an image to train on.
-    """
-    held_out = torch.zeros(len(train), dtype=torch.bool)
-    generator = torch.Generator().manual_seed(derive(seed, "validation", index))
-    for label in train.labels.unique() if val_fraction else []:
-        rows = (train.labels == label).nonzero().squeeze(1)
-        apart = max(round(val_fraction * len(rows)), 1)
-        if apart == len(rows):
-            which = f"its {len(rows)} images of class '{problem.class_names[label]}'"
-            raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on of {which}")
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        held_out[rows[:apart]] = True
-    val = train[held_out.nonzero().squeeze(1)]
-    if val_fraction:
-        train = train[(~held_out).nonzero().squeeze(1)]
-    return Task(index, tuple(names), train, val)
-
-
-def _at_most(max_train: int | None, task: Task, seed: int) -> Task:
-    """The task with so many of its training images, drawn from the seed anew for each; with all for None."""
-    if max_train is None:
-        return task
-    rows = _drawn(task.train.labels, max_train, derive(seed, "train images", task.index), "max_train")
-    return replace(task, train=task.train[rows])
-
-
-def _drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
-    """The rows of at most so many images, drawn from the seed, in a random order; one of each class is among them.
-
-    Raises InputError when there are more classes.
-    """
-    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    if most is None:
-        return rows
-    drawn = labels[rows]
-    first = torch.stack([(drawn == label).int().argmax() for label in labels.unique()])
-    if len(first) > most:
-        raise InputError(f"scenario.{key}={most}: fewer than one for each of {len(first)} classes")
-    later = torch.ones(len(rows), dtype=torch.bool)
-    later[first] = False
-    return rows[torch.cat([first, later.nonzero().squeeze(1)])[:most].sort()[0]]
 
 
 def _views(
@@ -295,15 +200,15 @@ def _views(
     n = dataset.n_classes
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]
     outputs = tuple(tuple(range(start, start + n)) for start in starts)
-    class_names = _output_names(outputs, [dataset.class_names] * n_tasks, names)
-    problem = _problem(kind, dataset, outputs, train_mask, class_names, view)
-    everything = _data(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
-    shared = _task(0, [], problem, everything, val_fraction, seed)
+    class_names = output_names(outputs, [dataset.class_names] * n_tasks, names)
+    problem = problem_of(kind, dataset, outputs, train_mask, class_names, view)
+    everything = data_of(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
+    shared = task_of(0, [], problem, everything, val_fraction, seed)
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
         train, val = (_as_task(data, index, start) for data in (shared.train, shared.val))
-        tests.append(_data(dataset.x_test, dataset.y_test + start, index, view=view))
-        tasks.append(_at_most(max_train, Task(index, (name,), train, val), seed))
+        tests.append(data_of(dataset.x_test, dataset.y_test + start, index, view=view))
+        tasks.append(at_most(max_train, Task(index, (name,), train, val), seed))
     return Scenario(problem, tasks, tests)
 
 

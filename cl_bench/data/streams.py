@@ -14,8 +14,8 @@ from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Data
 from cl_bench.data.classes import ClassOrder, order_of
 from cl_bench.data.datasets import Dataset
-from cl_bench.data.problem import Problem, Scenario, Task, TrainMask
-from cl_bench.data.scenarios import Fraction, _data, _problem, _task
+from cl_bench.data.problem import Problem, Task, TrainMask
+from cl_bench.data.tasks import Fraction, Scenario, data_of, problem_of, task_of
 from cl_bench.seeding import derive
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -55,7 +55,7 @@ def as_stream(scenario: Scenario, stream: Stream, seed: int) -> Scenario:
     tasks, tests = list(scenario.tasks), list(scenario.tests)
     if stream.repeat:
         tasks = twice(tasks, seed)
-        tests = tests * 2 if len(tests) == len(scenario.tasks) else tests
+        tests = tests if scenario.shared_test else tests * 2
         problem = replace(problem, outputs=problem.outputs * 2)
     tasks = [
         replace(task, train=replace(in_order(task.train, seed, task.index), updates=stream.updates_per_batch))
@@ -92,7 +92,7 @@ def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
             assert data.order is not None
             half = data[data.order[start::2]]
             half = replace(half, order=torch.arange(len(half)))
-            visits.append(replace(task, index=len(visits), train=half))
+            visits.append(replace(task, index=len(visits), train=half, meta=None if start else task.meta))
     return visits
 
 
@@ -148,18 +148,18 @@ def blurry(
 
     names = [dataset.class_names[order[place]] for place in ranks]
     came = tuple(tuple(labels[part == index].unique().tolist()) for index in range(n_tasks))
-    problem = _problem(kind, dataset, came, train_mask, tuple(names))
+    problem = problem_of(kind, dataset, came, train_mask, tuple(names))
     tasks, tests = [], []
     owner = torch.tensor([own[place] for place in ranks])  # of each output
     test_labels = outputs[dataset.y_test]
     for index in range(n_tasks):
         rows = (part == index).nonzero().squeeze(1)
-        train = _data(dataset.x_train[rows], labels[rows], index, augment=dataset.augment)
+        train = data_of(dataset.x_train[rows], labels[rows], index, augment=dataset.augment)
         called = [names[output] for output in (owner == index).nonzero().squeeze(1).tolist()]
-        task = _task(index, called, problem, train, val_fraction, seed)
+        task = task_of(index, called, problem, train, val_fraction, seed)
         tasks.append(replace(task, train=in_order(task.train, seed, index)))
         rows = (owner[test_labels] == index).nonzero().squeeze(1)
-        tests.append(_data(dataset.x_test[rows], test_labels[rows], index))
+        tests.append(data_of(dataset.x_test[rows], test_labels[rows], index))
     return Scenario(problem, tasks, tests)
 
 

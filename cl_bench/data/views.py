@@ -36,10 +36,18 @@ class Rotate(nn.Module):
         self.register_buffer("degrees", degrees, persistent=False)
 
     def forward(self, x: Tensor, task_ids: Tensor) -> Tensor:
-        angle = torch.deg2rad(self.degrees[task_ids.long()])
-        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
-        turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(
-            -1, 2, 3
-        )
-        return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
+        return turned(x, self.degrees[task_ids.long()])
+
+
+def turned(x: Tensor, degrees: Tensor) -> Tensor:
+    """Float images, shape (B, C, H, W), each turned about its centre by its own degrees, (B,), counter-clockwise and
+    bilinearly; what comes in is black.
+
+    >>> turned(torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]]), torch.tensor([90.0])).round().tolist()
+    [[[[1.0, 0.0], [0.0, 0.0]]]]
+    """
+    angle = torch.deg2rad(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
+    turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(-1, 2, 3)
+    return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)

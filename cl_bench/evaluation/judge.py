@@ -26,7 +26,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from cl_bench import files
 from cl_bench.data.batches import Batches, Data, at_once
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.or_nan import OrNaN
 from cl_bench.methods.base import Method
 from cl_bench.networks.cnn import CNN
@@ -113,7 +113,7 @@ class Judge:
     @property
     def names(self) -> dict[int, str]:
         """What the data set calls the class of each output."""
-        tasks = zip(self.problem.outputs, self.scenario.tasks, strict=True)
+        tasks = zip(self.problem.outputs, self.scenario.tasks, strict=False)  # a trial has the first ones
         return {output: name for outputs, task in tasks for output, name in zip(outputs, task.names, strict=False)}
 
     def seen(self, after: int) -> list[int]:

@@ -5,6 +5,9 @@ before any training, shape (T,). What was never measured is NaN, never 0, and so
 it. All functions describe the run so far: the first t tasks, task t being the last measured row of R.
 Formulas count tasks from 1.
 
+Where all tasks share one test set, R has one column, shape (T, 1), and b one entry. ACC is then the accuracy after
+the last task, AAA its mean over the rows that were measured; what needs an accuracy on each task is NaN.
+
 >>> R = torch.tensor([[0.90, 0.15, 0.10], [0.94, 0.88, 0.20], [0.72, 0.80, 0.92]], dtype=torch.float64)
 >>> f"{average_accuracy(R):.4f} {backward_transfer(R):.4f} {forgetting(R):.4f}"
 '0.8133 -0.1300 0.1500'
@@ -15,7 +18,6 @@ Formulas count tasks from 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -31,8 +33,18 @@ def measured(R: Tensor) -> int:
 
 
 def so_far(R: Tensor) -> Tensor:
-    """The accuracies of the tasks learned so far on each other, shape (t, t)."""
+    """The accuracies of the tasks learned so far on each other, shape (t, t); (t, 1) on a test set that all share."""
     return R[: measured(R), : measured(R)]
+
+
+def shared(R: Tensor) -> bool:
+    """Whether the tasks share one test set."""
+    return R.shape[1] < R.shape[0]
+
+
+def just_learned(R: Tensor) -> Tensor:
+    """R[j, j] for each task so far, shape (t,); NaN where they share one test set."""
+    return R.new_full((measured(R),), torch.nan) if shared(R) else so_far(R).diagonal()
 
 
 def accuracy_after(R: Tensor, t: int) -> Tensor:
@@ -53,8 +65,7 @@ def weighted_accuracy(R: Tensor, n: Tensor) -> Tensor:
 
 def backward_transfer(R: Tensor) -> Tensor:
     """BWT = mean_{j<t} (R[t, j] - R[j, j]) (Lopez-Paz and Ranzato, 2017)."""
-    R = so_far(R)
-    return (R[-1:] - R.diagonal())[:, :-1].mean()
+    return (so_far(R)[-1:] - just_learned(R))[:, :-1].mean()
 
 
 def forward_transfer(R: Tensor, b: Tensor) -> Tensor:
@@ -84,17 +95,21 @@ def first_forgetting(R: Tensor) -> Tensor:
 
 def learning_accuracy(R: Tensor) -> Tensor:
     """LA = mean_{j<=t} R[j, j] (Riemer et al., 2019)."""
-    return so_far(R).diagonal().mean()
+    return just_learned(R).mean()
 
 
 def average_incremental_accuracy(R: Tensor) -> Tensor:
     """AAA at the ends of tasks, mean_{s<=t} A_s (Rebuffi et al., 2017; Caccia et al., 2022)."""
+    if shared(R):
+        return R.nanmean()
     R = so_far(R)
     return (R.tril().sum(dim=1) / torch.arange(1, len(R) + 1, device=R.device)).mean()
 
 
 def incremental_accuracies(R: Tensor, n: Tensor) -> Tensor:
     """The accuracy on the merged test sets of tasks 1 to s, for each s up to t, of sizes n, shape (T,)."""
+    if shared(R):
+        return R.new_full((measured(R),), torch.nan)
     R, n = so_far(R), n[: measured(R)]
     return (R * n).tril().sum(dim=1) / n.cumsum(0)
 
@@ -114,8 +129,8 @@ def intransigence(R: Tensor, reference: Tensor) -> Tensor:
 
     reference: accuracy on task j of a model trained jointly on tasks 1 to j, shape (T,).
     """
-    R = so_far(R)
-    return (reference[: len(R)] - R.diagonal()).mean()
+    learned = just_learned(R)
+    return (reference[: len(learned)] - learned).mean()
 
 
 def retention(R: Tensor, separate: Tensor) -> Tensor:
@@ -124,9 +139,10 @@ def retention(R: Tensor, separate: Tensor) -> Tensor:
     separate: accuracy on task j of a network of the same shape that learned this task alone, shape (T,); a task on
     which it is never right leaves NaN.
     """
-    R = so_far(R)
-    alone = separate[: len(R)]
-    return (R[-1] / torch.where(alone > 0, alone, torch.nan)).mean() if len(R) else R.new_tensor(torch.nan)
+    alone = separate[: measured(R)]
+    if shared(R) or not len(alone):
+        return R.new_tensor(torch.nan)
+    return (so_far(R)[-1] / torch.where(alone > 0, alone, torch.nan)).mean()
 
 
 def plasticity_gap(R: Tensor, separate: Tensor) -> Tensor:
@@ -137,23 +153,11 @@ def plasticity_gap(R: Tensor, separate: Tensor) -> Tensor:
     return intransigence(R, separate)
 
 
-def growth_rate(sizes: Sequence[float]) -> float:
-    """Growth per task of what answers need, in shares of the first: (P_T - P_1) / ((T - 1) P_1); NaN before task 2.
-
-    sizes: bytes after each task so far, P_1 to P_T. 0 for one network, 1 for a network per task, more where they are
-    also connected.
-
-    >>> growth_rate([100, 200, 300]), growth_rate([100, 100])
-    (1.0, 0.0)
-    """
-    first, last = (sizes[0], sizes[-1]) if sizes else (0, 0)
-    return (last - first) / ((len(sizes) - 1) * first) if len(sizes) > 1 and first else math.nan
-
-
 class ContinualMetric(Metric):
     """Correct and given answers, counted for each pair of tasks; a subclass computes one number from them.
 
     correct, count: int64, shape (T + 1, T); row 0 is before any training, row i + 1 after task i.
+    n_tests: test sets, T of them; 1 where the tasks share it: (T + 1, 1).
     """
 
     is_differentiable = False
@@ -162,19 +166,19 @@ class ContinualMetric(Metric):
     correct: Tensor
     count: Tensor
 
-    def __init__(self, n_tasks: int) -> None:
+    def __init__(self, n_tasks: int, n_tests: int | None = None) -> None:
         super().__init__()
         for name in ("correct", "count"):
-            zeros = torch.zeros(n_tasks + 1, n_tasks, dtype=torch.int64)
+            zeros = torch.zeros(n_tasks + 1, n_tests or n_tasks, dtype=torch.int64)
             self.add_state(name, zeros, dist_reduce_fx="sum", persistent=True)
 
     def update(self, after: int, on: int, preds: Tensor, target: Tensor) -> None:
-        """Count a batch of task `on`, evaluated after learning task `after` (-1: before any training).
+        """Count a batch of test set `on`, evaluated after learning task `after` (-1: before any training).
 
         preds, target: predicted and true outputs, int64, shape (N,).
         """
-        n_tasks = self.count.shape[1]
-        if not (-1 <= after < n_tasks and 0 <= on < n_tasks):
+        n_tasks, n_tests = len(self.count) - 1, self.count.shape[1]
+        if not (-1 <= after < n_tasks and 0 <= on < n_tests):
             raise IndexError(f"no accuracy after task {after} on task {on} among {n_tasks} tasks")
         if preds.shape != target.shape:
             raise ValueError(f"{tuple(preds.shape)} predictions for {tuple(target.shape)} targets")
@@ -183,24 +187,25 @@ class ContinualMetric(Metric):
 
     @property
     def R(self) -> Tensor:
-        """Accuracy matrix, float64, shape (T, T)."""
+        """Accuracy matrix, float64, shape (T, T), or (T, 1)."""
         return self.correct[1:].double() / self.count[1:]
 
     @property
     def b(self) -> Tensor:
-        """Accuracy before any training, float64, shape (T,)."""
+        """Accuracy before any training, float64, shape (T,), or (1,)."""
         return self.correct[0].double() / self.count[0]
 
     @property
     def n(self) -> Tensor:
-        """Test images behind the last measured row of R, int64, shape (T,)."""
+        """Test images behind the last measured row of R, int64, shape (T,), or (1,)."""
         return self.count[measured(self.R)]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Copy the counts in: torchmetrics would share the checkpoint's memory, device and shape instead."""
         for name in ("correct", "count"):
             if prefix + name in state_dict:
-                getattr(self, name).copy_(state_dict.pop(prefix + name))
+                own, saved = getattr(self, name), state_dict.pop(prefix + name)
+                own.copy_(saved[: len(own), : own.shape[1]])  # a trial once had rows of tasks that it didn't learn
                 self._update_count, self._computed = 1, None  # else it warns, or answers from before loading
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -232,8 +237,8 @@ class AccuracyAfter(ContinualMetric):
     classes_per_task: new classes in each task, T of them.
     """
 
-    def __init__(self, k: int, classes_per_task: Sequence[int]) -> None:
-        super().__init__(len(classes_per_task))
+    def __init__(self, k: int, classes_per_task: Sequence[int], n_tests: int | None = None) -> None:
+        super().__init__(len(classes_per_task), n_tests)
         seen = list(accumulate(classes_per_task))
         self.tasks = seen.index(k) + 1 if k in seen else 0
 
@@ -306,8 +311,8 @@ class Intransigence(ContinualMetric):
 
     higher_is_better = False
 
-    def __init__(self, reference: Sequence[float]) -> None:
-        super().__init__(len(reference))
+    def __init__(self, reference: Sequence[float], n_tests: int | None = None) -> None:
+        super().__init__(len(reference), n_tests)
         self.reference = tuple(reference)
 
     def compute(self) -> Tensor:
@@ -316,29 +321,32 @@ class Intransigence(ContinualMetric):
 
 
 def continual_metrics(
-    n_tasks: int, classes_per_task: Sequence[int], reference: Sequence[float] | None = None
+    n_tasks: int,
+    classes_per_task: Sequence[int],
+    reference: Sequence[float] | None = None,
+    n_tests: int | None = None,
 ) -> MetricCollection:
     """Every metric of a run under its short name, one shared state: a batch is counted once.
 
-    classes_per_task: new classes in each task. reference: see `intransigence`.
+    classes_per_task: new classes in each task. reference: see `intransigence`. n_tests: see `ContinualMetric`.
     """
     for name, per_task in (("classes_per_task", classes_per_task), ("reference", reference)):
         if per_task is not None and len(per_task) != n_tasks:
             raise ValueError(f"{name} has {len(per_task)} entries for {n_tasks} tasks")
     metrics: dict[str, Metric | MetricCollection] = {
-        "ACC": AverageAccuracy(n_tasks),
-        "BWT": BackwardTransfer(n_tasks),
-        "FWT": ForwardTransfer(n_tasks),
-        "forgetting": Forgetting(n_tasks),
-        "first_forgetting": FirstForgetting(n_tasks),
-        "LA": LearningAccuracy(n_tasks),
-        "AAA": AverageIncrementalAccuracy(n_tasks),
-        "weighted_ACC": WeightedAccuracy(n_tasks),
-        "weighted_AAA": WeightedIncrementalAccuracy(n_tasks),
-        "later_AAA": LaterIncrementalAccuracy(n_tasks),
+        "ACC": AverageAccuracy(n_tasks, n_tests),
+        "BWT": BackwardTransfer(n_tasks, n_tests),
+        "FWT": ForwardTransfer(n_tasks, n_tests),
+        "forgetting": Forgetting(n_tasks, n_tests),
+        "first_forgetting": FirstForgetting(n_tasks, n_tests),
+        "LA": LearningAccuracy(n_tasks, n_tests),
+        "AAA": AverageIncrementalAccuracy(n_tasks, n_tests),
+        "weighted_ACC": WeightedAccuracy(n_tasks, n_tests),
+        "weighted_AAA": WeightedIncrementalAccuracy(n_tasks, n_tests),
+        "later_AAA": LaterIncrementalAccuracy(n_tasks, n_tests),
     }
     boundaries = set(accumulate(classes_per_task))
-    metrics |= {f"A{k}": AccuracyAfter(k, classes_per_task) for k in (5, 10) if k in boundaries}
+    metrics |= {f"A{k}": AccuracyAfter(k, classes_per_task, n_tests) for k in (5, 10) if k in boundaries}
     if reference is not None:
-        metrics["intransigence"] = Intransigence(reference)
+        metrics["intransigence"] = Intransigence(reference, n_tests)
     return MetricCollection(metrics, compute_groups=[list(metrics)])

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from cl_bench.data.batches import NO_TASK, Batch
 from cl_bench.data.problem import masked
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.metrics import (
     AccuracyAfter,
     AccuracyMatrix,
@@ -25,7 +26,7 @@ from cl_bench.record import to_json
 
 
 class Scores(NamedTuple):
-    """Fields of `record.Results`: None where nothing was measured."""
+    """Fields of `record.Results`: None where nothing was measured. A shared test set is one column of R."""
 
     R: list[list[float | None]]
     b: list[float | None]
@@ -48,7 +49,8 @@ class Score(nn.Module):
     """The accuracy matrix of a run and every metric on it; its state is its counts.
 
     With classes to be told apart across tasks it counts a second matrix, of the same run with the task given
-    (only the task's own outputs may answer): a different quantity, kept under a different name.
+    (only the task's own outputs may answer): a different quantity, kept under a different name. Where the test images
+    are of no task there is none.
 
     references: for the metrics that compare with them.
     """
@@ -60,32 +62,50 @@ class Score(nn.Module):
         super().__init__()
         self.separate = references.separate
         self.scenario, self.problem = scenario, scenario.problem
+        self.has_own = self.problem.kind == "class" and not any(NO_TASK in test.task_ids for test in scenario.tests)
+        n_tasks, n_tests = len(scenario.tasks), len(scenario.tests)
         # A5 and A10, after 5 and 10 classes, mean something only where classes are told apart across tasks
-        classes = [len(outputs) if self.problem.kind == "class" else 0 for outputs in self.problem.outputs]
-        self.metrics = continual_metrics(self.problem.n_tasks, classes, references.joint)
-        self.own = AccuracyMatrix(self.problem.n_tasks)
+        told_apart = self.problem.kind == "class" and not scenario.shared_test
+        classes = [len(outputs) if told_apart else 0 for outputs in self.problem.outputs[:n_tasks]]
+        self.metrics = continual_metrics(n_tasks, classes, references.joint, n_tests)
+        self.own = AccuracyMatrix(n_tasks, n_tests)
         self.or_nan = OrNaN()
 
     @torch.no_grad()
     def measure(self, method: Method, after: int) -> None:
-        """Counts right answers on every task, after learning task `after` (-1: before any training)."""
+        """Counts right answers on every test set, after learning task `after` (-1: before any training)."""
         method.eval()
         rule = self.problem.rules["baseline" if after < 0 else "evaluation"]
         allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
-        given = self.problem.kind == "task"
-        for task, batches in enumerate(self.scenario.test_dataloader()):
+        for test, batches in enumerate(self.scenario.test_dataloader()):
             for batch in batches:
-                logits = method(batch.x, index=task if given else None)
-                answer = masked(logits, allowed[task].to(logits.device)).argmax(1)
-                self.metrics.update(after, task, answer, batch.y)
-                if self.problem.kind == "class":
-                    answer = masked(logits, own[task].to(logits.device)).argmax(1)
-                    self.own.update(after, task, answer, batch.y)
+                task = self.tasks(batch, test)
+                logits = self.logits(method, batch, test)
+                answer = masked(logits, allowed.to(logits.device)[task]).argmax(1)
+                self.metrics.update(after, test, answer, batch.y)
+                if self.has_own:
+                    answer = masked(logits, own.to(logits.device)[task]).argmax(1)
+                    self.own.update(after, test, answer, batch.y)
+
+    def tasks(self, batch: Batch, test: int) -> Any:
+        """The task of all images of a mini-batch of a test set, or of each where the tasks share it, int64 (B,)."""
+        return batch.task_ids.long() if self.scenario.shared_test else test
+
+    def logits(self, method: Method, batch: Batch, test: int) -> Tensor:
+        """The answers to a mini-batch of a test set; in task-incremental learning with the task of each image given."""
+        if self.problem.kind != "task":
+            return method(batch.x)
+        if not self.scenario.shared_test:
+            return method(batch.x, index=test)
+        parts = {task: (batch.task_ids == task).nonzero().squeeze(1) for task in batch.task_ids.unique().tolist()}
+        found = torch.cat([method(batch.x[rows], index=task) for task, rows in parts.items()])
+        return found[torch.cat([*parts.values()]).argsort()]
 
     @torch.no_grad()
     def on_stream(self, method: Method, index: int, came: Tensor) -> float:
         """Accuracy in the middle of a stream, on the test images of what came: of these outputs, or of the tasks up to
-        `index` where outputs are not told apart across tasks.
+        `index` where outputs are not told apart across tasks. Of a test set that all tasks share, domain-incremental
+        learning has all of it from the beginning.
 
         came: bool (n_outputs,).
         """
@@ -96,10 +116,13 @@ class Score(nn.Module):
             among, tests = came, self.scenario.tests
         right, given = came.new_zeros(2, dtype=torch.int64)
         with eval_mode(method):
-            for task, test in enumerate(tests):
-                for batch in test.batches():
-                    logits = method(batch.x, index=task if problem.kind == "task" else None)
+            for test, data in enumerate(tests):
+                for batch in data.batches():
+                    task = self.tasks(batch, test)
+                    logits = self.logits(method, batch, test)
                     counted = among[batch.y]
+                    if problem.kind == "task":
+                        counted = counted & (task <= index)
                     right += (counted & (masked(logits, allowed[task] & among).argmax(1) == batch.y)).sum()
                     given += counted.sum()
         return float(right.double() / given)
@@ -133,7 +156,7 @@ class Score(nn.Module):
         return Scores(
             R=with_none(counts.R),
             b=with_none(counts.b),
-            R_task_masked=with_none(self.own.R) if self.problem.kind == "class" else None,
+            R_task_masked=with_none(self.own.R) if self.has_own else None,
             n_test=[len(test) for test in self.scenario.tests],
             metrics=to_json({name: values[name] for name in sorted(values, key=self.order)}),
         )

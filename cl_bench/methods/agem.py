@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
-from cl_bench.methods.parts.memory import Budget, Memory
+from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
@@ -20,13 +22,17 @@ class AGEM(Classifier):
     g - (<g, r> / <r, r>) r: the vector nearest to g that doesn't raise the loss on memory (equation 11).
 
     r is the gradient of the mean loss on images drawn from the memories of all old tasks, anew at every step. A
-    memory is drawn from its task when that ends. The promise is about the gradient: plain SGD follows it, while
-    momentum and Adam turn away from it.
+    memory is drawn from its task when that ends. In a stream the memory is a reservoir of all images that came, and so
+    r speaks for all of them. The promise is about the gradient: plain SGD follows it, while momentum and Adam turn away
+    from it.
 
     Args:
-        memory: images kept; in total, the same number of each class.
+        memory: images kept; in total, the same number of each class. In a stream any of all images, each with the same
+            chance, counted in total.
         n_replay: images of memory in each step.
     """
+
+    needs_borders: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -38,7 +44,7 @@ class AGEM(Classifier):
         n_replay: Positive = 256,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Memory(memory, problem)
+        self.memory = Reservoir(memory.places(problem), problem) if problem.online else Memory(memory, problem)
         self.n_replay = n_replay
 
     def learn(self, task: Task, fit: Fit) -> None:
@@ -54,6 +60,7 @@ class AGEM(Classifier):
             g = project(g, r)
         follow(g, parameters)
         optimizers.step()
+        self.memory.after_step(batch)
         return {"loss": loss.detach()}
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from cl_bench.config import NonNegative, Positive, Share
+from cl_bench.config import InputError, NonNegative, Positive, Share
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.parts.importance import fisher
+from cl_bench.methods.parts.countdown import countdown
+from cl_bench.methods.parts.importance import RunningFisher, fisher
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
@@ -23,15 +24,23 @@ class EWC(Classifier):
     F_k is the diagonal of the Fisher information at the end of task k, the mean over its images. The sum over k
     is kept as one quadratic with the same gradient, so memory and time don't grow with the tasks.
 
+    Nobody says where a task ends in a stream. There F is a moving average over mini-batches ("EWC++", Chaudhry et al.,
+    2018), and every `consolidate_every` of them the latest weights and this average become the anchor and its F.
+
     Args:
         strength: lambda; higher forgets less and learns less.
         online: instead of every task's own anchor, one anchor (the latest weights) and F = decay F + F_k (Schwarz et
             al., 2018).
         decay: share of the old F that is kept at each task.
+        consolidate_every: mini-batches after which the online form moves its anchor; None: when a task ends. `decay`,
+            `fisher_labels` and `fisher_samples` are of the Fisher information at that end, and no others.
+        fisher_rate: share of the newest mini-batch in the moving average.
         fisher_labels: expectation over all labels under the network's own prediction (exact), one label drawn from it
             (sampled), or the true one (empirical).
         fisher_samples: images used for F, None for all.
     """
+
+    needs_borders: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -42,25 +51,54 @@ class EWC(Classifier):
         strength: NonNegative = 1000.0,
         online: bool = False,
         decay: Share = 1.0,
+        consolidate_every: Positive | None = None,
+        fisher_rate: Share = 0.9,
         fisher_labels: Literal["exact", "sampled", "empirical"] = "exact",
         fisher_samples: Positive | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)
+        if problem.online and not online:
+            raise InputError(
+                "method.online=false: has an anchor for each task, and scenario.passes=online tells nobody where one "
+                "ends; set method.online=true"
+            )
+        if consolidate_every and not online:
+            raise InputError(
+                f"method.consolidate_every={consolidate_every}: moves the one anchor of online EWC; set "
+                "method.online=true"
+            )
         self.strength, self.online, self.decay = strength, online, decay
         self.fisher_labels: Literal["exact", "sampled", "empirical"] = fisher_labels
         self.fisher_samples = fisher_samples
         self.penalty = QuadraticPenalty(self.weights)
+        self.countdown = countdown(consolidate_every, problem)
+        self.running = RunningFisher(self.weights.values(), fisher_rate) if self.countdown else None
+
+    @property
+    def anchored(self) -> bool:
+        """Whether there is an anchor yet to be pulled to."""
+        return self.countdown.passed if self.countdown else self.index > 0
 
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
+        if self.countdown:
+            return
         if self.online:
             self.penalty.replace(self.weights, self.fisher(task.train), decay=self.decay)
         else:
             self.penalty.add(self.weights, self.fisher(task.train))
 
+    def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
+        logs = super().train_step(batch, optimizers, **given)
+        if self.countdown and self.running is not None and not batch.updates_left:
+            self.running.observe(self.network, batch, self.active)
+            if self.countdown.ends(batch):
+                self.penalty.replace(self.weights, dict(zip(self.weights, self.running, strict=True)), decay=0.0)
+        return logs
+
     def loss(self, batch: Batch) -> Tensor:
         loss = super().loss(batch)
-        if self.index > 0:
+        if self.anchored:
             loss = loss + self.strength / 2 * self.penalty(self.weights)
         return loss
 

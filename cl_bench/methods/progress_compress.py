@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,7 @@ class ProgressCompress(EWC):
     """
 
     n_phases = 2
+    needs_borders: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from cl_bench.config import NonNegative, Positive, Rate, Share
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Fit
-from cl_bench.methods.parts.importance import fisher
+from cl_bench.methods.parts.importance import RunningFisher
 from cl_bench.methods.si import SI
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
@@ -37,6 +38,8 @@ class RWalk(SI):
         interval: delta t, in mini-batches.
     """
 
+    needs_borders: ClassVar[bool] = True  # the score of a task joins those of the tasks before
+
     def __init__(
         self,
         problem: Problem,
@@ -49,9 +52,9 @@ class RWalk(SI):
         interval: Positive = 10,
     ) -> None:
         super().__init__(problem, network, optimizer, strength=strength, damping=damping)
-        self.fisher_rate, self.interval = fisher_rate, interval
+        self.interval = interval
         weights = self.weights.values()
-        self.fisher = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in weights)
+        self.fisher = RunningFisher(weights, fisher_rate)
         self.score = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in weights)
         self.task_score = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in weights)
         self.start = nn.ParameterList(nn.Parameter(p.detach().clone(), False) for p in weights)
@@ -67,7 +70,7 @@ class RWalk(SI):
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         if self.step_index % self.interval == 0:
             self.end_interval()
-            self.observe(batch)
+            self.fisher.observe(self.network, batch, self.active)
         return super().train_step(batch, optimizers)
 
     @torch.no_grad()
@@ -78,14 +81,6 @@ class RWalk(SI):
             score += (w / (f / 2 * (weight - start).square() + self.damping)).relu()
             start.copy_(weight)
             w.zero_()
-
-    def observe(self, batch: Batch) -> None:
-        """Moves F towards the Fisher information of the mini-batch."""
-        with torch.autocast(batch.x.device.type, enabled=False):  # squares summed in half precision lose digits
-            batches = [(batch.x, batch.y)]
-            new = fisher(self.network, batches, self.active, labels="empirical")
-        for name, f in zip(self.weights, self.fisher, strict=True):
-            f.lerp_(new[name], self.fisher_rate)
 
     def importance(self) -> dict[str, Tensor]:
         """F + s, each in [0, 1], for every parameter of the network."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from cl_bench.config import NonNegative, Rate
+from cl_bench.config import NonNegative, Positive, Rate
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.parts.countdown import countdown
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
@@ -23,10 +26,15 @@ class SI(Classifier):
     included. At its end Omega_j grows by [w_j / (D_j^2 + damping)]+ with D_j = theta_j - theta*_j (equation 5); a
     weight that made things worse doesn't count. Then theta* = theta and w = 0.
 
+    In a stream nobody says where a task ends: every `consolidate_every` mini-batches stand for one.
+
     Args:
         strength: c; higher forgets less and learns less.
         damping: xi; higher makes weights that moved little count less.
+        consolidate_every: mini-batches after which Omega grows, theta* = theta and w = 0; None: when a task ends.
     """
+
+    needs_borders: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -36,14 +44,26 @@ class SI(Classifier):
         *,
         strength: NonNegative = 1.0,
         damping: Rate = 1e-3,
+        consolidate_every: Positive | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.strength, self.damping = strength, damping
         self.penalty = QuadraticPenalty(self.weights)
         self.path = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in self.weights.values())
+        self.countdown = countdown(consolidate_every, problem)
+
+    @property
+    def anchored(self) -> bool:
+        """Whether there is an anchor yet to be pulled to."""
+        return self.countdown.passed if self.countdown else self.index > 0
 
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
+        if not self.countdown:
+            self.consolidate()
+
+    def consolidate(self) -> None:
+        """The importance takes in the path so far, and another path begins here."""
         self.penalty.replace(self.weights, self.importance())
         for w in self.path:
             w.zero_()
@@ -54,7 +74,7 @@ class SI(Classifier):
         loss = self.loss(batch)
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
         total = gradient
-        if self.index > 0:
+        if self.anchored:
             total = self.penalty.added_to(gradient, self.weights, self.strength)
         for weight, g in zip(weights, total, strict=True):
             weight.grad = g
@@ -62,6 +82,8 @@ class SI(Classifier):
         with torch.no_grad():
             moved = torch._foreach_sub(weights, before)  # pyright: ignore
             torch._foreach_addcmul_(list(self.path), gradient, moved, value=-1)  # pyright: ignore
+        if self.countdown and self.countdown.ends(batch):
+            self.consolidate()
         return {"loss": loss.detach()}  # without the pull: nothing else needs its value, as dear as its gradient
 
     @torch.no_grad()

@@ -117,9 +117,11 @@ class Configuration:
     def matrix(
         self, tasks: Sequence[int] | None = None, after: Sequence[int] | None = None
     ) -> list[list[float | None]]:
-        """R after and on these tasks (None: all; after: on the same), averaged over the seeds."""
+        """R after and on these tasks (None: all; after: on the same), averaged over the seeds. A test set that all
+        tasks share is one column."""
         tasks = range(self.n_tasks) if tasks is None else tasks
-        cells = [[[run.R[i][j] for run in self.runs] for j in tasks] for i in (tasks if after is None else after)]
+        columns = [0] if self.runs[0].shared_test else tasks
+        cells = [[[run.R[i][j] for run in self.runs] for j in columns] for i in (tasks if after is None else after)]
         return [[None if None in cell else math.fsum(cell) / len(cell) for cell in row] for row in cells]  # type: ignore[arg-type]
 
 
@@ -127,13 +129,14 @@ class Configuration:
 class Benchmark:
     """Configurations that answer the same question: a data set, cut the same way, evaluated under the same mask.
 
-    protocols: by a short name, in what they differ.
+    shared_test: whether all tasks share one test set. protocols: by a short name, in what they differ.
     """
 
     dataset: str
     scenario: str
     n_tasks: int
     mask: str
+    shared_test: bool
     configurations: list[Configuration]
     protocols: dict[str, dict[str, str]]
 
@@ -179,10 +182,10 @@ def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
     for run in runs:
         if run.finished:
             together.setdefault(run.identity, []).append(run)
-    tables: dict[tuple[str, str, int, str], list[Configuration]] = {}
+    tables: dict[tuple[str, str, int, str, bool], list[Configuration]] = {}
     for group in together.values():
         first = group[0]
-        place = (first.dataset, first.scenario, first.n_tasks, first.results.masks.evaluation)
+        place = (first.dataset, first.scenario, first.n_tasks, first.results.masks.evaluation, first.shared_test)
         tables.setdefault(place, []).append(Configuration(group))
     return [Benchmark(*place, found, tell_apart(found)) for place, found in sorted(tables.items())]
 

@@ -73,12 +73,12 @@ class MatrixCell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """The accuracies of a configuration; after, tasks: the numbers of its rows and columns, from 1."""
+    """The accuracies of a configuration; after: the numbers of its rows, from 1. tasks: the heads of its columns."""
 
     id: str
     label: str
     after: list[int]
-    tasks: list[int]
+    tasks: list[str]
     cells: list[list[MatrixCell]]
 
 
@@ -119,6 +119,7 @@ class Content:
     id: str
     title: str
     mask: str
+    shared_test: bool
     seeds: list[int]
     runs: int
     protocols: Mapping[str, Mapping[str, str]]

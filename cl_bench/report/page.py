@@ -145,7 +145,7 @@ class Section:
             rank = ranks[configuration.method] = ranks.get(configuration.method, -1) + 1
             self.styles[configuration] = Style.of(methods.index(configuration.method), rank)
         self.drawn = self.all if len(self.all) <= FEW else best_of_methods(self.all)
-        self.plots = Plots(self.drawn, numbers, self.styles, methods, benchmark.n_tasks)
+        self.plots = Plots(self.drawn, numbers, self.styles, methods, benchmark.n_tasks, benchmark.shared_test)
         self.samples = [sample for configuration in self.drawn if (sample := self.sample(configuration))]
         self.left_out = max(0, len(self.samples) - pictures)
         self.samples = self.samples[:pictures]
@@ -181,6 +181,7 @@ class Section:
             id=id,
             title=self.benchmark.title,
             mask=self.benchmark.mask,
+            shared_test=self.benchmark.shared_test,
             seeds=sorted({run.seed for run in self.benchmark.runs}),
             runs=len(self.benchmark.runs),
             protocols=self.benchmark.protocols,
@@ -224,17 +225,18 @@ class Section:
         """The mean accuracies on these tasks after them, of many after some of those that were measured."""
         after = measured_rows(configuration.matrix(), MATRIX) if len(tasks) < configuration.n_tasks else tasks
         R = configuration.matrix(tasks, after)
+        columns = [0] if self.benchmark.shared_test else tasks
         cells = [
             [
                 MatrixCell("", None, j > i)
                 if value is None
                 else MatrixCell(f"{100 * value:.0f}", f"{value:.3f}", j > i)
-                for j, value in zip(tasks, row, strict=True)
+                for j, value in zip(columns, row, strict=True)
             ]
             for i, row in zip(after, R, strict=True)
         ]
-        rows, columns = ([task + 1 for task in some] for some in (after, tasks))
-        return Matrix(self.numbers[configuration], configuration.label, rows, columns, cells)
+        heads = ["all"] if self.benchmark.shared_test else [str(task + 1) for task in tasks]
+        return Matrix(self.numbers[configuration], configuration.label, [task + 1 for task in after], heads, cells)
 
     def rows(self, columns: Sequence[Column]) -> list[Row]:
         best = {column: best_of(self.all, column) for column in columns}

@@ -40,6 +40,7 @@ class Plots:
     styles: Mapping[Configuration, Style]
     methods: Sequence[str]
     n_tasks: int
+    shared_test: bool = False
 
     def series(self, configuration: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
         alone = sum(other.brief == configuration.brief for other in self.drawn) == 1
@@ -51,12 +52,12 @@ class Plots:
         )
 
     def over_tasks(self) -> Figure | None:
-        """Mean accuracy on the tasks seen so far, after each task."""
+        """Mean accuracy on the tasks seen so far, or on the test set that all share, after each task."""
         return self.along_tasks(
             "Accuracy against task",
             "after learning task",
-            "accuracy on tasks so far, %",
-            "Mean over the tasks seen so far.",
+            "accuracy, %" if self.shared_test else "accuracy on tasks so far, %",
+            "On the test set that all tasks share." if self.shared_test else "Mean over the tasks seen so far.",
             ACC,
             {configuration: configuration.accuracies() for configuration in self.drawn},
         )

@@ -32,7 +32,7 @@ class Run:
     """One results.json.
 
     config: every value that has an effect on the numbers, by its dotted key, without the seed.
-    R: accuracies, shape (T, T), None for what was not measured.
+    R: accuracies, shape (T, T), None for what was not measured; (T, 1) on a test set that all tasks share.
     """
 
     folder: Path
@@ -60,6 +60,10 @@ class Run:
         return len(self.R)
 
     @property
+    def shared_test(self) -> bool:
+        return self.results.shared_test
+
+    @property
     def tasks_done(self) -> int:
         return len(self.results.tasks)
 
@@ -67,7 +71,7 @@ class Run:
     def identity(self) -> Hashable:
         """Equal for runs that differ in their seed alone."""
         values = {key: as_typed(value) for key, value in self.config.items()}
-        names = [self.dataset, self.scenario, self.method, self.n_tasks]
+        names = [self.dataset, self.scenario, self.method, self.n_tasks, self.shared_test]
         return json.dumps([values, asdict(self.results.masks), names], sort_keys=True)
 
     @cached_property
@@ -104,7 +108,8 @@ class Run:
         return [found.get(task) for task in range(self.n_tasks)]
 
     def accuracies(self) -> list[float | None]:
-        """Mean accuracy on the tasks seen so far, after each task; None where one of them was not measured."""
+        """Mean accuracy on the tasks seen so far, or on the test set that all share, after each task; None where one of
+        them was not measured."""
         seen = [row[: after + 1] for after, row in enumerate(self.R)]
         return [None if None in row else math.fsum(row) / len(row) for row in seen]  # type: ignore[arg-type]
 

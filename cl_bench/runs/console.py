@@ -24,7 +24,7 @@ def show(results: Results, folder: Path, console: Console | None = None) -> None
     def cell(value: float | None) -> str:
         return "·" if value is None else f"{value:.3f}"
 
-    T = len(results.classes)
+    T, shared = len(results.classes), results.shared_test
     tasks = thinned(T, MOST_SHOWN) if T > MOST_TASKS else list(range(T))
     names = {task: " ".join(results.classes[task]) for task in tasks}
     heads, legend = list(names.values()), ""
@@ -35,17 +35,19 @@ def show(results: Results, folder: Path, console: Console | None = None) -> None
         legend = "tasks: " + ", ".join(f"{task + 1} {name}" for task, name in brief.items())
         heads = [str(task + 1) for task in tasks]
     console = console or Console()
+    heads, columns = (["all tasks"], [0]) if shared else (heads, tasks)
     console.width = max(
         console.width, 7 * len(heads) + 8 + len(str(T))
     )  # a number is never cut, in a narrow log neither
-    console.print(f"{results.name}: accuracy on each task", style="bold", highlight=False, markup=False)
+    on = "the test set of all tasks" if shared else "each task"
+    console.print(f"{results.name}: accuracy on {on}", style="bold", highlight=False, markup=False)
     matrix = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     matrix.add_column("after", justify="right", no_wrap=True)
     for head in heads:
         matrix.add_column(Text(head), justify="right")
-    matrix.add_row("start", *(cell(results.b[task]) for task in tasks), style="dim")
+    matrix.add_row("start", *(cell(results.b[j]) for j in columns), style="dim")
     for i in measured_rows(results.R, MOST_SHOWN) if T > MOST_TASKS else tasks:
-        values = {j: cell(results.R[i][j]) for j in tasks}
+        values = {j: cell(results.R[i][j]) for j in columns}
         matrix.add_row(f"task {i + 1}", *(text if j <= i else f"[dim]{text}[/dim]" for j, text in values.items()))
     console.print(matrix)
     if len(tasks) < T:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -38,7 +39,8 @@ def draw_results(results: Results, folder: Path) -> None:
     """Every figure that results.json has the numbers for."""
     labels = task_labels(results.classes)
     names = [as_text(name) for name in results.class_names]
-    accuracy_matrix(results.R, labels, folder / "accuracy_matrix.png")
+    if not results.shared_test:
+        accuracy_matrix(results.R, labels, folder / "accuracy_matrix.png")
     accuracy_over_tasks(results.R, labels, folder / "accuracy_over_tasks.png")
     noted = {labels[record.task]: record.diagnostics for record in results.tasks}
     if any(value is not None for record in results.tasks for value in record.of_plasticity.values()):
@@ -105,15 +107,19 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
 
 
 def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
-    """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far.
+    """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far; or how that
+    on the one test set does.
 
-    R, labels: as for `accuracy_matrix`.
+    R, labels: as for `accuracy_matrix`, or shape (T, 1).
     """
     T = len(R)
     figure = Figure(figsize=(6.4 + wide(T), 4.2), layout="constrained")
     axes = figure.add_subplot()
-    curves(axes, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
+    accuracy_curves(axes, R, labels)
     as_shares(axes)
+    if len(R[0]) < T:
+        axes.set(ylabel="accuracy", title="Accuracy on the test set of all tasks")
+        return save(figure, path)
     some = f" ({MOST_TASKS} of {T} tasks, mean over all)" if T > MOST_TASKS else ""
     axes.set(ylabel="accuracy", title=f"Accuracy on each task{some}")
     if T <= MOST_TASKS:
@@ -121,6 +127,13 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
     else:
         colourbar(figure, axes, T, "task")
     save(figure, path)
+
+
+def accuracy_curves(axes: Axes, R: Matrix, labels: Sequence[str]) -> None:
+    """The accuracy on each task since it was learned, and their mean; or that on the test set that all tasks share."""
+    if len(R[0]) < len(R):
+        return curves(axes, np.array(R, dtype=float), np.full(len(R), np.nan), labels, ["all tasks"], "")
+    curves(axes, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
 
 
 def once_learned(R: Matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -196,7 +209,7 @@ def mergan_score_over_tasks(
     T, K = table.shape
     figure = Figure(figsize=(12.4 + 2 * wide(T), 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    curves(left, *once_learned(R), labels, [f"task {label}" for label in labels], "mean of tasks seen")
+    accuracy_curves(left, R, labels)
     left.set(title="learner on real test images (ACC)", ylabel="accuracy")
     curves(
         right,
@@ -209,7 +222,7 @@ def mergan_score_over_tasks(
     right.set(title="classifier of real images on generated ones (MeRGAN score)", ylabel="accuracy")
     right.yaxis.set_tick_params(labelleft=True)
     as_shares(left)
-    for axes, n in ((left, T), (right, K)):
+    for axes, n in ((left, len(R[0])), (right, K)):
         if n <= 2 * LEGEND_ROWS:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=1 + n // LEGEND_ROWS, fontsize=8, frameon=False)
         else:

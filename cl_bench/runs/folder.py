@@ -258,11 +258,11 @@ def _write_accuracy(file: Path, results: Results) -> None:
         tables = {results.masks.evaluation: results.R}
         if results.R_task_masked:
             tables["own"] = results.R_task_masked
-        for on, accuracy in enumerate(results.b):
+        for on, n, accuracy in zip(results.tests, results.n_test, results.b, strict=False):
             if accuracy is not None:
-                rows.writerow([-1, on, results.masks.baseline, accuracy, results.n_test[on]])
+                rows.writerow([-1, on, results.masks.baseline, accuracy, n])
         for mask, table in tables.items():
             for after, row in enumerate(table):
-                for on, accuracy in enumerate(row):
+                for on, n, accuracy in zip(results.tests, results.n_test, row, strict=False):
                     if accuracy is not None:
-                        rows.writerow([after, on, mask, accuracy, results.n_test[on]])
+                        rows.writerow([after, on, mask, accuracy, n])

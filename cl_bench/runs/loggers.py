@@ -133,7 +133,7 @@ def measured(results: Results) -> dict[str, float]:
     record = results.tasks[-1]
     noted: dict[str, Any] = to_json(record.diagnostics)
     values = {
-        **{f"accuracy/{task}": value for task, value in enumerate(results.R[record.task])},
+        **{f"accuracy/{test}": value for test, value in zip(results.tests, results.R[record.task], strict=True)},
         **results.metrics,
         "seconds": record.seconds,
         "bytes_kept": record.bytes_kept,

@@ -179,8 +179,11 @@ class RunProgress:
         """What is done outside of training."""
         self._what, self._loss = what, ""
 
-    def end_task(self, index: int, accuracies: Sequence[float | None], seconds: float) -> None:
-        """A task was learned in so many seconds, and measured on all tasks so far; None where it wasn't."""
+    def end_task(
+        self, index: int, accuracies: Sequence[float | None], seconds: float, *, shared_test: bool = False
+    ) -> None:
+        """A task was learned in so many seconds, and measured on all tasks so far, or on the one test set that all
+        share; None where it wasn't."""
         if not self._plan:
             return
         trained = sum(phase.seconds for phase in self._plan.tasks[index])
@@ -188,7 +191,9 @@ class RunProgress:
         measured = [accuracy for accuracy in accuracies if accuracy is not None]
         mean = sum(measured) / len(accuracies)
         whole = len(measured) == len(accuracies)
-        known = f"accuracy {measured[-1]:.3f}, of all so far {mean:.3f}" if whole else "not measured yet"
+        known = "not measured yet"
+        if whole:
+            known = f"accuracy {measured[-1]:.3f}" + (f", of all so far {mean:.3f}" if not shared_test else "")
         self.print(f"task {index + 1} of {len(self._plan.tasks)}: {known}; {seconds:.1f} s")
 
     def print(self, line: str) -> None:

@@ -15,11 +15,12 @@ import torch
 
 from cl_bench.config import Stopped
 from cl_bench.config.names import name_of, place
-from cl_bench.data.problem import Scenario, Task
+from cl_bench.data.problem import Task
 from cl_bench.data.streams import first_places
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.judge import Judge, generated_metrics
-from cl_bench.evaluation.metrics import growth_rate
 from cl_bench.evaluation.scores import References, Score
+from cl_bench.evaluation.sizes import growth_rate
 from cl_bench.evaluation.streams import stream_metrics
 from cl_bench.methods.base import Learner, Method, bytes_of
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
@@ -73,7 +74,7 @@ class Recorder:
         self.judge = Judge(scenario, place(settings["output_root"], "output_root") / ".judge")
         self.records: list[TaskRecord] = []
         self.lines: list[str] = []  # the same as JSON: a checkpoint holds no classes
-        n_tasks = len(scenario.tests)
+        n_tasks = len(scenario.tasks)
         every = settings.get("measure_every", 1)
         self.measured = {*range(every - 1, n_tasks, every), n_tasks - 1}  # tasks after which all are measured
         self.written = set(thinned(n_tasks))  # and those after which results.json is written
@@ -128,12 +129,12 @@ class Recorder:
         )
 
     def tasks_left(self) -> Sequence[Task]:
-        """The tasks that are not recorded yet; a trial may learn the first ones only."""
-        return self.scenario.tasks[len(self.records) : len(self.scenario.tests)]
+        """The tasks that are not recorded yet."""
+        return self.scenario.tasks[len(self.records) :]
 
     def plan(self) -> Plan:
         """What is known of the run's length, by the tasks learned so far."""
-        sizes = [len(task.train) for task in self.scenario.tasks[: len(self.scenario.tests)]]
+        sizes = [len(task.train) for task in self.scenario.tasks]
         plan = Plan(sizes, self.method.n_phases, self.fit.batch_size)
         for record in self.records:
             plan.begin_task(record.task)
@@ -197,7 +198,8 @@ class Recorder:
         state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
-            self.fit.progress.end_task(index, results.R[index][: index + 1], seconds)
+            shared = self.scenario.shared_test
+            self.fit.progress.end_task(index, results.R[index][: index + 1], seconds, shared_test=shared)
 
     def generated(self, index: int) -> tuple[Generated | None, Path | None]:
         """What the judge says of generated images after a task, and the picture of some; None where there are none."""

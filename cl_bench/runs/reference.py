@@ -12,7 +12,7 @@ from cl_bench.config.content import by_content
 from cl_bench.config.errors import typed
 from cl_bench.config.names import place
 from cl_bench.config.tuned import leaves
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import References
 from cl_bench.record import Damaged, Results, load_results
 
@@ -30,6 +30,9 @@ def references_of(settings: Mapping[str, Any], scenario: Scenario) -> References
     named = settings["reference"]
     if named is None or "trial" in settings:  # a trial is measured on other images
         return References()
+    if scenario.shared_test:
+        tasks = "the tasks share one test set, so there is no accuracy on each of them to compare; leave it out"
+        raise InputError(f"reference={typed(named)}: {tasks}")
     found: dict[str, list[float]] = {}
     for reference in [named] if isinstance(named, str) else named:
         sort, accuracies = accuracies_of(reference, settings, scenario)

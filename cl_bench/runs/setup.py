@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,10 @@ from cl_bench.config import InputError
 from cl_bench.config.compose import check_applicable, check_settings
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
-from cl_bench.config.schema import Node, build, check_kind
+from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.data.datasets import Dataset
-from cl_bench.data.scenarios import Scenario
 from cl_bench.data.streams import Stream, as_stream
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network
@@ -53,9 +55,10 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     """
     nodes, seed = nodes or checked(settings), settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
-    if "datasets" not in settings["scenario"]:
+    if takes_dataset(nodes["scenario"]):
         if "dataset" not in nodes:
-            raise InputError("dataset=none: only scenario=sequence goes without a data set; choose one, e.g. digits")
+            known = "scenario=sequence and scenario=core50 have images of their own"
+            raise InputError(f"dataset=none: this scenario needs a data set, e.g. digits; {known}")
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
@@ -68,13 +71,13 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     val_fraction = settings["scenario"].get("val_fraction")
     if not all(len(task.train) for task in scenario.tasks):
         raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")
+    available = sum(len(task.train) for task in scenario.tasks)
     if "trial" in settings:
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
     problem = scenario.problem
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in nodes:
-        available = sum(len(task.train) for task in scenario.tasks)
         memory: Budget = build(nodes["memory"], available=available)
         if memory.bytes is None and memory.per == "total" and memory.images > available:
             log.warning("%s: there are only %d training images, and no more are kept", memory, available)
@@ -92,6 +95,11 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         chosen = f"method={settings['choices']['method']}"
         raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
     return scenario, method
+
+
+def takes_dataset(scenario: Node) -> bool:
+    """Whether a scenario cuts a data set, rather than bring images of its own."""
+    return "dataset" in types_of(scenario.target, scenario.where)
 
 
 def check_memory(node: Node, **shapes: Any) -> None:
@@ -133,12 +141,13 @@ def sizes(node: Node) -> Iterator[tuple[str, Any]]:
 
 
 def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float | None) -> Scenario:
-    """The scenario as a search may see it: validation images of the first tasks (None: all) in place of the test
-    images, so that no test image can have a say in what is chosen."""
+    """The scenario as a search may see it: the first tasks (None: all), and their validation images in place of the
+    test images, so that no test image can have a say in what is chosen."""
     n_tasks = scenario.problem.n_tasks
     if (first_tasks or 1) > n_tasks:
         raise InputError(f"hparams_search.first_tasks={first_tasks}: there are {n_tasks} tasks; null: all of them")
-    tests = [task.val for task in scenario.tasks[:first_tasks]]
+    tasks = scenario.tasks[:first_tasks]
+    tests = [task.val for task in tasks]
     if not all(map(len, tests)):
         raise InputError(f"scenario.val_fraction={val_fraction}: sets no images apart to choose by; try 0.1")
-    return Scenario(scenario.problem, scenario.tasks, tests)
+    return Scenario(scenario.problem, tasks, [reduce(add, tests)] if scenario.shared_test else tests)

@@ -17,9 +17,10 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
 from cl_bench.data.batches import at_once
 from cl_bench.data.problem import masked
+from cl_bench.data.streams import as_stream
 from cl_bench.evaluation.scores import Score
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.setup import prepare
+from cl_bench.runs.setup import checked, prepare, takes_dataset
 
 
 class Trained:
@@ -69,19 +70,21 @@ class Trained:
         return np.array(problem.class_names)[torch.cat(found).numpy()]
 
     def accuracies(self, dataset: Mapping[str, Any] | None) -> np.ndarray:
-        """The accuracy on the test images of each task, as the run measured it.
+        """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.
 
         dataset: another data set, as a node of the configuration, cut into the same tasks.
         Raises InputError when its tasks, classes or images are not those of the run.
         """
         scenario = self.scenario
         if dataset is not None:
-            if "datasets" in self.settings["scenario"]:
-                raise InputError("dataset: the tasks of this run are data sets themselves; there is none to replace")
+            nodes = checked(self.settings)
+            if not takes_dataset(nodes["scenario"]):
+                raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
             context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
-            packages = allowed(self.settings["plugins"])
-            other = build(check(dataset, "dataset", packages=packages), **context)
-            scenario = build(check(self.settings["scenario"], "scenario", packages=packages), **context, dataset=other)
+            other = build(check(dataset, "dataset", packages=allowed(self.settings["plugins"])), **context)
+            scenario = build(nodes["scenario"], **context, dataset=other)
+            if "stream" in nodes:
+                scenario = as_stream(scenario, build(nodes["stream"]), context["seed"])
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.scenario.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:

@@ -30,7 +30,7 @@ from rich.table import Table
 from cl_bench.config.compose import compose
 from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.mas import MAS

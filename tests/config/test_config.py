@@ -218,6 +218,9 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("scenario.base", ("scenario.n_tasks=null", "scenario.classes_per_task=2"), 4),
     ("dataset.normalize", ("dataset=mnist",), True),
     ("method.answer", ("method=icarl",), "network"),
+    ("method.consolidate_every", ("method=ewc",), 100),
+    ("method.fisher_rate", ("method=ewc",), 0.5),
+    ("method.consolidate_every", ("method=si",), 100),
     ("optimizer.milestones", ("optimizer=sgd",), [0.5]),
     ("optimizer.gamma", ("optimizer=sgd",), 0.2),
 ]

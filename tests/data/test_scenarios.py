@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import there
 
 from cl_bench.config import InputError
 from cl_bench.data.datasets import Dataset, digits
 from cl_bench.data.problem import Kind, Problem, masked
-from cl_bench.data.scenarios import Scenario, _drawn, permuted, rotated, sequence, split
+from cl_bench.data.scenarios import permuted, rotated, sequence, split
+from cl_bench.data.tasks import Scenario, drawn
 from cl_bench.data.views import Rotate
 
 SPLIT = ((0, 1), (2, 3), (4, 5))
@@ -109,6 +111,65 @@ def test_outputs_are_numbered_in_order_of_appearance() -> None:
     assert scenario.tasks[1].names == ("9", "0")
     nines = digits().x_train[digits().y_train == 9]
     assert torch.equal(scenario.tasks[1].train.images[scenario.tasks[1].train.labels == 2], nines)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("meta_classes", "apart"), [(4, [7, 3, 9, 0]), ([8, 3, 1, 0], [3, 0, 1, 8]), (["8", 3, "1", 0], [3, 0, 1, 8])]
+)
+def test_meta_classes_never_reach_a_task(kind: Any, meta_classes: Any, apart: list[int]) -> None:
+    """Neither their training nor their test images; theirs for training come with the first task alone."""
+    data, order = digits(), [7, 3, 9, 0, 1, 2, 4, 5, 6, 8]
+    given: dict[str, Any] = {"kind": kind, "n_tasks": 3, "class_order": order, "val_fraction": 0.2}
+    scenario = split(data, 0, meta_classes=meta_classes, **given).to("cpu", batch_size=7)
+    problem, others = scenario.problem, [label for label in order if label not in apart]
+    assert [int(name) for task in scenario.tasks for name in task.names] == others
+    parts = [part for task in scenario.tasks for part in (task.train, task.val)]
+    met = {image.numpy().tobytes() for part in (*parts, *scenario.tests) for image in part.images}
+    for x, y in ((data.x_train, data.y_train), (data.x_test, data.y_test)):
+        of_others = torch.isin(y, torch.tensor(others))
+        assert met >= {image.numpy().tobytes() for image in x[of_others]}
+        assert not met & {image.numpy().tobytes() for image in x[~of_others]}
+    assert problem.n_outputs == (2 if kind == "domain" else 6)
+    assert problem.n_meta == len(apart) == 4
+    meta = there(scenario.tasks[0].meta)
+    assert [task.meta for task in scenario.tasks[1:]] == [None, None]
+    for label, number in enumerate(apart):
+        assert torch.equal(meta.images[meta.labels == label], data.x_train[data.y_train == number])
+    assert len(meta) == int(torch.isin(data.y_train, torch.tensor(apart)).sum())
+    assert meta.batch_size == 7
+    plain = split(data, 0, kind=kind, n_tasks=5)
+    assert plain.problem.n_meta == 0
+    assert all(task.meta is None for task in plain.tasks)
+
+
+@pytest.mark.parametrize(
+    ("meta_classes", "message"),
+    [
+        (10, "=10: leaves none of 10 classes for the tasks; choose fewer"),
+        (99, "=99: leaves none of 10 classes"),
+        (list(range(10)), r"=.*\]: leaves none of 10 classes"),
+        ([3], r"=\[3\]: meta-training needs two classes at least"),
+        ([], r"=\[\]: meta-training needs two classes at least"),
+        ([1, 1], r"=\[1,1\]: must hold classes from 0 to 9, each once"),
+        ([1, 10], r"=\[1,10\]: must hold classes from 0 to 9"),
+        (["1", 1, 2], r'=\["1",1,2\]: must hold classes from 0 to 9, each once'),
+        (["ankle boot", 1], r'=\["ankle boot",1\]: must hold classes from 0 to 9, each once, or their names'),
+    ],
+)
+def test_meta_classes_that_cannot_be_set_apart(meta_classes: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^scenario\.meta_classes{message}"):
+        split(digits(), 0, kind="class", n_tasks=1, meta_classes=meta_classes)
+
+
+def test_what_meta_classes_leave_must_be_enough_for_the_tasks() -> None:
+    beside = r"3 classes beside the 7 of scenario\.meta_classes can't be cut that way; choose 1, 3"
+    with pytest.raises(InputError, match=rf"scenario\.n_tasks=5: {beside}$"):
+        split(digits(), 0, kind="class", n_tasks=5, meta_classes=7)
+    with pytest.raises(InputError, match=rf"scenario\.classes_per_task=2: {beside}"):
+        split(digits(), 0, kind="class", n_tasks=None, classes_per_task=2, meta_classes=7)
+    with pytest.raises(InputError, match=r"kind=task: tasks of one class have nothing to tell apart"):
+        split(digits(), 0, kind="task", n_tasks=3, meta_classes=7)
 
 
 def test_a_random_class_order_follows_the_seed() -> None:
@@ -329,12 +390,12 @@ def test_a_sequence_of_images_that_are_not_square(tmp_path: Path) -> None:
 def test_a_few_images_are_some_of_each_class() -> None:
     labels = torch.tensor([0] * 500 + [1] * 500 + [2])
     for seed in range(20):
-        rows = _drawn(labels, 6, seed, "max_train")
+        rows = drawn(labels, 6, seed, "max_train")
         assert len(rows.unique()) == 6
         assert labels[rows].unique().tolist() == [0, 1, 2]
     plain = torch.randperm(1001, generator=torch.Generator().manual_seed(3))[:900]
     assert 1000 in plain
-    assert torch.equal(_drawn(labels, 900, 3, "max_train"), plain)  # as drawn, where no class is left out
+    assert torch.equal(drawn(labels, 900, 3, "max_train"), plain)  # as drawn, where no class is left out
     with pytest.raises(InputError, match=r"scenario.max_train=9: fewer than one for each of 10 classes"):
         rotated(digits(), 0, kind="domain", max_train=9)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batches, Data
-from cl_bench.data.problem import Scenario, Task
+from cl_bench.data.problem import Task
 from cl_bench.data.streams import first_places
+from cl_bench.data.tasks import Scenario
 
 ONLINE = ("scenario.passes=online",)
 
@@ -145,3 +146,12 @@ def test_what_came_is_what_came() -> None:
 def test_what_a_stream_can_not_be(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         stream_of(*overrides)
+
+
+def test_meta_classes_come_with_the_first_visit_alone() -> None:
+    stream = stream_of(*ONLINE, "scenario.repeat=true", "scenario.meta_classes=4", "scenario.n_tasks=3")
+    assert stream.problem.n_meta == 4
+    first, *others = [task.meta for task in stream.tasks]
+    assert others == [None] * 5
+    assert first is not None
+    assert first.order is None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation import judge
 from cl_bench.evaluation.judge import Judge, frechet_distance, generated_metrics, grid
 from cl_bench.methods.base import Method

@@ -444,3 +444,32 @@ def test_what_cannot_be_measured_is_nan_and_one_warning(caplog: pytest.LogCaptur
     ]
     with pytest.raises(KnownError, match="stop"):
         or_nan("ACC", stops)
+
+
+# ---------------------------------------------------------------------------- a test set that all tasks share
+
+COLUMN = matrix([0.5], [NAN], [0.7])
+
+
+def test_on_a_shared_test_set_what_needs_an_accuracy_on_each_task_is_nan() -> None:
+    defined = {"ACC": 0.7, "AAA": 0.6, "weighted_ACC": 0.7}
+    for name, metric in METRICS.items():
+        value = float(metric(COLUMN, torch.tensor([0.1], dtype=torch.float64), torch.tensor([400]), REFERENCE3))
+        assert value == pytest.approx(defined[name]) if name in defined else math.isnan(value), name
+        first = float(metric(matrix([0.5], [NAN], [NAN]), B3[:1], torch.tensor([400]), REFERENCE3))
+        assert first == 0.5 if name in defined else math.isnan(first), name
+    for compare in (M.retention, M.plasticity_gap):
+        assert math.isnan(compare(COLUMN, REFERENCE3))
+
+
+def test_a_shared_test_set_is_counted_in_one_column() -> None:
+    metrics = M.continual_metrics(3, [0, 0, 0], n_tests=1)
+    right = torch.tensor([1, 1, 1, 1])
+    for after, wrong in ((-1, 3), (0, 2), (2, 1)):
+        metrics.update(after, 0, right * (torch.arange(4) >= wrong), right)
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    assert found.pop("ACC") == found.pop("weighted_ACC") == 0.75
+    assert found.pop("AAA") == 0.625
+    assert all(map(math.isnan, found.values()))
+    with pytest.raises(IndexError):
+        metrics.update(0, 1, right, right)

@@ -11,7 +11,7 @@ from conftest import Compose, made, there
 from torch import Tensor, nn
 
 from cl_bench.data.batches import REPLAYED, Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.dgr import DGR
 from cl_bench.methods.parts.acgan import ACGAN
 from cl_bench.methods.parts.generative_replay import Scholar

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.problem import masked
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.bic import BiC, CorrectedHead, fitted
 
 

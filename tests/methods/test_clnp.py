@@ -12,7 +12,7 @@ from conftest import Compose, learn, made, one_pass, there
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.clnp import CLNP
 from cl_bench.networks.plain import inputs_from
 from cl_bench.runs.loop import run

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.continual_backprop import ContinualBackprop, Units
 from cl_bench.methods.parts.entry_adam import EntryAdam
 

@@ -12,7 +12,7 @@ from conftest import Call, Compose, Recorder, made, there
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.den import DEN
 from cl_bench.runs.loop import run
 

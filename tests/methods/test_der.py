@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import made, train
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import frozen
 from cl_bench.methods.der import DER
 

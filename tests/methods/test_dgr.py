@@ -8,7 +8,7 @@ from conftest import Compose, Recorder, made
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import REPLAYED, Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.dgr import DGR
 from cl_bench.methods.parts.generative_replay import Scholar
 from cl_bench.runs.loop import run

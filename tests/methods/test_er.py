@@ -12,7 +12,7 @@ from conftest import made, one_pass, train
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Data
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.er import ER
 from cl_bench.record import Phase
 

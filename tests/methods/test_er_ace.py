@@ -11,7 +11,7 @@ from conftest import made, one_pass, there, train
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.er_ace import ERACE
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import made
+import torch.nn.functional as functional
+from conftest import made, one_pass
 from torch import Tensor
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.config import InputError
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
 
@@ -99,3 +102,52 @@ def test_fisher_samples_bounds_the_images_used(monkeypatch: pytest.MonkeyPatch) 
     )
     method.fisher(scenario.tasks[0].train)
     assert sum(seen) == 10
+
+
+def test_consolidating_every_so_many_mini_batches() -> None:
+    """Against a loop by hand: the anchor is the latest weights, its F a moving average of those of mini-batches."""
+    settings = ("method.online=true", "method.consolidate_every=3", "method.fisher_rate=0.7", "method.strength=20")
+    method, scenario = ewc("class", *settings, "optimizer.lr=0.1")
+    network, batches = copy.deepcopy(method.network), list(scenario.tasks[0].train.batches(24))[:7]
+    weights, running, anchor, F = list(network.parameters()), [torch.zeros(())] * 4, [], []
+    optimizer, other, method.index = method.configure_optimizers(), torch.optim.SGD(weights, lr=0.1), 0
+    for number, batch in enumerate(batches, start=1):
+        method.train_step(batch, optimizer)
+        loss = functional.cross_entropy(network(batch.x)[:, :2], batch.y)
+        for f, p, old in zip(F, weights, anchor, strict=False):  # none at first
+            loss = loss + 10 * (f * (p - old).square()).sum()
+        other.zero_grad()
+        loss.backward()
+        other.step()
+        here = [torch.zeros_like(p) for p in weights]
+        for x, y in zip(batch.x, batch.y, strict=True):
+            log_p = network(x[None])[0, :2].log_softmax(0)[y]
+            for total, g in zip(here, torch.autograd.grad(log_p, weights), strict=True):
+                total += g.square() / len(batch.y)
+        running = [0.7 * new + 0.3 * old for new, old in zip(here, running, strict=True)]
+        if number % 3 == 0:
+            anchor, F = [p.detach().clone() for p in weights], running
+    for found, expected in ((method.weights.values(), weights), (method.penalty.anchor, anchor)):
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(method.penalty.weight, F, strict=True))
+
+
+def test_consolidating_with_a_task_moves_the_anchor_where_its_end_does() -> None:
+    """Weights and anchor bit for bit; F is an average over mini-batches, not that of all images at the end."""
+    states = []
+    for every in ("null", "9"):
+        method, scenario = ewc("class", "method.online=true", f"method.consolidate_every={every}")
+        data = scenario.tasks[0].train[torch.arange(9 * 32)]
+        method.learn_task(replace(scenario.tasks[0], train=data), one_pass)
+        states.append(method.state_dict())
+    kept, moved = states
+    assert all(torch.equal(value, moved[name]) for name, value in kept.items() if name.startswith("network"))
+    assert all(torch.equal(value, moved[name]) for name, value in kept.items() if "penalty.anchor" in name)
+    F = [torch.cat([v.flatten() for name, v in state.items() if "penalty.weight" in name]) for state in states]
+    assert torch.corrcoef(torch.stack(F))[0, 1] > 0.5
+    assert not torch.equal(*F)
+
+
+def test_anchors_of_tasks_do_not_move() -> None:
+    with pytest.raises(InputError, match=r"^method\.consolidate_every=5: .* set method\.online=true$"):
+        ewc("class", "method.consolidate_every=5")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import REPLAYED
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.ewc_gan import EWCGAN
 
 GANS = {

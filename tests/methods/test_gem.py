@@ -11,7 +11,7 @@ from conftest import made, one_pass
 from scipy.optimize import lsq_linear, minimize, nnls
 from torch import Tensor
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.gem import GEM, gradient, project
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.gss import GSS, Scored
 from cl_bench.methods.parts import cosines as module
 from cl_bench.methods.parts.cosines import cosines

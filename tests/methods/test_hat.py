@@ -14,7 +14,7 @@ from test_isolation import NETWORKS, answers, beginning, learn
 
 from cl_bench.config import InputError
 from cl_bench.config.names import folder_of
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.hat import CLAMP, HAT
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.runs.loop import run

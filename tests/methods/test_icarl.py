@@ -12,7 +12,7 @@ from conftest import made, one_pass, train
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import frozen
 from cl_bench.methods.icarl import ICaRL
 from cl_bench.methods.parts.exemplars import herd

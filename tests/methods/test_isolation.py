@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.masks import Frozen
 from cl_bench.runs.loop import run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import Recorder, made
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.joint_gan import JointGAN
 
 

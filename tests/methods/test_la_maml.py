@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.la_maml import LaMAML
 from cl_bench.networks.base import Network
 

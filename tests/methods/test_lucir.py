@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import made, one_pass
 from torch import Tensor, nn
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.lucir import LUCIR, less_forget, margin_ranking
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.lwf import LwF
 
 HEADS = {  # the old heads in task 4 of 5

@@ -11,7 +11,7 @@ from conftest import made
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.mas import MAS
 
 ALLOWED = {  # outputs that take part in task 2 of 5, by kind and training mask

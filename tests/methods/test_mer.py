@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.mer import MER
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import REPLAYED
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import frozen
 from cl_bench.methods.mergan import MeRGAN
 from cl_bench.methods.parts.generative_replay import Scholar

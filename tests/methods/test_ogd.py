@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Data
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.ogd import OGD, GradientSpace, InputSpace, Subspace
 
 OPTIMIZERS = {

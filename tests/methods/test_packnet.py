@@ -10,7 +10,7 @@ from conftest import Compose, there
 from test_isolation import OPTIMIZERS, answers, beginning, learn
 
 from cl_bench.config import InputError
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.packnet import PackNet
 from cl_bench.runs.loop import run
 

@@ -15,7 +15,7 @@ from test_isolation import NETWORKS, OPTIMIZERS
 from torch import Tensor, nn
 
 from cl_bench.config import InputError
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.pnn import PNN
 from cl_bench.networks.columns import Column, Lateral
 from cl_bench.networks.plain import Weighted, in_order

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.parts.importance import fisher
 from cl_bench.methods.progress_compress import ProgressCompress
 from cl_bench.networks.base import Network, reset_parameters

@@ -12,7 +12,7 @@ from conftest import made, train
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Data, Step
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.rwalk import RWalk, scaled
 from cl_bench.networks.optimizers import Optimizer
 

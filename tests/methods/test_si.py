@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import made, train
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Data, Step
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.si import SI
 from cl_bench.networks.optimizers import Optimizer
 
@@ -154,3 +155,40 @@ def test_the_first_task_is_fine_tuning() -> None:
     assert all(
         torch.allclose(a, b, atol=1e-12) for a, b in zip(network.parameters(), method.weights.values(), strict=True)
     )
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, DECAYING], ids=["adam", "sgd"])
+def test_consolidating_after_as_many_mini_batches_as_a_task_has_is_consolidating_at_its_end(
+    optimizer: tuple[str, ...],
+) -> None:
+    """Bit for bit: the state after three tasks of eight mini-batches."""
+    states = []
+    for every in ("null", "8"):
+        scenario, method = made("si", "network.hidden=[8]", *optimizer, f"method.consolidate_every={every}")
+        for task in scenario.tasks[:3]:
+            method.learn_task(task, fit_in_single)
+        states.append({name: value for name, value in method.state_dict().items() if torch.is_tensor(value)})
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(value.any() for name, value in states[0].items() if "penalty.weight" in name)
+
+
+def fit_in_single(module: Any, data: Data, **_: Any) -> Any:
+    train(module, [batch._replace(x=batch.x.float()) for batch in mini_batches(data)])
+
+
+def test_an_interval_goes_on_over_tasks_and_counts_a_mini_batch_once() -> None:
+    """Three mini-batches of a task, the last two with a second update: the fifth of all is in the second task."""
+    scenario, method = made("si", "network.hidden=[8]", "method.consolidate_every=5")
+    anchors = [[p.clone() for p in method.penalty.anchor]]
+    for task in scenario.tasks[:2]:
+        first, second, third = (batch._replace(x=batch.x.float()) for batch in mini_batches(task.train, n=3))
+        twice = [(batch._replace(updates_left=1), batch) for batch in (second, third)]
+        optimizer, method.index = method.configure_optimizers(), task.index
+        for batch in (first, *twice[0], *twice[1]):
+            method.train_step(batch, optimizer)
+            anchors.append([p.clone() for p in method.penalty.anchor])
+    moved = [
+        any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) for before, after in pairwise(anchors)
+    ]
+    assert moved == [False] * 7 + [True] + [False] * 2

@@ -9,7 +9,7 @@ import torch
 from conftest import made, one_pass
 
 from cl_bench.data.batches import Batch
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import frozen
 from cl_bench.methods.parts.distillation import Teacher
 from cl_bench.methods.ss_il import SSIL

@@ -10,7 +10,7 @@ import torch
 from conftest import made, one_pass
 from torch import Tensor
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import frozen
 from cl_bench.methods.parts.distillation import distillation
 from cl_bench.methods.wa import WA, align

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -98,13 +99,22 @@ def each(tasks: Images, timing: Timing) -> Iterator[tuple[int, Tensor, Tensor]]:
 
 
 def epoch(
-    images: Tensor, labels: Tensor, task: int, timing: Timing, *, phase: int = 0, batch_size: int = 128
+    images: Tensor,
+    labels: Tensor,
+    task: int,
+    timing: Timing,
+    *,
+    phase: int = 0,
+    batch_size: int = 128,
+    steps: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The mini-batches of a phase, timed: the permutation and the random numbers of ours."""
-    generator = torch.Generator().manual_seed(derive(0, "batches", task, phase))
+    """The mini-batches of a phase, timed: the permutation and the random numbers of ours. steps: of several passes."""
+    seed = derive(0, "batches", task, phase)
+    passes = itertools.count() if steps else range(1)
     with seeded(0, "phase", task, phase):
         began = now(images.device)
-        for rows in permutation(labels, generator).split(batch_size):
+        orders = (permutation(labels, torch.Generator().manual_seed(seed + number)) for number in passes)
+        for rows in itertools.islice(itertools.chain.from_iterable(order.split(batch_size) for order in orders), steps):
             yield images[rows], labels[rows]
             timing.steps += 1
         timing.training += now(images.device) - began

@@ -22,6 +22,7 @@ from reference import (
     growing,
     isolation,
     meta,
+    meta_training,
     online,
     plastic,
     projection,
@@ -78,6 +79,7 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "ogd": {"": projection.ogd},
     "gpm": {"": projection.gpm},
     "meta_regularized": {"": projection.meta_regularized},
+    "oml": {"": meta_training.oml},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -223,11 +225,24 @@ OURS: dict[str, Sequence[str]] = {
         f"method.pull={common.META_PULL}",
         f"method.rate={common.META_RATE}",
     ],
+    "oml": [
+        "method=oml",
+        f"scenario.meta_classes={meta_training.META_CLASSES}",
+        "scenario.n_tasks=3",
+        f"method.meta_steps={meta_training.META_STEPS}",
+        f"method.meta_lr={meta_training.META_LR}",
+        f"method.inner_lr={meta_training.INNER_LR}",
+        f"method.inner_steps={meta_training.INNER_STEPS}",
+        f"method.trajectory_classes={meta_training.TRAJECTORY_CLASSES}",
+        f"method.remembered={meta_training.REMEMBERED}",
+        "method.pretraining=meta",
+    ],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
 TASK_INCREMENTAL = ("packnet", "hat", "pnn", "progress_compress", "supsup", "clnp", "den")
 VALIDATED = ("clnp",)  # the loop is given validation images too
+META_TRAINED = ("oml",)  # and these those of the classes set apart
 GANS = ("wgan_gp", "acgan")
 EACH_IMAGE = ("mer", "la_maml")  # steps, or looks ahead, for every image: fewer of them do
 
@@ -278,6 +293,7 @@ def by_hand(name: str, tasks: Sequence[Task], weights: Sequence[Tensor]) -> dict
     """Each loop of this method, on the device of the images."""
     images = images_of([task.train for task in tasks])
     given = [images_of([task.val for task in tasks])] if name in VALIDATED else []
+    given += [images_of([task.meta for task in tasks if task.meta])] if name in META_TRAINED else []
     with torch.device(images[0][0].device):
         return {what: loop(images, weights, *given) for what, loop in BY_HAND[name].items()}
 

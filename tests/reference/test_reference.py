@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import learn, made
 
-from cl_bench.data.scenarios import Scenario
+from cl_bench.data.tasks import Scenario
 from reference.experiment import (
     BY_HAND,
     EACH_IMAGE,

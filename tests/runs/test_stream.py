@@ -11,7 +11,8 @@ import cl_bench
 from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.compose import check_settings
 from cl_bench.config.names import folder_of
-from cl_bench.runs.loggers import read
+from cl_bench.methods.base import Classifier
+from cl_bench.runs.loggers import STREAM, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
@@ -25,6 +26,7 @@ def test_a_learner_is_not_told_where_a_task_ends(optimizer: tuple[str, ...], sma
     settings = small("method=finetune", *ONLINE, *optimizer, "optimizer.lr=0.01")
     run(settings)
     scenario, method = prepare(settings)
+    assert isinstance(method, Classifier)
     stepper, came = method.optimizer(method.network.parameters()), torch.zeros(10, dtype=torch.bool)
     for task in scenario.tasks:
         assert task.train.order is not None
@@ -73,8 +75,8 @@ def test_the_points_are_in_the_log(small: Compose) -> None:
     settings = small("method=finetune", *ONLINE, "scenario.measure_every=300")
     results = run(settings)
     points = [point for record in results.tasks for phase in record.phases for point in phase.stream or ()]
-    rows = [row for row in read(folder_of(settings) / "log.csv") if row.phase == "accuracy_on_stream"]
-    assert [(row.value) for row in rows if row.name == "images"] == [float(n) for n, _ in points]
+    rows = [row for row in read(folder_of(settings) / "log.csv") if row.phase == STREAM]
+    assert [row.value for row in rows if row.name == "images"] == [float(n) for n, _ in points]
     assert [row.value for row in rows if row.name == "accuracy"] == [value for _, value in points]
 
 

@@ -175,7 +175,7 @@ def test_chosen_on_the_first_tasks_alone(small_search: Search, tmp_path: Path) -
     ):
         assert one["config"]["trial"] == {"first_tasks": 1}
         assert len(one["tasks"]) == len(one["n_test"]) == 1  # learned no other, measured on no other
-        assert one["R"] == [[value, None], [None, None]]
+        assert one["R"] == [[value]]
         assert one["status"] == "finished"
     results = run(legal)
     assert len(results.tasks) == 2

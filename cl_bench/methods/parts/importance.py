@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cl_bench.data.batches import Batch
+
 Power = Literal[1, 2]
 Labels = Literal["exact", "sampled", "empirical"]
 Key = TypeVar("Key")
@@ -58,6 +60,29 @@ def fisher(
     if not count:
         raise ValueError("no samples to take the Fisher information from")
     return {name: value / count for name, value in total.items()}
+
+
+class RunningFisher(nn.ParameterList):
+    """The diagonal of the Fisher information as a moving average over mini-batches: "EWC++" (Chaudhry et al., 2018).
+
+    F <- rate F_b + (1 - rate) F, from F = 0, with F_b that at the labels given, the mean over the images b of a
+    mini-batch. A tensor per weight, in the order of the network's.
+
+    Args:
+        weights: all parameters of the network.
+        rate: alpha, from 0 to 1.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], rate: float) -> None:
+        super().__init__(nn.Parameter(torch.zeros_like(p), False) for p in weights)
+        self.rate = rate
+
+    def observe(self, network: nn.Module, batch: Batch, active: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Moves F towards that of the mini-batch. active: as in `fisher`."""
+        with torch.autocast(batch.x.device.type, enabled=False):  # squares summed in half precision lose digits
+            new = fisher(network, [(batch.x, batch.y)], active, labels="empirical")
+        for (name, _), f in zip(network.named_parameters(), self, strict=True):
+            f.lerp_(new[name], self.rate)
 
 
 def sum_of_powers(

@@ -1,0 +1,162 @@
+"""What every scenario is made of: its tasks in their order, and how images become those of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Lt
+from pytorch_lightning import LightningDataModule
+from torch import Tensor, nn
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.datasets import Dataset
+from cl_bench.data.problem import Kind, Problem, Task, TrainMask
+from cl_bench.seeding import derive
+
+Fraction = Annotated[float, Ge(0), Lt(1)]
+
+
+class Scenario(LightningDataModule):
+    """The tasks in their order; test images stay here, with the runner.
+
+    tasks: one `Task` each, those that are learned; a trial of a search may have the first ones of the problem alone.
+    tests: the test images of each task, or one set that all tasks share. There each image carries its task, or
+        `NO_TASK`, which only class- and domain-incremental learning can do without.
+    """
+
+    def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
+        super().__init__()
+        self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
+
+    @property
+    def shared_test(self) -> bool:
+        """Whether the tasks share one test set: R then has one column, and no task an accuracy of its own."""
+        return len(self.tests) < len(self.tasks)
+
+    def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
+        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
+        moved: dict[Tensor, Tensor] = {}
+
+        def there(data: Data) -> Data:
+            return replace(data.to(device, moved), batch_size=batch_size)
+
+        tasks = [
+            replace(task, train=there(task.train), val=there(task.val), meta=task.meta and there(task.meta))
+            for task in self.tasks
+        ]
+        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
+
+    def train_dataloader(self) -> list[Iterator[Batch]]:
+        return [task.train.batches() for task in self.tasks]
+
+    def val_dataloader(self) -> list[Iterator[Batch]]:
+        return [task.val.batches() for task in self.tasks]
+
+    def test_dataloader(self) -> list[Iterator[Batch]]:
+        return [test.batches() for test in self.tests]
+
+
+def problem_of(
+    kind: Kind,
+    dataset: Dataset,
+    outputs: tuple[tuple[int, ...], ...],
+    train_mask: TrainMask | None,
+    class_names: tuple[str, ...],
+    view: nn.Module | None = None,
+) -> Problem:
+    c, h, w = dataset.x_train.shape[1:]
+    mask = train_mask or "seen"
+    return Problem(kind, (c, h, w), outputs, mask, dataset.mean, dataset.std, class_names, view, dataset.augment)
+
+
+def output_names(
+    outputs: Sequence[Sequence[int]], classes: Sequence[Sequence[str]], tasks: Sequence[str]
+) -> tuple[str, ...]:
+    """What each output stands for: a class, or the first three of those that share it; with its task where several
+    outputs have classes of one name.
+
+    outputs, classes: of each task, in the same order. tasks: what each is called.
+    """
+    stands_for: dict[int, dict[str, str]] = {}
+    for task, numbers, names in zip(tasks, outputs, classes, strict=True):
+        for output, name in zip(numbers, names, strict=True):
+            stands_for.setdefault(output, {}).setdefault(name, task)
+    named = {output: "/".join([*found][:3]) + "/..." * (len(found) > 3) for output, found in sorted(stands_for.items())}
+    if len(set(named.values())) == len(named):
+        return tuple(named.values())
+    return tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
+
+
+def data_of(
+    images: Tensor,
+    labels: Tensor,
+    task: int,
+    view: nn.Module | None = None,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Data:
+    return Data(images, labels, torch.full(labels.shape, task, dtype=torch.int16), view, augment)
+
+
+def selected(
+    x: Tensor,
+    y: Tensor,
+    group: Sequence[int],
+    outputs: Sequence[int],
+    task: int,
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Data:
+    """The images whose class is in the group, labelled with the outputs that stand for it."""
+    rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
+    output_of = torch.full((int(y.max()) + 1,), -1)
+    output_of[list(group)] = torch.tensor(outputs)
+    return data_of(x[rows], output_of[y[rows]], task, augment=augment)
+
+
+def task_of(index: int, names: Sequence[str], problem: Problem, train: Data, val_fraction: float, seed: int) -> Task:
+    """A task with a stratified share of its images set apart for selection, of each class one at least.
+
+    Raises InputError when that leaves a class without an image to train on.
+    """
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(derive(seed, "validation", index))
+    for label in train.labels.unique() if val_fraction else []:
+        rows = (train.labels == label).nonzero().squeeze(1)
+        apart = max(round(val_fraction * len(rows)), 1)
+        if apart == len(rows):
+            which = f"its {len(rows)} images of class '{problem.class_names[label]}'"
+            raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on of {which}")
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        held_out[rows[:apart]] = True
+    val = train[held_out.nonzero().squeeze(1)]
+    if val_fraction:
+        train = train[(~held_out).nonzero().squeeze(1)]
+    return Task(index, tuple(names), train, val)
+
+
+def at_most(max_train: int | None, task: Task, seed: int) -> Task:
+    """The task with so many of its training images, drawn from the seed anew for each; with all for None."""
+    if max_train is None:
+        return task
+    rows = drawn(task.train.labels, max_train, derive(seed, "train images", task.index), "max_train")
+    return replace(task, train=task.train[rows])
+
+
+def drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
+    """The rows of at most so many images, drawn from the seed, in a random order; one of each class is among them.
+
+    Raises InputError when there are more classes.
+    """
+    rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    if most is None:
+        return rows
+    drawn = labels[rows]
+    first = torch.stack([(drawn == label).int().argmax() for label in labels.unique()])
+    if len(first) > most:
+        raise InputError(f"scenario.{key}={most}: fewer than one for each of {len(first)} classes")
+    later = torch.ones(len(rows), dtype=torch.bool)
+    later[first] = False
+    return rows[torch.cat([first, later.nonzero().squeeze(1)])[:most].sort()[0]]
