@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from cl_bench import __version__
 from cl_bench.config import InputError, KnownError, Stopped
 from cl_bench.config.compose import plain, written_out
-from cl_bench.config.explain import explain
+from cl_bench.config.explain import explained
 from cl_bench.config.names import CONF
 from cl_bench.config.search_path import with_plugins
 from cl_bench.record import Results
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(STOPPED, file=sys.stderr)
         return 128 + (stop.signal if isinstance(stop, Stopped) else signal.SIGINT)
     except Exception as error:
-        line = None if isinstance(error, KnownError) else explain(error, overrides)
-        complain(InputError(line) if line else error, debug)
+        complain(explained(error, overrides), debug)
         failed = True
     return int(failed)
 

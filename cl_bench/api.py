@@ -17,7 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cl_bench.config import InputError, KnownError, Stopped
+from cl_bench.config import InputError, Stopped
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, options_of
 from cl_bench.files import Damaged
@@ -47,7 +47,7 @@ def run(*overrides: str) -> Run:
     saves the run before it interrupts; the same call goes on from there.
     """
     from cl_bench.config.compose import compose
-    from cl_bench.config.explain import explain
+    from cl_bench.config.explain import explained
     from cl_bench.sweep.jobs import carried_out
 
     for override in overrides:
@@ -57,10 +57,10 @@ def run(*overrides: str) -> Run:
         try:
             settings = compose(*overrides)
         except Exception as error:
-            line = None if isinstance(error, KnownError) else explain(error, overrides)
-            if line is None:
+            told = explained(error, overrides)
+            if told is error:
                 raise
-            raise InputError(line) from error
+            raise told from error
         try:
             return Run(carried_out(settings, overrides)[1], settings["plugins"])
         except Stopped as stop:

@@ -19,8 +19,12 @@ def derive(seed: int, *purpose: str | int) -> int:
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Inside, torch draws from (seed, purpose); afterwards it goes on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(derive(seed, *purpose))
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        number = derive(seed, *purpose)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed is 3 ms slower where there is no GPU
+        if devices:
+            torch.cuda.manual_seed_all(number)
         yield
 
 

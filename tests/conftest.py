@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +13,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import quick_hydra
 import torch
 import yaml
-from hydra._internal.hydra import Hydra
-from hydra.types import RunMode
 from lightning_fabric.utilities import registry
-from omegaconf import OmegaConf
 
 from cl_bench.config.compose import compose
 from cl_bench.config.errors import nearest
@@ -36,8 +35,12 @@ from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.setup import prepare
 
 judge.STEPS = 3  # a judge that has learned something costs 2 s in every output folder
+ALWAYS = pytest.MonkeyPatch()
 # each Trainer reads those of every installed package: a third of a small run
-pytest.MonkeyPatch().setattr(registry, "entry_points", cache(entry_points))
+ALWAYS.setattr(registry, "entry_points", cache(entry_points))
+# a disk takes 10 ms for each, a quarter of a small run; no test cuts the power, which is what it is for
+ALWAYS.setattr(os, "fsync", lambda file: None)
+quick_hydra.install(ALWAYS)
 SMALL = [
     "network.hidden=[32]",
     "trainer.epochs=2",
@@ -163,26 +166,6 @@ def _same_machine_everywhere(request: pytest.FixtureRequest, monkeypatch: pytest
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
     monkeypatch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-
-
-@pytest.fixture
-def quick_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra in half of its time, for tests of many commands: each file of ours is read once, and a command line is
-    composed once; Hydra does it a second time to look for its `hydra.mode`."""
-    monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: RunMode.RUN)
-    monkeypatch.setattr(OmegaConf, "load", lambda file: copy.deepcopy(_read(file.name)) if ours(file) else LOAD(file))
-
-
-LOAD = OmegaConf.load
-
-
-def ours(file: Any) -> bool:
-    return CONF in Path(file.name).parents
-
-
-@cache
-def _read(name: str) -> Any:
-    return LOAD(name)
 
 
 def small_settings(*overrides: str) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
 from cl_bench.data.datasets import Dataset, digits
 from cl_bench.methods.er import ER
+from cl_bench.runs.loggers import CSVLog, Row
 from cl_bench.runs.loop import run as carry_out
 from cl_bench.runs.trained import as_images
 
@@ -201,20 +201,23 @@ def test_a_configuration_of_ones_own_stays_open(er: cl_bench.Run, call: Any, tmp
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_ctrl_c_saves_and_the_same_call_goes_on(root: Path) -> None:
+def test_ctrl_c_saves_and_the_same_call_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*QUICK, f"output_root={root / 'stopped'}", "method=er", "trainer.epochs=10", "trainer.chunk=2"]
     folder = folder_of(compose(*words))
 
-    def interrupt() -> None:
-        while not (folder / "checkpoints" / "task0.pt").exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+    def and_interrupt(log: CSVLog, rows: Sequence[Row]) -> None:
+        write(log, rows)
+        if rows[0].task == 1:  # the first of its points, long before its end
+            signal.raise_signal(signal.SIGINT)
 
-    threading.Thread(target=interrupt, daemon=True).start()
+    write = CSVLog.write
     before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(CSVLog, "write", and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         cl_bench.run(*words)
+    monkeypatch.setattr(CSVLog, "write", write)
     assert signal.getsignal(signal.SIGINT) is before
+    assert (folder / "checkpoints" / "phase.pt").exists()
     assert cl_bench.load(folder).status == "running"
     whole = carry_out(compose(*words, f"output_root={root / 'whole'}"))
     np.testing.assert_array_equal(cl_bench.run(*words).R, np.array(whole.R))

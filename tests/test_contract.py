@@ -42,9 +42,20 @@ def class_of(method: str) -> type[Method]:
 KINDS: dict[str, tuple[Kind, ...]] = {method: class_of(method).kinds for method in METHODS}
 EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
 KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
+CNN = ("network=cnn", "network.channels=[8,8]", "network.hidden=16")
 VARIANTS = [
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
-    ("dgm", "class", 11, ("method.mask=weights", "generator@method.generator=dcgan", "scenario.val_fraction=0.2")),
+    (
+        "dgm",
+        "class",
+        11,
+        (
+            "method.mask=weights",
+            "generator@method.generator=dcgan",
+            "method.generator.width=4",
+            "scenario.val_fraction=0.2",
+        ),
+    ),
     ("mergan", "class", 11, ("method.way=alignment",)),
     ("ewc_gan", "class", 11, ("method.fisher=classifier",)),
     ("rwalk", "domain", 9, ("method.interval=2",)),
@@ -55,14 +66,14 @@ VARIANTS = [
     ("gss", "domain", 9, ("method.selection=random", "memory=30")),
     ("mir", "task", 9, ("network=resnet18", "network.width=2", "method.n_candidates=20", "method.n_replay=8")),
     ("er_ace", "domain", 9, ("memory=30", "method.n_replay=5")),
-    ("packnet", "task", 3, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
-    ("hat", "task", 5, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
-    ("pnn", "task", 5, ("network=cnn", "method.earlier=random")),
+    ("packnet", "task", 3, (*CNN, "optimizer=sgd", "optimizer.momentum=0.9")),  # as the second training begins
+    ("hat", "task", 5, (*CNN, "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("pnn", "task", 5, (*CNN, "method.earlier=random")),
     ("pnn", "task", 3, ("method.init=previous", "optimizer=sgd", "optimizer.momentum=0.9")),
-    ("progress_compress", "task", 7, ("network=cnn", "method.reinitialize=false", "optimizer.keep_state=true")),
+    ("progress_compress", "task", 7, (*CNN, "method.reinitialize=false", "optimizer.keep_state=true")),
     ("si", "task", 9, ("optimizer.keep_state=true",)),
-    ("supsup", "domain", 5, ("network=cnn", "method.inference=binary", "method.kept=0.5", "optimizer=rmsprop")),
-    ("clnp", "task", 6, ("network=cnn", "optimizer=sgd", "optimizer.momentum=0.9")),
+    ("supsup", "domain", 5, (*CNN, "method.inference=binary", "method.kept=0.5", "optimizer=rmsprop")),
+    ("clnp", "task", 6, (*CNN, "optimizer=sgd", "optimizer.momentum=0.9")),
     ("den", "task", 12, ("optimizer=sgd", "optimizer.momentum=0.9", "method.sigma=0")),  # after growth, in a split
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
     ("wa", "class", 7, ("optimizer=sgd", "optimizer.milestones=[0.3,0.6]", "network=resnet32", "network.width=2")),
@@ -86,7 +97,7 @@ KILLS += [(method, KINDS[method][0], 23, STREAM_OF[method]) for method in BORDER
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
 CONVOLUTIONS = [  # each as dear as ten others
-    ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", "network=cnn", "method.generator=continue")),
+    ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", *CNN, "method.generator=continue")),
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
 ]
 MORE_KILLS += [variant for variant in CONVOLUTIONS if variant[0] in METHODS]
@@ -116,7 +127,13 @@ def equal(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize(("method", "kind"), EVERY)
 def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compose) -> None:
-    settings = small(f"method={method}", f"scenario={kind}_incremental", "trainer.epochs=10", "optimizer.lr=0.01")
+    settings = small(
+        f"method={method}",
+        f"scenario={kind}_incremental",
+        "trainer.epochs=10",
+        "trainer.chunk=32",  # the killed runs have small ones
+        "optimizer.lr=0.01",
+    )
     results = run(settings)
     assert results.status == "finished"
     R = results.R_task_masked if (method, kind) in GIVEN else results.R
@@ -212,7 +229,7 @@ def test_it_learns_under_every_training_mask(method: str, mask: str, small: Comp
         small(f"method={method}", f"scenario.train_mask={mask}", "network.hidden=[200]", "optimizer.lr=0.003")
     )
     for index in range(enough(method)):
-        learn(learner, scenario, index, tmp_path, epochs=20)
+        learn(learner, scenario, index, tmp_path, epochs=20, chunk=32)
     score, last = Score(scenario), enough(method) - 1
     score.measure(learner, after=last)
     own = there(score.results().R_task_masked)  # "current" doesn't tell the new classes from the old

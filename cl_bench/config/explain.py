@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cl_bench.config.errors import InputError, nearest
+from cl_bench.config.errors import InputError, KnownError, nearest
 from cl_bench.config.names import check_name, conf_of, options_of
 
 
-def explain(error: Exception, overrides: Iterable[str]) -> str | None:
+def explained(error: Exception, overrides: Iterable[str]) -> Exception:
+    """The error as a person is told it: one of ours as it is, Hydra's as an InputError of one line; itself when nobody
+    can have meant it."""
+    line = None if isinstance(error, KnownError) else _meant(error, overrides)
+    return InputError(line) if line else error
+
+
+def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
     """What is wrong with a command line, by the error that Hydra had with it; None when Hydra can't have meant it."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf import DictConfig

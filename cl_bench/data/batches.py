@@ -181,7 +181,8 @@ class Batches:
         self.epochs = math.ceil(steps / self.per_epoch)
         self._epoch, self._order = -1, torch.empty(0)
         bounds = [start, *sorted(stop for stop in stops if start < stop < steps), steps]
-        self._ends = [end for first, last in pairwise(bounds) for end in [*range(first + chunk, last, chunk), last]]
+        ranges = [(first, last) for first, last in pairwise(bounds) if first < last]  # none when it was all done
+        self._ends = [end for first, last in ranges for end in [*range(first + chunk, last, chunk), last]]
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -13,8 +11,6 @@ from cl_bench.data.problem import Problem
 from cl_bench.methods.base import Classifier
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
-
-_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
 
 
 class ShrinkPerturb(Classifier):
@@ -41,8 +37,8 @@ class ShrinkPerturb(Classifier):
         learned = [p for p in self.weights.values() if p.grad is not None]
         with torch.no_grad():
             if self.shrink:
-                _torch._foreach_add_([p.grad for p in learned], learned, alpha=self.shrink)
+                torch._foreach_add_([p.grad for p in learned], learned, alpha=self.shrink)  # pyright: ignore
             optimizers.step()
             if self.noise:
-                _torch._foreach_add_(learned, [torch.randn_like(p) for p in learned], alpha=self.noise)
+                torch._foreach_add_(learned, [torch.randn_like(p) for p in learned], alpha=self.noise)  # pyright: ignore
         return {"loss": loss.detach()}

@@ -146,7 +146,7 @@ class RunProgress:
         self._plan, self._what = plan, ""
         live: AbstractContextManager[Any] = nullcontext()
         if self.shown and self.console.is_terminal:
-            live = Live(get_renderable=self._view, console=self.console, refresh_per_second=PER_SECOND, transient=True)
+            live = Live(get_renderable=self.view, console=self.console, refresh_per_second=PER_SECOND, transient=True)
         before = sys.stdout
         try:
             with live, logged_to_stdout(before):
@@ -212,7 +212,7 @@ class RunProgress:
             with suppress(OSError, ValueError):
                 os.write(self.console.file.fileno(), SHOW_CURSOR)
 
-    def _view(self) -> RenderableType:
+    def view(self) -> RenderableType:
         """One line, of which a narrow terminal lacks the end."""
         plan = self._plan
         if plan is None:

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 
 from cl_bench.config import InputError, KnownError, NotApplicable
 from cl_bench.config.compose import check_settings, plain
-from cl_bench.config.explain import explain
+from cl_bench.config.explain import explained
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
 from cl_bench.files import load_json
@@ -142,10 +142,10 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
         try:
             composed.append(hydra.config_loader.load_sweep_config(config, line))
         except Exception as error:
-            reason = str(error) if isinstance(error, KnownError) else explain(error, line)
-            if reason is None:
+            told = explained(error, line)
+            if not isinstance(told, KnownError):
                 raise
-            wrong.setdefault(reason, []).append(" ".join(override for override in line if override not in common))
+            wrong.setdefault(str(told), []).append(" ".join(override for override in line if override not in common))
     if wrong:
         *more, last = [with_combinations(reason, where, len(lines)) for reason, where in wrong.items()]
         for line in more:

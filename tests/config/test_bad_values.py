@@ -326,9 +326,7 @@ def unharmed_command(command: tuple[Any, str], capsys: pytest.CaptureFixture[str
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_any_command(
-    nothing_done: None, quick_hydra: None, capsys: pytest.CaptureFixture[str], command: tuple[Any, str]
-) -> None:
+def test_any_command(nothing_done: None, capsys: pytest.CaptureFixture[str], command: tuple[Any, str]) -> None:
     unharmed_command(command, capsys)
 
 

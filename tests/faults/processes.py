@@ -127,6 +127,7 @@ def _tell_all(pipe: Connection) -> None:
     from cl_bench.evaluation.scores import Score
     from cl_bench.runs.fit import Fit
     from cl_bench.runs.folder import RunFolder
+    from cl_bench.runs.progress import RunProgress
     from cl_bench.runs.watch import Watch
 
     now: dict[str, Any] = {"task": -1, "phase": "", "step": 0}
@@ -149,11 +150,10 @@ def _tell_all(pipe: Connection) -> None:
     def nothing(*_: Any) -> None:
         pass
 
-    def training(watch: Watch, *_: Any) -> None:
-        step = watch._saved["step"] if watch._saved else 0
-        tell("training", task=watch.fit._task, phase=watch.where.rpartition(", ")[2], step=step)
+    def training(_: Watch, trainer: Any, *__: Any) -> None:
+        tell("training", step=trainer.train_dataloader.start)
 
-    replace = RunFolder._replace
+    replace = RunFolder.replace
 
     def write(folder: RunFolder, name: str, content: Callable[[Path], Any]) -> None:
         def cut(fresh: Path) -> None:
@@ -171,7 +171,9 @@ def _tell_all(pipe: Connection) -> None:
         tell("written")
         now["phase"] = before
 
-    RunFolder._replace = write  # pyright: ignore
+    RunFolder.replace = write  # pyright: ignore
+    around(RunProgress, "begin_task", lambda _, task: now.update(task=task), nothing)
+    around(RunProgress, "begin_phase", lambda _, phase, *__: now.update(phase=phase), nothing)
     around(Watch, "on_train_start", training, nothing)
     around(Watch, "on_train_batch_end", lambda _, __, module, *___: tell("chunk", step=module.step_index + 1), nothing)
     around(Fit, "__call__", nothing, lambda *_: tell("trained"))

@@ -14,8 +14,6 @@ from cl_bench.data.batches import Step
 from cl_bench.methods.base import Classifier, Learner
 from cl_bench.runs.setup import prepare
 
-pytestmark = pytest.mark.usefixtures("quick_hydra")
-
 FINETUNING_FIRST = ("ewc", "mas", "si", "rwalk", "lwf", "gem", "agem", "cumulative", "ogd", "meta_regularized")
 NETWORKS = {
     "mlp": ("network.hidden=[16,16]",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -256,7 +257,7 @@ def test_network_is_left_as_it_was(name: str) -> None:
     assert modes == [module.training for module in network.modules()]
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
     assert all(weight.grad is not None and (weight.grad == 1).all() for weight in network.parameters())
-    assert not any(module._forward_hooks for module in network.modules())
+    pickle.dumps(network)  # which fails when a hook is left: it is a function inside another
 
 
 def test_mode_and_hooks_are_put_back_after_an_error() -> None:
@@ -264,7 +265,7 @@ def test_mode_and_hooks_are_put_back_after_an_error() -> None:
     with pytest.raises(RuntimeError):
         sum_of_powers(network, x[..., :1], output_norm, 2)
     assert network.training
-    assert not any(module._forward_hooks for module in network.modules())
+    pickle.dumps(network)  # which fails when a hook is left: it is a function inside another
 
 
 def test_dropout_is_off() -> None:

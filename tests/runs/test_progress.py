@@ -151,7 +151,7 @@ def test_the_bar_is_one_line_in_every_terminal(columns: int) -> None:
         progress.begin_phase("generator", 10**6)
         progress.step(1000, 10.0, [("wasserstein", 1.2345678)])
         with progress.console.capture() as capture:
-            progress.console.print(progress._view())
+            progress.console.print(progress.view())
     (line,) = capture.get().splitlines()
     assert len(line) <= columns
     assert line.startswith("task 1/100 gen")

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
-
 
 class EntryAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba, 2015), whose correction for the start of its means is counted for each entry.
@@ -39,7 +37,7 @@ class EntryAdam(torch.optim.Optimizer):
                 continue
             gradients = [p.grad for p in parameters]
             if group["weight_decay"]:
-                gradients = _torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+                gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])  # pyright: ignore
             for p in parameters:
                 if not self.state[p]:
                     self.state[p] = {name: torch.zeros_like(p) for name in ("m", "v", "ones_m", "ones_v")}
@@ -47,13 +45,13 @@ class EntryAdam(torch.optim.Optimizer):
                 [self.state[p][name] for p in parameters] for name in ("m", "v", "ones_m", "ones_v")
             )
             first, second = group["betas"]
-            _torch._foreach_lerp_(m, gradients, 1 - first)
-            _torch._foreach_mul_(v, second)
-            _torch._foreach_addcmul_(v, gradients, gradients, 1 - second)
+            torch._foreach_lerp_(m, gradients, 1 - first)  # pyright: ignore
+            torch._foreach_mul_(v, second)  # pyright: ignore
+            torch._foreach_addcmul_(v, gradients, gradients, 1 - second)  # pyright: ignore
             for ones, beta in ((ones_m, first), (ones_v, second)):
-                _torch._foreach_mul_(ones, beta)
-                _torch._foreach_add_(ones, 1 - beta)
-            scale = _torch._foreach_div(v, ones_v)
-            _torch._foreach_sqrt_(scale)
-            _torch._foreach_add_(scale, group["eps"])
-            _torch._foreach_addcdiv_(parameters, _torch._foreach_div(m, ones_m), scale, -group["lr"])
+                torch._foreach_mul_(ones, beta)  # pyright: ignore
+                torch._foreach_add_(ones, 1 - beta)  # pyright: ignore
+            scale = torch._foreach_div(v, ones_v)  # pyright: ignore
+            torch._foreach_sqrt_(scale)  # pyright: ignore
+            torch._foreach_add_(scale, group["eps"])  # pyright: ignore
+            torch._foreach_addcdiv_(parameters, torch._foreach_div(m, ones_m), scale, -group["lr"])  # pyright: ignore
