@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from cl_bench.config import signatures
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
-from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, conf_of, options_of
+from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
 from cl_bench.config.tuned import at, picked_up
@@ -78,9 +78,8 @@ def stream_of(scenario: Mapping[str, Any]) -> dict[str, Any]:
 def check_stream(settings: Mapping[str, Any]) -> None:
     """Raises InputError for what has no meaning where images come as a stream."""
     if declared(settings, "needs_borders"):
-        others = ", ".join(
-            name for name in options_of("method") if not declared(chosen(name, settings), "needs_borders")
-        )
+        files = {name: {"method": file_of("method", name), "plugins": []} for name in options_of("method")}
+        others = ", ".join(name for name, file in files.items() if not declared(file, "needs_borders"))
         why = f"must know where a task ends, and a stream (scenario.passes=online) doesn't say; try method={others}"
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
     if settings["trainer"].get("iterations"):
@@ -104,14 +103,6 @@ def check_applicable(settings: Mapping[str, Any], kind: str) -> None:
         ways = ", ".join(f"scenario={names[kind]}" for kind in kinds)
         why = f"has no meaning in scenario={scenario} ({kind}-incremental); try {ways}"
         raise NotApplicable(method, scenario, why)
-
-
-def chosen(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with another method, as far as its file says which class it is."""
-    import yaml
-
-    file = next(path for conf in conf_of().values() if (path := conf / "method" / f"{method}.yaml").is_file())
-    return {"method": yaml.safe_load(file.read_text(encoding="utf-8")), "plugins": settings.get("plugins")}
 
 
 def declared(settings: Mapping[str, Any], name: str) -> Any:

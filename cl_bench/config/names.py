@@ -77,6 +77,14 @@ def options_of(group: str) -> list[str]:
     return sorted({file.relative_to(top).with_suffix("").as_posix() for top in tops for file in top.rglob("*.yaml")})
 
 
+def file_of(group: str, name: str) -> dict[str, Any]:
+    """What the YAML file of a choice says, ours or that of an installed plugin."""
+    import yaml
+
+    found = (conf / group / f"{name}.yaml" for conf in conf_of().values())
+    return yaml.safe_load(next(file for file in found if file.is_file()).read_text(encoding="utf-8"))
+
+
 def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
     kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}

@@ -19,7 +19,9 @@ from torch import Tensor
 from cl_bench.config import InputError, Share, Side
 from cl_bench.config.content import hidden, natural
 from cl_bench.config.errors import nearest
-from cl_bench.config.names import place
+from cl_bench.config.names import file_of, options_of, place
+from cl_bench.config.plugins import allowed
+from cl_bench.config.schema import build, check
 from cl_bench.data import class_names
 from cl_bench.data.reading import NEEDED, Arrays, damaged, download, read_idx, read_npz
 from cl_bench.data.transforms import crop_and_flip, resize
@@ -53,18 +55,18 @@ class Dataset:
 
 
 def load(name: str, data_dir: Path) -> Dataset:
-    """The set of that name with its default settings, or the arrays of an .npz file.
+    """The set of that name with the settings of its YAML file, ours or an installed plugin's; or an .npz file's arrays.
 
     >>> len(load("digits", Path("data")).x_train)
     1438
     """
     if name.endswith(".npz"):
         return npz(path=name)
-    downloads = (mnist, fashion_mnist, svhn, cifar10, cifar100)
-    sets = {"digits": digits} | {f.__name__: partial(f, data_dir) for f in downloads}
+    files = {choice: file_of("dataset", choice) for choice in options_of("dataset")}
+    sets = {choice: file for choice, file in files.items() if file and "???" not in file.values()}  # these need a path
     if name not in sets:
         raise InputError(f"scenario.datasets: there is no dataset {name!r}{nearest(name, [*sets, 'PATH.npz'])}")
-    return sets[name]()
+    return build(check(sets[name], f"dataset={name}", packages=allowed([])), data_dir=data_dir)
 
 
 # ---------------------------------------------------------------------------------------------- the sets

@@ -18,6 +18,7 @@ from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.names import CONF, folder_of, key_of, options_of
 from cl_bench.config.plugins import allowed, conf_folders
 from cl_bench.manual import files_of
+from cl_bench.record import load_results
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import checked
 
@@ -154,6 +155,56 @@ def test_a_folder_and_a_package_named_on_the_command_line(
     with pytest.raises(InputError, match=r"not a part of cl_bench; plugins=\[calm_plugin\]"):  # the file alone says so
         cl_bench.load(folder).model()
     assert type(cl_bench.load(folder, plugins=["calm_plugin"]).model()).__name__ == "Calm"
+
+
+PARTS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+import torch
+from cl_bench.config import Rate
+from cl_bench.data.datasets import Dataset
+from cl_bench.runs.loggers import CSVLog
+
+class Lines(CSVLog):
+    def write(self, rows: Any) -> None:
+        super().write(rows)
+        with (self._folder / "lines.txt").open("a") as file:
+            file.writelines(f"{row.phase} {row.name}\\n" for row in rows)
+
+@dataclass(frozen=True)
+class Signs:
+    lr: Rate
+
+    def __call__(self, parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.Rprop(parameters, lr=self.lr)
+
+def squares(*, grey: int) -> Dataset:
+    x = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
+    x[::2, :, 2:6, 2:6] = grey
+    y = torch.tensor([0, 1]).repeat(20)
+    return Dataset("squares", x, y, x, y, n_classes=2, class_names=("square", "nothing"))
+"""
+
+
+def test_its_logger_optimizer_and_data_set_in_a_sequence(plugin: Plugin, tmp_path: Path, no_pictures: None) -> None:
+    conf = {
+        "logger/lines": "# Lines.\n_target_: parts_plugin.code.Lines\n",
+        "optimizer/signs": "# By signs.\n_target_: parts_plugin.code.Signs\nlr: 0.01  # step size\n",
+        "dataset/squares": "# Squares.\n_target_: parts_plugin.code.squares\ngrey: 200  # of a square\n",
+    }
+    plugin("parts_plugin", conf, code=PARTS)
+    chosen = ["logger=lines", "optimizer=signs", "optimizer.lr=0.02", f"output_root={tmp_path / 'outputs'}"]
+    sets = ["scenario=sequence", "scenario.kind=task", "scenario.datasets=[digits,squares]"]
+    assert main(["method=finetune", *QUICK, *chosen, *sets]) == 0
+    (folder,) = tmp_path.glob("outputs/*/*")
+    results = load_results(folder)
+    assert results.classes[1] == ["squares"]
+    assert "square" in results.class_names
+    assert "train loss" in (folder / "lines.txt").read_text().splitlines()
+    with pytest.raises(InputError, match=r"^scenario\.datasets: .* did you mean 'squares'\?$"):
+        run(compose("method=finetune", *QUICK, *chosen, *sets[:2], "scenario.datasets=[digits,sqares]"))
 
 
 def test_explain_shows_the_files_of_plugins(plugin: Plugin) -> None:
