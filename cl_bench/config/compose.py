@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from cl_bench.config import signatures
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
-from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, options_of
+from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
 from cl_bench.config.tuned import at, picked_up
