@@ -380,7 +380,7 @@ def test_images_that_do_not_fit_are_one_line(er: cl_bench.Run, call: Any, images
             cl_bench.evaluate(er, dataset)
     several = call("method=finetune", "scenario=sequence", "scenario.datasets=[digits,digits]", "scenario.kind=domain")
     assert cl_bench.evaluate(several).tolist() == several.R[-1].tolist()
-    with pytest.raises(InputError, match="data sets themselves"):
+    with pytest.raises(InputError, match="has images of its own; there is none to replace"):
         cl_bench.evaluate(several, "digits")
 
 

@@ -113,6 +113,10 @@ def around(group: str, node: dict[str, Any]) -> dict[str, Any]:
         chosen["scenario"] = loaded("scenario", KINDS[method.kinds[0]])
         if "memory" in inspect.signature(method).parameters:
             chosen["memory"] = memory()
+        if method.__name__ == "MER":
+            chosen["optimizer"] = loaded("optimizer", "sgd")
+        if method.__name__ == "OML":
+            chosen["scenario"] |= {"meta_classes": 5}
     return chosen
 
 

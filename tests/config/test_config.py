@@ -215,6 +215,7 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("measure_every", (), 2),
     ("scenario.max_train", ("scenario=permuted",), 100),
     ("scenario.max_train", ("scenario=class_incremental",), 100),
+    ("scenario.meta_classes", (), 4),
     ("scenario.base", ("scenario.n_tasks=null", "scenario.classes_per_task=2"), 4),
     ("dataset.normalize", ("dataset=mnist",), True),
     ("method.answer", ("method=icarl",), "network"),

@@ -11,7 +11,7 @@ import torch
 from conftest import learn, made
 from torch import nn
 
-from cl_bench.data import scenarios
+from cl_bench.data import tasks
 from cl_bench.data.problem import Problem
 from cl_bench.networks.base import Network, Normalize
 from cl_bench.networks.masks import Frozen
@@ -38,7 +38,7 @@ def test_each_channel_is_normalized_with_its_own_mean_and_deviation() -> None:
 def standardized(method: str, *overrides: str) -> Any:
     """On digits that have a mean and a deviation."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scenarios, "Problem", lambda *args: replace(Problem(*args), mean=(MEAN,), std=(STD,)))
+        patch.setattr(tasks, "Problem", lambda *args: replace(Problem(*args), mean=(MEAN,), std=(STD,)))
         return made(method, *overrides)
 
 
