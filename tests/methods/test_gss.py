@@ -118,7 +118,7 @@ def test_an_image_that_agrees_with_what_is_kept_takes_no_place() -> None:
 
 def test_candidates_are_drawn_by_their_score_and_replaced_with_the_chance_of_the_paper() -> None:
     """P(image i goes) = C_i / sum C x C_i / (C_i + c), over many runs of one image."""
-    scores, c, runs = torch.tensor([0.1, 0.5, 1.0, 1.9]), 0.6, 6000
+    scores, c, runs = torch.tensor([0.1, 0.5, 1.0, 1.9]), 0.6, 2000
     expected = scores / scores.sum() * scores / (scores + c)
     gone = torch.zeros(4)
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_candidates_are_drawn_by_their_score_and_replaced_with_the_chance_of_the
 
 def test_the_images_of_a_mini_batch_draw_different_places() -> None:
     """One after another: the second as if what the first drew weren't there."""
-    scores, runs = torch.tensor([0.5, 1.0, 1.5]), 4000
+    scores, runs = torch.tensor([0.5, 1.0, 1.5]), 2000
     P, pairs = scores / scores.sum(), torch.zeros(3, 3)
     torch.manual_seed(0)
     for _ in range(runs):
@@ -162,7 +162,7 @@ def test_a_mini_batch_larger_than_the_memory_fits(selection: str, places: int) -
 
 
 def test_at_random_each_of_memory_and_mini_batch_stays_with_the_same_chance() -> None:
-    stays, runs = torch.zeros(16), 3000
+    stays, runs = torch.zeros(16), 2000
     torch.manual_seed(0)
     for _ in range(runs):
         memory = full(torch.ones(12))

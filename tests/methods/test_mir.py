@@ -72,8 +72,8 @@ def test_the_scores_are_those_of_a_step_that_is_made(kind: str, network: str) ->
 
 @pytest.mark.parametrize("at_a_time", [1, 7, 100])
 def test_the_largest_scores_are_retrieved(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cl_bench.data.batches.AT_ONCE", 1)  # so that images are looked at `at_a_time`
     method, scenario = mir("method.n_candidates=40")
+    monkeypatch.setattr("cl_bench.data.batches.AT_ONCE", 1)  # so that images are looked at `at_a_time`
     g = slope(method, scenario.tasks[2].train.batch(torch.arange(10)))
     torch.manual_seed(3)
     candidates = method.memory.sample(40)
