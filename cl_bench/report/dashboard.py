@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import wandb_workspaces.workspaces as ws
 
 LOSSES = {
-    "Loss of the classifier": "(train|retrain|solver)/loss",
+    "Loss of the classifier": "(train|retrain|solver|stream)/loss",
     "Losses of the generator": "(gan|generator)/(wasserstein|discriminator|generator|error)",
 }
 """PHASE/NAME of what methods log while they train, as regular expressions."""
@@ -112,6 +112,14 @@ def workspace(place: Place) -> ws.Workspace:
             over_tasks("ACC: mean accuracy on the tasks so far", "ACC", **share),
             over_tasks("Accuracy on the first task", "accuracy/0", **share),
             bars("ACC after the last task", "ACC"),
+            wr.LinePlot(
+                title="Accuracy on what came, of a stream",
+                x="accuracy_on_stream/images",
+                y=["accuracy_on_stream/accuracy"],
+                groupby_aggfunc="mean",
+                groupby_rangefunc="stddev",
+                range_y=(0, 1),
+            ),
         ],
         "Forgetting and transfer": [
             over_tasks("Forgetting", "forgetting"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
+APART = (MEASURED, STREAM)  # in the place of a phase, and none: they have no steps
 MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
 PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name says which, its folder is their affair
 
@@ -113,14 +114,15 @@ class WandbLog(CSVLog):
         shown = {accuracies[i] for i in thinned(len(accuracies))}  # W&B draws a panel for each name
         named = {name: value for name, value in named.items() if name in shown or name not in accuracies}
         with self._guard():
-            if phase != MEASURED:
+            if phase not in APART:
                 named[f"{phase}/step"] = self._steps[phase]
+            if phase != MEASURED:
                 self._define_axis(phase)
             self._run.log({"step": step, "task": task, **named})
 
     def _count(self, step: int, phase: str) -> None:
         """What came since the last call were steps of this phase: a point stands at the last of its steps."""
-        if phase != MEASURED:
+        if phase not in APART:
             self._steps[phase] += step - self._last
             self._last = step
 

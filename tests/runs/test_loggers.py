@@ -34,7 +34,7 @@ from cl_bench.methods.ewc import EWC
 from cl_bench.record import Diagnostics, Phase, TaskRecord
 from cl_bench.report.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.runs.figures import accuracy_matrix
-from cl_bench.runs.loggers import MEASURED, CSVLog, Row, RunLogger, read
+from cl_bench.runs.loggers import MEASURED, STREAM, CSVLog, Row, RunLogger, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.wandb_log import WandbLog, without_paths
 
@@ -250,6 +250,23 @@ def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest
     assert next(one.exit.exit_code for one in session if one.WhichOneof("record_type") == "exit") == 0
 
 
+def test_wandb_has_the_accuracy_on_a_stream_over_its_images(small: Compose, no_pictures: None) -> None:
+    settings = small("method=finetune", "scenario=blurry", "scenario.measure_every=200", "logger=wandb")
+    of_run = run(settings)
+    [session] = offline(folder_of(settings))
+    axes = [one.metric for one in session if one.WhichOneof("record_type") == "metric"]
+    assert {one.glob_name: one.step_metric for one in axes if one.glob_name} == {
+        "task/*": "task", "stream/*": "stream/step", "accuracy_on_stream/*": "accuracy_on_stream/images",
+    }  # fmt: skip
+    points = history(session)
+    shown = [point for point in points if "accuracy_on_stream/accuracy" in point]
+    found = [(point["accuracy_on_stream/images"], point["accuracy_on_stream/accuracy"]) for point in shown]
+    assert found == [(images, pytest.approx(accuracy)) for images, accuracy in of_run.stream]
+    steps = [point["stream/step"] for point in points if "stream/loss" in point]
+    assert steps[-1] == sum(phase.steps for record in of_run.tasks for phase in record.phases)
+    assert steps == sorted(set(steps))  # what was measured between them is no step
+
+
 def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = WandbLog(mode="offline")
     learn(first, folder, stop=95)
@@ -418,7 +435,9 @@ def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypa
     sections = specification(workspace(Place("p")))["section"]["panelBankConfig"]["sections"]
     shown = drawn([panel for section in sections for panel in section["panels"]])
     assert {"task/ACC", "task/FID", "task/samples", "figures/accuracy_matrix", "BWT", "seconds"} <= shown
-    assert shown <= logged
+    of_streams = {f"{STREAM}/images", f"{STREAM}/accuracy"}  # logged by another test above
+    assert shown - of_streams <= logged
+    assert of_streams <= shown
     assert [name for name in logged if re.fullmatch(LOSSES["Losses of the generator"], name)]
     config: dict[str, Any] = {}
     for one in session:
