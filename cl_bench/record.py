@@ -200,7 +200,7 @@ class Results:
     @property
     def shared_test(self) -> bool:
         """Whether all tasks share one test set."""
-        return len(self.classes) > 1 and all(len(row) == 1 for row in self.R)
+        return len(self.classes) > 1 and [*map(len, self.R[:1])] == [1]
 
     @property
     def tests(self) -> Sequence[int | str]:

@@ -40,7 +40,12 @@ def class_of(method: str) -> type[Method]:
 
 
 KINDS: dict[str, tuple[Kind, ...]] = {method: class_of(method).kinds for method in METHODS}
-EVERY = [(method, kind) for method in METHODS for kind in KINDS[method]]
+ONE_BY_ONE = ("mer", "la_maml")  # a step for each image: in other kinds than their first they are longer checks
+EVERY: list[Any] = [
+    pytest.param(method, kind, marks=[pytest.mark.slow] * (method in ONE_BY_ONE and kind != KINDS[method][0]))
+    for method in METHODS
+    for kind in KINDS[method]
+]
 KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
 CNN = ("network=cnn", "network.channels=[8,8]", "network.hidden=16")
 VARIANTS = [
@@ -221,7 +226,14 @@ def enough(method: str) -> int:
     return 5 if "joint" in method else 2
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if "class" in KINDS[method]])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[pytest.mark.slow] * (method in ONE_BY_ONE))
+        for method in METHODS
+        if "class" in KINDS[method]
+    ],
+)
 @pytest.mark.parametrize("mask", ["all", "current"])
 def test_it_learns_under_every_training_mask(method: str, mask: str, small: Compose, tmp_path: Path) -> None:
     # wide: a narrow network that pushes the classes to come down from the start ends with dead units
