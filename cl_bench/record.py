@@ -200,8 +200,7 @@ class Results:
     @property
     def shared_test(self) -> bool:
         """Whether all tasks share one test set; of a damaged record, what most of its fields say."""
-        widths = [len(self.b), len(self.n_test), *map(len, self.R[:1])]
-        return len(self.classes) > 1 and widths.count(1) > 1
+        return len(self.classes) > 1 and [len(self.b), len(self.n_test), *map(len, self.R[:1])].count(1) > 1
 
     @property
     def tests(self) -> Sequence[int | str]:
