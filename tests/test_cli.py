@@ -286,7 +286,10 @@ def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
     assert "1 finished runs of 1 configurations" in said("cl-bench report")
     assert "project=NAME" in said("cl-bench dashboard --help")
     complete = 'eval "$(cl-bench -sc install=bash)"; COMP_CWORD=1; COMP_LINE="cl-bench method=e"; COMP_POINT=17'
-    assert said(f"{complete}; hydra_bash_completion; echo ${{COMPREPLY[@]}}") == "method=er method=ewc method=ewc_gan\n"
+    assert (
+        said(f"{complete}; hydra_bash_completion; echo ${{COMPREPLY[@]}}")
+        == "method=er method=er_ace method=ewc method=ewc_gan\n"
+    )
     code = f"import cl_bench; run = cl_bench.run(*{['method=finetune', *QUICK]}); "
     code += "print(cl_bench.evaluate(run) - run.R[-1], cl_bench.__file__)"
     python = said(f'"{sys.executable}" -c "{code}"')
