@@ -40,13 +40,17 @@ def class_of(method: str) -> type[Method]:
 
 
 KINDS: dict[str, tuple[Kind, ...]] = {method: class_of(method).kinds for method in METHODS}
-ONE_BY_ONE = ("mer", "la_maml")  # a step for each image: in other kinds than their first they are longer checks
+ONE_BY_ONE = (
+    "mer",
+    "la_maml",
+)  # a step for each image: but for their streams, which are short, these are longer checks
 EVERY: list[Any] = [
-    pytest.param(method, kind, marks=[pytest.mark.slow] * (method in ONE_BY_ONE and kind != KINDS[method][0]))
+    pytest.param(method, kind, marks=[pytest.mark.slow] * (method in ONE_BY_ONE))
     for method in METHODS
     for kind in KINDS[method]
 ]
-KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS]  # in the middle of a later task or phase
+# in the middle of a later task or phase
+KILLS = [(method, KINDS[method][0], 7, ()) for method in METHODS if method not in ONE_BY_ONE]
 CNN = ("network=cnn", "network.channels=[8,8]", "network.hidden=16")
 VARIANTS = [
     ("dgr", "class", 9, ("gan@method.gan=acgan_mlp", "method.replay=fresh", "method.gan.generator.hidden=[16]")),
@@ -101,6 +105,7 @@ KILLS += [(method, KINDS[method][0], 23, STREAM_OF[method]) for method in BORDER
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
 MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
+MORE_KILLS += [(method, KINDS[method][0], 7, ()) for method in METHODS if method in ONE_BY_ONE]
 CONVOLUTIONS = [  # each as dear as ten others
     ("dgr", "class", 9, ("gan@method.gan=dcgan", "method.replay=fresh", *CNN, "method.generator=continue")),
     ("dgm", "task", 10, ("generator@method.generator=dcgan", "method.mask_position=before", "network=dcgan")),
