@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -141,7 +140,9 @@ class Chunk:
         self.batches, self.steps = batches, steps
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        return ((step, self.batches[step]) for step in self.steps)
+        for step in self.steps:
+            yield step, self.batches[step]
+            self.batches.after_step(step + 1)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -155,8 +156,8 @@ class Batches:
     Every epoch is a fresh permutation drawn from (seed, epoch) alone, so mini-batch number s is the same
     whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
 
-    step: what a learner does with each of them; None for its own `train_step`. stops: numbers of steps after which a
-    chunk ends.
+    step: what a learner does with each of them; None for its own `train_step`. after_step: called with how many
+    steps are done, after each.
 
     Raises ValueError for an empty data set.
     """
@@ -171,25 +172,22 @@ class Batches:
         chunk: int = 32,
         start: int = 0,
         step: Step | None = None,
-        stops: Collection[int] = (),
+        after_step: Callable[[int], None] = lambda done: None,
     ) -> None:
         if not len(data):
             raise ValueError("no images to train on")
         self.data, self.batch_size, self.steps, self.seed = data, batch_size, steps, seed
-        self.chunk, self.start, self.step = chunk, start, step
+        self.chunk, self.start, self.step, self.after_step = chunk, start, step, after_step
         self.per_epoch = data.n_batches(batch_size) * data.updates
         self.epochs = math.ceil(steps / self.per_epoch)
         self._epoch, self._order = -1, torch.empty(0)
-        bounds = [start, *sorted(stop for stop in stops if start < stop < steps), steps]
-        ranges = [(first, last) for first, last in pairwise(bounds) if first < last]  # none when it was all done
-        self._ends = [end for first, last in ranges for end in [*range(first + chunk, last, chunk), last]]
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return math.ceil((self.steps - self.start) / self.chunk)
 
     def __iter__(self) -> Iterator[Chunk]:
-        for first, end in pairwise([self.start, *self._ends]):
-            yield Chunk(self, range(first, end))
+        for first in range(self.start, self.steps, self.chunk):
+            yield Chunk(self, range(first, min(first + self.chunk, self.steps)))
 
     def __getitem__(self, step: int) -> Batch:
         epoch, i = divmod(step, self.per_epoch)

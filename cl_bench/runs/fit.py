@@ -154,7 +154,7 @@ class Fit:
             chunk=self.chunk,
             start=start,
             step=step,
-            stops=watch.points,
+            after_step=watch.after_step,
         )
         with seeded(self.seed, "phase", self._task, number):
             module.train()

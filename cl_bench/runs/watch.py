@@ -38,6 +38,7 @@ class Watch(pl.Callback):
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
         self.stream: list[tuple[int, float | None]] = []  # images that came, accuracy
+        self._looked: list[tuple[int, int, float | None]] = []  # of this chunk: steps done, and the same
         self.online = OnlineAccuracy(module)
         self.seconds, self._saved = 0.0, None
         self._step = 0  # after the last chunk of this process
@@ -84,18 +85,29 @@ class Watch(pl.Callback):
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
         points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
         self.fit.logger.log_points(points)
+        for done, seen, accuracy in self._looked:
+            self.fit.logger.log_stream(done, seen, accuracy)
+        self._looked.clear()
         before = time.monotonic()
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(self.module)
             if accuracy is not None:
                 self.validation.append((step, accuracy))
-        if step in self.points:
-            seen = self.points[step]
-            self.stream.append((seen, self.fit.measure(seen)))
-            self.fit.logger.log_stream(step, *self.stream[-1])
-        measuring = time.monotonic() - before  # is no training
-        self._began += measuring
-        self.fit.set_aside(measuring)
+        self._set_aside(time.monotonic() - before)
+
+    def after_step(self, done: int) -> None:
+        """Measures where a stream is to be: inside of a chunk, as one for each point would cost more than its steps."""
+        if done in self.points:
+            before, seen = time.monotonic(), self.points[done]
+            with torch.autocast(self.fit.device.type, enabled=False):
+                self.stream.append((seen, self.fit.measure(seen)))
+            self._looked.append((done, *self.stream[-1]))
+            self._set_aside(time.monotonic() - before)
+
+    def _set_aside(self, seconds: float) -> None:
+        """Measuring is no training."""
+        self._began += seconds
+        self.fit.set_aside(seconds)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._save(trainer, module, bool(self.fit.signal))

@@ -55,10 +55,13 @@ def test_each_image_comes_once_and_in_order(n: int, size: int, sizes: list[int],
     assert torch.equal(batches[steps - 1].y, found[-1].y)  # any step by itself, as after a kill
 
 
-def test_a_chunk_ends_where_it_must() -> None:
-    batches = Batches(numbered(100), batch_size=10, steps=10, seed=0, chunk=4, start=1, stops=[3, 9, 10, 50])
-    assert [list(chunk.steps) for chunk in batches] == [[1, 2], [3, 4, 5, 6], [7, 8], [9]]
-    assert len(batches) == 4
+def test_after_each_step_it_is_said_how_many_are_done() -> None:
+    heard: list[int] = []
+    batches = Batches(numbered(100), batch_size=10, steps=10, seed=0, chunk=4, start=3, after_step=heard.append)
+    for chunk in batches:
+        for step, _ in chunk:
+            assert heard == list(range(4, step + 1))  # of those before
+    assert heard == list(range(4, 11))
 
 
 def test_a_stream_has_the_images_of_its_tasks_in_another_order() -> None:
