@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,6 @@ from cl_bench.methods.parts.memory import Budget, Reservoir
 from cl_bench.methods.parts.one_by_one import check_alone, gradient, images_of
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import SGD, Optimizer
-
-_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
 
 
 class LaMAML(Classifier):
@@ -86,7 +84,7 @@ class LaMAML(Classifier):
         if first:
             self.memory.after_step(batch)
         if self.variant != "c_maml":
-            _torch._foreach_add_(list(self.rates), clipped(for_rates, self.clip), alpha=-self.rate_lr)
+            torch._foreach_add_(list(self.rates), clipped(for_rates, self.clip), alpha=-self.rate_lr)  # pyright: ignore
         step = clipped(for_weights, self.clip)
         if self.variant == "la_maml":
             step = [part * rate.relu() for part, rate in zip(step, self.rates, strict=True)]
@@ -105,15 +103,15 @@ class LaMAML(Classifier):
         for i in torch.randperm(n).tolist():
             g = gradient(self.loss(images[i]), weights)
             with torch.no_grad():
-                _torch._foreach_addcmul_(weights, steps, g, value=-1)
+                torch._foreach_addcmul_(weights, steps, g, value=-1)  # pyright: ignore
             loss = self.loss(everything)
             h = gradient(loss, weights)
-            _torch._foreach_add_(way, g)
-            _torch._foreach_add_(for_weights, h, alpha=1 / n)
-            _torch._foreach_addcmul_(for_rates, way, h, value=-1 / n)
+            torch._foreach_add_(way, g)  # pyright: ignore
+            torch._foreach_add_(for_weights, h, alpha=1 / n)  # pyright: ignore
+            torch._foreach_addcmul_(for_rates, way, h, value=-1 / n)  # pyright: ignore
             losses.append(loss.detach())
         with torch.no_grad():
-            _torch._foreach_copy_(weights, before)
+            torch._foreach_copy_(weights, before)  # pyright: ignore
         for_rates = [part * (rate > 0) for part, rate in zip(for_rates, self.rates, strict=True)]
         return torch.stack(losses).mean(), for_weights, for_rates
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from cl_bench.methods.parts.memory import Budget, Reservoir
 from cl_bench.methods.parts.one_by_one import check_alone, gradient, images_of
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import SGD, Optimizer
-
-_torch: Any = torch  # one call for all tensors: private by name, and what torch's own optimizers use
 
 
 class MER(Classifier):
@@ -107,7 +105,7 @@ class MER(Classifier):
         for met in (*old[:place], image, *old[place:]):
             found = gradient(self.loss(met), weights)
             with torch.no_grad():
-                _torch._foreach_add_(weights, found, alpha=-own_rate if met is image else -rate)
+                torch._foreach_add_(weights, found, alpha=-own_rate if met is image else -rate)  # pyright: ignore
 
 
 def copies(weights: Sequence[Tensor]) -> list[Tensor]:
