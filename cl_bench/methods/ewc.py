@@ -11,7 +11,7 @@ from cl_bench.config import InputError, NonNegative, Positive, Share
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.parts.countdown import countdown
+from cl_bench.methods.parts.countdown import anchored, countdown
 from cl_bench.methods.parts.importance import RunningFisher, fisher
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
 from cl_bench.networks.base import Network
@@ -74,11 +74,6 @@ class EWC(Classifier):
         self.countdown = countdown(consolidate_every, problem)
         self.running = RunningFisher(self.weights.values(), fisher_rate) if self.countdown else None
 
-    @property
-    def anchored(self) -> bool:
-        """Whether there is an anchor yet to be pulled to."""
-        return self.countdown.passed if self.countdown else self.index > 0
-
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
         if self.countdown:
@@ -98,7 +93,7 @@ class EWC(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         loss = super().loss(batch)
-        if self.anchored:
+        if anchored(self.countdown, self.index):
             loss = loss + self.strength / 2 * self.penalty(self.weights)
         return loss
 

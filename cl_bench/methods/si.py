@@ -11,7 +11,7 @@ from cl_bench.config import NonNegative, Positive, Rate
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.parts.countdown import countdown
+from cl_bench.methods.parts.countdown import anchored, countdown
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
@@ -52,11 +52,6 @@ class SI(Classifier):
         self.path = nn.ParameterList(nn.Parameter(torch.zeros_like(p), False) for p in self.weights.values())
         self.countdown = countdown(consolidate_every, problem)
 
-    @property
-    def anchored(self) -> bool:
-        """Whether there is an anchor yet to be pulled to."""
-        return self.countdown.passed if self.countdown else self.index > 0
-
     def learn(self, task: Task, fit: Fit) -> None:
         super().learn(task, fit)
         if not self.countdown:
@@ -74,7 +69,7 @@ class SI(Classifier):
         loss = self.loss(batch)
         gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
         total = gradient
-        if self.anchored:
+        if anchored(self.countdown, self.index):
             total = self.penalty.added_to(gradient, self.weights, self.strength)
         for weight, g in zip(weights, total, strict=True):
             weight.grad = g

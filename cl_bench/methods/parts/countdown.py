@@ -52,3 +52,12 @@ def countdown(interval: int | None, problem: Problem) -> Countdown | None:
             "that; set a number of mini-batches, such as method.consolidate_every=100"
         )
     return Countdown(interval) if interval else None
+
+
+def anchored(countdown: Countdown | None, index: int) -> bool:
+    """Whether there is an anchor yet to be pulled to: that of an interval, or without a countdown of a task before.
+
+    Args:
+        index: of the task being learned.
+    """
+    return countdown.passed if countdown else index > 0
