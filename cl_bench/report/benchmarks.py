@@ -218,13 +218,19 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
     order = {name: place for place, name in enumerate(names.values())}
     configurations.sort(
         key=lambda configuration: (
-            configuration.method not in BOUNDS,
-            configuration.method,
             order[configuration.protocol],
+            -mean_accuracy(configuration),
+            configuration.method,
             sort_key(configuration),
         )
     )
     return {name: dict(zip(differ, values, strict=True)) for values, name in names.items()}
+
+
+def mean_accuracy(configuration: Configuration) -> float:
+    """ACC, to sort by: what has none comes last."""
+    value = configuration.estimate("ACC")
+    return value.mean if value else -math.inf
 
 
 def sort_key(configuration: Configuration) -> list[tuple[int, float, str]]:

@@ -132,10 +132,17 @@ def line_chart(
     return frame.drawing(name, parts, len(series))
 
 
-def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Points with intervals both ways, each named beside it where there is room (the legend names all)."""
+def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series], front: Sequence[tuple[float, float]] = ()) -> Markup:
+    """Points with intervals both ways, each named beside it where there is room (the legend names all).
+
+    front: the points that no other beats both ways, from the left; a line of steps joins them.
+    """
     frame = Frame(x, y, WIDTH - 12)
     parts = frame.axes([(value, x.write(value)) for value in x.ticks()])
+    if len(front) > 1:
+        steps = [f"M{frame.x(front[0][0]):.1f} {frame.y(front[0][1]):.1f}"]
+        steps += [f"H{frame.x(across):.1f}V{frame.y(up):.1f}" for across, up in front[1:]]
+        parts.append(f'<path class="front" d="{"".join(steps)}"/>')
     places = [(frame.x(middle(at)), frame.y(value.mean)) for curve in series for at, value in curve.points]
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
     for curve in series:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration, Curve
-from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
+from cl_bench.report.charts import Axis, Series, Style, line_chart, middle, scatter
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, SIZES_PER_TASK, Column
 
@@ -166,6 +166,7 @@ class Plots:
             Axis(axis_title(across), values, log=log, write=lambda value: f"{value:,.4g}"),
             share_axis(axis_title(up), series),
             series,
+            [] if across.better else pareto([(middle(at), value.mean) for of in series for at, value in of.points]),
         )
         return Figure(title, chart, caption, numbers)
 
@@ -204,6 +205,19 @@ class Plots:
             joined=numeric,
         )
         return Figure(title, chart, column.meaning.capitalize() + ".", numbers)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, gain) that none beats: whoever costs less gains less. From the cheapest on.
+
+    >>> pareto([(1, 5), (2, 4), (3, 7), (3, 6)])
+    [(1, 5), (3, 7)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
 
 
 def axis_title(column: Column) -> str:
