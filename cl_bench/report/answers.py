@@ -72,13 +72,10 @@ def cells_of(run: Run) -> list[Cell]:
     words = run.results.provenance.get("overrides")
     if not isinstance(words, list) or not any(str(word).startswith("experiment=") for word in words):
         return []
-    typed = {word for word in map(str, words) if not without_effect(word.partition("=")[0])}
-    return [cell for content in cells().values() for cell in content if typed_of(cell) == typed]
-
-
-def typed_of(cell: Cell) -> set[str]:
-    """What a cell's command line says, as a run notes it: memory=100 is memory.images=100."""
-    return {written_out(word) for word in cell.configuration}
+    typed = {written_out(word) for word in map(str, words) if not without_effect(word.partition("=")[0])}
+    return [
+        cell for content in cells().values() for cell in content if set(map(written_out, cell.configuration)) == typed
+    ]
 
 
 def without_effect(key: str) -> bool:
