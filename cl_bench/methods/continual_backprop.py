@@ -6,7 +6,6 @@ from collections import deque
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import Decay, InputError, Positive, Share
@@ -72,7 +71,7 @@ class ContinualBackprop(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logits, activations = self.through(batch.x)
-        loss = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        loss = self.cross_entropy(self.active(logits, batch.y), batch.y)
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
