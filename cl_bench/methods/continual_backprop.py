@@ -14,7 +14,7 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.entry_adam import EntryAdam
 from cl_bench.networks.base import Network, Normalize
-from cl_bench.networks.optimizers import Adam, Optimizer
+from cl_bench.networks.optimizers import Adam, AdamW, Optimizer
 from cl_bench.networks.plain import Weighted, in_order
 
 TINY = torch.finfo(torch.float32).tiny
@@ -89,10 +89,10 @@ class ContinualBackprop(Classifier):
         return self.network.head(x), activations
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        if not isinstance(self.optimizer, Adam):
+        if not isinstance(self.optimizer, Adam | AdamW):
             return super().configure_optimizers()
         how = self.optimizer
-        made = EntryAdam(self.network.parameters(), how.lr, how.betas, how.weight_decay)
+        made = EntryAdam(self.network.parameters(), how.lr, how.betas, how.weight_decay, isinstance(how, AdamW))
         return self.optimizer_state.handed_to(made) if self.optimizer_state else made
 
 

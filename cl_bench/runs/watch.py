@@ -97,11 +97,14 @@ class Watch(pl.Callback):
         self.seconds = self._before + time.monotonic() - self._began
         step = self.module.step_index + 1
         self.done = step
-        trainer.should_stop = self.course is not None and self.course.stopped
+        if self.course and self.course.stopped:
+            trainer.should_stop = True
         logged = self._check()
         self.losses.update({name: value for _, name, value in logged})
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
-        points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
+        points, self._unlogged = averaged(
+            self._unlogged + logged, self.fit.log_every, step, step if trainer.should_stop else self.steps
+        )
         self.fit.logger.log_points(points)
         for done, seen, accuracy in self._looked:
             self.fit.logger.log_stream(done, seen, accuracy)

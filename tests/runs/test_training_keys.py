@@ -113,9 +113,13 @@ def test_it_never_looks_at_validation_images_of_the_past(
 
 def test_a_gan_is_trained_to_its_end(small: Compose) -> None:
     chosen = ("method=dgr", "trainer.patience=1", "trainer.epochs=8", "optimizer.lr=0.5")
-    solver, generator = run(small(*chosen, *TWO, "method.generator_epochs=8")).tasks[0].phases
+    settings = small(*chosen, *TWO, "method.generator_epochs=8")
+    solver, generator = run(settings).tasks[0].phases
     assert solver.steps < generator.steps
     assert solver.steps % (generator.steps // 8) == 0
+    curves = [row for row in read(folder_of(settings) / "log.csv") if row.task == 0]
+    assert max(row.step for row in curves if row.phase == "solver") == solver.steps  # the last window is a short one
+    assert max(row.step for row in curves if row.phase == "generator") == solver.steps + generator.steps
 
 
 # ------------------------------------------------------------------------------------------------- clipping
@@ -168,7 +172,7 @@ def test_each_optimizer_of_each_method_follows_clipped_gradients(
         return
     more = META if method == "oml" else ()
     scenario, learner = made(method, f"scenario={kind_of(method)}_incremental", "scenario.val_fraction=0.2", *more)
-    for task in (0, 1) if method != "joint" else range(5):
+    for task in range(5) if method in ("joint", "joint_gan") else (0, 1):
         learn(learner, scenario, task, tmp_path, iterations=3, gradient_clip=1e-3)
     of_bic = torch.optim.LBFGS  # fits two numbers when a task ends
     norms = [norm for optimizer, _, norm in stepped if not isinstance(optimizer, of_bic)]
@@ -231,9 +235,9 @@ def test_frozen_statistics_stay_as_the_first_task_left_them(method: str, small: 
     "method", [m if m in ("er", "gem", "lucir") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
 def test_mini_batches_of_one_image(method: str, small: Compose) -> None:
-    chosen = [f"method={method}", f"scenario={kind_of(method)}_incremental", *TWO]
-    chosen += META if method == "oml" else []
-    results = run(small(*chosen, "trainer.batch_size=1", "trainer.iterations=5"))
+    chosen = (f"method={method}", f"scenario={kind_of(method)}_incremental", "scenario.val_fraction=0.2")
+    more = META if method == "oml" else ("scenario.n_tasks=2",)
+    results = run(small(*chosen, *more, "trainer.batch_size=1", "trainer.iterations=5"))
     assert results.status == "finished"
 
 
@@ -297,12 +301,25 @@ def all_of(settings: dict[str, Any]) -> tuple[Any, list[Row], Any]:
     return results, [row for row in read(folder / "log.csv") if row.phase != MEASURED], state["method"]
 
 
-@pytest.mark.parametrize("key", KILLED)
+EVERY = [pytest.param(method, "patience", marks=pytest.mark.slow) for method in METHODS if method != "er"]
+
+
+@pytest.mark.parametrize(("method", "key"), [*(("er", key) for key in KILLED), *EVERY])
 def test_a_run_goes_on_after_kills_in_the_middle_of_phases(
-    key: str, small: Compose, monkeypatch: pytest.MonkeyPatch
+    method: str, key: str, small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after checkpoints until none is left, two or three chunks apart."""
-    chosen = ("method=er", *TWO, "trainer.chunk=2", *KILLED[key])
+    if f"trainer.{key}" in declared(compose(f"method={method}"), "refused"):
+        return
+    more = (*META, "scenario.n_tasks=5") if method == "oml" else ()
+    chosen = (
+        f"method={method}",
+        f"scenario={kind_of(method)}_incremental",
+        *TWO,
+        "trainer.chunk=2",
+        *KILLED[key],
+        *more,
+    )
     results, curves, state = all_of(small(*chosen, root="whole"))
     settings, kills = small(*chosen, root="killed") | {"checkpoint_every": 0}, 0
     while kills < 100:
