@@ -21,18 +21,20 @@ OF_TASKS = ("scheduler", "trainer.patience", "trainer.freeze_batch_norm")
 
 OURS = tuple(f"cl_bench.networks.schedules.{name}" for name in ("Cosine", "MultiStep", "Plateau"))
 MULTISTEP = OURS[1]
+SGD = "cl_bench.networks.optimizers.SGD"
 OLD = ("milestones", "gamma")
 """Keys that SGD had before there was scheduler=multistep."""
 
 
 def with_scheduler(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with a scheduler: those of a run from before there were any have none, or that of their SGD."""
-    settings, optimizer = {"scheduler": {}, **settings}, settings.get("optimizer")
-    if isinstance(optimizer, Mapping) and isinstance(optimizer.get("milestones"), list):
-        if optimizer["milestones"] and not settings["scheduler"]:
-            old = {name: optimizer[name] for name in OLD if name in optimizer}
+    settings = {"scheduler": {}, **settings}
+    optimizer = settings.get("optimizer")
+    if isinstance(optimizer, Mapping) and optimizer.get("_target_") == SGD and not settings["scheduler"]:
+        old = {name: optimizer[name] for name in OLD if name in optimizer}
+        if old.get("milestones"):
             settings["scheduler"] = {"_target_": MULTISTEP, "warmup": 0.0, "gamma": 0.1} | old
-        settings["optimizer"] = {key: value for key, value in optimizer.items() if key not in OLD}
+        settings["optimizer"] = {key: value for key, value in optimizer.items() if key not in old}
     return settings
 
 
@@ -40,8 +42,7 @@ def without_scheduler(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as they were written before there was a scheduler, where that can be said: SGD with milestones."""
     scheduler, optimizer = settings.get("scheduler") or {}, settings.get("optimizer") or {}
     kept = dict(settings)
-    sgd = optimizer.get("_target_") == "cl_bench.networks.optimizers.SGD"
-    if sgd and scheduler.get("_target_") == MULTISTEP and not scheduler.get("warmup"):
+    if optimizer.get("_target_") == SGD and scheduler.get("_target_") == MULTISTEP and not scheduler.get("warmup"):
         kept["optimizer"] = {**optimizer, **{name: scheduler.get(name) for name in OLD}}
         kept["scheduler"] = {}
     return kept

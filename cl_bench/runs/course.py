@@ -82,7 +82,8 @@ class Course:
     def _after_pass(self, done: int) -> None:
         if self.patience is not None or self._by == "val_accuracy":
             accuracy = self.measure(self.module)
-            assert accuracy is not None  # else the run was refused
+            if accuracy is None:
+                raise InputError("scheduler: goes by the validation images of each task, and this one has none")
             if self.patience is not None and accuracy > max(self.accuracies, default=-1.0):
                 self.best = copy.deepcopy(self.module.state_dict())
             self.accuracies.append(accuracy)

@@ -64,7 +64,7 @@ class Watch(pl.Callback):
         self.stream = list(running.get("stream", []))
         self._unlogged = list(running["unlogged"])
         self.online = OnlineAccuracy(self.module, running["online"])
-        if self.course:
+        if self.course and "course" in running:
             self.course.restore(running["course"])
         self._saved = running
         return running["step"]

@@ -261,6 +261,9 @@ def test_sgd_with_milestones_is_now_a_scheduler_and_has_the_key_that_it_had(gamm
     assert key_of(now) == key_of(then) != key_of(plain)
     assert check_settings(then)["scheduler"] == check_settings(now)["scheduler"]
     assert check_settings(then)["optimizer"] == check_settings(now)["optimizer"]
+    assert "scheduler" not in check_settings(then | {"optimizer": then["optimizer"] | {"milestones": []}})
+    with pytest.raises(InputError, match=r"^optimizer\.milestones: no such key"):
+        check_settings(then | {"scheduler": now["scheduler"]})  # not both
     warm = compose("method=finetune", "optimizer=sgd", *milestones, "scheduler.warmup=0.1")
     assert key_of(warm) != key_of(now) != key_of(compose("method=finetune", "optimizer=adam", *milestones))
 
