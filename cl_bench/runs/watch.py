@@ -73,8 +73,8 @@ class Watch(pl.Callback):
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
         for number, optimizer in enumerate(trainer.optimizers):
-            if norm := self.fit.gradient_clip:
-                optimizer.register_step_pre_hook(lambda optimizer, *_: clip_gradients(optimizer, norm))
+            if self.fit.gradient_clip:
+                optimizer.register_step_pre_hook(self._clip)
             optimizer.register_step_post_hook(partial(self._look, number))
         if self._saved:
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
@@ -172,6 +172,11 @@ class Watch(pl.Callback):
                 }
                 | ({"course": self.course.state()} if self.course else {})
             )
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Before a step of an optimizer, whichever method makes it."""
+        if self.fit.gradient_clip:
+            clip_gradients(optimizer, self.fit.gradient_clip)
 
     def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After a step of an optimiser: counts it and notes its gradients' sums.
