@@ -15,8 +15,9 @@ from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
+from cl_bench.config.training import check_training, with_scheduler
 from cl_bench.config.tuned import at, picked_up
-from cl_bench.config.types import NonNegative, Positive
+from cl_bench.config.types import Decay, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Top:
     tuned_on: str | None = None
     keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
     measure_every: Positive = 1
+    label_smoothing: Decay = 0.0
 
 
 STREAM = "cl_bench.data.streams.Stream"
@@ -50,12 +52,13 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     Raises InputError for an unknown key, a wrong type, a missing value, or a scenario that the method has no
     meaning in.
     """
+    settings = with_scheduler(settings)
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
     packages = allowed(settings["plugins"])
-    chosen = [group for group in GROUPS if settings[group] or group != "dataset"]  # dataset=none
+    chosen = [group for group in GROUPS if settings[group] or group not in ("dataset", "scheduler")]  # none of them
     stream, nodes = stream_of(settings["scenario"]), {}
     if stream:
         nodes["stream"] = check(stream, "scenario", STREAM)
@@ -65,6 +68,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     nodes |= {group: check(apart[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
         nodes["memory"] = check_budget(settings.get("memory"))
+    check_training(settings, declared(settings, "refused"))
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     return nodes
@@ -86,11 +90,6 @@ def check_stream(settings: Mapping[str, Any]) -> None:
         raise InputError(
             f"trainer.iterations={settings['trainer']['iterations']}: a stream (scenario.passes=online) comes once; "
             "leave it null, and set scenario.updates_per_batch"
-        )
-    if settings["optimizer"].get("milestones"):
-        raise InputError(
-            f"optimizer.milestones={typed(settings['optimizer']['milestones'])}: are shares of a task's steps, and a "
-            "stream (scenario.passes=online) has no tasks; set []"
         )
 
 

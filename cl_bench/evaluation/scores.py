@@ -128,9 +128,9 @@ class Score(nn.Module):
         return float(right.double() / given)
 
     @torch.no_grad()
-    def validation(self, method: Method, after: int) -> float | None:
-        """Accuracy on the validation images of tasks 0 to `after`, None where there are none."""
-        tasks = [task for task in self.scenario.tasks[: after + 1] if len(task.val)]
+    def validation(self, method: Method, after: int, first: int = 0) -> float | None:
+        """Accuracy on the validation images of tasks `first` to `after`, None where there are none."""
+        tasks = [task for task in self.scenario.tasks[first : after + 1] if len(task.val)]
         allowed = self.problem.mask(self.problem.rules["evaluation"], after)
         right = 0
         with eval_mode(method):

@@ -146,6 +146,10 @@ class Recorder:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
+    def validate_current(self, module: Learner) -> float | None:
+        """Accuracy of the method on what is set apart of the task that it learns: what may end its training."""
+        return self.score.validation(self.method, after=self.method.index, first=self.method.index)
+
     def points(self, task: Task) -> Points:
         """Where the stream is measured while this task's part of it comes: `scenario.measure_every`."""
         every, data = self.settings["scenario"].get("measure_every"), task.train
