@@ -41,7 +41,7 @@ WITHOUT_EFFECT = {
 """Keys that change no number, by group: they are left out of a run's key."""
 
 LATER: dict[str, dict[str, Any]] = {
-    "": {"measure_every": 1},
+    "": {"measure_every": 1, "evaluate_every": None, "evaluate_unit": "steps", "evaluate_on": "test"},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},

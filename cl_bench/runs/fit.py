@@ -19,6 +19,7 @@ from cl_bench.config import InputError, Positive, Stopped
 from cl_bench.data.batches import Batches, Data, Step
 from cl_bench.methods.base import Learner
 from cl_bench.record import Phase
+from cl_bench.runs.evaluating import Evaluate
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
@@ -91,6 +92,7 @@ class Fit:
         self.signal: int | None = None
         self.validate: Validate = lambda module: None
         self.points, self.measure = NO_POINTS
+        self.evaluate: Evaluate | None = None
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
@@ -99,13 +101,19 @@ class Fit:
         self._task, self._began = -1, 0.0
 
     @contextmanager
-    def task(self, index: int, validate: Validate = lambda module: None, points: Points = NO_POINTS) -> Iterator[None]:
+    def task(
+        self,
+        index: int,
+        validate: Validate = lambda module: None,
+        points: Points = NO_POINTS,
+        evaluate: Evaluate | None = None,
+    ) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
 
         validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
-        points: where a stream is measured.
+        points: where a stream is measured. evaluate: how all tasks so far are, while this one is learned.
         """
-        self.validate, (self.points, self.measure) = validate, points
+        self.validate, (self.points, self.measure), self.evaluate = validate, points, evaluate
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
         self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
@@ -132,7 +140,7 @@ class Fit:
                 self.save(None)
             raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
-            finished = Phase(**saved["phases"][number])
+            finished = Phase.of(saved["phases"][number])
             module.load_state_dict(saved["ends"][number])
             self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
             return self._end(finished, saved["ends"][number])
@@ -141,7 +149,9 @@ class Fit:
             steps = self._steps(data, epochs, times)
 
         points = self.points if data.order is not None else {}
-        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points)
+        per_pass = data.n_batches(self.batch_size) * data.updates
+        evaluating = self.evaluate.phase(module, steps, per_pass) if self.evaluate else None
+        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points, evaluating)
         if saved and number == len(saved["ends"]) and saved["running"]:
             start = watch.restore(saved["running"])
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
@@ -180,6 +190,7 @@ class Fit:
             watch.validation,
             online_accuracy=watch.online.value,
             stream=watch.stream or None,
+            evaluation=evaluating and evaluating.record,
         )
         return self._end(finished, module.state_dict())
 

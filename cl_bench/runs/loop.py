@@ -28,7 +28,7 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
             before = plasticity(method, task.train, task.index)
-            with fit.task(task.index, recorder.validate, recorder.points(task)):
+            with fit.task(task.index, recorder.validate, recorder.points(task), recorder.evaluate(task)):
                 diagnostics = method.learn_task(task, fit)
             recorder.record(task, diagnostics, before)
             if fit.signal:

@@ -94,6 +94,8 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
         chosen = f"method={settings['choices']['method']}"
         raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
+    if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
+        raise InputError("evaluate_on=validation: a task has no images set apart; choose test")
     return scenario, method
 
 
