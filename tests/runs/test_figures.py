@@ -119,32 +119,19 @@ def test_what_was_measured_while_learning_fits_a_page(tmp_path: Path, T: int, sh
     assert 900 <= width <= 4000
     assert 400 <= height <= 700
     assert (tmp_path / "accuracy_while_learning.png").stat().st_size < 600_000
-    names = [line for line in lines if line in ("joint training", "chance")]
-    assert names == ["joint training", "chance"] * 2  # there, and in the accuracy over tasks
-    mean = "test set of all tasks" if shared else "mean of tasks seen"
-    assert lines[mean][0] == 21.0  # after the 20 steps of the other phase
-    assert lines[mean][-1] == 30.0 * T
-
-
-class Lines(list[str]):
-    """The labels of lines in their order; by label, where the last of that name has its points."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.places: dict[str, list[float]] = {}
-
-    def __getitem__(self, name: Any) -> Any:
-        return self.places[name]
+    assert len(lines["joint training"]) == len(lines["chance"]) == 2  # there, and in the accuracy over tasks
+    mean = lines["test set of all tasks" if shared else "mean of tasks seen"][-1]
+    assert (mean[0], mean[-1]) == (21.0, 30.0 * T)  # after the 20 steps of the other phase
 
 
 @contextmanager
-def drawn_lines() -> Iterator[Lines]:
-    lines = Lines()
+def drawn_lines() -> Iterator[dict[str, list[list[float]]]]:
+    """By their labels: where each of that name has its points along the x axis."""
+    lines: dict[str, list[list[float]]] = {}
     put = Axes.plot
 
     def plot(axes: Axes, *where: Any, **how: Any) -> Any:
-        lines.append(how.get("label", ""))
-        lines.places[how.get("label", "")] = list(where[0])
+        lines.setdefault(how.get("label", ""), []).append(list(where[0]))
         return put(axes, *where, **how)
 
     with pytest.MonkeyPatch.context() as patch:
