@@ -289,7 +289,8 @@ def wrong(results: Results) -> str:
     T, columns = len(results.classes), 1 if results.shared_test else len(results.classes)
     matrices = {"R": results.R, "R_task_masked": results.R_task_masked or results.R}
     rows = {f"{name}.{i}": row for name, matrix in matrices.items() for i, row in enumerate(matrix)}
-    for name, values in matrices.items():
+    lines = {"chance": results.chance or results.R, "joint": results.joint or results.R}
+    for name, values in {**matrices, **lines}.items():
         if len(values) != T:
             return f"{name}: {len(values)} values for {T} tasks"
     trial = "trial" in results.config  # of a search; in earlier versions it had all tasks and learned the first ones

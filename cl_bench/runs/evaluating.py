@@ -126,13 +126,12 @@ def evaluate(
     )
 
 
-def warn_if_idle(settings: Mapping[str, Any], phases: Sequence[Phase]) -> None:
-    """Says when a task was trained and nothing could be measured meanwhile."""
-    if settings.get("evaluate_every") and phases and not any(phase.evaluation for phase in phases):
+def warn_if_idle(settings: Mapping[str, Any], phases: Sequence[Phase]) -> bool:
+    """Says when `evaluate_every` has measured nothing while a task was learned, and whether it said so."""
+    every, method = settings.get("evaluate_every"), settings["choices"]["method"]
+    idle = bool(every) and not any(phase.evaluation for phase in phases)
+    if idle:
         names = ", ".join(dict.fromkeys(phase.phase for phase in phases))
-        log.warning(
-            "evaluate_every=%s: nothing is measured in phase %s, which trains a part of method=%s",
-            settings["evaluate_every"],
-            names,
-            settings["choices"]["method"],
-        )
+        what = f"trains a part of itself alone, in phase {names}" if names else "has no training of steps"
+        log.warning("evaluate_every=%s: nothing is measured while method=%s learns, which %s", every, method, what)
+    return idle

@@ -80,6 +80,7 @@ class Recorder:
         n_tasks = len(scenario.tasks)
         every = settings.get("measure_every", 1)
         self.measured = {*range(every - 1, n_tasks, every), n_tasks - 1}  # tasks after which all are measured
+        self.warned = False
         self.with_classes, self.with_confusion = kept_after(self.measured, scenario.problem.n_outputs)
         self.chance, self.joint = chance(scenario), references.joint_line
         problem = scenario.problem
@@ -185,8 +186,8 @@ class Recorder:
         """
         seconds, index = self.fit.seconds, task.index  # of training alone
         self.fit.progress.say_what("evaluation")
-        if not any(record.phases for record in self.records):
-            warn_if_idle(self.settings, self.fit.phases)
+        if self.method.measurable and not self.warned:
+            self.warned = warn_if_idle(self.settings, self.fit.phases)
         self.method.eval()
         top5, by_class = None, None
         if self.method.measurable and index in self.measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -89,3 +90,37 @@ def test_a_line_far_from_all_curves_does_not_flatten_them() -> None:
     series = [Series("a", "0", Style.of(0), [(1.0, Estimate(98, None, 1)), (2.0, Estimate(90, None, 1))])]
     assert near([(1.0, 75.0)], series)
     assert not near([(1.0, 50.0)], series)
+
+
+WRONG: tuple[Any, ...] = (None, 1e300, -1, 2.5, 10**40, "x", True, [], {}, [[]], [None], [[5, [0.5]]], [[10, []]])
+PLACES = (
+    ("chance",),
+    ("joint",),
+    ("chance", 0),
+    ("tasks", 1, "top5"),
+    ("tasks", 1, "by_class"),
+    ("tasks", 1, "by_class", "accuracy"),
+    ("tasks", 1, "by_class", "confusion"),
+    *(("tasks", 1, "phases", 1, "evaluation", *more) for more in ((), ("on",), ("tasks",), ("points",))),
+)
+
+
+def test_what_was_damaged_is_a_line_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each new field made wrong in each way, in a run of its own."""
+    write(tmp_path, "ewc", 0)
+    for seed, (place, value) in enumerate(itertools.product(PLACES, WRONG)):
+        folder = write(tmp_path, "er", seed, record=evaluated, evaluate_every=5)
+        content = json.loads((folder / "results.json").read_text()) | {"chance": [0.5] * 3, "joint": [0.5] * 3}
+        node = content
+        content["tasks"][1] |= {"top5": 0.5, "by_class": {"accuracy": [0.5] * 6, "confusion": None, "per_row": 1}}
+        for key in place[:-1]:
+            node = node[key]
+        node[place[-1]] = value
+        (folder / "results.json").write_text(json.dumps(content))
+    assert main([str(tmp_path)]) == 0
+    found, unread, copies = read([tmp_path])
+    assert len(found) + len(unread) == 1 + len(PLACES) * len(WRONG)
+    assert copies == 0
+    assert len(unread) > len(found) > len(PLACES)
+    assert len(capsys.readouterr().err.splitlines()) == len(unread)
+    assert ">ewc" in (tmp_path / "report" / "index.html").read_text()

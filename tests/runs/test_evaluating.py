@@ -195,11 +195,22 @@ def test_a_test_set_that_all_share_is_one_curve() -> None:
     assert curve.measure(1) == [float((answers == tests.labels).double().mean())]
 
 
-def test_what_can_not_be_measured_is_said(small: Compose, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("joint_gan", "trains a part of itself alone, in phase gan"),
+        ("finetune", "has no training of steps"),
+    ],
+)
+def test_what_can_not_be_measured_is_said(
+    method: str, reason: str, small: Compose, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once. joint_gan learns its last task alone; the other one here learns without `fit`."""
+    monkeypatch.setattr(Finetune, "learn", lambda *_: None)
     with caplog.at_level(logging.WARNING):
-        run(small("method=joint_gan", "scenario.n_tasks=2", "trainer.iterations=4", "evaluate_every=2"))
+        run(small(f"method={method}", "scenario.n_tasks=2", "trainer.iterations=4", "evaluate_every=2"))
     told = [record.getMessage() for record in caplog.records if "evaluate_every" in record.getMessage()]
-    assert told == ["evaluate_every=2: nothing is measured in phase gan, which trains a part of method=joint_gan"]
+    assert told == [f"evaluate_every=2: nothing is measured while method={method} learns, which {reason}"]
 
 
 @pytest.mark.parametrize(
