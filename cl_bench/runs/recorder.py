@@ -306,7 +306,7 @@ class Recorder:
             peak_memory_mb=peak_memory_mb(),
             peak_gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
             device=str(self.fit.device),
-            chance=[*self.chance],
+            chance=to_json(self.chance),
             joint=self.joint,
         )
 
