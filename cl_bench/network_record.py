@@ -3,7 +3,7 @@ records have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ class Evaluation:
 
     on: str
     tasks: list[Count] | None
-    points: list[tuple[Count, list[Accuracy]]]
+    points: Sequence[tuple[Count, Sequence[Accuracy]]]
 
 
 @dataclass(frozen=True)

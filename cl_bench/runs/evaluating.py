@@ -83,7 +83,7 @@ class Evaluating:
     @property
     def record(self) -> Evaluation:
         kept = [self.points[place] for place in thinned(len(self.points), self.how.most)]
-        return Evaluation(self.how.on, self.how.tasks, [(done, [*accuracies]) for done, accuracies in kept])
+        return Evaluation(self.how.on, self.how.tasks, kept)
 
 
 def evaluate(

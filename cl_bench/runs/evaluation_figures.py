@@ -38,13 +38,13 @@ def accuracy_while_learning(results: Results, labels: Sequence[str], path: Path)
     mean, on = [], ""
     for record in results.tasks:
         for phase in record.phases:
-            found = phase.evaluation
-            on = found.on if found else on
-            for step, accuracies in found.points if found else ():
-                known = [np.nan if accuracy is None else accuracy for accuracy in accuracies]
-                mean.append((start + step, float(np.mean(known))))
-                for task, accuracy in zip(found.tasks or [T], known, strict=True):
-                    curves[task].append((start + step, accuracy))
+            if found := phase.evaluation:
+                on = found.on
+                for step, accuracies in found.points:
+                    known = [np.nan if accuracy is None else accuracy for accuracy in accuracies]
+                    mean.append((start + step, float(np.mean(known))))
+                    for task, accuracy in zip(found.tasks or [T], known, strict=True):
+                        curves[task].append((start + step, accuracy))
             start += phase.steps
         borders.append(start)
 
@@ -62,8 +62,11 @@ def accuracy_while_learning(results: Results, labels: Sequence[str], path: Path)
             label=f"task {labels[task]}",
         )
     steps = np.repeat(borders, 2)[1:-1]  # what is known after each task is so while it is learned
-    known = (values and np.repeat(values[: len(borders) - 1], 2) for values in (results.joint, results.chance))
-    references(axes, steps, *known)
+    lines = (
+        None if values is None else np.repeat(np.array(values[: len(borders) - 1], dtype=float), 2)
+        for values in (results.joint, results.chance)
+    )
+    references(axes, steps, *lines)
     middles = [(left + right) / 2 for left, right in pairwise(borders)]
     for border in borders[1:-1] if few else ():
         axes.axvline(border, color="0.75", linewidth=0.8, zorder=0)

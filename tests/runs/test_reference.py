@@ -113,8 +113,7 @@ def test_a_joint_run_is_a_line_in_the_pictures(joint: dict[str, Path], tmp_path:
 
     last = json.loads((joint[""] / "results.json").read_text())["R"][-1]
     assert line(joint[""]) == [pytest.approx(sum(last) / 5)] * 5
-    R = [[0.5 + 0.1 * i] * 5 for i in range(5)]
-    R[1] = [None] * 5
+    R = [[None if i == 1 else 0.5 + 0.1 * i] * 5 for i in range(5)]
     found = line(altered(joint[""], tmp_path / "run", R=R))
     assert found == [0.5, None, *(pytest.approx(0.5 + 0.1 * i) for i in (2, 3, 4))]
 
