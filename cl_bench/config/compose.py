@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -36,6 +36,9 @@ class Top:
     keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
     measure_every: Positive = 1
     label_smoothing: Decay = 0.0
+    evaluate_every: Positive | None = None
+    evaluate_unit: Literal["steps", "epochs"] = "steps"
+    evaluate_on: Literal["test", "validation"] = "test"
 
 
 STREAM = "cl_bench.data.streams.Stream"
@@ -57,6 +60,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
+    check_evaluation(settings)
     packages = allowed(settings["plugins"])
     chosen = [group for group in GROUPS if settings[group] or group not in ("dataset", "scheduler")]  # none of them
     stream, nodes = stream_of(settings["scenario"]), {}
@@ -77,6 +81,20 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
 def stream_of(scenario: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a scenario that say how images come; none where they come task by task, see `_settle`."""
     return {key: scenario[key] for key in types_of(STREAM, "scenario") if key in scenario}
+
+
+def check_evaluation(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a wish to measure while a task is learned that can't be fulfilled."""
+    every, scenario = settings.get("evaluate_every"), settings["scenario"]
+    for key, usual in (("evaluate_unit", "steps"), ("evaluate_on", "test")):
+        if every is None and settings.get(key, usual) != usual:
+            raise InputError(f"{key}={settings[key]}: nothing is measured while a task is learned; set evaluate_every")
+    if every is not None and scenario.get("passes") == "online":
+        stream = "a stream (scenario.passes=online) is measured after so many images; set scenario.measure_every"
+        raise InputError(f"evaluate_every={every}: {stream}")
+    if settings.get("evaluate_on") == "validation" and not scenario.get("val_fraction", 1):
+        no_images = f"scenario.val_fraction={scenario['val_fraction']} sets no images apart; try 0.1"
+        raise InputError(f"evaluate_on=validation: {no_images}")
 
 
 def check_stream(settings: Mapping[str, Any]) -> None:

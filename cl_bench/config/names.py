@@ -42,7 +42,14 @@ WITHOUT_EFFECT = {
 """Keys that change no number, by group: they are left out of a run's key."""
 
 LATER: dict[str, dict[str, Any]] = {
-    "": {"measure_every": 1, "label_smoothing": 0.0, "scheduler": {}},
+    "": {
+        "measure_every": 1,
+        "label_smoothing": 0.0,
+        "scheduler": {},
+        "evaluate_every": None,
+        "evaluate_unit": "steps",
+        "evaluate_on": "test",
+    },
     "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},

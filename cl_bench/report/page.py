@@ -172,6 +172,7 @@ class Section:
         figures = [
             plots.over_tasks(),
             plots.over_stream(),
+            *plots.while_learning(),
             plots.against(
                 "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
             ),

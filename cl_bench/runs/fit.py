@@ -22,6 +22,7 @@ from cl_bench.networks.base import batch_norms
 from cl_bench.networks.schedules import Schedule
 from cl_bench.record import Phase
 from cl_bench.runs.course import Course
+from cl_bench.runs.evaluating import Evaluate
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
@@ -106,6 +107,7 @@ class Fit:
         self.validate: Validate = lambda module: None
         self.validate_current = self.validate
         self.points, self.measure = NO_POINTS
+        self.evaluate: Evaluate | None = None
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
@@ -120,13 +122,15 @@ class Fit:
         validate: Validate = lambda module: None,
         points: Points = NO_POINTS,
         validate_current: Validate = lambda module: None,
+        evaluate: Evaluate | None = None,
     ) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
 
         validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
         points: where a stream is measured. validate_current: the accuracy on validation images of this task alone.
+        evaluate: how all tasks so far are measured, while this one is learned.
         """
-        self.validate_current = validate_current
+        self.validate_current, self.evaluate = validate_current, evaluate
         self.validate, (self.points, self.measure) = validate, points
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
@@ -154,7 +158,7 @@ class Fit:
                 self.save(None)
             raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
-            finished = Phase(**saved["phases"][number])
+            finished = Phase.of(saved["phases"][number])
             module.load_state_dict(saved["ends"][number])
             self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
             return self._end(finished, saved["ends"][number])
@@ -163,7 +167,10 @@ class Fit:
             steps = self._steps(data, epochs, times)
 
         points = self.points if data.order is not None else {}
-        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points, self._course(module, data, steps))
+        per_pass = data.n_batches(self.batch_size) * data.updates
+        evaluating = self.evaluate.phase(module, steps, per_pass) if self.evaluate else None
+        course = self._course(module, data, steps)
+        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points, course, evaluating)
         if saved and number == len(saved["ends"]) and saved["running"]:
             start = watch.restore(saved["running"])
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
@@ -209,6 +216,7 @@ class Fit:
             watch.validation,
             online_accuracy=watch.online.value,
             stream=watch.stream or None,
+            evaluation=evaluating and evaluating.record,
         )
         return self._end(finished, module.state_dict())
 

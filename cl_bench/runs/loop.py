@@ -28,7 +28,8 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
             before = plasticity(method, task.train, task.index)
-            with fit.task(task.index, recorder.validate, recorder.points(task), recorder.validate_current):
+            watched = (recorder.points(task), recorder.validate_current, recorder.evaluate(task))
+            with fit.task(task.index, recorder.validate, *watched):
                 diagnostics = method.learn_task(task, fit)
             recorder.record(task, diagnostics, before)
             if fit.signal:

@@ -105,6 +105,8 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         isinstance(method, Classifier) and batch_norms(method.network)
     ):
         raise InputError("trainer.freeze_batch_norm=true: this network has no batch normalization; set false")
+    if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
+        raise InputError("evaluate_on=validation: a task has no images set apart; choose test")
     return scenario, method
 
 

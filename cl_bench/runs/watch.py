@@ -16,6 +16,7 @@ from cl_bench.methods.base import Learner
 from cl_bench.networks.optimizers import clip_gradients
 from cl_bench.runs.course import Course
 from cl_bench.runs.curves import Logged, averaged
+from cl_bench.runs.evaluating import Evaluating
 from cl_bench.seeding import restore_rng, rng
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Watch(pl.Callback):
     """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad.
 
     where: the phase, for a message. steps: of all of it. points: see `fit.Points`. course: what is decided along it.
+    evaluating: see `evaluating`.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Watch(pl.Callback):
         steps: int,
         points: Mapping[int, int],
         course: Course | None,
+        evaluating: Evaluating | None = None,
     ) -> None:
         self.fit, self.module, self.where, self.steps, self.points = fit, module, where, steps, points
-        self.course = course
+        self.course, self.evaluating = course, evaluating
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
@@ -62,6 +65,8 @@ class Watch(pl.Callback):
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.losses, self.validation = dict(running["losses"]), list(running["validation"])
         self.stream = list(running.get("stream", []))
+        if self.evaluating:
+            self.evaluating.restore(running.get("evaluation", []))
         self._unlogged = list(running["unlogged"])
         self.online = OnlineAccuracy(self.module, running["online"])
         if self.course and "course" in running:
@@ -109,6 +114,8 @@ class Watch(pl.Callback):
         for done, seen, accuracy in self._looked:
             self.fit.logger.log_stream(done, seen, accuracy)
         self._looked.clear()
+        if self.evaluating:
+            self.fit.logger.log_evaluation(self.evaluating.new_points())
         before = time.monotonic()
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(self.module)
@@ -117,8 +124,13 @@ class Watch(pl.Callback):
         self._set_aside(time.monotonic() - before)
 
     def after_step(self, done: int) -> bool:
-        """Measures where a stream is to be, and at the end of a pass: inside of a chunk, as one for each point would
-        cost more than its steps. Returns whether the phase ends here."""
+        """Measures where that is to be, and at the end of a pass: inside of a chunk, as one for each point would cost
+        more than its steps. Returns whether the phase ends here."""
+        if self.evaluating and self.evaluating.due(done):
+            before = time.monotonic()
+            with torch.autocast(self.fit.device.type, enabled=False):
+                self.evaluating.look(done)
+            self._set_aside(time.monotonic() - before)
         if done in self.points:
             before, seen = time.monotonic(), self.points[done]
             with torch.autocast(self.fit.device.type, enabled=False):
@@ -167,6 +179,7 @@ class Watch(pl.Callback):
                     "losses": self.losses,
                     "validation": self.validation,
                     "stream": self.stream,
+                    "evaluation": self.evaluating.points if self.evaluating else [],
                     "unlogged": self._unlogged,
                     "online": (self.online.right, self.online.given),
                 }

@@ -214,6 +214,9 @@ def test_what_changes_a_number_changes_the_key() -> None:
 
 CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and a value that changes numbers
     ("measure_every", (), 2),
+    ("evaluate_every", (), 10),
+    ("evaluate_unit", (), "epochs"),
+    ("evaluate_on", (), "validation"),
     ("scenario.max_train", ("scenario=permuted",), 100),
     ("scenario.max_train", ("scenario=class_incremental",), 100),
     ("scenario.meta_classes", (), 4),
