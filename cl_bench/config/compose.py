@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -34,6 +34,7 @@ class Top:
     tuned_on: str | None = None
     keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
     measure_every: Positive = 1
+    keep_models: Literal["last", "all", "none"] = "none"
 
 
 STREAM = "cl_bench.data.streams.Stream"

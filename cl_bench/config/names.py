@@ -30,6 +30,7 @@ WITHOUT_EFFECT = {
         "resume",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_models",
         "debug",
         "logger",
         "choices",

@@ -57,6 +57,7 @@ class DGM(TwoPlayers, Classifier):
 
     plasticity: Tensor
     kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
+    answers_by = ("discriminator.",)
 
     def __init__(
         self,

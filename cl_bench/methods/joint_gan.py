@@ -26,6 +26,7 @@ class JointGAN(Method):
     """
 
     kinds = ("class", "task")
+    answers_by = ("gan.discriminator.",)
 
     def __init__(
         self,

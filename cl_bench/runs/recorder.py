@@ -40,6 +40,7 @@ from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import NO_POINTS, Fit, Points
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.models import Models, keep_of, wanted
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.samples import sample_grid
@@ -80,6 +81,8 @@ class Recorder:
         self.written = set(thinned(n_tasks))  # and those after which results.json is written
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device, settings)
+        self.models = Models(folder.path, folder.key)
+        self.keep_models = keep_of(settings)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -104,6 +107,10 @@ class Recorder:
         self.method.to(self.fit.device)
         state = self.folder.load_task()
         if state:
+            if self.keep_models == "all":  # a run may have kept none before
+                for task in self.models.lacking(range(len(state["records"]))):
+                    self.method.load_state_dict(self.folder.state_after(task)["method"])
+                    self.models.write(self.method, task)
             self.method.load_state_dict(state["method"])
             self.score.load_state_dict(state["score"])
             self.lines = state["records"]
@@ -195,6 +202,8 @@ class Recorder:
         if index in self.written:
             self.folder.write_results(results)
         self.logger.task(results, picture)
+        if self.keep_models == "all":  # before the task is done: after a kill it is learned and written again
+            self.models.write(self.method, index)
         state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
@@ -243,6 +252,9 @@ class Recorder:
     def finish(self) -> Results:
         self.fit.progress.say_what("figures")
         results = replace(self.results(), status="finished")
+        last = wanted(self.keep_models, len(self.records))[-1:]
+        for task in self.models.lacking(last):
+            self.models.write(self.method, task)
         draw_results(results, self.folder.path / "figures")
         self.folder.write_results(results)
         self.logger.finish(results)

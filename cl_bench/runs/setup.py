@@ -19,6 +19,7 @@ from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.data.datasets import Dataset
+from cl_bench.data.problem import Problem
 from cl_bench.data.streams import Stream, as_stream
 from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Method
@@ -53,7 +54,22 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
 
     nodes: of the settings, where they are checked already: that is done before any image is read.
     """
-    nodes, seed = nodes or checked(settings), settings["seed"]
+    nodes = nodes or checked(settings)
+    scenario = scenario_of(settings, nodes)
+    available = sum(len(task.train) for task in scenario.tasks)
+    val_fraction = settings["scenario"].get("val_fraction")
+    if "trial" in settings:
+        scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
+    method = method_of(settings, nodes, scenario.problem, available)
+    if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
+        chosen = f"method={settings['choices']['method']}"
+        raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
+    return scenario, method
+
+
+def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
+    """The tasks that the settings ask for; their images are read. nodes: of the settings."""
+    seed = settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
     if takes_dataset(nodes["scenario"]):
         if "dataset" not in nodes:
@@ -71,15 +87,22 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     val_fraction = settings["scenario"].get("val_fraction")
     if not all(len(task.train) for task in scenario.tasks):
         raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")
-    available = sum(len(task.train) for task in scenario.tasks)
-    if "trial" in settings:
-        scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
-    problem = scenario.problem
+    return scenario
+
+
+def method_of(
+    settings: Mapping[str, Any], nodes: Mapping[str, Node], problem: Problem, available: int | None = None
+) -> Method:
+    """The untrained method for a problem.
+
+    available: training images of all tasks; None where nothing is to be learned.
+    """
+    seed = settings["seed"]
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in nodes:
         memory: Budget = build(nodes["memory"], available=available)
-        if memory.bytes is None and memory.per == "total" and memory.images > available:
+        if available is not None and memory.bytes is None and memory.per == "total" and memory.images > available:
             log.warning("%s: there are only %d training images, and no more are kept", memory, available)
         given["memory"] = memory
     optimizer = build(nodes["optimizer"])
@@ -90,11 +113,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     with seeded(seed, "network"):
         network = build(nodes["network"], **given)
     with seeded(seed, "method"):
-        method: Method = build(nodes["method"], **given, network=network, optimizer=optimizer)
-    if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
-        chosen = f"method={settings['choices']['method']}"
-        raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
-    return scenario, method
+        return build(nodes["method"], **given, network=network, optimizer=optimizer)
 
 
 def takes_dataset(scenario: Node) -> bool:

@@ -26,6 +26,7 @@ from cl_bench.config.search_path import with_plugins
 from cl_bench.files import load_json
 from cl_bench.record import Damaged, Outdated, Results, load_results
 from cl_bench.runs.folder import Busy, at_work, wait_for
+from cl_bench.runs.models import complete
 from cl_bench.runs.progress import first_line
 
 
@@ -199,7 +200,8 @@ def finished(settings: Mapping[str, Any]) -> Results | None:
         return None
     # the reference is no part of the folder's name: with another one the metrics are worked out again
     same = results.config.get("reference") == settings["reference"]
-    return results if same and results.status == "finished" else None
+    whole = results.status == "finished" and complete(results, folder, settings)
+    return results if same and whole else None
 
 
 def carried_out(
