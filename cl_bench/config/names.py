@@ -123,6 +123,8 @@ def name_of(config: Mapping[str, Any]) -> str:
         dataset = Path(own).name
     else:
         dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
+    if config.get("came_from"):
+        dataset = f"{config['came_from']['dataset']}+{dataset}"
     return f"{dataset}-{choices['scenario']}-{choices['method']}"
 
 

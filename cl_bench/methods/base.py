@@ -113,8 +113,9 @@ class Method(Learner):
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
     it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. answers_by: how the names of
-    what answers begin in its state, see `answer_state`. index: of the task being learned, or learned last; -1 before
-    the first.
+    what answers begin in its state, see `answer_state`. grows: whether another run may go on with it, with more outputs
+    and tasks than it was made for: all that counts these in its state begins with those before, and later ones are at
+    first as in a new method. index: of the task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -123,6 +124,7 @@ class Method(Learner):
     needs_validation: ClassVar[bool] = False
     needs_borders: ClassVar[bool] = True
     answers_by: ClassVar[tuple[str, ...]] = ("",)
+    grows: ClassVar[bool] = False
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

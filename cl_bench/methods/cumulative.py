@@ -15,6 +15,8 @@ class Cumulative(Classifier):
     With epochs the cost grows with the square of the number of tasks; with iterations each task costs the same.
     """
 
+    grows = True
+
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem, network, optimizer)
         self.memory = Memory(problem=problem)

@@ -16,6 +16,7 @@ import cl_bench
 from cl_bench import files
 from cl_bench.config import InputError
 from cl_bench.record import Results
+from cl_bench.runs.continued import tasks_before
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,13 +120,13 @@ class Models:
         return labels
 
 
-def wanted(keep: str, n_tasks: int) -> list[int]:
-    """The tasks whose model is kept, once all of them are learned.
+def wanted(keep: str, n_tasks: int, first: int = 0) -> list[int]:
+    """The tasks whose model is kept, once all of them are learned; another run has learned those before `first`.
 
-    >>> wanted("last", 3), wanted("all", 3), wanted("none", 3)
-    ([2], [0, 1, 2], [])
+    >>> wanted("last", 3), wanted("all", 3), wanted("all", 3, first=1), wanted("none", 3)
+    ([2], [0, 1, 2], [1, 2], [])
     """
-    return {"last": [n_tasks - 1], "all": [*range(n_tasks)]}.get(keep, [])
+    return {"last": [n_tasks - 1], "all": [*range(first, n_tasks)]}.get(keep, [])
 
 
 def keep_of(settings: Mapping[str, Any]) -> str:
@@ -135,16 +136,18 @@ def keep_of(settings: Mapping[str, Any]) -> str:
 
 def complete(results: Results, folder: Path, settings: Mapping[str, Any]) -> bool:
     """Whether a finished run has the models that these settings ask for."""
-    return not Models(folder, results.key).lacking(wanted(keep_of(settings), len(results.classes)))
+    return not Models(folder, results.key).lacking(
+        wanted(keep_of(settings), len(results.classes), tasks_before(settings))
+    )
 
 
-def check_states(folder: RunFolder, results: Results | None, keep: str) -> None:
+def check_states(folder: RunFolder, results: Results | None, settings: Mapping[str, Any]) -> None:
     """Raises InputError where a model is asked for that can't be made: its task is learned, and the state that the task
     ended with isn't there any more."""
-    there = folder.ends()
+    there, keep = folder.ends(), keep_of(settings)
     finished = results is not None and results.status == "finished"
     n_learned = len(results.tasks) if results and finished else 1 + max(there, default=-1)
-    tasks = wanted(keep, n_learned) if keep == "all" or finished else []
+    tasks = wanted(keep, n_learned, tasks_before(settings)) if keep == "all" or finished else []
     gone = [task for task in Models(folder.path, folder.key).lacking(tasks) if task not in there]
     if gone:
         which = ", ".join(map(str, gone[:10])) + ", ..." * (len(gone) > 10)
@@ -210,7 +213,7 @@ def as_safetensors(method: Method) -> bytes:
     except TypeError as error:
         name = type(method).__name__.lower()
         raise InputError(f"keep_models: method={name} keeps what no safetensors file holds ({error})") from None
-    return save(tensors, {"format": "pt", "plain": plain})
+    return save(tensors, {"plain": plain})  # of two keys safetensors writes now one first, now the other
 
 
 def from_safetensors(content: bytes) -> dict[str, Tensor | Any]:

@@ -36,6 +36,7 @@ from cl_bench.record import (
     thinned,
     to_json,
 )
+from cl_bench.runs.continued import grown, state_to_go_on, tasks_before
 from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import NO_POINTS, Fit, Points
 from cl_bench.runs.folder import RunFolder, read_results
@@ -106,9 +107,13 @@ class Recorder:
         """Puts everything where the last saved task left it; the first time, measures the untrained method."""
         self.method.to(self.fit.device)
         state = self.folder.load_task()
+        begun = state is not None
+        if not begun and self.settings.get("continue_from"):
+            state = state_to_go_on(self.settings)
+            state |= {name: grown(state[name], getattr(self, name).state_dict()) for name in ("method", "score")}
         if state:
             if self.keep_models == "all":  # a run may have kept none before
-                for task in self.models.lacking(range(len(state["records"]))):
+                for task in self.models.lacking(range(tasks_before(self.settings), len(state["records"]))):
                     self.method.load_state_dict(self.folder.state_after(task)["method"])
                     self.models.write(self.method, task)
             self.method.load_state_dict(state["method"])
@@ -120,7 +125,7 @@ class Recorder:
             self.score.measure(self.method, after=-1)
         before = sum(phase.steps for record in self.records for phase in record.phases)
         step = self.fit.resume(len(self.records), before)
-        if state or step:
+        if begun or step:
             self.provenance = continued(read_results(self.folder.path), self.provenance)
         else:
             self.folder.write_results(self.results())  # when it began, should it be killed in its first task
@@ -252,8 +257,7 @@ class Recorder:
     def finish(self) -> Results:
         self.fit.progress.say_what("figures")
         results = replace(self.results(), status="finished")
-        last = wanted(self.keep_models, len(self.records))[-1:]
-        for task in self.models.lacking(last):
+        for task in self.models.lacking(wanted(self.keep_models, len(self.records))[-1:]):
             self.models.write(self.method, task)
         draw_results(results, self.folder.path / "figures")
         self.folder.write_results(results)

@@ -15,10 +15,12 @@ from torch import nn
 
 from cl_bench.config import InputError
 from cl_bench.config.compose import check_applicable, check_settings
+from cl_bench.config.content import content_of
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.data.datasets import Dataset
+from cl_bench.data.joined import joined
 from cl_bench.data.problem import Problem
 from cl_bench.data.streams import Stream, as_stream
 from cl_bench.data.tasks import Scenario
@@ -26,6 +28,7 @@ from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.runs.continued import earlier, settings_of, tasks_before
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.seeding import seeded
@@ -61,14 +64,29 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     if "trial" in settings:
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
     method = method_of(settings, nodes, scenario.problem, available)
-    if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
+    to_learn = scenario.tasks[tasks_before(settings) :]
+    if method.needs_validation and not all(len(task.val) for task in to_learn):
         chosen = f"method={settings['choices']['method']}"
         raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
     return scenario, method
 
 
 def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
-    """The tasks that the settings ask for; their images are read. nodes: of the settings."""
+    """The tasks that the settings ask for, after those of the run that is continued; their images are read.
+
+    nodes: of the settings.
+    """
+    if not settings.get("continue_from"):
+        return own_scenario(settings, nodes)
+    before = settings_of(earlier(settings), settings)
+    if content_of(before) != before.get("content"):
+        where = f"continue_from={settings['continue_from']}"
+        raise InputError(f"{where}: the images that it was trained on aren't where they were, or changed")
+    return joined(scenario_of(before, checked(before)), own_scenario(settings, nodes))
+
+
+def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
+    """The tasks that the settings ask for. nodes: of the settings."""
     seed = settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
     if takes_dataset(nodes["scenario"]):

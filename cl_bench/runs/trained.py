@@ -128,6 +128,8 @@ class Trained:
         if dataset is None:
             scenario = self.scenario
         else:
+            if self.settings.get("continue_from"):
+                raise InputError("dataset: this run continues another one; there are several data sets to replace")
             if not takes_dataset(nodes["scenario"]):
                 raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
             dataset = self._sized(dataset)
