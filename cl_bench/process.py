@@ -68,6 +68,7 @@ COMMANDS = {
     "evaluate": "cl_bench.use.evaluate",
     "predict": "cl_bench.use.predict",
     "export": "cl_bench.use.export",
+    "verify": "cl_bench.verify",
 }
 """What `cl-bench` and `python -m cl_bench` do beside runs, by the first word behind them; each has a `main()`."""
 
