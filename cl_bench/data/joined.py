@@ -52,7 +52,7 @@ def check(old: Scenario, new: Scenario) -> None:
         raise InputError(
             f"scenario.train_mask={after.rules['train']}: the run that is continued has {before.rules['train']}"
         )
-    if before.augment != after.augment:
+    if repr(before.augment) != repr(after.augment):  # two partials of the same are not equal
         raise InputError("dataset.augment: of images that are kept all are augmented, or none; set it as it was")
     for scenario, whose in ((old, "the run that is continued"), (new, "this one")):
         if scenario.problem.view is not None:

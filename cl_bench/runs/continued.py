@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError, NotApplicable
-from cl_bench.config.came_from import came_from
+from cl_bench.config.came_from import SAME, came_from
 from cl_bench.config.compose import declared
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import file_of, options_of, place
@@ -17,9 +17,6 @@ from cl_bench.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SAME = ("method", "network", "memory")
-"""What goes on, and so must be as it was."""
 
 
 def tasks_before(settings: Mapping[str, Any]) -> int:

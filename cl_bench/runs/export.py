@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_bench import files
 from cl_bench.config import InputError
 from cl_bench.data.problem import masked
+from cl_bench.methods.base import frozen
 from cl_bench.runs.models import labels_of
 from cl_bench.runs.trained import Trained
 
@@ -30,7 +31,7 @@ class Answers(nn.Module):
 
     def __init__(self, trained: Trained, task: int | None) -> None:
         super().__init__()
-        self.method, self.task = trained.method.cpu().eval(), task
+        self.method, self.task = frozen(trained.method).cpu(), task
         self.view = None if task is None else trained.view(task, torch.device("cpu"))
         self.given = task if trained.problem.kind == "task" else None
         self.register_buffer("allowed", trained.answering(task))

@@ -51,8 +51,10 @@ def predict(words: Sequence[str]) -> None:
     if not places:
         raise InputError(f"which pictures? {USAGE}")
     pictures = pictures_in([Path(place) for place in places])
-    names = run.predict(pictures, given.task, given.after, given.top)
-    scores = run.scores(pictures, given.task, given.after)
+    run._check_task(given.task)
+    images = run._trained(given.after).pictures(pictures)  # read once
+    names = run.predict(images, given.task, given.after, given.top)
+    scores = run.scores(images, given.task, given.after)
     columns = {name: column for column, name in enumerate(run.class_names)}
     for picture, best, score in zip(pictures, names, scores, strict=True):
         print(picture, *(f"{name}\t{score[columns[name]]:.4f}" for name in best), sep="\t")
