@@ -12,6 +12,8 @@ from typing import Any
 from cl_bench.config import InputError
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, options_of
+from cl_bench.config.plugins import allowed
+from cl_bench.config.schema import check
 
 AT_WORK = threading.Lock()  # see `by_itself`
 
@@ -22,18 +24,27 @@ def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -
     keys: more of its settings, such as "dataset.size=32".
     """
     from cl_bench.config.compose import compose
+    from cl_bench.config.explain import explained
 
     known = [name for name in options_of("dataset") if name != "none"]
-    own = "npz" if dataset.endswith(".npz") else "image_folder" if Path(dataset).is_dir() else None
-    if dataset in known:
-        own = None
-    elif not own:
-        raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, [*known, 'PATH.npz', 'FOLDER'])}")
+    own = None
+    if dataset not in known:
+        own = "npz" if dataset.endswith(".npz") else "image_folder" if Path(dataset).is_dir() else None
+        if own is None:
+            raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, [*known, 'PATH.npz', 'FOLDER'])}")
+    sized = any(key.partition("=")[0] == "dataset.size" for key in keys)
+    words = [f"dataset={own or dataset}", *(["dataset.path=any"] if own else [])]
+    if "image_folder" in (own, dataset) and not sized:  # it needs one; see `Trained.accuracies`
+        words.append("dataset.size=1")
     with by_itself():
-        words = [f"dataset={own or dataset}", *(["dataset.path=any"] if own else [])]
-        sized = any(key.partition("=")[0] == "dataset.size" for key in keys)
-        pictures = "image_folder" in (own, dataset)
-        node = compose(*words, *(["dataset.size=1"] if pictures and not sized else []), *keys)["dataset"]
+        try:
+            node = compose(*words, *keys)["dataset"]
+        except Exception as error:
+            told = explained(error, keys)
+            if told is error:
+                raise
+            raise told from error
+    check(node, "dataset", packages=allowed([]))
     size = (config.get("dataset") or {}).get("size")
     return node | ({"path": dataset} if own else {}) | ({"size": size} if "size" in node and not sized else {})
 

@@ -343,6 +343,13 @@ def test_a_run_is_measured_from_the_command_line(er: Path, own: Path, capsys: py
     [
         (evaluate, [], "which run? cl-bench evaluate FOLDER"),
         (evaluate, ["RUN", "dataset=digit"], "dataset=digit: no such dataset; did you mean 'digits'?"),
+        (
+            evaluate,
+            ["RUN", "dataset=digits", "dataset.sze=8"],
+            "dataset.sze: no such key; did you mean 'dataset.size'?",
+        ),
+        (evaluate, ["RUN", "dataset=digits", "dataset.size=x"], "dataset.size=x: input should be a valid integer"),
+        (evaluate, ["RUN", "dataset=image_folder"], "dataset.path: needs a value"),
         (evaluate, ["RUN", "afer=1"], "afer: no such key; did you mean 'after'?"),
         (evaluate, ["RUN", "after=5"], "after=5: is no task that is learned; 0 to 4 are"),
         (evaluate, ["RUN", "after=x"], "after=x: "),
@@ -378,7 +385,8 @@ for command in (evaluate, predict, export):
     assert command.main(["--help"]) == 0
     assert command.main([{str(er)!r}, "afer=1"]) == 1
     assert command.main([{str(er)!r}, "after=9"]) == 1
-assert evaluate.main([{str(er)!r}, "dataset=digit"]) == 1
+for words in (["dataset=digit"], ["dataset=digits", "dataset.sze=1"], ["dataset=digits", "dataset.size=x"]):
+    assert evaluate.main([{str(er)!r}, *words]) == 1
 assert predict.main([{str(er)!r}, "nowhere.png"]) == 1
 assert "torch" not in sys.modules
 """
