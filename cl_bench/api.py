@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -19,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError, Stopped
 from cl_bench.config.errors import nearest
-from cl_bench.config.names import CONF, options_of
 from cl_bench.files import Damaged
 from cl_bench.record import load_results
+from cl_bench.runs.asked import AT_WORK, by_itself, node_of, places_of
+from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.models import Models
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from cl_bench.methods.base import Method
     from cl_bench.runs.trained import Trained
-
-AT_WORK = threading.Lock()  # see `by_itself`
 
 NAMED = ("method._target_", "dataset._target_", "scenario._target_")  # their names are columns of their own
 
@@ -127,12 +125,13 @@ def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int
     Args:
         run: of which the model is.
         dataset: another data set with the same classes and images of the same shape, cut into the same tasks: a name
-            as behind `dataset=`, or an .npz file of your own.
+            as behind `dataset=`, an .npz file of your own, or a folder of pictures with a folder per class.
         after: the task after which the model is taken, 0 for the first; None for the last one learned.
 
     Raises InputError when that can't be.
     """
-    return run._trained(after).accuracies(None if dataset is None else node_of(os.fspath(dataset), run.config))
+    node = None if dataset is None else node_of(os.fspath(dataset), run.config)
+    return run._trained(after).accuracies(node)
 
 
 class Run:
@@ -175,42 +174,101 @@ class Run:
 
     def model(self, after: int | None = None) -> Method:
         """The trained method, a torch module in evaluation mode: `model(x, index=None)`, logits of images in [0, 1].
-        The same object each time, on the CPU until it is moved.
+        The same object each time, on the CPU until it is moved. Without a checkpoint it is that of `keep_models`, which
+        lacks what is kept for learning on.
 
         Args:
             after: the task after which it is taken, 0 for the first; None for the last one learned.
 
-        Raises InputError when its checkpoint isn't there: two are kept, or all with `keep_checkpoints=null`.
+        Raises InputError when it isn't there: two checkpoints are kept, or all with `keep_checkpoints=null`.
         """
-        return self._trained(after).method.eval()
+        return self._trained(after, whole=True).method.eval()
 
-    def predict(self, images: Any, task: int | None = None, after: int | None = None) -> np.ndarray:
+    def predict(
+        self, images: Any, task: int | None = None, after: int | None = None, top: int | None = None
+    ) -> np.ndarray:
         """The names of the classes that the model sees in some images, shape (N,), by the mask of evaluation: after
         task i, classes of tasks 0 to i answer in class-incremental learning.
 
         Args:
-            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) where they are grey.
+            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) where they are grey. Or a
+                picture file, a folder of them, in natural order, or a list of such paths: each picture's centre square
+                is resized to the images of the run.
             task: of which task they are; needed in task-incremental learning. They are seen as it sees them: with its
                 order of the pixels, turned by its angle.
             after: as in `model`, whose device is the one that works.
+            top: so many classes for each image, the best first, shape (N, top).
 
         Raises InputError for images of another shape or type.
         """
-        return self._trained(after).answers(images, task)
+        return self._asked(images, task, after, lambda trained, x: trained.answers(x, task, top))
 
-    def _trained(self, after: int | None) -> Trained:
-        from cl_bench.runs.trained import Trained
+    def scores(self, images: Any, task: int | None = None, after: int | None = None) -> np.ndarray:
+        """How sure the model is of each output, shape (N, n_outputs): the softmax of what it answers by, which need not
+        be a probability (iCaRL answers by cosines); 0 for outputs that may not answer. Arguments as in `predict`."""
+        return self._asked(images, task, after, lambda trained, x: trained.scores(x, task))
 
+    @property
+    def class_names(self) -> list[str]:
+        """What each output stands for."""
+        return list(self._results.class_names)
+
+    def export(
+        self, file: str | os.PathLike[str] | None = None, task: int | None = None, after: int | None = None
+    ) -> Path:
+        """Writes the model as a graph of torch alone, and returns the file: float images (N, C, H, W) in [0, 1] to
+        logits (N, n_outputs), those that may not answer at the lowest value. Its labels.json is inside.
+
+        Args:
+            file: None for `models/taskN/model.pt2` in the folder of the run.
+            task, after: as in `predict`.
+
+        Raises InputError for a model that is no such graph, with the reason.
+        """
+        self._check_task(task)
+        trained = self._trained(after)
+        from cl_bench.runs.export import export
+
+        name = "model.pt2" if task is None else f"model-of-task{task}.pt2"
+        there = self.folder / "models" / f"task{trained.after}" / name if file is None else Path(file)
+        export(trained, there, task)
+        return there
+
+    def _asked(
+        self, images: Any, task: int | None, after: int | None, ask: Callable[[Trained, Any], np.ndarray]
+    ) -> np.ndarray:
+        """What the model says of images, or of picture files."""
+        from cl_bench.data.pictures import pictures_in
+
+        self._check_task(task)
+        files = places_of(images)
+        pictures = None if files is None else pictures_in(files)
+        trained = self._trained(after)
+        return ask(trained, images if pictures is None else trained.pictures(pictures))
+
+    def _check_task(self, task: int | None) -> None:
+        tasks = f", 0 to {len(self.classes) - 1}"
+        if self._results.kind == "task" and task is None:
+            raise InputError(f"task: this run is task-incremental; say of which task the images are{tasks}")
+        if task is not None and task not in range(len(self.classes)):
+            raise InputError(f"task={task}: there is no such task{tasks}")
+
+    def _trained(self, after: int | None, whole: bool = False) -> Trained:
         learned = len(self._results.tasks)
         after = learned - 1 if after is None else after
         if after not in range(learned):
             known = f"0 to {learned - 1} are" if learned else "none is"
             raise InputError(f"after={after}: is no task that is learned; {known}")
-        if after not in self._models:
+        known = self._models.get(after)
+        if known is None or (whole and not known.whole):
+            folder, key = self.folder, self._results.key
+            if not Models(folder, key).begun(after):
+                RunFolder(folder, key).check_end(after)
+            from cl_bench.runs.trained import Trained
+
             with AT_WORK:
-                self._models[after] = Trained(
-                    {**self.config, "plugins": self.plugins}, self.folder, self._results.key, int(after)
-                )
+                settings = {**self.config, "plugins": self.plugins}
+                self._models[after] = Trained(settings, folder, key, int(after), whole=whole)
         return self._models[after]
 
     def _shown(self, **how: Any) -> Console:
@@ -245,37 +303,6 @@ def missing(folder: Path) -> str:
         return "has no results.json"
     beside = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
     return f"no such folder{nearest(folder.name, beside)}"
-
-
-def node_of(dataset: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A data set as a node of the configuration, its images resized as those of a run."""
-    from cl_bench.config.compose import compose
-
-    own = dataset.endswith(".npz")
-    known = [name for name in options_of("dataset") if name != "none"]
-    if not own and dataset not in known:
-        raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, [*known, 'PATH.npz'])}")
-    with by_itself():
-        node = compose(*(["dataset=npz", "dataset.path=any"] if own else [f"dataset={dataset}"]))["dataset"]
-    size = (config.get("dataset") or {}).get("size")
-    return node | ({"path": dataset} if own else {}) | ({"size": size} if "size" in node else {})
-
-
-@contextmanager
-def by_itself() -> Iterator[None]:
-    """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
-    configuration belong to all of it. A configuration of Hydra's that somebody else opened is there again afterwards.
-    """
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    with AT_WORK:
-        opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
-        try:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                yield
-        finally:
-            GlobalHydra.instance().hydra = opened
 
 
 def as_cell(value: Any) -> Any:

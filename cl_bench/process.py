@@ -65,6 +65,9 @@ COMMANDS = {
     "report": "cl_bench.report.__main__",
     "dashboard": "cl_bench.report.dashboard",
     "explain": "cl_bench.manual",
+    "evaluate": "cl_bench.use.evaluate",
+    "predict": "cl_bench.use.predict",
+    "export": "cl_bench.use.export",
     "verify": "cl_bench.verify",
 }
 """What `cl-bench` and `python -m cl_bench` do beside runs, by the first word behind them; each has a `main()`."""

@@ -448,7 +448,14 @@ def test_a_log_of_others_on_a_full_disk_says_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["cl_bench.report", "cl_bench.report.dashboard", "cl_bench report", "cl_bench dashboard", "cl_bench explain"],
+    [
+        "cl_bench.report",
+        "cl_bench.report.dashboard",
+        "cl_bench report",
+        "cl_bench dashboard",
+        "cl_bench explain",
+        "cl_bench evaluate",
+    ],
 )
 def test_other_commands_say_one_line_too(module: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m {module} --help >/dev/full"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from cl_bench.config import signatures
+from cl_bench.config.came_from import came_from
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
@@ -39,12 +40,14 @@ class Top:
     evaluate_every: Positive | None = None
     evaluate_unit: Literal["steps", "epochs"] = "steps"
     evaluate_on: Literal["test", "validation"] = "test"
+    keep_models: Literal["last", "all", "none"] = "none"
+    continue_from: str | None = None
 
 
 STREAM = "cl_bench.data.streams.Stream"
 """Its parameters are keys of `scenario`, whichever that is."""
 
-BELOW = (*GROUPS, "memory", "choices", "content")
+BELOW = (*GROUPS, "memory", "choices", "content", "came_from")
 """The keys of settings that are no plain values of `Top`."""
 
 
@@ -166,6 +169,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     assert isinstance(settings, dict)
     for group, choice in choices.items():
         check_name(group, str(choice))
+    if "came_from" in settings:
+        raise InputError("came_from: no such key; it is worked out of continue_from")
     if "content" in settings:
         raise InputError("content: no such key; it is worked out of dataset.path and scenario.datasets")
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
@@ -189,6 +194,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         _settle(found, given.overrides.task if given else [])
     if content := content_of(found):
         found["content"] = content
+    if earlier := came_from(found):
+        found["came_from"] = earlier
     groups = ("method", "dataset", "scenario", "experiment")
     kept = {
         name: {key: value for key, value in values.items() if at(found, key) == value}

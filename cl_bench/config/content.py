@@ -64,8 +64,10 @@ def content_of(settings: Mapping[str, Any]) -> str | list[Any] | None:
 
 
 def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with a person's own data named by their content, wherever they lie."""
-    content, kept = config.get("content"), {key: value for key, value in config.items() if key != "content"}
+    """The configuration with a person's own data, and a run that is continued, named by their content, wherever they
+    lie."""
+    content = config.get("content")
+    kept = {key: value for key, value in config.items() if key not in ("content", "continue_from")}
     if isinstance(content, list):
         return kept | {"scenario": {**kept["scenario"], "datasets": content}}
     if not content:

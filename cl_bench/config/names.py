@@ -31,6 +31,7 @@ WITHOUT_EFFECT = {
         "resume",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_models",
         "debug",
         "logger",
         "choices",
@@ -131,6 +132,8 @@ def name_of(config: Mapping[str, Any]) -> str:
         dataset = Path(own).name
     else:
         dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
+    if config.get("came_from"):
+        dataset = f"{config['came_from']['dataset']}+{dataset}"
     return f"{dataset}-{choices['scenario']}-{choices['method']}"
 
 

@@ -48,6 +48,30 @@ def classes_below(folder: Path, where: str) -> dict[str, list[Path]]:
     return found
 
 
+def pictures_in(places: Sequence[Path]) -> list[Path]:
+    """These picture files, and those in these folders and below them, in natural order.
+
+    Raises InputError for what isn't there, is no picture by its ending, or has none below it.
+    """
+    found = []
+    for place in places:
+        if place.is_dir():
+            below = files_below(place)
+            pictures = [file for file in below if file.suffix.lower() in ENDINGS]
+            if others := len(below) - len(pictures):
+                log.warning("%s: %d files are no pictures and left out", place, others)
+            if not pictures:
+                raise InputError(f"images: there is no picture in {place} ({' '.join(sorted(ENDINGS))})")
+            found += pictures
+        elif not place.exists():
+            raise InputError(f"images: {place}: no such picture or folder")
+        elif place.suffix.lower() not in ENDINGS:
+            raise InputError(f"images: {place}: is no picture by its ending ({' '.join(sorted(ENDINGS))})")
+        else:
+            found.append(place)
+    return found
+
+
 def read_pictures(
     files: Sequence[Path], size: int, grayscale: bool | None, background: Background, where: str
 ) -> np.ndarray:

@@ -109,8 +109,10 @@ class Method(Learner):
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
-    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. index: of the task being
-    learned, or learned last; -1 before the first.
+    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. answers_by: how the names of
+    what answers begin in its state, see `answer_state`. grows: whether another run may go on with it, with more outputs
+    and tasks than it was made for: all that counts these in its state begins with those before, and later ones are at
+    first as in a new method. index: of the task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -119,6 +121,8 @@ class Method(Learner):
     needs_validation: ClassVar[bool] = False
     needs_borders: ClassVar[bool] = True
     refused: ClassVar[dict[str, str]] = {}
+    answers_by: ClassVar[tuple[str, ...]] = ("",)
+    grows: ClassVar[bool] = False
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -155,6 +159,21 @@ class Method(Learner):
         """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
         return bytes_of(self.state_dict())
 
+    def answer_state(self) -> dict[str, Any]:
+        """The part of its `state_dict` that answers need, for a model that learns no more.
+
+        That of a class which answers in a way of its own (`forward`), and says nothing of `answers_by`, is all.
+        """
+        forward, named = (
+            next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("forward", "answers_by")
+        )
+        needed = self.answers_by if issubclass(named, forward) else ("",)
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if name == "_extra_state" or (name.startswith(needed) and not name.startswith("optimizer_state."))
+        }
+
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
 
@@ -177,6 +196,7 @@ class Classifier(Method):
         optimizer: made anew for each phase; with `keep_state` its moments go on.
     """
 
+    answers_by = ("network.",)
     task_of_output: Tensor
     came: Tensor
 

@@ -57,6 +57,7 @@ class DGM(TwoPlayers, Classifier):
 
     plasticity: Tensor
     kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
+    answers_by = ("discriminator.",)
     refused: ClassVar[dict[str, str]] = {
         "scheduler": "trains a GAN alone, whose step size stays",
         "trainer.patience": "has binary masks at the end of a whole training alone",

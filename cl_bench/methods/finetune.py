@@ -10,4 +10,5 @@ from cl_bench.methods.base import Classifier
 class Finetune(Classifier):
     """Objective at task t: the cross-entropy on its own images, from the weights that task t-1 left."""
 
+    grows = True
     needs_borders: ClassVar[bool] = False

@@ -31,6 +31,8 @@ class GEM(Classifier):
             the projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
     """
 
+    grows = True
+
     def __init__(
         self,
         problem: Problem,

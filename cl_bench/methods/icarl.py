@@ -47,7 +47,9 @@ class ICaRL(Exemplary):
             them do (the paper's "hybrid 1").
     """
 
+    grows = True
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
+    answers_by = ("network.", "means")
     means: Tensor
     refused: ClassVar[dict[str, str]] = {
         "label_smoothing": "has a binary cross-entropy for each output",
@@ -102,7 +104,7 @@ class ICaRL(Exemplary):
 
         Logits while a task is learned: its classes have no mean yet.
         """
-        if self.answer == "network" or self.learning or not len(self.memory):
+        if self.answer == "network" or self.learning or self.index < 0:
             return super().forward(x)
         return self.features(x) @ self.means.T
 

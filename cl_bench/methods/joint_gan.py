@@ -26,6 +26,7 @@ class JointGAN(Method):
     """
 
     kinds = ("class", "task")
+    answers_by = ("gan.discriminator.",)
     refused: ClassVar[dict[str, str]] = {
         "scheduler": "trains a GAN alone, whose step size stays",
         "trainer.patience": "trains a GAN alone",

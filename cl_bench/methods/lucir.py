@@ -53,6 +53,7 @@ class LUCIR(Exemplary):
         top: K, new classes that an old image is held apart from.
     """
 
+    grows = True
     kinds: tuple[Kind, ...] = ("class",)
 
     def __init__(

@@ -49,6 +49,8 @@ class LwF(Classifier):
             the code behind the table of van de Ven and Tolias did until May 2019.
     """
 
+    grows = True
+
     def __init__(
         self,
         problem: Problem,

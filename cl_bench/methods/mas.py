@@ -29,6 +29,8 @@ class MAS(Classifier):
         strength: lambda; higher forgets less and learns less.
     """
 
+    grows = True
+
     def __init__(
         self, problem: Problem, network: Network, optimizer: Optimizer, *, strength: NonNegative = 1.0
     ) -> None:

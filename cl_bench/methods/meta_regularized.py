@@ -36,6 +36,8 @@ class MetaRegularized(LwF):
         start: a task's training begins at the weights that the last one left (`previous`), or at theta_meta (`meta`).
     """
 
+    grows = False
+
     def __init__(
         self,
         problem: Problem,

@@ -32,6 +32,7 @@ class WA(DistilledRehearsal):
             logit where features are not negative.
     """
 
+    grows = True
     kinds: tuple[Kind, ...] = ("class",)
 
     def __init__(

@@ -210,7 +210,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     {'trainer.epochs': 2, 'network.hidden': [4, 4]}
     """
     idle = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
-    idle |= {"seed", *MACHINE, *CURVES}
+    idle |= {"seed", "came_from.digest", *MACHINE, *CURVES}
     kept = {key: value for key, value in settings.items() if key not in idle}
     return {key: value for key, value in leaves(kept) if key not in idle}
 

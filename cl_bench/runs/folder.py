@@ -96,18 +96,26 @@ class RunFolder:
 
         Raises InputError when it isn't there or can't be used.
         """
+        self.check_end(task)
         file = self.path / "checkpoints" / f"task{task}.pt"
         try:
             return self._read(file)
-        except FileNotFoundError:
-            there = sorted(int(file.stem.removeprefix("task")) for file in self._tasks())
-            known = f"those after tasks {', '.join(map(str, there))} are" if there else "no other is"
-            raise InputError(
-                f"{file.parent}: has no state after task {task}, {known} there; a run with resume=false "
-                f"keep_checkpoints=null keeps all"
-            ) from None
         except files.Damaged as error:
             raise InputError(f"{file} {error}") from None
+
+    def check_end(self, task: int) -> None:
+        """Raises InputError when the state at the end of this task isn't there; needs no torch."""
+        there = self.ends()
+        if task not in there:
+            known = f"those after tasks {', '.join(map(str, there))} are" if there else "no other is"
+            raise InputError(
+                f"{self.path / 'checkpoints'}: has no state after task {task}, {known} there; a run with resume=false "
+                f"keep_checkpoints=null keeps all"
+            )
+
+    def ends(self) -> list[int]:
+        """The tasks whose state at their end is kept, in their order."""
+        return sorted(int(file.stem.removeprefix("task")) for file in self._tasks())
 
     def save_phase(self, state: dict[str, Any]) -> None:
         """Keeps the state in the middle of a task."""

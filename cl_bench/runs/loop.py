@@ -15,8 +15,9 @@ from cl_bench.methods.base import Method
 from cl_bench.process import on_signals
 from cl_bench.record import Results
 from cl_bench.runs.fit import Fit
-from cl_bench.runs.folder import RunFolder
+from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.models import check_states
 from cl_bench.runs.recorder import Recorder
 from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import checked, prepare
@@ -58,6 +59,7 @@ def run(settings: Mapping[str, Any]) -> Results:
         schedule=build(nodes["scheduler"]) if "scheduler" in nodes else None,
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
+        check_states(folder, read_results(folder.path), settings)
         scenario = scenario.to(fit.device, fit.batch_size)
         recorder = Recorder(settings, scenario, method, references, fit, folder, logger)
         try:

@@ -38,11 +38,13 @@ from cl_bench.record import (
     thinned,
     to_json,
 )
+from cl_bench.runs.continued import grown, state_to_go_on, tasks_before
 from cl_bench.runs.evaluating import Evaluate, evaluate, warn_if_idle
 from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import NO_POINTS, Fit, Points
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.models import Models, keep_of, wanted
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.samples import sample_grid
@@ -89,6 +91,8 @@ class Recorder:
         self.written = set(thinned(n_tasks))  # and those after which results.json is written
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device, settings)
+        self.models = Models(folder.path, folder.key)
+        self.keep_models = keep_of(settings)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -112,7 +116,15 @@ class Recorder:
         """Puts everything where the last saved task left it; the first time, measures the untrained method."""
         self.method.to(self.fit.device)
         state = self.folder.load_task()
+        begun = state is not None
+        if not begun and self.settings.get("continue_from"):
+            state = state_to_go_on(self.settings)
+            state |= {name: grown(state[name], getattr(self, name).state_dict()) for name in ("method", "score")}
         if state:
+            if self.keep_models == "all":  # a run may have kept none before
+                for task in self.models.lacking(range(tasks_before(self.settings), len(state["records"]))):
+                    self.method.load_state_dict(self.folder.state_after(task)["method"])
+                    self.models.write(self.method, task)
             self.method.load_state_dict(state["method"])
             self.score.load_state_dict(state["score"])
             self.lines = state["records"]
@@ -122,7 +134,7 @@ class Recorder:
             self.score.measure(self.method, after=-1)
         before = sum(phase.steps for record in self.records for phase in record.phases)
         step = self.fit.resume(len(self.records), before)
-        if state or step:
+        if begun or step:
             self.provenance = continued(read_results(self.folder.path), self.provenance)
         else:
             self.folder.write_results(self.results())  # when it began, should it be killed in its first task
@@ -219,6 +231,8 @@ class Recorder:
         if index in self.written:
             self.folder.write_results(results)
         self.logger.task(results, picture)
+        if self.keep_models == "all":  # before the task is done: after a kill it is learned and written again
+            self.models.write(self.method, index)
         state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
@@ -272,6 +286,8 @@ class Recorder:
     def finish(self) -> Results:
         self.fit.progress.say_what("figures")
         results = replace(self.results(), status="finished")
+        for task in self.models.lacking(wanted(self.keep_models, len(self.records))[-1:]):
+            self.models.write(self.method, task)
         draw_results(results, self.folder.path / "figures")
         self.folder.write_results(results)
         self.logger.finish(results)

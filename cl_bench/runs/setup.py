@@ -16,11 +16,14 @@ from torch import nn
 
 from cl_bench.config import InputError
 from cl_bench.config.compose import check_applicable, check_settings
+from cl_bench.config.content import content_of
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.config.training import check_validation
 from cl_bench.data.datasets import Dataset
+from cl_bench.data.joined import joined
+from cl_bench.data.problem import Problem
 from cl_bench.data.streams import Stream, as_stream
 from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Classifier, Method
@@ -28,6 +31,7 @@ from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network, batch_norms
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.schedules import Schedule
+from cl_bench.runs.continued import earlier, settings_of, tasks_before
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.seeding import seeded
@@ -56,7 +60,47 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
 
     nodes: of the settings, where they are checked already: that is done before any image is read.
     """
-    nodes, seed = nodes or checked(settings), settings["seed"]
+    nodes = nodes or checked(settings)
+    scenario = scenario_of(settings, nodes)
+    available = sum(len(task.train) for task in scenario.tasks)
+    val_fraction = settings["scenario"].get("val_fraction")
+    if "trial" in settings:
+        scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
+    if smoothing := settings.get("label_smoothing"):
+        scenario = Scenario(replace(scenario.problem, label_smoothing=smoothing), scenario.tasks, scenario.tests)
+    method = method_of(settings, nodes, scenario.problem, available)
+    to_learn = scenario.tasks[tasks_before(settings) :]
+    if not all(len(task.val) for task in to_learn):
+        if method.needs_validation:
+            chosen = f"method={settings['choices']['method']}"
+            raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
+        check_validation(settings)
+    if settings["trainer"].get("freeze_batch_norm") and not (
+        isinstance(method, Classifier) and batch_norms(method.network)
+    ):
+        raise InputError("trainer.freeze_batch_norm=true: this network has no batch normalization; set false")
+    if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
+        raise InputError("evaluate_on=validation: a task has no images set apart; choose test")
+    return scenario, method
+
+
+def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
+    """The tasks that the settings ask for, after those of the run that is continued; their images are read.
+
+    nodes: of the settings.
+    """
+    if not settings.get("continue_from"):
+        return own_scenario(settings, nodes)
+    before = settings_of(earlier(settings), settings)
+    if content_of(before) != before.get("content"):
+        where = f"continue_from={settings['continue_from']}"
+        raise InputError(f"{where}: the images that it was trained on aren't where they were, or changed")
+    return joined(scenario_of(before, checked(before)), own_scenario(settings, nodes))
+
+
+def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
+    """The tasks that the settings ask for. nodes: of the settings."""
+    seed = settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
     if takes_dataset(nodes["scenario"]):
         if "dataset" not in nodes:
@@ -74,17 +118,22 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     val_fraction = settings["scenario"].get("val_fraction")
     if not all(len(task.train) for task in scenario.tasks):
         raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")
-    available = sum(len(task.train) for task in scenario.tasks)
-    if "trial" in settings:
-        scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
-    if smoothing := settings.get("label_smoothing"):
-        scenario = Scenario(replace(scenario.problem, label_smoothing=smoothing), scenario.tasks, scenario.tests)
-    problem = scenario.problem
+    return scenario
+
+
+def method_of(
+    settings: Mapping[str, Any], nodes: Mapping[str, Node], problem: Problem, available: int | None = None
+) -> Method:
+    """The untrained method for a problem.
+
+    available: training images of all tasks; None where nothing is to be learned.
+    """
+    seed = settings["seed"]
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in nodes:
         memory: Budget = build(nodes["memory"], available=available)
-        if memory.bytes is None and memory.per == "total" and memory.images > available:
+        if available is not None and memory.bytes is None and memory.per == "total" and memory.images > available:
             log.warning("%s: there are only %d training images, and no more are kept", memory, available)
         given["memory"] = memory
     optimizer = build(nodes["optimizer"])
@@ -95,19 +144,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     with seeded(seed, "network"):
         network = build(nodes["network"], **given)
     with seeded(seed, "method"):
-        method: Method = build(nodes["method"], **given, network=network, optimizer=optimizer)
-    if not all(len(task.val) for task in scenario.tasks):
-        if method.needs_validation:
-            chosen = f"method={settings['choices']['method']}"
-            raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
-        check_validation(settings)
-    if settings["trainer"].get("freeze_batch_norm") and not (
-        isinstance(method, Classifier) and batch_norms(method.network)
-    ):
-        raise InputError("trainer.freeze_batch_norm=true: this network has no batch normalization; set false")
-    if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
-        raise InputError("evaluate_on=validation: a task has no images set apart; choose test")
-    return scenario, method
+        return build(nodes["method"], **given, network=network, optimizer=optimizer)
 
 
 def takes_dataset(scenario: Node) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.config.content import content_of
@@ -16,58 +16,107 @@ from cl_bench.config.names import place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
 from cl_bench.data.batches import at_once
+from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.streams import as_stream
+from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
+from cl_bench.methods.base import Method
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.setup import checked, prepare, takes_dataset
+from cl_bench.runs.models import Models
+from cl_bench.runs.setup import checked, method_of, prepare, scenario_of, takes_dataset
 
 
 class Trained:
     """The method of a run as it was after a task, in evaluation mode; it answers where it is, on a CPU or a GPU.
 
+    Its model (see `runs.models`) says by itself what its outputs stand for. Without one, a checkpoint is used, and the
+    data set is read, which says that.
+
     Args:
         settings: of the run, as its results hold them, but for `plugins`: what a file says is no reason to import code.
-            The data set is read, which says what its outputs stand for.
-        folder: of the run. key: of its results; a checkpoint of another run is not used.
+        folder: of the run. key: of its results; a model or a checkpoint of another run is not used.
         after: the task, 0 for the first.
+        whole: whether it must have what it keeps for learning on, which is in a checkpoint alone; without one the model
+            has to do.
 
-    Raises InputError when its checkpoint isn't there or can't be used, its data are other ones than they were, or it
-    had learned nothing by then (joint training before its last task).
+    Raises InputError when neither is there or can be used, its data are other ones than they were, or it had learned
+    nothing by then (joint training before its last task).
     """
 
-    def __init__(self, settings: Mapping[str, Any], folder: Path, key: str, after: int) -> None:
-        state = RunFolder(folder, key).state_after(after)
-        if content_of(settings) != settings.get("content"):
-            raise InputError(f"{folder}: the images that it was trained on aren't where they were, or changed")
-        self.settings, self.after = settings, after
-        self.scenario, self.method = prepare(settings)
-        self.method.load_state_dict(state["method"])
+    def __init__(self, settings: Mapping[str, Any], folder: Path, key: str, after: int, *, whole: bool = False) -> None:
+        self.settings, self.folder, self.after = settings, folder, after
+        self.nodes = checked(settings)
+        self._scenario: Scenario | None = None
+        checkpoints, models = RunFolder(folder, key), Models(folder, key)
+        model = None if whole and after in checkpoints.ends() else models.read(after)
+        if model:
+            self.problem, self._seen_by_task = model.problem, model.view
+            self.method = method_of(settings, self.nodes, self.problem)
+            put_in(self.method, model.state, models.place(after))
+        else:
+            state = checkpoints.state_after(after)
+            self._check_content()
+            self._scenario, self.method = prepare(settings, self.nodes)
+            self.problem, self._seen_by_task = self._scenario.problem, True
+            self.method.load_state_dict(state["method"])
+        self.whole = not model
         self.method.eval()
         if not self.method.measurable:
             raise InputError(f"after={after}: {settings['choices']['method']} has learned nothing by then")
 
-    @torch.no_grad()
-    def answers(self, images: Any, task: int | None) -> np.ndarray:
+    @property
+    def scenario(self) -> Scenario:
+        """The tasks of the run, whose images are read. Raises InputError when they aren't what they were."""
+        if self._scenario is None:
+            self._check_content()
+            self._scenario = scenario_of(self.settings, self.nodes)
+        return self._scenario
+
+    def answers(self, images: Any, task: int | None, top: int | None = None) -> np.ndarray:
         """The names of the classes that it sees, as `Run.predict` explains."""
-        problem, device = self.scenario.problem, self.method.device
-        if problem.kind == "task" and task is None:
-            raise InputError(f"task: this run is task-incremental; say of which task the images are{self._tasks}")
-        if task is not None and task not in range(problem.n_tasks):
-            raise InputError(f"task={task}: there is no such task{self._tasks}")
+        scores = torch.cat([logits.cpu() for logits in self._logits(images, task)])
+        answering = int(self.answering(task).sum())
+        if top is not None and top not in range(1, answering + 1):
+            raise InputError(f"top={top}: {answering} classes answer; choose 1 to {answering}")
+        best = scores.argmax(1) if top is None else scores.topk(top, 1).indices
+        return np.array(self.problem.class_names)[best.numpy()]
+
+    def scores(self, images: Any, task: int | None) -> np.ndarray:
+        """The softmax of what it answers by, as `Run.scores` explains."""
+        return torch.cat([logits.double().softmax(1).cpu() for logits in self._logits(images, task)]).numpy()
+
+    def answering(self, task: int | None) -> Tensor:
+        """The outputs that may answer for an image, of a task where that is given, bool (n_outputs,)."""
+        return self.problem.mask(self.problem.rules["evaluation"], self.after)[task or 0]
+
+    @torch.no_grad()
+    def _logits(self, images: Any, task: int | None) -> Iterator[Tensor]:
+        """The logits of some images, a part of them at a time; those that may not answer at the lowest value."""
+        problem, device = self.problem, self.method.device
         x = as_images(images, problem.image_shape)
-        allowed = problem.mask(problem.rules["evaluation"], self.after)[task or 0].to(device)
-        view = None
-        if task is not None:  # as a function on this device, without the images
-            view = self.scenario.tasks[task].train[torch.arange(0)].to(device).view
-        found = []
+        allowed = self.answering(task).to(device)
+        view = None if task is None else self.view(task, device)
         for part in x.split(at_once(problem.image_shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
             if view is not None and task is not None:
                 seen = view(seen, torch.full((len(seen),), task, dtype=torch.int16, device=device))
-            logits = self.method.eval()(seen, index=task if problem.kind == "task" else None)
-            found.append(masked(logits, allowed).argmax(1).cpu())
-        return np.array(problem.class_names)[torch.cat(found).numpy()]
+            yield masked(self.method.eval()(seen, index=task if problem.kind == "task" else None), allowed)
+
+    def view(self, task: int, device: torch.device) -> nn.Module | None:
+        """How a task sees its images, without these images; None: as they are."""
+        if not self._seen_by_task:
+            return None
+        return self.scenario.tasks[task].train[torch.arange(0)].to(device).view
+
+    def pictures(self, pictures: Sequence[Path]) -> np.ndarray:
+        """Picture files as the images of this run, uint8 (N, C, H, W), see `data.pictures.square`."""
+        channels, height, width = self.problem.image_shape
+        if height != width or channels not in (1, 3):
+            shape = "x".join(map(str, self.problem.image_shape))
+            raise InputError(f"images: this run takes {shape}, and pictures are cut square, with 1 or 3 channels")
+        background = (self.settings.get("dataset") or {}).get("background", "white")
+        return read_pictures(pictures, height, channels == 1, background, "images")
 
     def accuracies(self, dataset: Mapping[str, Any] | None) -> np.ndarray:
         """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.
@@ -75,27 +124,51 @@ class Trained:
         dataset: another data set, as a node of the configuration, cut into the same tasks.
         Raises InputError when its tasks, classes or images are not those of the run.
         """
-        scenario = self.scenario
-        if dataset is not None:
-            nodes = checked(self.settings)
+        nodes = self.nodes
+        if dataset is None:
+            scenario = self.scenario
+        else:
+            if self.settings.get("continue_from"):
+                raise InputError("dataset: this run continues another one; there are several data sets to replace")
             if not takes_dataset(nodes["scenario"]):
                 raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
+            dataset = self._sized(dataset)
             context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
             other = build(check(dataset, "dataset", packages=allowed(self.settings["plugins"])), **context)
             scenario = build(nodes["scenario"], **context, dataset=other)
             if "stream" in nodes:
                 scenario = as_stream(scenario, build(nodes["stream"]), context["seed"])
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
-                ours, theirs = getattr(self.scenario.problem, name), getattr(scenario.problem, name)
+                ours, theirs = getattr(self.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:
                     raise InputError(f"dataset: the run has {what} {brief(ours)}, this data set {brief(theirs)}")
         score = Score(scenario.to(self.method.device))
         score.to(self.method.device).measure(self.method, self.after)
         return np.array(score.results().R[self.after], dtype=float)
 
-    @property
-    def _tasks(self) -> str:
-        return f", 0 to {self.scenario.problem.n_tasks - 1}"
+    def _sized(self, dataset: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The node of pictures in folders, with the size of this run's images where none is set."""
+        if "test_fraction" not in dataset or dataset["size"] is not None:
+            return dataset
+        if self.problem.image_shape[1] != self.problem.image_shape[2]:
+            raise InputError("dataset: pictures are cut square, and the images of this run are not")
+        return {**dataset, "size": self.problem.image_shape[1]}
+
+    def _check_content(self) -> None:
+        if content_of(self.settings) != self.settings.get("content"):
+            raise InputError(f"{self.folder}: the images that it was trained on aren't where they were, or changed")
+
+
+def put_in(method: Method, state: Mapping[str, Any], where: Path) -> None:
+    """Gives a new method the state of what answers. Raises InputError for that of another network."""
+    try:
+        unexpected = method.load_state_dict(state, strict=False).unexpected_keys
+    except RuntimeError as error:  # of a size that differs
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{where}: is of another network ({reason})") from None
+    if odd := [*(name for name in method.answer_state() if name not in state), *unexpected]:
+        says = "isn't there" if odd[0] not in state else "isn't part of this one"
+        raise InputError(f"{where}: is of another network ({odd[0]} {says})")
 
 
 def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:

@@ -25,7 +25,9 @@ from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
 from cl_bench.files import load_json
 from cl_bench.record import Damaged, Outdated, Results, load_results
+from cl_bench.runs.continued import earlier
 from cl_bench.runs.folder import Busy, at_work, wait_for
+from cl_bench.runs.models import complete
 from cl_bench.runs.progress import first_line
 
 
@@ -161,6 +163,8 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
         try:
             settings = plain(combination, combination.hydra.runtime.choices)
             check_settings(settings)
+            if settings.get("continue_from"):
+                earlier(settings)
         except NotApplicable as error:
             job.state, job.reason, job.method = "not applicable", str(error), error.method
             jobs[job.label] = job
@@ -199,7 +203,8 @@ def finished(settings: Mapping[str, Any]) -> Results | None:
         return None
     # the reference is no part of the folder's name: with another one the metrics are worked out again
     same = results.config.get("reference") == settings["reference"]
-    return results if same and results.status == "finished" else None
+    whole = results.status == "finished" and complete(results, folder, settings)
+    return results if same and whole else None
 
 
 def carried_out(
@@ -211,6 +216,8 @@ def carried_out(
     overrides: what the settings were composed of. say: told in one line what begins.
     """
     while settings.get("hparams_search"):
+        if settings.get("continue_from"):
+            earlier(settings)  # refuses a search
         from cl_bench.sweep.search import search
 
         try:
@@ -218,6 +225,8 @@ def carried_out(
         except Busy as busy:
             wait_for(busy.folder)
     check_settings(settings)
+    if settings.get("continue_from"):
+        earlier(settings)
     folder = folder_of(settings)
     results = finished(settings)
     if not results and settings["trainer"]["progress"]:

@@ -1,0 +1,75 @@
+"""What a person asks a run about, data sets and pictures, and that nothing else of ours is at work meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cl_bench.config import InputError
+from cl_bench.config.errors import nearest
+from cl_bench.config.names import CONF, options_of
+from cl_bench.config.plugins import allowed
+from cl_bench.config.schema import check
+
+AT_WORK = threading.Lock()  # see `by_itself`
+
+
+def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -> dict[str, Any]:
+    """A data set as a node of the configuration, its images resized as those of a run.
+
+    keys: more of its settings, such as "dataset.size=32".
+    """
+    from cl_bench.config.compose import compose
+    from cl_bench.config.explain import explained
+
+    known = [name for name in options_of("dataset") if name != "none"]
+    own = None
+    if dataset not in known:
+        own = "npz" if dataset.endswith(".npz") else "image_folder" if Path(dataset).is_dir() else None
+        if own is None:
+            raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, [*known, 'PATH.npz', 'FOLDER'])}")
+    sized = any(key.partition("=")[0] == "dataset.size" for key in keys)
+    words = [f"dataset={own or dataset}", *(["dataset.path=any"] if own else [])]
+    if "image_folder" in (own, dataset) and not sized:  # it needs one; see `Trained.accuracies`
+        words.append("dataset.size=1")
+    with by_itself():
+        try:
+            node = compose(*words, *keys)["dataset"]
+        except Exception as error:
+            told = explained(error, keys)
+            if told is error:
+                raise
+            raise told from error
+    check(node, "dataset", packages=allowed([]))
+    size = (config.get("dataset") or {}).get("size")
+    return node | ({"path": dataset} if own else {}) | ({"size": size} if "size" in node and not sized else {})
+
+
+def places_of(images: Any) -> list[Path] | None:
+    """The paths of picture files and folders, where images are given so."""
+    if isinstance(images, str | os.PathLike):
+        return [Path(images)]
+    if isinstance(images, list | tuple) and images and all(isinstance(place, str | os.PathLike) for place in images):
+        return [Path(place) for place in images]
+    return None
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
+    configuration belong to all of it. A configuration of Hydra's that somebody else opened is there again afterwards.
+    """
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with AT_WORK:
+        opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = opened

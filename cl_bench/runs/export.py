@@ -1,0 +1,85 @@
+"""A trained model as a graph of torch alone, `torch.export`: who uses it needs neither cl_bench nor its settings."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cl_bench import files
+from cl_bench.config import InputError
+from cl_bench.data.problem import masked
+from cl_bench.methods.base import frozen
+from cl_bench.runs.models import labels_of
+from cl_bench.runs.trained import Trained
+
+CLOSE = 1e-5  # what two ways to compute the same logits may differ by, relative to the largest
+
+
+class Answers(nn.Module):
+    """Images (B, C, H, W) in [0, 1] to the logits (B, n_outputs) of a trained model, those that may not answer at the
+    lowest value.
+
+    task: of the images, where it is given.
+    """
+
+    allowed: Tensor
+
+    def __init__(self, trained: Trained, task: int | None) -> None:
+        super().__init__()
+        self.method, self.task = frozen(trained.method).cpu(), task
+        self.view = None if task is None else trained.view(task, torch.device("cpu"))
+        self.given = task if trained.problem.kind == "task" else None
+        self.register_buffer("allowed", trained.answering(task))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.view is not None and self.task is not None:
+            images = self.view(images, images.new_full((len(images),), self.task, dtype=torch.int16))
+        return masked(self.method(images, index=self.given), self.allowed)
+
+
+@torch.no_grad()
+def export(trained: Trained, file: Path, task: int | None) -> None:
+    """Writes the graph of a trained model, with its labels.json inside, once it is seen to give the same answers.
+
+    Raises InputError for a model that is no graph of torch alone, with the reason.
+    """
+    model = Answers(trained, task)
+    examples = [
+        torch.rand(n, *trained.problem.image_shape, generator=torch.Generator().manual_seed(n)) for n in (2, 1, 7)
+    ]
+    expected = [model(images) for images in examples]
+    name = f"export: method={trained.settings['choices']['method']}"
+    try:
+        shapes = {"images": {0: torch.export.Dim("images", min=1, max=2**20)}}
+        program = torch.export.export(model, (examples[0],), dynamic_shapes=shapes, strict=False)
+        content = BytesIO()
+        labels = labels_of(trained.problem, trained.after) | {"task": task}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No complete tensor")  # masks that are rows of one tensor
+            torch.export.save(program, content, extra_files={"labels.json": json.dumps(labels)})
+        content.seek(0)
+        graph = torch.export.load(content).module()
+        found = [graph(images) for images in examples]
+    except Exception as error:  # of what it can't trace it raises many classes
+        raise InputError(f"{name}: is no graph that torch alone can compute ({reason(error)})") from error
+    for ours, theirs in zip(expected, found, strict=True):
+        same = ours.argmax(1).equal(theirs.argmax(1))
+        if not same or not torch.allclose(ours, theirs, atol=CLOSE * float(ours[:, model.allowed].abs().max())):
+            raise InputError(f"{name}: answers otherwise as a graph of torch alone, and was not written")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        files.write(file, lambda fresh: fresh.write_bytes(content.getbuffer()))
+    except OSError as error:
+        raise InputError(f"file={file}: can't be written ({error.strerror})") from error
+
+
+def reason(error: Exception) -> str:
+    """Why torch.export refused, in one line."""
+    if "specialized" in str(error):
+        return "what it computes depends on how many images there are"
+    return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"

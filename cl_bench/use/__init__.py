@@ -1,0 +1,1 @@
+"""A trained model is used: `cl-bench evaluate`, `cl-bench predict`, `cl-bench export`."""

@@ -1,0 +1,53 @@
+"""`cl-bench export FOLDER`: a trained model as a file that torch alone can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from cl_bench.api import load
+from cl_bench.config import InputError
+from cl_bench.use.words import answered, options, sorted_out
+
+USAGE = "cl-bench export FOLDER [file=MODEL.pt2]"
+HELP = f"""\
+{USAGE}
+
+Writes the model of a run as a graph of torch alone (torch.export), seen to answer as the model does. FOLDER is that of
+the run. It takes float images in [0, 1], (N, C, H, W), and gives logits (N, n_outputs), those of outputs that may not
+answer at the lowest value; its labels.json is inside:
+
+  inside = {{"labels.json": ""}}
+  graph = torch.export.load("model.pt2", extra_files=inside).module()
+  names = json.loads(inside["labels.json"])["labels"]
+
+  file=...          where it is written; without it, FOLDER/models/taskN/model.pt2
+  task=N            the task that images are of, 0 for the first; needed in task-incremental learning
+  after=N           the model after that task; without it, after the last one
+  plugins=[...]     packages whose code the run may need"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """file: None for a place in the run's folder. task: of the images. after: the task; None for the last one."""
+
+    file: str | None = None
+    task: Annotated[int, Ge(0)] | None = None
+    after: Annotated[int, Ge(0)] | None = None
+    plugins: tuple[str, ...] = ()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Writes the file, prints where, and returns the exit code."""
+    return answered(export, words, HELP)
+
+
+def export(words: Sequence[str]) -> None:
+    folder, more, settings = sorted_out(words, USAGE)
+    given = options(Options, settings)
+    if more:
+        raise InputError(f"{more[0]}: one folder at a time; {USAGE}")
+    print(load(folder, given.plugins).export(given.file, given.task, given.after))

@@ -1,0 +1,60 @@
+"""`cl-bench predict FOLDER PICTURES...`: which classes a trained model sees in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge
+
+from cl_bench.api import load
+from cl_bench.config import InputError, Positive
+from cl_bench.use.words import answered, options, sorted_out
+
+USAGE = "cl-bench predict FOLDER PICTURES..."
+HELP = f"""\
+{USAGE}
+
+Prints a line for each picture: its file, the class that the model of a run sees in it, and how sure it is, with tabs
+between. FOLDER is that of the run. PICTURES are files and folders of them; of each the centre square is taken, and
+resized to the images of the run.
+
+  top=K             the K best classes of each picture, and how sure it is of each
+  task=N            the task that the pictures are of, 0 for the first; needed in task-incremental learning
+  after=N           the model after that task; without it, after the last one
+  plugins=[...]     packages whose code the run may need"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """top: classes for each picture. task: of the pictures. after: the task; None for the last one."""
+
+    top: Positive = 1
+    task: Annotated[int, Ge(0)] | None = None
+    after: Annotated[int, Ge(0)] | None = None
+    plugins: tuple[str, ...] = ()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints the classes and returns the exit code."""
+    return answered(predict, words, HELP)
+
+
+def predict(words: Sequence[str]) -> None:
+    from cl_bench.data.pictures import pictures_in
+
+    folder, places, settings = sorted_out(words, USAGE)
+    given = options(Options, settings)
+    run = load(folder, given.plugins)
+    if not places:
+        raise InputError(f"which pictures? {USAGE}")
+    pictures = pictures_in([Path(place) for place in places])
+    run._check_task(given.task)
+    images = run._trained(given.after).pictures(pictures)  # read once
+    names = run.predict(images, given.task, given.after, given.top)
+    scores = run.scores(images, given.task, given.after)
+    columns = {name: column for column, name in enumerate(run.class_names)}
+    for picture, best, score in zip(pictures, names, scores, strict=True):
+        print(picture, *(f"{name}\t{score[columns[name]]:.4f}" for name in best), sep="\t")

@@ -1,0 +1,61 @@
+"""What stands behind these commands: the folder of a run, files, and KEY=VALUE. No torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from cl_bench.config import InputError, KnownError, Stopped
+from cl_bench.config.schema import build, check
+
+T = TypeVar("T")
+
+
+def options(kind: type[T], words: Sequence[str]) -> T:
+    """A dataclass made of words KEY=VALUE, each value as YAML.
+
+    Raises InputError for an unknown key or a wrong value, and for a key that is there twice.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in values:
+            raise InputError(f"{word}: {key} is there twice")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"{word}: is no KEY=VALUE") from None
+    return build(check(values, "", kind))
+
+
+def sorted_out(words: Sequence[str], usage: str) -> tuple[Path, list[str], list[str]]:
+    """The folder, the other words without a key, and those KEY=VALUE; what lies on the disk is a file, whatever its
+    name."""
+    for word in words:
+        if word.startswith("-"):
+            raise InputError(f"{word}: no such flag; see --help")
+    files = [word for word in words if "=" not in word or Path(word).exists()]
+    if not files:
+        raise InputError(f"which run? {usage}")
+    return Path(files[0]), files[1:], [word for word in words if word not in files]
+
+
+def answered(command: Callable[[Sequence[str]], None], words: Sequence[str] | None, help: str) -> int:
+    """Does what a command does and returns the exit code; what goes wrong is one line on stderr."""
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        print(help)
+        return 0
+    try:
+        command(words)
+    except (KnownError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except (Stopped, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
