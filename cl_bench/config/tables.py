@@ -37,7 +37,7 @@ def rows_of(table: Path, where: str) -> Iterator[Row]:
         with table.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.reader(opened, strict=True, skipinitialspace=True)
             head = [name.strip() for name in next(reader, [])]
-            places = columns(head, where)
+            places, line = columns(head, where), reader.line_num
             for fields in reader:
                 line = reader.line_num
                 if not any(field.strip() for field in fields):
@@ -48,6 +48,8 @@ def rows_of(table: Path, where: str) -> Iterator[Row]:
                 found = {name: fields[place].strip() for name, place in places.items()}
                 if empty := [name for name, field in found.items() if not field]:
                     raise InputError(f"{where}: line {line} has no {empty[0]}")
+                if strange := [name for name, field in found.items() if not field.isprintable()]:
+                    raise InputError(f"{where}: line {line}: its {strange[0]} holds what can't be printed")
                 if "split" in found and found["split"] not in SPLITS:
                     near = nearest(found["split"], SPLITS)
                     raise InputError(f"{where}: line {line}: there is no split '{found['split']}'{near}")

@@ -55,10 +55,10 @@ def huggingface(
     where = f"dataset=huggingface: {source}"
     parts = {"train": train, "test": test or ("test" if "test" in splits else None), "val": val}
     used = {part: split for part, split in parts.items() if split is not None}
-    for part, split in used.items():
+    for earlier, (part, split) in enumerate(used.items()):
         if split not in splits:
             raise InputError(f"dataset.{part}={split}: {source} has no such split{nearest(split, splits)}")
-        if same := [other for other, taken in used.items() if taken == split and other != part]:
+        if same := [other for other in [*used][:earlier] if used[other] == split]:
             raise InputError(f"dataset.{part}={split}: is what dataset.{same[0]} is; choose another split")
     image, label = columns_of(splits[train], where, image, label)
     files: list[Row] = []

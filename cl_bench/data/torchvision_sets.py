@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -193,8 +194,8 @@ def read(
         why = f"cannot be read or downloaded; put what torchvision.datasets.{name} reads into {data_dir}"
         raise InputError(f"{where} {why} ({reason(error)})") from error
     except Exception as error:  # pandas, scipy, tarfile: any class on a damaged file
-        if isinstance(error, ValueError) and "for argument" in str(error):  # the one that torchvision has for these
-            raise InputError(f"dataset.options: {name} ({said}): {reason(error)}") from error
+        if isinstance(error, ValueError) and re.search("argument|Parameter", str(error)):  # torchvision's of these
+            raise InputError(f"dataset.options: {name} ({said}): {' '.join(str(error).split())}") from error
         why = f"its files in {data_dir} are damaged; delete or replace them"
         raise InputError(f"{where}: {why} ({reason(error)})") from error
 
