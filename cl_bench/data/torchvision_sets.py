@@ -210,6 +210,8 @@ def read(
 
     if not len(images):
         raise InputError(f"{where}: there is no image in it ({said})")
+    if SETS[name] is EITHER:  # whole in memory as they are
+        return np.asarray(images.data), np.asarray(images.targets, np.int64), names_of(images)
     first, _ = sample(0)
     pixels, labels = np.empty((len(images), *first.shape), np.uint8), np.empty(len(images), np.int64)
 
