@@ -87,6 +87,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing": (("1.png,a,train", "no.png,a,train", "2.png,b,test", "nor.png,b,test"), ("2 pictures are missing",)),
     "which": (("1.png,a,train", "no.png,a,train", "nor.png,b,test"), ("line 3 (no.png), line 4 (nor.png)",)),
     "a single one": (("1.png,a,train", "no.png,b,train"), ("a picture is missing: line 3 (no.png);", "paths start in")),
+    "too long": (("1.png,a,train", f"{'x' * 300},b,test"), ("a picture is missing: line 3 (xxx",)),
     "a folder": (("1.png,a,train", ".,b,test"), ("a picture is missing: line 3 (.)",)),
     "many": (
         tuple(f"no{i}.png,a,train" for i in range(9)),
