@@ -228,7 +228,7 @@ def arrays(n_classes: int = 4, n: int = 6) -> dict[str, np.ndarray]:
 
 def own(n_classes: int = 4) -> Dataset:
     tensors = {key: torch.from_numpy(array) for key, array in arrays(n_classes).items()}
-    images = {key: x[:, None] if key[0] == "x" else x for key, x in tensors.items()}
+    images: dict[str, Any] = {key: x[:, None] if key[0] == "x" else x for key, x in tensors.items()}
     return Dataset("own", **images, n_classes=n_classes)
 
 
