@@ -139,6 +139,6 @@ def relief(error: Exception) -> str:
     places = {place for frame in frames for place in (frame.name, Path(frame.filename).stem)}
     if "generate_replay" in places:
         return " by replayed images; a smaller method.n_gen needs less"
-    if places & {"datasets", "reading", "transforms", "scenarios"}:
+    if places & {"dataset", "datasets", "listed", "reading", "torchvision_sets", "transforms", "scenarios"}:
         return " by the data set; a smaller dataset.size, or fewer images, need less"
     return "; a smaller network or trainer.batch_size needs less"

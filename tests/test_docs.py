@@ -328,6 +328,6 @@ def test_the_data_sets_of_the_page(
     session(DOCS / "adding_a_dataset.md")
     assert "bars" in options_of("dataset")
     for command in commands(DOCS / "adding_a_dataset.md"):
-        if "dataset=image_folder" not in command:
+        if {"dataset=npz", "dataset=bars"} & {*command}:  # of others the page has no files
             results = run(small(*command, "trainer.iterations=100", "trainer.batch_size=16"))
             assert there(results.R[-1][-1]) > 0.9  # the task just learned

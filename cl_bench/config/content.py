@@ -11,6 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cl_bench.config.errors import InputError
+from cl_bench.config.tables import is_table, rows_of
+
 SYSTEM = {"__macosx", "__pycache__", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
 """Files and folders that systems leave beside a person's own, in lower case; others of theirs begin with a dot."""
 
@@ -77,7 +80,8 @@ def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(data: str, output_root: str, names: Sequence[str] = ()) -> str | None:
-    """16 hex digits that name the content of a file, or of a folder: the names of its files below it, and their bytes.
+    """16 hex digits that name the content of a file, or of a folder: the names of its files below it, and their bytes;
+    of a table of pictures (CSV) those of the pictures too.
 
     names: of these files in the folder alone.
 
@@ -88,21 +92,22 @@ def digest(data: str, output_root: str, names: Sequence[str] = ()) -> str | None
     began = time.time()
     try:
         path, kept = Path(data).expanduser(), Path(output_root).expanduser() / ".digests"
-        files = [path / name for name in names] or (files_below(path) if path.is_dir() else [path])
-        files = [file for file in files if file.is_file()]
+        below = [path / name for name in names] or (files_below(path) if path.is_dir() else [path])
+        files = [(os.fsencode(file.relative_to(path)), file) for file in below] + named_in(path)
+        files = [(name, file) for name, file in files if file.is_file()]
         if not files:
             return None
-        states = [file.stat() for file in files]
+        states = [file.stat() for _, file in files]
         if sum(state.st_size for state in states) < LARGE:
-            return _digest(path, files)
+            return _digest(files)
         lines = [
-            (os.fsencode(file.relative_to(path)), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-            for file, state in zip(files, states, strict=True)
+            (name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+            for (name, _), state in zip(files, states, strict=True)
         ]
         fingerprint = hashlib.sha256(repr(lines).encode()).hexdigest()[:32]
         for known in kept.glob(f"{fingerprint}-*"):
             return known.name.rpartition("-")[2]
-        found = _digest(path, files)
+        found = _digest(files)
     except (OSError, RuntimeError, ValueError):  # ~NAME of nobody, a path that can't be
         return None
     if max(max(state.st_mtime, state.st_ctime) for state in states) < began - SETTLED:
@@ -112,9 +117,19 @@ def digest(data: str, output_root: str, names: Sequence[str] = ()) -> str | None
     return found
 
 
-def _digest(path: Path, files: list[Path]) -> str:
+def named_in(path: Path) -> list[tuple[bytes, Path]]:
+    """The pictures that a CSV file names, as it writes them and where they are; none of another file."""
+    if not is_table(path):
+        return []
+    try:
+        return [(os.fsencode(row.path), path.parent / row.path) for row in rows_of(path, "")]
+    except InputError:  # who reads it says so
+        return []
+
+
+def _digest(files: list[tuple[bytes, Path]]) -> str:
     whole = hashlib.sha256()
-    for name, file in sorted((os.fsencode(file.relative_to(path)), file) for file in files):
+    for name, file in sorted(files):
         with file.open("rb") as opened:
             whole.update(name + b"\0" + hashlib.file_digest(opened, "sha256").digest())
     return whole.hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -51,9 +52,16 @@ LATER: dict[str, dict[str, Any]] = {
         "evaluate_unit": "steps",
         "evaluate_on": "test",
     },
+    "cl_bench.data.datasets.cifar10": {"classes": None},
+    "cl_bench.data.datasets.cifar100": {"classes": None},
+    "cl_bench.data.datasets.digits": {"classes": None},
+    "cl_bench.data.datasets.fashion_mnist": {"classes": None},
+    "cl_bench.data.datasets.image_folder": {"classes": None, "augment": False, "mean": None, "std": None},
+    "cl_bench.data.datasets.npz": {"classes": None, "augment": False, "mean": None, "std": None},
+    "cl_bench.data.datasets.svhn": {"classes": None},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
-    "cl_bench.data.datasets.mnist": {"normalize": False},
+    "cl_bench.data.datasets.mnist": {"classes": None, "normalize": False},
     "cl_bench.methods.ewc.EWC": {"consolidate_every": None, "fisher_rate": 0.9},
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
     "cl_bench.methods.si.SI": {"consolidate_every": None},
@@ -118,7 +126,8 @@ def as_ever(node: Any) -> Any:
 
 
 def name_of(config: Mapping[str, Any]) -> str:
-    """DATASET-SCENARIO-METHOD, as chosen on the command line; own data by the beginning of their digest."""
+    """DATASET-SCENARIO-METHOD, as chosen on the command line; own data by the beginning of their digest, a set of a
+    library by its name there."""
     choices, content = config["choices"], config.get("content")
     several = config["scenario"].get("datasets")
     if isinstance(several, list):
@@ -131,7 +140,8 @@ def name_of(config: Mapping[str, Any]) -> str:
     elif isinstance(own := config["scenario"].get("path"), str):  # images of its own
         dataset = Path(own).name
     else:
-        dataset = f"{choices['dataset']}.{str(content)[:8]}" if content else choices["dataset"]
+        within = str(content)[:8] if content else (config.get("dataset") or {}).get("name")
+        dataset = choices["dataset"] + (f".{re.sub('[^A-Za-z0-9_.-]', '_', str(within))}" if within else "")
     if config.get("came_from"):
         dataset = f"{config['came_from']['dataset']}+{dataset}"
     return f"{dataset}-{choices['scenario']}-{choices['method']}"

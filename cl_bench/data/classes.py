@@ -13,8 +13,10 @@ from cl_bench.config import InputError
 from cl_bench.config.errors import nearest, typed
 from cl_bench.seeding import derive
 
-ClassOrder = Literal["fixed", "random", "icarl"] | list[Annotated[int, Ge(0)] | str]
-MetaClasses = Annotated[int, Ge(2), Le(10**9)] | list[Annotated[int, Ge(0)] | str]
+Classes = list[Annotated[int, Ge(0)] | str]
+"""Some classes, each by its name or by its number."""
+ClassOrder = Literal["fixed", "random", "icarl"] | Classes
+MetaClasses = Annotated[int, Ge(2), Le(10**9)] | Classes
 ICARL_SEED = 1993  # of the literature on CIFAR-100, since iCaRL
 
 
@@ -46,13 +48,16 @@ def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[i
     return [int(number) for number in order]
 
 
-def some_of(names: Sequence[str], classes: Sequence[int | str] | None, least: int) -> list[int]:
+def some_of(
+    names: Sequence[str], classes: Sequence[int | str] | None, least: int, key: str = "scenario.classes"
+) -> list[int]:
     """The numbers of the classes in a list, in its order; of all classes where it is None.
 
     Args:
         names: of all classes, by their numbers.
         classes: each by its name or by its number.
         least: how many there must be.
+        key: of the list, for messages.
 
     Raises InputError for a list of anything else, and for too few.
 
@@ -60,11 +65,11 @@ def some_of(names: Sequence[str], classes: Sequence[int | str] | None, least: in
     [2, 0]
     """
     chosen, near = (range(len(names)), "") if classes is None else _numbered(classes, names)
-    key = f"scenario.classes={typed(classes)}"
+    said = f"{key}={typed(classes)}"
     if len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(len(names))):
-        raise InputError(f"{key}: must hold classes from 0 to {len(names) - 1}, each once, or their names{near}")
+        raise InputError(f"{said}: must hold classes from 0 to {len(names) - 1}, each once, or their names{near}")
     if len(chosen) < least:
-        raise InputError(f"{key}: names {len(chosen)} classes, and it takes {least} at least")
+        raise InputError(f"{said}: names {len(chosen)} classes, and it takes {least} at least")
     return [int(number) for number in chosen]
 
 

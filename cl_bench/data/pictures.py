@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import Literal
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
@@ -26,6 +26,12 @@ MOST_PIXELS = 2**30  # 4 GB while it is converted
 LARGE = 2**25  # pixels; pictures of more are read one at a time
 
 Background = Literal["white", "black"]
+
+
+class Picture(Protocol):
+    """A file, or what is read like one; its text says which it is."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO: ...
 
 
 def classes_below(folder: Path, where: str) -> dict[str, list[Path]]:
@@ -73,7 +79,7 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
 
 
 def read_pictures(
-    files: Sequence[Path], size: int, grayscale: bool | None, background: Background, where: str
+    files: Sequence[Picture], size: int, grayscale: bool | None, background: Background, where: str
 ) -> np.ndarray:
     """The centre square of each picture, uint8, shape (N, C, size, size); decoding lets go of the interpreter, hence
     threads. C is 3, or 1 if `grayscale` is true, or null and every picture is grey.
@@ -85,7 +91,7 @@ def read_pictures(
 
     def read(row: int) -> None:
         try:
-            with Image.open(files[row]) as picture:
+            with files[row].open("rb") as opened, Image.open(opened) as picture:
                 pixels = picture.width * picture.height
                 if pixels > MOST_PIXELS:
                     raise Unclear(f"has {picture.width}x{picture.height} pixels; the most is 2^30, make it smaller")

@@ -24,6 +24,8 @@ class Arrays(NamedTuple):
     x_test: np.ndarray
     y_test: np.ndarray
     class_names: np.ndarray | tuple[str, ...] = ()
+    x_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
 
 
 NEEDED = Arrays._fields[:4]
@@ -59,7 +61,7 @@ def read_idx(name: str, file: Path) -> np.ndarray:
 
 
 def read_npz(name: str, file: Path) -> Arrays:
-    """The four arrays of a file of `numpy.savez`; pickled objects are refused."""
+    """The arrays of a file of `numpy.savez`; pickled objects are refused."""
     where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(NEEDED)}"
     if not file.is_file():
         raise InputError(f"{where} is missing; it must be {needed}")
@@ -69,7 +71,7 @@ def read_npz(name: str, file: Path) -> Arrays:
         raise InputError(f"{where} is damaged or no .npz file; it must be {needed}") from error
     if isinstance(content, np.ndarray):
         raise InputError(f"{where} is one bare array (.npy); it must be {needed}")
-    arrays = []
+    arrays = {}
     with content:
         for key in Arrays._fields:
             if key not in content and key not in NEEDED:
@@ -78,11 +80,11 @@ def read_npz(name: str, file: Path) -> Arrays:
                 found = ", ".join(content.files) or "nothing"
                 raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
             try:
-                arrays.append(content[key])
+                arrays[key] = content[key]
             except Exception as error:
                 allowed = "it must be a whole array of plain numbers"
                 raise InputError(f"{where}: {key} cannot be read; {allowed} ({reason(error)})") from error
-    return Arrays(*arrays)
+    return Arrays(**arrays)
 
 
 class Plain(pickle.Unpickler):

@@ -46,6 +46,9 @@ def rotating_pairs(
     if dataset.n_classes < 3:
         found = f"has {dataset.n_classes} classes, and scenario=rotating_pairs takes 3 at least"
         raise InputError(f"dataset={dataset.name}: {found}")
+    if dataset.x_val is not None:
+        why = "has validation images of its own, and scenario=rotating_pairs turns none; leave them out"
+        raise InputError(f"dataset={dataset.name}: {why}")
     ring = some_of(dataset.class_names, classes, least=3)
     n, names = len(ring), [dataset.class_names[label] for label in ring]
     pairs = [(first, (first + 1) % n) for _ in range(visits) for first in range(n)]

@@ -16,7 +16,18 @@ from cl_bench.data.batches import Data
 from cl_bench.data.classes import ClassOrder, MetaClasses, dealt_out, order_of, set_apart
 from cl_bench.data.datasets import Dataset, load
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
-from cl_bench.data.tasks import Fraction, Scenario, at_most, data_of, drawn, output_names, problem_of, selected, task_of
+from cl_bench.data.tasks import (
+    Fraction,
+    Scenario,
+    at_most,
+    data_of,
+    drawn,
+    output_names,
+    own_val,
+    problem_of,
+    selected,
+    task_of,
+)
 from cl_bench.data.transforms import resize
 from cl_bench.data.views import Permute, Rotate
 from cl_bench.seeding import derive
@@ -72,7 +83,8 @@ def split(
     for index, group in enumerate(groups):
         train = selected(dataset.x_train, dataset.y_train, group, outputs[index], index, augment=dataset.augment)
         tests.append(selected(dataset.x_test, dataset.y_test, group, outputs[index], index))
-        tasks.append(at_most(max_train, task_of(index, names[index], problem, train, val_fraction, seed), seed))
+        val = own_val(dataset, group, outputs[index], index)
+        tasks.append(at_most(max_train, task_of(index, names[index], problem, train, val_fraction, seed, val), seed))
     if apart:
         meta = selected(dataset.x_train, dataset.y_train, apart, range(len(apart)), 0, augment=dataset.augment)
         tasks[0] = replace(tasks[0], meta=meta)
@@ -177,7 +189,11 @@ def sequence(
 
         train = prepared(dataset.x_train, dataset.y_train, max_train, "train")
         tests.append(prepared(dataset.x_test, dataset.y_test, max_test, "test"))
-        tasks.append(task_of(index, [dataset.name], problem, train, val_fraction, seed))
+        val, share = None, val_fraction
+        if dataset.x_val is not None and dataset.y_val is not None:
+            val = prepared(dataset.x_val, dataset.y_val, None, "val")
+            share = 0.0 if any(other.x_val is None for other in sets) else val_fraction  # that of the others
+        tasks.append(task_of(index, [dataset.name], problem, train, share, seed, val))
     return Scenario(problem, tasks, tests)
 
 
@@ -203,7 +219,10 @@ def _views(
     class_names = output_names(outputs, [dataset.class_names] * n_tasks, names)
     problem = problem_of(kind, dataset, outputs, train_mask, class_names, view)
     everything = data_of(dataset.x_train, dataset.y_train, 0, view=view, augment=dataset.augment)
-    shared = task_of(0, [], problem, everything, val_fraction, seed)
+    val = None
+    if dataset.x_val is not None and dataset.y_val is not None:
+        val = data_of(dataset.x_val, dataset.y_val, 0, view=view)
+    shared = task_of(0, [], problem, everything, val_fraction, seed, val)
     tasks, tests = [], []
     for index, (name, start) in enumerate(zip(names, starts, strict=True)):
         train, val = (_as_task(data, index, start) for data in (shared.train, shared.val))

@@ -15,7 +15,7 @@ from cl_bench.data.batches import Data
 from cl_bench.data.classes import ClassOrder, order_of
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.problem import Problem, Task, TrainMask
-from cl_bench.data.tasks import Fraction, Scenario, data_of, problem_of, task_of
+from cl_bench.data.tasks import Fraction, Scenario, data_of, own_val, problem_of, task_of
 from cl_bench.seeding import derive
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -156,7 +156,9 @@ def blurry(
         rows = (part == index).nonzero().squeeze(1)
         train = data_of(dataset.x_train[rows], labels[rows], index, augment=dataset.augment)
         called = [names[output] for output in (owner == index).nonzero().squeeze(1).tolist()]
-        task = task_of(index, called, problem, train, val_fraction, seed)
+        group = [label for place, label in enumerate(order) if own[place] == index]
+        val = own_val(dataset, group, outputs[group].tolist(), index)
+        task = task_of(index, called, problem, train, val_fraction, seed, val)
         tasks.append(replace(task, train=in_order(task.train, seed, index)))
         rows = (owner[test_labels] == index).nonzero().squeeze(1)
         tests.append(data_of(dataset.x_test[rows], test_labels[rows], index))

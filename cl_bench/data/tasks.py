@@ -116,11 +116,32 @@ def selected(
     return data_of(x[rows], output_of[y[rows]], task, augment=augment)
 
 
-def task_of(index: int, names: Sequence[str], problem: Problem, train: Data, val_fraction: float, seed: int) -> Task:
+def own_val(dataset: Dataset, group: Sequence[int], outputs: Sequence[int], task: int) -> Data | None:
+    """The validation images of the data set's own of these classes, as in `selected`; None where it has none."""
+    if dataset.x_val is None or dataset.y_val is None:
+        return None
+    return selected(dataset.x_val, dataset.y_val, group, outputs, task)
+
+
+def task_of(
+    index: int,
+    names: Sequence[str],
+    problem: Problem,
+    train: Data,
+    val_fraction: float,
+    seed: int,
+    val: Data | None = None,
+) -> Task:
     """A task with a stratified share of its images set apart for selection, of each class one at least.
 
+    val: images of the data set's own for that; then no share is to be taken.
     Raises InputError when that leaves a class without an image to train on.
     """
+    if val is not None:
+        if val_fraction:
+            why = "the data set has validation images of its own, and no share of others is taken; set 0"
+            raise InputError(f"scenario.val_fraction={val_fraction}: {why}")
+        return Task(index, tuple(names), train, val)
     held_out = torch.zeros(len(train), dtype=torch.bool)
     generator = torch.Generator().manual_seed(derive(seed, "validation", index))
     for label in train.labels.unique() if val_fraction else []:

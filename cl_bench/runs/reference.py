@@ -10,7 +10,7 @@ from typing import Any
 from cl_bench.config import InputError
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import typed
-from cl_bench.config.names import place
+from cl_bench.config.names import as_ever, place
 from cl_bench.config.tuned import leaves
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import References
@@ -99,7 +99,7 @@ def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario)
 
     The length of training and all that belongs to a method may differ.
     """
-    settings, theirs = by_content(settings), by_content(results.config)
+    settings, theirs = as_ever(by_content(settings)), as_ever(by_content(results.config))
 
     def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
         """The values of a group by their dotted keys; what isn't set is not there."""

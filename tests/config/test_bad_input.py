@@ -214,6 +214,17 @@ BAD = [
     ("dataset=image_folder dataset.path=FILES/empty", "empty", "there is no class folder"),
     ("dataset=image_folder dataset.path=FILES/pictures", ".png is damaged"),
     ("dataset=image_folder dataset.path=FILES/cut.npz", "cut.npz"),
+    ("dataset=files", "dataset.path", "needs a value"),
+    ("dataset=files dataset.path=FILES/my.csv", "my.csv", "2 pictures are missing: line 2 (no.png), line 4 (nor.png)"),
+    ("dataset=torchvision", "dataset.name", "needs a value"),
+    ("dataset=torchvision dataset.name=EMNITS", "dataset.name=EMNITS", "did you mean 'EMNIST'?"),
+    ("dataset=huggingface", "dataset.path: give either"),
+    ("dataset=huggingface dataset.path=FILES/empty", "empty is no folder that save_to_disk made"),
+    ("dataset=tiny_imagenet data_dir=FILES", "dataset=tiny_imagenet", "tiny-imagenet-200 is missing"),
+    ("dataset.classes=[1,77]", "dataset.classes=[1,77]", "from 0 to 9"),
+    ("dataset.classes=[3]", "dataset.classes=[3]", "takes 2 at least"),
+    ("dataset=npz dataset.path=FILES/two.npz dataset.mean=[0.5]", "dataset.mean: needs dataset.std"),
+    ("dataset=npz dataset.path=FILES/two.npz dataset.mean=[0.5] dataset.std=[0]", "dataset.std=[0]", "greater than 0"),
     ("scenario=sequence scenario.datasets=[digits,FILES/two.npz]", "scenario.kind=domain", "two has 2", "kind=task"),
     ("scenario=sequence scenario.datasets=[digits,FILES/cut.npz]", "cut.npz", "damaged"),
     ("scenario=sequence scenario.datasets=[]", "scenario.datasets=[]", "at least one"),
@@ -271,6 +282,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         np.savez(files / f"{name}.npz", **({"x_train": x, "y_train": y, "x_test": x, "y_test": y} | other))
     (files / "nothing.npz").touch()
+    (files / "my.csv").write_text("path,label\nno.png,a\nempty/../my.csv,a\nnor.png,b\n")
     (files / "empty").mkdir()
     for picture in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         (files / "pictures" / picture).parent.mkdir(parents=True, exist_ok=True)

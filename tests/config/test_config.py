@@ -222,6 +222,15 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("scenario.meta_classes", (), 4),
     ("scenario.base", ("scenario.n_tasks=null", "scenario.classes_per_task=2"), 4),
     ("dataset.normalize", ("dataset=mnist",), True),
+    *(
+        ("dataset.classes", (f"dataset={name}",), [1, 2])
+        for name in ("digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100")
+    ),
+    *(
+        (f"dataset.{key}", (f"dataset={name}", "dataset.path=my"), value)
+        for name in ("npz", "image_folder")
+        for key, value in (("classes", ["a", "b"]), ("augment", True), ("mean", [0.5]), ("std", [0.5]))
+    ),
     ("method.answer", ("method=icarl",), "network"),
     ("method.consolidate_every", ("method=ewc",), 100),
     ("method.fisher_rate", ("method=ewc",), 0.5),

@@ -18,7 +18,7 @@ import yaml
 
 from cl_bench.config import InputError
 from cl_bench.config.names import CONF
-from cl_bench.config.schema import build, check
+from cl_bench.config.schema import build, check, target
 from cl_bench.data import class_names, datasets
 from cl_bench.data.datasets import load
 from cl_bench.data.transforms import crop_and_flip, resize
@@ -539,8 +539,8 @@ FILES = sorted(file for file in (CONF / "dataset").glob("*.yaml") if file.stem !
 def test_yaml_names_every_parameter_and_explains_it(file: Path) -> None:
     text = file.read_text()
     node = yaml.safe_load(text)
-    function = getattr(datasets, file.stem)
-    assert node.pop("_target_") == f"cl_bench.data.datasets.{file.stem}"
+    function = target(node, "dataset")
+    assert node.pop("_target_").startswith("cl_bench.data.")
     parameters = inspect.signature(function).parameters
     assert set(node) == set(parameters) - {"data_dir"}
     for key, value in node.items():

@@ -1,0 +1,183 @@
+"""What a data set is, and how arrays become one: checked, or refused in one line that names the array."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cl_bench.config import InputError, Rate, Share
+from cl_bench.config.errors import typed
+from cl_bench.data.classes import Classes, some_of
+from cl_bench.data.reading import Arrays
+from cl_bench.data.transforms import crop_and_flip, resize
+
+Means = tuple[Share, ...]
+Deviations = tuple[Rate, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels of one benchmark set, whole in memory.
+
+    x_train, x_test: uint8, shape (N, C, H, W).
+    y_train, y_test: int64, shape (N,), every class 0..n_classes-1 in both.
+    class_names: what each class is called; their numbers if left out.
+    mean, std: per channel, on the [0, 1] scale; None leaves pixels in [0, 1].
+    augment: what is done to a training batch only, `augment(x) -> x`.
+    x_val, y_val: images of each class for selection, where the set has such; else scenarios take a share of x_train.
+    """
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    n_classes: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+    class_names: tuple[str, ...] = ()
+    x_val: Tensor | None = None
+    y_val: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(map(str, range(self.n_classes))))
+
+
+def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) -> Dataset:
+    """The checked set, or one line that names the file, the array and what is allowed."""
+    where = f"dataset={name}: {source}"
+    parts = ["train", "test"] if arrays.x_val is None and arrays.y_val is None else ["train", "test", "val"]
+    images, labels = [], []
+    for part in parts:
+        x, y = getattr(arrays, f"x_{part}"), getattr(arrays, f"y_{part}")
+        if x is None or y is None:
+            has, lacks = ("x", "y") if y is None else ("y", "x")
+            raise InputError(f"{where}: has an array {has}_val but no {lacks}_val")
+        images.append(_images(where, f"x_{part}", x))
+        labels.append(_labels(where, part, y, len(x)))
+    for part, other in zip(parts, images, strict=True):
+        shapes = ["x".join(map(str, x.shape[1:])) for x in (images[0], other)]
+        if shapes[0] != shapes[1]:
+            raise InputError(f"{where}: images are {shapes[0]} in x_train but {shapes[1]} in x_{part}")
+
+    train, *others = (np.unique(y) for y in labels)
+    if len(train) < 2:
+        raise InputError(f"{where}: y_train has a single class; there must be at least 2")
+    for part, other in zip(parts[1:], others, strict=True):
+        for has, lacks, here, there in ((other, train, part, "train"), (train, other, "train", part)):
+            if len(lone := np.setdiff1d(has, lacks)):
+                raise InputError(f"{where}: class {lone[0]} is in y_{here} but never in y_{there}")
+    names = np.asarray(arrays.class_names) if len(arrays.class_names) else train.astype(str)
+    if names.dtype.kind != "U" or names.shape != train.shape or len(np.unique(names)) < len(names):
+        raise InputError(f"{where}: class_names must be {len(train)} different texts, one for each label that occurs")
+    y = dict(zip(parts, (torch.from_numpy(np.searchsorted(train, y)) for y in labels), strict=True))
+    x = dict(zip(parts, images if size is None else [resize(x, (size, size)) for x in images], strict=True))
+    return Dataset(
+        name,
+        *(x["train"], y["train"], x["test"], y["test"]),
+        n_classes=len(train),
+        class_names=tuple(names.tolist()),
+        x_val=x.get("val"),
+        y_val=y.get("val"),
+    )
+
+
+def some_classes(dataset: Dataset, classes: Classes | None) -> Dataset:
+    """The images of some classes, which are numbered from 0 in the order of the list; all of them for None.
+
+    Raises InputError for a list of anything else, and for fewer than two classes.
+    """
+    if classes is None:
+        return dataset
+    chosen = some_of(dataset.class_names, classes, least=2, key="dataset.classes")
+    number = torch.full((dataset.n_classes,), -1)
+    number[chosen] = torch.arange(len(chosen))
+    kept = {}
+    for part in ("train", "test", "val"):
+        x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
+        if y is not None:
+            rows = (number[y] >= 0).nonzero().squeeze(1)
+            kept |= {f"x_{part}": x[rows], f"y_{part}": number[y[rows]]}
+    names = tuple(dataset.class_names[label] for label in chosen)
+    return replace(dataset, **kept, n_classes=len(chosen), class_names=names)
+
+
+def seen_as(dataset: Dataset, augment: bool, mean: Means | None, std: Deviations | None) -> Dataset:
+    """The set with what a person says of how its images are seen; these keys have all sets of a person's own.
+
+    Args:
+        augment: whether training images are shifted by up to 4 pixels and mirrored at random.
+        mean, std: per channel, on the [0, 1] scale; None: pixels stay in [0, 1].
+
+    Raises InputError for one of the two without the other, and for as many as there are no channels.
+    """
+    channels = dataset.x_train.shape[1]
+    for key, values, other in (("mean", mean, "std"), ("std", std, "mean")):
+        if values is None and (mean or std) is not None:
+            raise InputError(f"dataset.{other}: needs dataset.{key} beside it")
+        if values is not None and len(values) != channels:
+            found = f"the images have {channels} channel{'s' * (channels > 1)}"
+            raise InputError(f"dataset.{key}={typed(list(values))}: must hold one number per channel, and {found}")
+    return replace(dataset, augment=crop_and_flip if augment else None, mean=mean, std=std)
+
+
+def unlike(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of classes, of which those that occur twice get the number of their class.
+
+    >>> unlike(["crane", "bus", "crane"])
+    ('crane (0)', 'bus', 'crane (2)')
+    """
+    count = Counter(names)
+    return tuple(name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
+
+
+def evenly(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """A mask of round(fraction) of each class, evenly spaced: one image at least, all but one at most."""
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        n = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+        chosen[rows[np.arange(n) * len(rows) // n]] = True
+    return chosen
+
+
+def _images(where: str, key: str, x: np.ndarray) -> Tensor:
+    """uint8 images as a tensor of shape (N, C, H, W)."""
+    if x.dtype != np.uint8:
+        raise InputError(f"{where}: {key} is {x.dtype}; images must be uint8, 0 to 255")
+    shape = x.shape
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim == 4 and x.shape[1] not in (1, 3):
+        x = np.moveaxis(x, 3, 1)
+    if x.size == 0:
+        raise InputError(f"{where}: {key} is empty (shape {shape})")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(
+            f"{where}: {key} has shape {shape}; images must be (N, H, W), (N, C, H, W) or (N, H, W, C) "
+            "with 1 or 3 channels"
+        )
+    return torch.from_numpy(np.ascontiguousarray(x))
+
+
+def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> np.ndarray:
+    """Integer labels, one per image, as they are."""
+    if not np.issubdtype(y.dtype, np.integer):
+        raise InputError(f"{where}: y_{part} is {y.dtype}; labels must be integers")
+    if y.ndim != 1:
+        raise InputError(f"{where}: y_{part} has shape {y.shape}; labels must be (N,)")
+    if len(y) != n_images:
+        raise InputError(f"{where}: x_{part} has {n_images} images but y_{part} has {len(y)} labels")
+    if y.min() < 0:
+        raise InputError(f"{where}: y_{part} has the negative label {y.min()}; labels must be 0 or more")
+    if y.max() > 2**63 - 1:
+        raise InputError(f"{where}: y_{part} has the label {y.max()}; the largest may be 2^63 - 1")
+    return y.astype(np.int64)

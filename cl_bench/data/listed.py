@@ -1,0 +1,80 @@
+"""Pictures that are listed with their classes before they are read: a folder per class, a table, somebody's columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cl_bench.config import InputError
+from cl_bench.data.classes import Classes, some_of
+from cl_bench.data.dataset import Dataset, dataset_of, evenly
+from cl_bench.data.pictures import Background, Picture, read_pictures
+from cl_bench.data.reading import Arrays
+
+PARTS = ("train", "test", "val")
+"""Of a set: what is learned, what accuracies are measured on, and what choices are made by."""
+
+FOR = {"train": "train on", "test": "test on", "val": "choose by (val)"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Which pictures there are.
+
+    files: N of them. labels: int64, (N,), from 0. parts: what each is for, one of `PARTS`, (N,). names: of the classes.
+    """
+
+    files: Sequence[Picture]
+    labels: np.ndarray
+    parts: np.ndarray
+    names: tuple[str, ...]
+
+
+def read_listed(
+    name: str,
+    source: Path | str,
+    listed: Listed,
+    *,
+    size: int,
+    grayscale: bool | None = False,
+    background: Background = "white",
+    test_fraction: float | None = None,
+    classes: Classes | None = None,
+) -> Dataset:
+    """The set of these pictures, or of those of some classes, which are numbered in the order of the list.
+
+    test_fraction: of each class, evenly spaced, set aside for testing where no picture is for that; None: some are.
+    size, grayscale, background: see `read_pictures`.
+    Raises InputError for a class that isn't in each part.
+    """
+    where = f"dataset={name}: {source}"
+    wanted = some_of(listed.names, classes, least=1 if classes is None else 2, key="dataset.classes")
+    number = np.full(len(listed.names), -1)
+    number[wanted] = np.arange(len(wanted))
+    rows = np.flatnonzero(number[listed.labels] >= 0)
+    labels, parts, names = number[listed.labels[rows]], listed.parts[rows], [listed.names[label] for label in wanted]
+
+    if "test" not in parts and test_fraction is not None:
+        train = np.flatnonzero(parts == "train")
+        if alone := np.flatnonzero(np.bincount(labels[train], minlength=len(names)) == 1).tolist():
+            why = "has one picture; it takes one to train and one to test"
+            raise InputError(f"{where}: class '{names[alone[0]]}' {why}")
+        parts = parts.copy()
+        parts[train[evenly(labels[train], test_fraction)]] = "test"
+    there = [part for part in PARTS if part in parts]
+    for part in ("train", "test", *there[2:]):
+        if lone := sorted(set(range(len(names))) - set(labels[parts == part].tolist())):
+            raise InputError(f"{where}: there is no picture of class '{names[lone[0]]}' to {FOR[part]}")
+
+    at = {part: np.flatnonzero(parts == part) for part in there}
+    order = np.concatenate([*at.values()])  # so that the parts are slices, and nothing is copied
+    files = [listed.files[row] for row in rows[order].tolist()]
+    images = read_pictures(files, size, grayscale, background, f"dataset={name}")
+    arrays, start = {}, 0
+    for part, found in at.items():
+        arrays |= {f"x_{part}": images[start : start + len(found)], f"y_{part}": labels[found].astype(np.int64)}
+        start += len(found)
+    return dataset_of(name, source, Arrays(**arrays, class_names=np.array(names)), None)

@@ -1,0 +1,235 @@
+"""Any of torchvision's sets for image classification, read by torchvision itself."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cl_bench.config import InputError, Share, Side
+from cl_bench.config.errors import nearest
+from cl_bench.data.classes import Classes
+from cl_bench.data.dataset import Dataset, Deviations, Means, dataset_of, evenly, seen_as, some_classes, unlike
+from cl_bench.data.reading import Arrays, reason
+
+Split = bool | str
+
+
+class Splits(NamedTuple):
+    """How a set of torchvision names its splits.
+
+    parameter: of its class, which says the split; None for a set without splits. names: those whose labels are known,
+    that to learn first and that to test on second. photographs: whether its images differ in size.
+    """
+
+    parameter: str | None
+    names: tuple[Split, ...] = ()
+    photographs: bool = True
+
+    @property
+    def typed(self) -> list[str]:
+        """The names as a person types them."""
+        return [TRUTH.get(name, str(name)) for name in self.names]
+
+
+TRUTH: dict[Split, str] = {True: "train", False: "test"}
+EITHER = Splits("train", (True, False), photographs=False)
+SETS: dict[str, Splits] = {
+    **dict.fromkeys(("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100", "USPS"), EITHER),
+    "QMNIST": Splits("what", ("train", "test", "test10k", "test50k", "nist"), photographs=False),
+    "SVHN": Splits("split", ("train", "test", "extra"), photographs=False),
+    "STL10": Splits("split", ("train", "test"), photographs=False),
+    "FER2013": Splits("split", ("train", "test"), photographs=False),
+    "PCAM": Splits("split", ("train", "test", "val"), photographs=False),
+    "SEMEION": Splits(None, photographs=False),
+    **dict.fromkeys(("Food101", "GTSRB", "StanfordCars"), Splits("split", ("train", "test"))),
+    **dict.fromkeys(("DTD", "Flowers102", "RenderedSST2"), Splits("split", ("train", "test", "val"))),
+    **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), Splits("split", ("train", "val"))),
+    "Country211": Splits("split", ("train", "test", "valid")),
+    "FGVCAircraft": Splits("split", ("train", "test", "val", "trainval")),
+    "OxfordIIITPet": Splits("split", ("trainval", "test")),
+    "Places365": Splits("split", ("train-standard", "val", "train-challenge")),
+    "INaturalist": Splits("version", ("2021_train_mini", "2021_valid", "2021_train")),
+    **dict.fromkeys(("Caltech101", "Caltech256", "EuroSAT", "Omniglot", "SUN397"), Splits(None)),
+}
+DEFAULTS: dict[str, dict[str, Any]] = {"EMNIST": {"split": "balanced"}}
+OURS = ("self", "root", "transform", "target_transform", "transforms", "download", "loader", "kwargs")
+"""Arguments of these classes that aren't a person's to set."""
+
+
+def torchvision_set(
+    data_dir: Path,
+    *,
+    name: str,
+    train: str | None = None,
+    test: str | None = None,
+    val: str | None = None,
+    options: dict[str, bool | int | str] | None = None,
+    test_fraction: Share = 0.2,
+    size: Side | None = None,
+    classes: Classes | None = None,
+    augment: bool = False,
+    mean: Means | None = None,
+    std: Deviations | None = None,
+) -> Dataset:
+    """torchvision.datasets.NAME, its images and labels as torchvision reads them.
+
+    train, test, val: splits by the names that the set has for them. options: other arguments of its class.
+    size: images of one size are resized to fit in a square; photographs, which differ in size, become the squares at
+    their centres, and need one.
+    Raises InputError for another set, split or option, and for files that are missing or damaged.
+    """
+    if name not in SETS:
+        raise InputError(no_such_set(name))
+    splits, where = SETS[name], f"dataset=torchvision: {name}"
+    if splits.photographs and size is None:
+        raise InputError(f"dataset.size=null: the pictures of {name} differ in size; set one, e.g. dataset.size=64")
+    extra = DEFAULTS.get(name, {}) | checked_options(name, splits, options)
+    parts = chosen(name, splits, {"train": train, "test": test, "val": val})
+    arrays: dict[str, np.ndarray] = {}
+    names: list[str] = []
+    for part, split in parts.items():
+        given = extra if splits.parameter is None else extra | {splits.parameter: split}
+        images, labels, names = read(name, data_dir, given, size if splits.photographs else None)
+        arrays |= {f"x_{part}": images, f"y_{part}": labels}
+    if splits.parameter is None:
+        x, y = arrays["x_train"], arrays["y_train"]
+        if len(alone := np.flatnonzero(np.bincount(y) == 1)):
+            raise InputError(f"{where}: class {alone[0]} has one image; it takes one to train and one to test")
+        is_test = evenly(y, test_fraction)
+        arrays = {"x_train": x[~is_test], "y_train": y[~is_test], "x_test": x[is_test], "y_test": y[is_test]}
+    there = np.unique(arrays["y_train"])
+    called = [names[label] if label < len(names) else str(label) for label in there.tolist()]
+    made = Arrays(**arrays, class_names=np.array(unlike(called)))
+    found = dataset_of("torchvision", name, made, None if splits.photographs else size)
+    return seen_as(some_classes(found, classes), augment, mean, std)
+
+
+def no_such_set(name: str) -> str:
+    from torchvision import datasets
+
+    if name in datasets.__all__:
+        why = "is no set of torchvision's with one class for each image and the same classes in all splits"
+        return f"dataset.name={name}: {why}; choose from {', '.join(sorted(SETS))}"
+    return f"dataset.name={name}: torchvision has no such set{nearest(name, SETS)}"
+
+
+def chosen(name: str, splits: Splits, given: Mapping[str, str | None]) -> dict[str, Split]:
+    """The split of each part, as the class of the set takes it. Raises InputError for one that it hasn't."""
+    if splits.parameter is None:
+        for part, split in given.items():
+            if split is not None:
+                raise InputError(f"dataset.{part}={split}: {name} has no splits; dataset.test_fraction is set aside")
+        return {"train": ""}
+    known = dict(zip(splits.typed, splits.names, strict=True))
+    found = {}
+    for part, split in {"train": splits.typed[0], "test": splits.typed[1], "val": None}.items():
+        split = given[part] or split
+        if split is None:
+            continue
+        if split not in known:
+            raise InputError(f"dataset.{part}={split}: {name} has no such split{nearest(split, known)}")
+        if same := [other for other, taken in found.items() if taken == known[split]]:
+            raise InputError(f"dataset.{part}={split}: is what dataset.{same[0]} is; choose another split")
+        found[part] = known[split]
+    return found
+
+
+def checked_options(name: str, splits: Splits, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The other arguments of a set's class. Raises InputError for one that it hasn't."""
+    known = [key for key in parameters(name) if key not in (*OURS, splits.parameter)]
+    for key in options or {}:
+        if key == splits.parameter or (key in ("train", "split") and key not in known):
+            raise InputError(f"dataset.options: {key} says the split of {name}; set dataset.train and dataset.test")
+        if key not in known:
+            near = nearest(key, known) if known else "; it takes none"
+            raise InputError(f"dataset.options: {name} has no argument {key}{near}")
+    return dict(options or {})
+
+
+def parameters(name: str) -> list[str]:
+    """The arguments of a set's class, with those of the class that it hands them on to."""
+    from torchvision import datasets
+
+    found: list[str] = []
+    for owner in getattr(datasets, name).__mro__:
+        own = [*inspect.signature(owner.__init__).parameters]
+        found += own
+        if "kwargs" not in own:
+            break
+    return found
+
+
+def read(
+    name: str, data_dir: Path, given: Mapping[str, Any], size: int | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The images, labels and class names of a split; size: of the square at each centre, None for the images' own."""
+    from torchvision import datasets
+
+    source: Callable[..., Any] = getattr(datasets, name)
+    where, said = f"dataset=torchvision: {name}", ", ".join(f"{key}={value}" for key, value in given.items() if value)
+
+    def as_array(picture: Image.Image) -> np.ndarray:
+        if size is None:
+            return np.asarray(picture)
+        return np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+
+    def fetched() -> Any:
+        try:
+            return source(data_dir, **given, transform=as_array)  # some refuse to download what is there
+        except (OSError, RuntimeError):
+            if "download" not in parameters(name) or name in ("ImageNet", "StanfordCars"):  # nowhere to be had
+                raise
+            return source(data_dir, **given, transform=as_array, download=True)
+
+    try:
+        images = fetched()
+    except (OSError, RuntimeError, ImportError) as error:
+        why = f"cannot be read or downloaded; put what torchvision.datasets.{name} reads into {data_dir}"
+        raise InputError(f"{where} {why} ({reason(error)})") from error
+    except Exception as error:  # pandas, scipy, tarfile: any class on a damaged file
+        if isinstance(error, ValueError) and re.search("argument|Parameter", str(error)):  # torchvision's of these
+            raise InputError(f"dataset.options: {name} ({said}): {' '.join(str(error).split())}") from error
+        why = f"its files in {data_dir} are damaged; delete or replace them"
+        raise InputError(f"{where}: {why} ({reason(error)})") from error
+
+    def sample(row: int) -> tuple[np.ndarray, int]:
+        try:
+            picture, label = images[row]
+            return picture, int(label)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise InputError(f"{where}: image {row} ({said}) is damaged, or has no label ({reason(error)})") from error
+
+    if not len(images):
+        raise InputError(f"{where}: there is no image in it ({said})")
+    if SETS[name] is EITHER:  # whole in memory as they are
+        return np.asarray(images.data), np.asarray(images.targets, np.int64), names_of(images)
+    first, _ = sample(0)
+    pixels, labels = np.empty((len(images), *first.shape), np.uint8), np.empty(len(images), np.int64)
+
+    def put(row: int) -> None:
+        pixels[row], labels[row] = sample(row)
+
+    if size is None:  # of small images a thread would take longer than the work
+        for row in range(len(images)):
+            put(row)
+    else:
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(put, range(len(images))):
+                pass
+    return pixels, labels, names_of(images)
+
+
+def names_of(images: Any) -> list[str]:
+    """What a set of torchvision calls its classes, by their numbers; [] where it doesn't say."""
+    keys = ("classes", "categories", "all_categories")
+    found = next((getattr(images, key) for key in keys if hasattr(images, key)), ())
+    return [", ".join(name) if isinstance(name, tuple | list) else str(name) for name in found]
