@@ -1,4 +1,4 @@
-"""Benchmark images, read whole into memory: one function per set.
+"""Benchmark images: one function per set.
 
 A function's keyword arguments are the keys of `conf/dataset/NAME.yaml`. Whatever is wrong with a file is one
 line that names it. Resizing isn't cached: 60,000 MNIST images to 32x32 take half a second.
@@ -23,13 +23,16 @@ from cl_bench.config.names import file_of, options_of, place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
 from cl_bench.data import class_names
-from cl_bench.data.reading import NEEDED, Arrays, damaged, download, read_idx, read_npz
+from cl_bench.data.cache import OnDiskKey, Unread, cache_of
+from cl_bench.data.large import images_of_npz, pictures_of
+from cl_bench.data.on_disk import Images, OnDisk, changed
+from cl_bench.data.reading import NEEDED, Arrays, damaged, download, read_idx, read_npz, shaped
 from cl_bench.data.transforms import crop_and_flip, resize
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one benchmark set, whole in memory.
+    """Images and labels of one benchmark set; images are whole in memory, unless they stay on disk.
 
     x_train, x_test: uint8, shape (N, C, H, W).
     y_train, y_test: int64, shape (N,), every class 0..n_classes-1 in both.
@@ -39,9 +42,9 @@ class Dataset:
     """
 
     name: str
-    x_train: Tensor
+    x_train: Images
     y_train: Tensor
-    x_test: Tensor
+    x_test: Images
     y_test: Tensor
     n_classes: int
     mean: tuple[float, ...] | None = None
@@ -61,7 +64,7 @@ def load(name: str, data_dir: Path) -> Dataset:
     1438
     """
     if name.endswith(".npz"):
-        return npz(path=name)
+        return npz(data_dir, path=name)
     files = {choice: file_of("dataset", choice) for choice in options_of("dataset")}
     sets = {choice: file for choice, file in files.items() if file and "???" not in file.values()}  # these need a path
     if name not in sets:
@@ -140,32 +143,42 @@ def cifar100(data_dir: Path, *, size: Side | None = None, augment: bool = True) 
     )
 
 
-def npz(*, path: str, name: str | None = None, size: Side | None = None) -> Dataset:
+def npz(
+    data_dir: Path = Path("data"),
+    *,
+    path: str,
+    name: str | None = None,
+    size: Side | None = None,
+    on_disk: OnDiskKey = "auto",
+) -> Dataset:
     """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`.
 
     Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, the second form where both
     fit. Labels are whole numbers from 0; the classes are those that occur, in their order, and are called by their
-    labels, or as an array `class_names` in the file says.
+    labels, or as an array `class_names` in the file says. on_disk: see `cache.stays_on_disk`.
     """
     file = place(path, "dataset.path")
-    read = _dataset("npz", file, read_npz("npz", file), size)
+    read = _dataset("npz", file, read_npz("npz", file, images_of_npz(file, size, on_disk, cache_of(data_dir))), size)
     return replace(read, name=file.stem if name is None else name)
 
 
 def image_folder(
+    data_dir: Path = Path("data"),
     *,
     path: str,
     size: Side,
     grayscale: bool | None = None,
     background: Literal["white", "black"] = "white",
     test_fraction: Share = 0.2,
+    on_disk: OnDiskKey = "auto",
 ) -> Dataset:
     """Your own pictures, a folder per class: path/train/CLASS and path/test/CLASS, or path/CLASS alone.
 
     Without train and test folders, `test_fraction` of each class, evenly spaced in the order of the file
     names, are the test images. Every picture's centre square becomes `size` wide, as `pictures.square` says.
+    on_disk: see `cache.stays_on_disk`.
     """
-    from cl_bench.data.pictures import classes_below, read_pictures
+    from cl_bench.data.pictures import classes_below
 
     where, root = f"dataset=image_folder: {path}", place(path, "dataset.path")
     if not root.is_dir():
@@ -185,7 +198,9 @@ def image_folder(
         if alone := [name for name in names if len(folders[0][name]) == 1]:
             raise InputError(f"{where}: class '{alone[0]}' has one picture; it takes one to train and one to test")
         test = _evenly(labels[0], test_fraction)
-    images, y = read_pictures(files, size, grayscale, background, "dataset=image_folder"), np.concatenate(labels)
+    known = "dataset=image_folder"
+    images = pictures_of(files, size, grayscale, background, known, on_disk=on_disk, cache=cache_of(data_dir))
+    y = np.concatenate(labels)
     return _dataset("image_folder", root, Arrays(images[~test], y[~test], images[test], y[test], names), None)
 
 
@@ -256,27 +271,20 @@ def _dataset(name: str, source: Path, arrays: Arrays, size: int | None) -> Datas
     if names.dtype.kind != "U" or names.shape != train.shape or len(np.unique(names)) < len(names):
         raise InputError(f"{where}: class_names must be {len(train)} different texts, one for each label that occurs")
     y_train, y_test = (torch.from_numpy(np.searchsorted(train, y)) for y in labels)
-    x_train, x_test = images if size is None else [resize(x, (size, size)) for x in images]
+    x_train, x_test = (_sized(x, size) for x in images)
     return Dataset(name, x_train, y_train, x_test, y_test, n_classes=len(train), class_names=tuple(names.tolist()))
 
 
-def _images(where: str, key: str, x: np.ndarray) -> Tensor:
-    """uint8 images as a tensor of shape (N, C, H, W)."""
-    if x.dtype != np.uint8:
-        raise InputError(f"{where}: {key} is {x.dtype}; images must be uint8, 0 to 255")
-    shape = x.shape
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim == 4 and x.shape[1] not in (1, 3):
-        x = np.moveaxis(x, 3, 1)
-    if x.size == 0:
-        raise InputError(f"{where}: {key} is empty (shape {shape})")
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise InputError(
-            f"{where}: {key} has shape {shape}; images must be (N, H, W), (N, C, H, W) or (N, H, W, C) "
-            "with 1 or 3 channels"
-        )
-    return torch.from_numpy(np.ascontiguousarray(x))
+def _images(where: str, key: str, x: np.ndarray | Unread | OnDisk) -> Images | Unread:
+    """uint8 images of shape (N, C, H, W); those that stay on disk are checked already."""
+    return torch.from_numpy(np.ascontiguousarray(shaped(where, key, x))) if isinstance(x, np.ndarray) else x
+
+
+def _sized(x: Images | Unread, size: int | None) -> Images:
+    """The images, resized to squares of that size; of those on disk the rows that are read."""
+    if isinstance(x, Unread):
+        return x.bring(size)
+    return x if size is None else changed(x, lambda x: resize(x, (size, size)), (x.shape[1], size, size))
 
 
 def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> np.ndarray:
