@@ -51,7 +51,7 @@ class ImageFile:
         """These rows (int64), one call for each run of neighbours. Raises InputError where they are missing."""
         rows = index.numpy()
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        into, size = memoryview(images.reshape(-1)), math.prod(self.shape[1:])
+        into, size = images.reshape(-1).data, math.prod(self.shape[1:])
         runs = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         firsts = rows[runs[:-1]].tolist() if len(rows) else []
         for first, (begin, end) in zip(firsts, pairwise(runs), strict=False):
@@ -136,7 +136,9 @@ class OnDisk:
             yield self.index_select(0, rows)
 
 
-Images = Tensor | OnDisk
+Images = Any
+"""`Tensor`, or `OnDisk`, which has of a tensor: len, shape, a selection of rows, `index_select` and `to`. Not their
+union: whoever made images in memory may use them as the tensor that they are."""
 
 
 def rows_at_once(shape: Sequence[int]) -> int:

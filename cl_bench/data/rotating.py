@@ -46,8 +46,8 @@ def rotating_pairs(
     """
     if not (isinstance(dataset.x_train, Tensor) and isinstance(dataset.x_test, Tensor)):
         raise InputError(
-            f"scenario=rotating_pairs: turns all images beforehand and holds them in memory, and those of {dataset.name}"
-            " stay on disk; set dataset.on_disk=false"
+            "scenario=rotating_pairs: turns all images beforehand and holds them in memory, and those of "
+            f"{dataset.name} stay on disk; set dataset.on_disk=false"
         )
     if dataset.n_classes < 3:
         found = f"has {dataset.n_classes} classes, and scenario=rotating_pairs takes 3 at least"

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 N = 20 * 10**9 // (3 * 64 * 64)
-COMMAND = ["method=er", "network=mlp", "network.hidden=[64]", "dataset=npz", "scenario.n_tasks=2", "seed=0"]
-COMMAND += ["trainer.iterations=400", "trainer.batch_size=128", "trainer.threads=1", "trainer.progress=false"]
+COMMAND = ["method=finetune", "network=mlp", "network.hidden=[64]", "dataset=npz", "scenario.n_tasks=2"]
+COMMAND += ["trainer.iterations=500", "trainer.batch_size=32", "trainer.threads=1", "trainer.progress=false"]
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps up to 400 MB of what was freed, of any set
 
 
 class Sparse(FileIO):
@@ -44,28 +45,30 @@ def save(file: Path, n: int) -> None:
                 np.lib.format.write_array(member, np.arange(count) % 4)
 
 
-def run(file: Path, *more: str) -> tuple[float, float]:
+def run(file: Path, number: int, *more: str) -> tuple[float, float]:
     """The seconds of a step of the second task, and the most memory that the process had, in MB."""
-    folder = file.parent
-    keys = [*COMMAND, f"dataset.path={file}", f"data_dir={folder}", f"output_root={folder / file.stem}", *more]
-    subprocess.run([sys.executable, "-m", "cl_bench", *keys], check=True, timeout=1100)
-    results = json.loads(next((folder / file.stem).glob("*/*/results.json")).read_text())
+    root = file.parent / file.stem
+    keys = [*COMMAND, f"seed={number}", f"dataset.path={file}", f"data_dir={file.parent}", f"output_root={root}", *more]
+    environment = {**os.environ, **ENVIRONMENT}
+    subprocess.run([sys.executable, "-m", "cl_bench", *keys], check=True, timeout=1100, env=environment)
+    results = json.loads(next(root.glob(f"*/seed{number}-*/results.json")).read_text())
     phase = results["tasks"][1]["phases"][0]
     return phase["seconds"] / phase["steps"], results["peak_memory_mb"]
 
 
 @pytest.mark.slow
 def test_20_gb_train_with_under_1_gb_in_memory_and_steps_are_as_fast(tmp_path: Path) -> None:
-    """The most resident memory as the kernel counts it: rows are read, not mapped, so that all of it is the process's
-    own, and pages of the file that the kernel keeps are none of it."""
+    """All of the process's resident memory at its highest, as the kernel counts it (ru_maxrss): of that torch and what
+    it comes with take 0.85 GB. Images are read, not mapped, so no page of their file is among it, and none is left out.
+    """
     save(tmp_path / "large.npz", N)
     assert (tmp_path / "large.npz").stat().st_size > 20 * 10**9
     assert sum(512 * os.stat(file).st_blocks for file in tmp_path.rglob("*")) < 10**8, "the disk must take holes"
     save(tmp_path / "small.npz", 20_000)
-    on_disk, peak = run(tmp_path / "large.npz", "dataset.on_disk=true")
-    assert peak < 1000
-    in_memory, other = run(tmp_path / "small.npz", "dataset.on_disk=false")
-    print(
-        f"20 GB on disk: {on_disk * 1e3:.2f} ms a step, {peak:.0f} MB; in memory {in_memory * 1e3:.2f} ms, {other:.0f} MB"
-    )
-    assert on_disk < 1.3 * in_memory
+    on_disk, in_memory = [], []
+    for number in range(2):
+        on_disk.append(run(tmp_path / "large.npz", number, "dataset.on_disk=true"))
+        in_memory.append(run(tmp_path / "small.npz", number, "dataset.on_disk=false"))
+    print("seconds a step, MB: 20 GB on disk", on_disk, "250 MB in memory", in_memory)
+    assert max(peak for _, peak in on_disk) < 1000
+    assert min(on_disk)[0] < 1.3 * min(in_memory)[0]
