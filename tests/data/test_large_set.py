@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 N = 20 * 10**9 // (3 * 64 * 64)
-COMMAND = ["method=finetune", "network=mlp", "network.hidden=[64]", "dataset=npz", "scenario.n_tasks=2"]
+COMMAND = ["method=finetune", "network=mlp", "network.hidden=[128]", "dataset=npz", "scenario.n_tasks=2"]
 COMMAND += ["trainer.iterations=500", "trainer.batch_size=32", "trainer.threads=1", "trainer.progress=false"]
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps up to 400 MB of what was freed, of any set
 
