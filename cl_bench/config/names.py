@@ -38,6 +38,7 @@ WITHOUT_EFFECT = {
         "plugins",  # each _target_ says whose code it is
     ),
     "trainer": ("chunk", "log_every", "progress"),
+    "dataset": ("on_disk",),
 }
 """Keys that change no number, by group: they are left out of a run's key."""
 
@@ -97,8 +98,8 @@ def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
     kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}
     for group, names in WITHOUT_EFFECT.items():
-        if group:
-            kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
+        if group and isinstance(node := kept.get(group), Mapping):
+            kept[group] = {name: value for name, value in node.items() if name not in names}
     text = json.dumps(as_ever(kept), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

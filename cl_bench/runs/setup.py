@@ -27,6 +27,7 @@ from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.trackers import Tracker
 from cl_bench.seeding import seeded
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
 
 
 KINDS: dict[str, Any] = {
-    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger), strict=True)),
+    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger | Tracker), strict=True)),
     "memory": Budget,
     "stream": Stream,
 }

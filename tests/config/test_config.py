@@ -204,6 +204,8 @@ WITH_EFFECT = [
 
 def test_what_changes_no_number_keeps_the_key() -> None:
     assert key_of(compose(*WITHOUT_EFFECT)) == key_of(compose())
+    own = ("dataset=npz", "dataset.path=mine.npz")
+    assert key_of(compose(*own, "dataset.on_disk=true")) == key_of(compose(*own))
 
 
 def test_what_changes_a_number_changes_the_key() -> None:

@@ -36,7 +36,8 @@ from cl_bench.report.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.runs.figures import accuracy_matrix
 from cl_bench.runs.loggers import MEASURED, STREAM, CSVLog, Row, RunLogger, read
 from cl_bench.runs.loop import run
-from cl_bench.runs.wandb_log import WandbLog, without_paths
+from cl_bench.runs.trackers import TrackedLog, without_paths
+from cl_bench.runs.wandb_log import WandbLog
 
 Record: Any = vars(wandb_internal_pb2)["Record"]  # made while it is imported, which no type checker sees
 CONFIG = {
@@ -102,6 +103,10 @@ def learn(logger: RunLogger, folder: Path, start: int = 0, stop: int = 4 * STEPS
             metrics = {"ACC": sum(R[task]) / 2, "BWT": -0.3 if task else None}
             so_far = replace(RESULTS, tasks=[record(i) for i in range(task + 1)], metrics=metrics)
             logger.task(so_far, folder / "samples" / "task1.png" if task else None)
+
+
+def wandb_log(**given: Any) -> RunLogger:
+    return TrackedLog([WandbLog(**given)])
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -194,7 +199,7 @@ def test_a_run_continued_before_its_first_step_keeps_its_tasks(tmp_path: Path) -
 
 
 def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logger = WandbLog(tags=("ours", "dgr"))
+    logger = wandb_log(tags=("ours", "dgr"))
     with caplog.at_level(logging.INFO, "cl_bench"):
         learn(logger, folder)
         complete(logger)
@@ -268,11 +273,11 @@ def test_wandb_has_the_accuracy_on_a_stream_over_its_images(small: Compose, no_p
 
 
 def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = WandbLog(mode="offline")
+    first = wandb_log(mode="offline")
     learn(first, folder, stop=95)
     first.close(failed=True)
     time.sleep(1)  # W&B names the folder of a session by the second
-    second = WandbLog(mode="offline")
+    second = wandb_log(mode="offline")
     learn(second, folder, start=75)
     second.close(failed=False)
 
@@ -311,7 +316,7 @@ def test_a_broken_wandb_costs_one_warning(
 
     monkeypatch.setattr(owner, broken, property(fail) if broken == "offline" else fail)
     caplog.set_level(logging.WARNING, "cl_bench")
-    logger = WandbLog()
+    logger = wandb_log()
     learn(logger, folder)
     complete(logger)
     assert said(caplog) == ["W&B is off for the rest of this run, log.csv goes on (RuntimeError: the server is gone)"]
@@ -326,7 +331,7 @@ def test_a_wandb_that_is_not_there_costs_one_warning(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    logger = WandbLog()
+    logger = wandb_log()
     learn(logger, folder)
     complete(logger)
     assert len(said(caplog)) == 1
@@ -334,7 +339,7 @@ def test_a_wandb_that_is_not_there_costs_one_warning(
 
 
 def test_disabled_leaves_nothing_behind(folder: Path) -> None:
-    logger = WandbLog(mode="disabled")
+    logger = wandb_log(mode="disabled")
     learn(logger, folder)
     complete(logger)
     assert {path.name for path in folder.iterdir()} == {"log.csv", "figures", "samples"}
