@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cl_bench.config.errors import InputError
-from cl_bench.config.tables import rows_of
+from cl_bench.config.tables import is_table, rows_of
 
 SYSTEM = {"__macosx", "__pycache__", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir"}
 """Files and folders that systems leave beside a person's own, in lower case; others of theirs begin with a dot."""
@@ -131,7 +131,7 @@ def _kept_digest(files: list[tuple[bytes, Path]], root: str) -> str | None:
 
 def named_in(path: Path) -> list[tuple[bytes, Path]]:
     """The pictures that a CSV file names, as it writes them and where they are; none of another file."""
-    if path.suffix.lower() != ".csv":
+    if not is_table(path):
         return []
     try:
         return [(os.fsencode(row.path), path.parent / row.path) for row in rows_of(path, "")]

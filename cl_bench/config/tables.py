@@ -32,6 +32,8 @@ def rows_of(table: Path, where: str) -> Iterator[Row]:
     if not table.is_file():
         found = "is a folder" if table.is_dir() else "is missing"
         raise InputError(f"{where} {found}; it must be a CSV file with the columns {', '.join(COLUMNS)}")
+    if not is_table(table):  # by its name alone a run knows that there are pictures to tell it by
+        raise InputError(f"{where}: must be a CSV file, with a name that ends in .csv")
     line = 0
     try:
         with table.open(encoding="utf-8-sig", newline="") as opened:
@@ -60,6 +62,10 @@ def rows_of(table: Path, where: str) -> Iterator[Row]:
         raise InputError(f"{where} is no text of UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
     except OSError as error:
         raise InputError(f"{where} can't be read ({error.strerror})") from error
+
+
+def is_table(file: Path) -> bool:
+    return file.suffix.lower() == ".csv"
 
 
 def columns(head: list[str], where: str) -> dict[str, int]:

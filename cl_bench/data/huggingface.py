@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -49,8 +50,6 @@ def huggingface(
     Raises InputError for anything that isn't there, and for a set that would need a network or code of its own.
     """
     splits = stored(path, name, config)
-    import datasets
-
     source = str(path or name)
     where = f"dataset=huggingface: {source}"
     parts = {"train": train, "test": test or ("test" if "test" in splits else None), "val": val}
@@ -60,6 +59,8 @@ def huggingface(
             raise InputError(f"dataset.{part}={split}: {source} has no such split{nearest(split, splits)}")
         if same := [other for other in [*used][:earlier] if used[other] == split]:
             raise InputError(f"dataset.{part}={split}: is what dataset.{same[0]} is; choose another split")
+    import datasets
+
     image, label = columns_of(splits[train], where, image, label)
     files: list[Row] = []
     labels: list[Any] = []
@@ -114,10 +115,8 @@ def stored(path: str | None, name: str | None, config: str | None) -> Mapping[st
     """
     if (path is None) == (name is None):
         raise InputError("dataset.path: give either a folder of save_to_disk (path) or a set of the local cache (name)")
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError("dataset=huggingface: needs its package; pip install 'cl_bench[huggingface]'") from error
+    if find_spec("datasets") is None:
+        raise InputError("dataset=huggingface: needs its package; pip install 'cl_bench[huggingface]'")
     if path is None:
         return cached(str(name), config)
     where, folder = f"dataset=huggingface: {path}", place(path, "dataset.path")
@@ -126,6 +125,8 @@ def stored(path: str | None, name: str | None, config: str | None) -> Mapping[st
     if not (folder / "dataset_dict.json").is_file() and not (folder / "dataset_info.json").is_file():
         found = "is no folder that save_to_disk made" if folder.exists() else "is missing"
         raise InputError(f"{where} {found}; only such folders are read, and no code is run")
+    import datasets  # seconds
+
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # pyarrow and json: many classes

@@ -157,6 +157,9 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"my\.csv is no text of UTF-8 .*save it as CSV in UTF-8"):
         files(path=str(tmp_path / "my.csv"), size=8)
     path = table(tmp_path, *GOOD)
+    (tmp_path / "my.txt").write_bytes((tmp_path / "my.csv").read_bytes())
+    with pytest.raises(InputError, match=r"my\.txt: must be a CSV file, with a name that ends in \.csv"):
+        files(path=str(tmp_path / "my.txt"), size=8)
     (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:30])
     with pytest.raises(InputError, match=r"4\.png is damaged"):
         files(path=path, size=8)
