@@ -270,7 +270,9 @@ def nothing_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(RunFolder, "opened", lambda folder, anew: nullcontext())
     monkeypatch.setattr("cl_bench.runs.console.show", lambda results, folder: None)
     monkeypatch.setattr(datasets, "download", lambda *_: (_ for _ in ()).throw(InputError("no network")))
-    monkeypatch.setattr("cl_bench.data.dataset.resize", lambda images, shape: images[:, :, :1, :1].expand(-1, -1, *shape))
+    monkeypatch.setattr(
+        "cl_bench.data.dataset.resize", lambda images, shape: images[:, :, :1, :1].expand(-1, -1, *shape)
+    )
     monkeypatch.setattr(sys, "argv", ["cl_bench"])
 
 
