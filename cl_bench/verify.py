@@ -178,11 +178,11 @@ def show(chosen: dict[str, list[Cell]], found: dict[str, list[Row]]) -> int:
     console, good = Console(highlight=False, markup=False, soft_wrap=True), True
     console.width = max(console.width, 180)  # a command is never cut
     for family, content in chosen.items():
-        table = Table(*HEADS[1:], title=family, title_justify="left", box=SIMPLE_HEAD)
+        table = Table(*HEADS, title=family, title_justify="left", box=SIMPLE_HEAD)
         notes = []
         for cell in content:
             estimate = ours(cell, found[family])
-            table.add_row(*line_of(cell, estimate)[1:])
+            table.add_row(*line_of(cell, estimate))
             placed = estimate and cell.placed(estimate)
             good &= placed in ("inside", "")
             notes += [note for note in (cell.source, cell.differs, placed != "inside" and cell.why) if note]

@@ -127,9 +127,9 @@ def test_the_mean_is_over_the_runs_of_the_cell() -> None:
 
 def test_a_table_by_hand() -> None:
     cell = Cell(experiment="split_mnist", overrides=("method=er",), value=0.5, range=(0, 1), source="A (2020)")
-    assert line_of(cell, None)[3:] == [".500", ".000 to 1.000", "", "0 of 3", "not run here"]
+    assert line_of(cell, None)[2:] == [".500", ".000 to 1.000", "", "0 of 3", "not run here"]
     assert markdown([(cell, [row(0, 0.5), row(1, 0.7)])]).splitlines()[2:] == [
-        "| `er` | `split_mnist method=er` | `ACC` | .500 | .000 to 1.000 | .600 ± 1.271 | 2 of 3 | inside |",
+        "| `split_mnist` `method=er` | `ACC` | .500 | .000 to 1.000 | .600 ± 1.271 | 2 of 3 | inside |",
         "",
         "`er`: Published: A (2020).",
     ]
@@ -173,7 +173,7 @@ def test_runs_are_kept_and_read_again(own: Path) -> None:
 def test_a_page_gets_its_table_and_keeps_the_rest(own: Path) -> None:
     page = f"before\n\n{BEGIN}quick -->\nold\n{END}\n\nafter\n"
     made = rewritten(page)
-    assert made.startswith(f"before\n\n{BEGIN}quick -->\n\n| method |")
+    assert made.startswith(f"before\n\n{BEGIN}quick -->\n\n| experiment |")
     assert made.endswith(f"\n\n{END}\n\nafter\n")
     assert rewritten(made) == made
     assert markdown([]) in rewritten(page.replace("quick", "method=er"))

@@ -58,6 +58,7 @@ LATER: dict[str, dict[str, Any]] = {
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
     "cl_bench.methods.si.SI": {"consolidate_every": None},
     "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
+    "cl_bench.runs.fit.Fit": {"callbacks": []},
 }
 """By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
 they are then left out of a run's key, and runs from before are found again."""

@@ -9,7 +9,7 @@ from cl_bench.config.errors import nearest
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report.published import Cell, Row, cells, kept, ours
 
-HEADS = ("method", "experiment", "metric", "published", "expected", "ours", "seeds", "")
+HEADS = ("experiment", "metric", "published", "expected", "ours", "seeds", "")
 
 
 def line_of(cell: Cell, found: Estimate | None) -> list[str]:
@@ -19,7 +19,6 @@ def line_of(cell: Cell, found: Estimate | None) -> list[str]:
         published += f" ± {number(cell.spread)}"
     expected = "" if cell.range is None else " to ".join(map(number, cell.range))
     return [
-        cell.method,
         " ".join([cell.experiment, *cell.overrides]),
         cell.metric,
         published,
@@ -46,11 +45,11 @@ def markdown(found: Iterable[tuple[Cell, Sequence[Row]]]) -> str:
     notes: dict[str, list[str]] = {}
     for cell, rows in found:
         texts = line_of(cell, ours(cell, rows))
-        texts[:3] = [f"`{text}`" for text in texts[:3]]
+        texts[:2] = [" ".join(f"`{word}`" for word in text.split()) for text in texts[:2]]
         lines.append(f"| {' | '.join(texts)} |")
         for note in (cell.source and f"Published: {cell.source}.", cell.differs, cell.why):
             if note:
-                notes.setdefault(note, []).append(texts[0])
+                notes.setdefault(note, []).append(f"`{cell.method}`")
     for note, methods in notes.items():
         lines += ["", f"{', '.join(dict.fromkeys(methods))}: {note}"]
     return "\n".join(lines)

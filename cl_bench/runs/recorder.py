@@ -36,6 +36,7 @@ from cl_bench.record import (
     thinned,
     to_json,
 )
+from cl_bench.runs.callbacks import restore, states_of
 from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import NO_POINTS, Fit, Points
 from cl_bench.runs.folder import RunFolder, read_results
@@ -105,6 +106,7 @@ class Recorder:
         state = self.folder.load_task()
         if state:
             self.method.load_state_dict(state["method"])
+            restore(self.fit.callbacks, state.get("callbacks"))
             self.score.load_state_dict(state["score"])
             self.lines = state["records"]
             self.records = [from_json(TaskRecord, json.loads(line)) for line in self.lines]
@@ -196,6 +198,8 @@ class Recorder:
             self.folder.write_results(results)
         self.logger.task(results, picture)
         state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
+        if self.fit.callbacks:
+            state["callbacks"] = states_of(self.fit.callbacks)
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
             shared = self.scenario.shared_test

@@ -235,6 +235,7 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("method.consolidate_every", ("method=si",), 100),
     ("optimizer.milestones", ("optimizer=sgd",), [0.5]),
     ("optimizer.gamma", ("optimizer=sgd",), 0.2),
+    ("trainer.callbacks", (), [{"_target_": "mine.Callback"}]),
 ]
 
 
