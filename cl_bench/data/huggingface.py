@@ -131,7 +131,9 @@ def stored(path: str | None, name: str | None, config: str | None) -> Mapping[st
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # pyarrow and json: many classes
         raise InputError(f"{where} is damaged; save it again ({reason(error)})") from error
-    return found if isinstance(found, datasets.DatasetDict) else {"train": found}
+    if isinstance(found, datasets.DatasetDict):
+        return {str(split): rows for split, rows in found.items()}
+    return {"train": found}
 
 
 def cached(name: str, config: str | None) -> Mapping[str, Any]:

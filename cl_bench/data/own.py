@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,20 +167,15 @@ def listed_by(table: Path, where: str) -> Listed:
         raise InputError(f"{where}: lists no picture")
     first_at, found, missing = {}, [], []
     for row in rows:
-        try:
-            file = table.parent / row.path
-            state = file.stat()
-            if file.is_file():
-                found.append(file)
-            else:
-                missing.append(row)
-                continue
-        except (OSError, ValueError):  # not there, no way to it, or no path at all
+        file = table.parent / row.path
+        if not os.path.isfile(file):  # pathlib's raises an error for a name that is too long
             missing.append(row)
             continue
-        line = first_at.setdefault((state.st_dev, state.st_ino), row.line)  # whatever its name
-        if line != row.line:
+        state = file.stat()
+        which = (state.st_dev, state.st_ino) if state.st_ino else file.resolve()  # whatever its name
+        if (line := first_at.setdefault(which, row.line)) != row.line:
             raise InputError(f"{where}: lines {line} and {row.line} list the same picture ({row.path}); keep one")
+        found.append(file)
     if missing:
         some = ", ".join(f"line {row.line} ({row.path})" for row in missing[:5])
         are = "a picture is" if len(missing) == 1 else f"{len(missing)} pictures are"

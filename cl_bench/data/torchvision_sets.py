@@ -93,7 +93,7 @@ def torchvision_set(
     extra = DEFAULTS.get(name, {}) | checked_options(name, splits, options)
     parts = chosen(name, splits, {"train": train, "test": test, "val": val})
     arrays: dict[str, np.ndarray] = {}
-    names: tuple[str, ...] = ()
+    names: list[str] = []
     for part, split in parts.items():
         given = extra if splits.parameter is None else extra | {splits.parameter: split}
         images, labels, names = read(name, data_dir, given, size if splits.photographs else None)
@@ -115,7 +115,7 @@ def no_such_set(name: str) -> str:
     from torchvision import datasets
 
     if name in datasets.__all__:
-        why = f"torchvision's {name} has no one class for each image that could be learned"
+        why = "is no set of torchvision's with one class for each image and the same classes in all splits"
         return f"dataset.name={name}: {why}; choose from {', '.join(sorted(SETS))}"
     return f"dataset.name={name}: torchvision has no such set{nearest(name, SETS)}"
 
@@ -168,7 +168,7 @@ def parameters(name: str) -> list[str]:
 
 def read(
     name: str, data_dir: Path, given: Mapping[str, Any], size: int | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The images, labels and class names of a split; size: of the square at each centre, None for the images' own."""
     from torchvision import datasets
 
@@ -228,8 +228,8 @@ def read(
     return pixels, labels, names_of(images)
 
 
-def names_of(images: Any) -> tuple[str, ...]:
-    """What a set of torchvision calls its classes, by their numbers; () where it doesn't say."""
+def names_of(images: Any) -> list[str]:
+    """What a set of torchvision calls its classes, by their numbers; [] where it doesn't say."""
     keys = ("classes", "categories", "all_categories")
     found = next((getattr(images, key) for key in keys if hasattr(images, key)), ())
-    return tuple(", ".join(name) if isinstance(name, tuple | list) else str(name) for name in found)
+    return [", ".join(name) if isinstance(name, tuple | list) else str(name) for name in found]

@@ -88,6 +88,7 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing": (("1.png,a,train", "no.png,a,train", "2.png,b,test", "nor.png,b,test"), ("2 pictures are missing",)),
     "which": (("1.png,a,train", "no.png,a,train", "nor.png,b,test"), ("line 3 (no.png), line 4 (nor.png)",)),
     "a single one": (("1.png,a,train", "no.png,b,train"), ("a picture is missing: line 3 (no.png);", "paths start in")),
+    "too long": (("1.png,a,train", f"{'x' * 300},b,test"), ("a picture is missing: line 3 (xxx",)),
     "a folder": (("1.png,a,train", ".,b,test"), ("a picture is missing: line 3 (.)",)),
     "many": (
         tuple(f"no{i}.png,a,train" for i in range(9)),
@@ -228,7 +229,7 @@ def arrays(n_classes: int = 4, n: int = 6) -> dict[str, np.ndarray]:
 
 def own(n_classes: int = 4) -> Dataset:
     tensors = {key: torch.from_numpy(array) for key, array in arrays(n_classes).items()}
-    images = {key: x[:, None] if key[0] == "x" else x for key, x in tensors.items()}
+    images: dict[str, Any] = {key: x[:, None] if key[0] == "x" else x for key, x in tensors.items()}
     return Dataset("own", **images, n_classes=n_classes)
 
 

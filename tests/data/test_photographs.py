@@ -94,7 +94,7 @@ def test_imagenet_r(tmp_path: Path) -> None:
     assert (data.class_names[0], len(data.x_train), greys(data.x_test)[0]) == ("goldfish", 10, 100)
 
 
-def changed(file: str, old: str, new: str) -> Callable[[Path], None]:
+def changed(file: str, old: str, new: str) -> Callable[[Path], object]:
     def change(root: Path) -> None:
         text = (root / file).read_text()
         assert old in text
@@ -103,14 +103,14 @@ def changed(file: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
-def without(file: str) -> Callable[[Path], None]:
+def without(file: str) -> Callable[[Path], object]:
     return lambda root: (root / file).rename(root / "elsewhere")
 
 
 Set = tuple[Callable[[Path], Path], Callable[[Path], Dataset]]
 TINY: Set = write_tiny_imagenet, tiny_imagenet
 CUB: Set = write_cub, cub200
-WRONG: dict[str, tuple[Set, Callable[[Path], None], str]] = {
+WRONG: dict[str, tuple[Set, Callable[[Path], object], str]] = {
     "no wnids": (TINY, without("wnids.txt"), "has no wnids.txt"),
     "no annotations": (TINY, without("val/val_annotations.txt"), "has no val/val_annotations.txt"),
     "no class folder": (TINY, without("train/n00000001"), "n00000001/images is missing"),
@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[Set, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize(("of", "change", "words"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_is_named(tmp_path: Path, of: Set, change: Callable[[Path], None], words: str) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, of: Set, change: Callable[[Path], object], words: str) -> None:
     write, read = of
     root = write(tmp_path)
     change(root)

@@ -107,8 +107,8 @@ def test_a_set_without_splits(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a slip": ({"name": "EMNISTT"}, ("dataset.name=EMNISTT", "did you mean 'EMNIST'?")),
-    "boxes": ({"name": "CocoDetection"}, ("no one class for each image", "choose from CIFAR10, CIFAR100")),
-    "attributes": ({"name": "CelebA"}, ("dataset.name=CelebA", "no one class for each image")),
+    "boxes": ({"name": "CocoDetection"}, ("one class for each image", "choose from CIFAR10, CIFAR100")),
+    "attributes": ({"name": "CelebA"}, ("dataset.name=CelebA", "one class for each image")),
     "no path to code": ({"name": "utils"}, ("torchvision has no such set",)),
     "another split": ({"name": "DTD", "train": "trian", "size": 8}, ("dataset.train=trian", "did you mean 'train'?")),
     "no such split": ({"name": "MNIST", "val": "val"}, ("dataset.val=val: MNIST has no such split",)),
