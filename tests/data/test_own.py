@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_contract as contract
 import torch
 from pictures_on_disk import greys, one_line, write_picture
 from torch import Tensor
@@ -308,6 +309,15 @@ def test_a_run_is_measured_on_its_own_validation_images(tmp_path: Path) -> None:
     chosen = ["method=bic", "dataset=npz", f"dataset.path={tmp_path / 'my.npz'}", "scenario.n_tasks=2", "memory=8"]
     results = run(compose(*chosen, "network.hidden=[8]", "trainer.epochs=1", f"output_root={tmp_path / 'outputs'}"))
     assert [task.validation is not None for task in results.tasks] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_run_on_own_data_goes_on_after_a_kill(tmp_path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Augmented, normalized, with images to choose by and some of the classes, as if nothing had happened."""
+    np.savez(tmp_path / "my.npz", **arrays(6))  # type: ignore[arg-type]
+    more = ("dataset=npz", f"dataset.path={tmp_path / 'my.npz'}", "scenario.n_tasks=5", "dataset.classes=[3,0,1,2,5]")
+    seen = ("dataset.augment=true", "dataset.mean=[0.1]", "dataset.std=[0.5]", "trainer.epochs=3")
+    contract.test_killed_and_resumed_equals_uninterrupted("er", "class", 5, (*more, *seen), small, monkeypatch)
 
 
 # ------------------------------------------------------------------ some classes, and how images are seen
