@@ -13,7 +13,7 @@ import yaml
 from annotated_types import Ge
 
 from cl_bench.config import InputError, Positive
-from cl_bench.config.compose import STREAM, compose
+from cl_bench.config.compose import STREAM, compose, named_loggers
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
 from cl_bench.config.schema import build, check, target, types_of
@@ -160,6 +160,8 @@ def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
     node = yaml.safe_load(text)
     if file.parent.name == "scenario":  # keys of any scenario
         node = {key: value for key, value in node.items() if key not in types_of(STREAM, "scenario")}
+    if "loggers" in node:
+        node["loggers"] = named_loggers(node["loggers"])
     compare(node, file.stem)
     check({key: value for key, value in node.items() if key != "defaults" and value != "???"}, file.stem)
 

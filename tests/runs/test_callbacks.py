@@ -137,6 +137,18 @@ def test_one_of_lightnings_own_works(small: Compose, no_pictures: None) -> None:
     assert run(settings).status == "finished"
 
 
+def test_the_example_of_the_documentation(
+    small: Compose, tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "watching.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    node = page.partition("'trainer.callbacks=")[2].partition("'")[0]
+    run(small("plugins=[mypackage]", f"trainer.callbacks={node}", "trainer.chunk=1", "method=finetune"))
+    assert "step 5 of " in capsys.readouterr().out
+
+
 def test_what_has_no_use_here_is_one_line(small: Compose) -> None:
     for name in ("ModelCheckpoint", "RichProgressBar", "EarlyStopping", "StochasticWeightAveraging"):
         given = {"EarlyStopping": ", monitor: loss", "StochasticWeightAveraging": ", swa_lrs: 0.1"}.get(name, "")

@@ -46,7 +46,7 @@ def events(folder: Path) -> EventAccumulator:
     return found.Reload()
 
 
-def curve(found: EventAccumulator, name: str) -> list[tuple[int, float]]:
+def curve(found: EventAccumulator, name: str) -> list[tuple[int, Any]]:
     return [(event.step, pytest.approx(event.value)) for event in found.Scalars(name)]
 
 
