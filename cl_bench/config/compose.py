@@ -230,6 +230,28 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
+    if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
+        logger["loggers"] = named_loggers(logger["loggers"])
+
+
+def named_loggers(loggers: list[Any]) -> list[Any]:
+    """The nodes of several loggers, of which some may be given by their names: `logger=many`.
+
+    Raises InputError for a name that there is no logger of, for one that comes twice, and for none at all.
+    """
+    known = [name for name in options_of("logger") if name not in ("csv", "many")]  # log.csv is always written
+    nodes = []
+    for name in loggers:
+        if isinstance(name, str) and name not in known:
+            raise InputError(
+                f"logger.loggers={typed(loggers)}: there is no logger {name!r} to add{nearest(name, known)}"
+            )
+        nodes.append(file_of("logger", name) if isinstance(name, str) else name)
+    twice = [node for i, node in enumerate(nodes) if node in nodes[:i]]
+    if twice or not nodes:
+        why = "names one of them twice" if twice else "names none"
+        raise InputError(f"logger.loggers={typed(loggers)}: {why}{nearest('', known)}")
+    return nodes
 
 
 def compose(*overrides: str) -> dict[str, Any]:

@@ -89,27 +89,41 @@ def digest(data: str, output_root: str, names: Sequence[str] = ()) -> str | None
     is a name without content, FINGERPRINT-DIGEST: it is there or not, and never half written.
     None for what isn't there or can't be read; whoever needs it will say why.
     """
-    began = time.time()
     try:
-        path, kept = Path(data).expanduser(), Path(output_root).expanduser() / ".digests"
+        path = Path(data).expanduser()
         below = [path / name for name in names] or (files_below(path) if path.is_dir() else [path])
         files = [(os.fsencode(file.relative_to(path)), file) for file in below] + named_in(path)
-        files = [(name, file) for name, file in files if file.is_file()]
-        if not files:
-            return None
-        states = [file.stat() for _, file in files]
-        if sum(state.st_size for state in states) < LARGE:
-            return _digest(files)
-        lines = [
-            (name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-            for (name, _), state in zip(files, states, strict=True)
-        ]
-        fingerprint = hashlib.sha256(repr(lines).encode()).hexdigest()[:32]
-        for known in kept.glob(f"{fingerprint}-*"):
-            return known.name.rpartition("-")[2]
-        found = _digest(files)
+        return _kept_digest([(name, file) for name, file in files if file.is_file()], output_root)
     except (OSError, RuntimeError, ValueError):  # ~NAME of nobody, a path that can't be
         return None
+
+
+def digest_of(files: Sequence[Path], kept: str) -> str | None:
+    """16 hex digits that name the content of these files in this order, wherever they lie, kept below the folder `kept`
+    as `digest` keeps its own. None where one can't be read."""
+    try:
+        return _kept_digest([(b"%d" % number, file) for number, file in enumerate(files)], kept)
+    except (OSError, RuntimeError, ValueError):
+        return None
+
+
+def _kept_digest(files: list[tuple[bytes, Path]], root: str) -> str | None:
+    """Of files with their names, see `digest`."""
+    began = time.time()
+    kept = Path(root).expanduser() / ".digests"
+    if not files:
+        return None
+    states = [file.stat() for _, file in files]
+    if sum(state.st_size for state in states) < LARGE:
+        return _digest(files)
+    lines = [
+        (name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+        for (name, _), state in zip(files, states, strict=True)
+    ]
+    fingerprint = hashlib.sha256(repr(lines).encode()).hexdigest()[:32]
+    for known in kept.glob(f"{fingerprint}-*"):
+        return known.name.rpartition("-")[2]
+    found = _digest(files)
     if max(max(state.st_mtime, state.st_ctime) for state in states) < began - SETTLED:
         with suppress(OSError):  # a folder that can't be written costs time alone
             kept.mkdir(parents=True, exist_ok=True)

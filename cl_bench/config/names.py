@@ -40,6 +40,7 @@ WITHOUT_EFFECT = {
         "plugins",  # each _target_ says whose code it is
     ),
     "trainer": ("chunk", "log_every", "progress"),
+    "dataset": ("on_disk",),
 }
 """Keys that change no number, by group: they are left out of a run's key."""
 
@@ -66,7 +67,7 @@ LATER: dict[str, dict[str, Any]] = {
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
     "cl_bench.methods.si.SI": {"consolidate_every": None},
     "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1, "nesterov": False},
-    "cl_bench.runs.fit.Fit": {"patience": None, "gradient_clip": None, "freeze_batch_norm": False},
+    "cl_bench.runs.fit.Fit": {"patience": None, "gradient_clip": None, "freeze_batch_norm": False, "callbacks": []},
 }
 """By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
 they are then left out of a run's key, and runs from before are found again."""
@@ -107,8 +108,8 @@ def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
     kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}
     for group, names in WITHOUT_EFFECT.items():
-        if group:
-            kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
+        if group and isinstance(node := kept.get(group), Mapping):
+            kept[group] = {name: value for name, value in node.items() if name not in names}
     text = json.dumps(as_ever(without_scheduler(kept)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 

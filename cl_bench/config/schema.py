@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
 
@@ -23,19 +23,22 @@ from cl_bench.config.plugins import allowed, check_path
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 """The kinds of parameters that a key can stand for: no *args, no **kwargs."""
 
+NODE = "must be {_target_: PACKAGE.MODULE.CLASS, KEY: VALUE}"
+
 
 @dataclass(frozen=True)
 class Node:
     """A checked part of a configuration: what `build` makes an object of.
 
     where: the key under which a person finds it. target: the class or function, or its dotted path, not yet imported.
-    values: of the types that its signature names. parts: the nodes in it.
+    values: of the types that its signature names. parts: the nodes in it. lists: the lists of nodes in it.
     """
 
     where: str
     target: Callable[..., Any] | str
     values: Mapping[str, Any]
     parts: Mapping[str, Node]
+    lists: Mapping[str, Sequence[Node]] = field(default_factory=dict)
 
     def key(self, name: str) -> str:
         """A key of this node as a person types it."""
@@ -92,7 +95,7 @@ def check(
     found = constructor or path_of(node, where, packages)
     types = types_of(found, where)
     prefix = where and f"{where}."
-    parts, values = {}, {}
+    parts, lists, values = {}, {}, {}
     for key, value in node.items():
         if key == "_target_":
             continue
@@ -100,6 +103,8 @@ def check(
             raise InputError(f"{prefix}{key}: no such key{nearest(key, types, prefix)}")
         if isinstance(value, Mapping) and "_target_" in value:
             parts[key] = check(value, f"{prefix}{key}", packages=packages)
+        elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
+            lists[key] = [check_part(part, f"{prefix}{key}[{i}]", packages) for i, part in enumerate(value)]
         else:
             values[key] = value
 
@@ -114,7 +119,14 @@ def check(
         raise InputError(
             f"{where}._target_={found}: its types can't be checked ({str(error).splitlines()[0]})"
         ) from None
-    return Node(where, found, {key: getattr(checked, key) for key in values}, parts)
+    return Node(where, found, {key: getattr(checked, key) for key in values}, parts, lists)
+
+
+def check_part(part: Any, where: str, packages: Sequence[str]) -> Node:
+    """A node in a list of nodes. Raises InputError for anything else."""
+    if not isinstance(part, Mapping) or "_target_" not in part:
+        raise InputError(f"{where}={typed(part)}: {NODE}")
+    return check(part, where, packages=packages)
 
 
 def types_of(target: Callable[..., Any] | str, where: str) -> dict[str, Any]:
@@ -159,6 +171,9 @@ def check_kind(node: Node, wanted: Any) -> None:
     types = types_of(node.target, node.where)
     for key, part in node.parts.items():
         check_kind(part, types[key])
+    for key, parts in node.lists.items():
+        for part in parts:
+            check_kind(part, (*get_args(types[key]), Any)[0])
 
 
 def build(node: Node, **context: Any) -> Any:
@@ -170,6 +185,7 @@ def build(node: Node, **context: Any) -> Any:
     """
     constructor = imported(node.target, node.where)
     values = {**node.values, **{key: build(part, **context) for key, part in node.parts.items()}}
+    values |= {key: [build(part, **context) for part in parts] for key, parts in node.lists.items()}
     for name, parameter in inspect.signature(constructor).parameters.items():
         if name in context and name not in values:
             values[name] = context[name]
@@ -191,4 +207,6 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     reason = " or ".join(reasons)
     if problems[0]["type"] in ("needs_python_object", "dataclass_type"):
         reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"
+        if isinstance(values[key], list):
+            reason = f"each {NODE}"
     return f"{prefix}{key}={typed(values[key])}: {reason}"

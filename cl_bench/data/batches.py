@@ -1,4 +1,4 @@
-"""Images as whole tensors, and the loader that slices them into chunks of mini-batches."""
+"""Images as whole tensors or on disk, and the loader that slices them into chunks of mini-batches."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from cl_bench.data.on_disk import Images, joined
 
 AT_ONCE = 2**20  # numbers of images that any machine can take at once: 4 MiB of float32
 FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, on their way to bytes
@@ -49,7 +51,7 @@ Step = Callable[[Batch, Any], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels, whole in memory.
+    """Images and labels; labels are whole in memory, and so are images, unless they stay on disk.
 
     images: uint8, shape (N, C, H, W).
     labels: int64 outputs of the benchmark, shape (N,).
@@ -63,7 +65,7 @@ class Data:
     updates: steps with each mini-batch, one after another.
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     task_ids: Tensor
     view: nn.Module | None = None
@@ -84,14 +86,16 @@ class Data:
         """Both sets of images, seen through this set's view (an image finds its own by its task)."""
         return replace(
             self,
-            images=torch.cat([self.images, other.images]),
+            images=joined(self.images, other.images),
             labels=torch.cat([self.labels, other.labels]),
             task_ids=torch.cat([self.task_ids, other.task_ids]),
             order=None,
         )
 
-    def to(self, device: torch.device | str, moved: dict[Tensor, Tensor] | None = None) -> Data:
-        """The same data on the device. moved: images that are there already, for tasks that share them."""
+    def to(self, device: torch.device | str, moved: dict[Images, Images] | None = None) -> Data:
+        """The same data on the device, but for images on disk, whose rows go there when they are read.
+
+        moved: images that are there already, for tasks that share them."""
         view = None if self.view is None else self.view.to(device)
         moved = {} if moved is None else moved
         if self.images not in moved:

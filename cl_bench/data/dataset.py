@@ -13,8 +13,10 @@ from torch import Tensor
 
 from cl_bench.config import InputError, Rate, Share
 from cl_bench.config.errors import typed
+from cl_bench.data.cache import Unread
 from cl_bench.data.classes import Classes, some_of
-from cl_bench.data.reading import Arrays
+from cl_bench.data.on_disk import Images, OnDisk, changed
+from cl_bench.data.reading import Arrays, shaped
 from cl_bench.data.transforms import crop_and_flip, resize
 
 Means = tuple[Share, ...]
@@ -23,7 +25,7 @@ Deviations = tuple[Rate, ...]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one benchmark set, whole in memory.
+    """Images and labels of one benchmark set; images are whole in memory, unless they stay on disk.
 
     x_train, x_test: uint8, shape (N, C, H, W).
     y_train, y_test: int64, shape (N,), every class 0..n_classes-1 in both.
@@ -34,16 +36,16 @@ class Dataset:
     """
 
     name: str
-    x_train: Tensor
+    x_train: Images
     y_train: Tensor
-    x_test: Tensor
+    x_test: Images
     y_test: Tensor
     n_classes: int
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     augment: Callable[[Tensor], Tensor] | None = None
     class_names: tuple[str, ...] = ()
-    x_val: Tensor | None = None
+    x_val: Images | None = None
     y_val: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) 
     if names.dtype.kind != "U" or names.shape != train.shape or len(np.unique(names)) < len(names):
         raise InputError(f"{where}: class_names must be {len(train)} different texts, one for each label that occurs")
     y = dict(zip(parts, (torch.from_numpy(np.searchsorted(train, y)) for y in labels), strict=True))
-    x = dict(zip(parts, images if size is None else [resize(x, (size, size)) for x in images], strict=True))
+    x = dict(zip(parts, (_sized(x, size) for x in images), strict=True))
     return Dataset(
         name,
         *(x["train"], y["train"], x["test"], y["test"]),
@@ -149,23 +151,16 @@ def evenly(labels: np.ndarray, fraction: float) -> np.ndarray:
     return chosen
 
 
-def _images(where: str, key: str, x: np.ndarray) -> Tensor:
-    """uint8 images as a tensor of shape (N, C, H, W)."""
-    if x.dtype != np.uint8:
-        raise InputError(f"{where}: {key} is {x.dtype}; images must be uint8, 0 to 255")
-    shape = x.shape
-    if x.ndim == 3:
-        x = x[:, None]
-    if x.ndim == 4 and x.shape[1] not in (1, 3):
-        x = np.moveaxis(x, 3, 1)
-    if x.size == 0:
-        raise InputError(f"{where}: {key} is empty (shape {shape})")
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise InputError(
-            f"{where}: {key} has shape {shape}; images must be (N, H, W), (N, C, H, W) or (N, H, W, C) "
-            "with 1 or 3 channels"
-        )
-    return torch.from_numpy(np.ascontiguousarray(x))
+def _images(where: str, key: str, x: np.ndarray | Unread | OnDisk) -> Images | Unread:
+    """uint8 images of shape (N, C, H, W); those that stay on disk are checked already."""
+    return torch.from_numpy(np.ascontiguousarray(shaped(where, key, x))) if isinstance(x, np.ndarray) else x
+
+
+def _sized(x: Images | Unread, size: int | None) -> Images:
+    """The images, resized to squares of that size; of those on disk the rows that are read."""
+    if isinstance(x, Unread):
+        return x.bring(size)
+    return x if size is None else changed(x, lambda x: resize(x, (size, size)), (x.shape[1], size, size))
 
 
 def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> np.ndarray:

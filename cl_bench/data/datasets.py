@@ -46,7 +46,7 @@ def load(name: str, data_dir: Path) -> Dataset:
     1438
     """
     if name.endswith(".npz"):
-        return npz(path=name)
+        return npz(data_dir, path=name)
     files = {choice: file_of("dataset", choice) for choice in options_of("dataset")}
     sets = {choice: file for choice, file in files.items() if file and "???" not in file.values()}  # these need a path
     if name not in sets:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from cl_bench.config import InputError
+from cl_bench.data.cache import OnDiskKey, cache_of
 from cl_bench.data.classes import Classes, some_of
 from cl_bench.data.dataset import Dataset, dataset_of, evenly
-from cl_bench.data.pictures import Background, Picture, read_pictures
+from cl_bench.data.large import pictures_of
+from cl_bench.data.pictures import Background, Picture
 from cl_bench.data.reading import Arrays
 
 PARTS = ("train", "test", "val")
@@ -43,11 +45,13 @@ def read_listed(
     background: Background = "white",
     test_fraction: float | None = None,
     classes: Classes | None = None,
+    on_disk: OnDiskKey = False,
+    data_dir: Path = Path("data"),
 ) -> Dataset:
     """The set of these pictures, or of those of some classes, which are numbered in the order of the list.
 
     test_fraction: of each class, evenly spaced, set aside for testing where no picture is for that; None: some are.
-    size, grayscale, background: see `read_pictures`.
+    size, grayscale, background: see `read_pictures`. on_disk: see `cache.stays_on_disk`; it takes files on disk.
     Raises InputError for a class that isn't in each part.
     """
     where = f"dataset={name}: {source}"
@@ -71,10 +75,12 @@ def read_listed(
 
     at = {part: np.flatnonzero(parts == part) for part in there}
     order = np.concatenate([*at.values()])  # so that the parts are slices, and nothing is copied
-    files = [listed.files[row] for row in rows[order].tolist()]
-    images = read_pictures(files, size, grayscale, background, f"dataset={name}")
+    files, known = [listed.files[row] for row in rows[order].tolist()], f"dataset={name}"
+    images = pictures_of(files, size, grayscale, background, known, on_disk=on_disk, cache=cache_of(data_dir))
     arrays, start = {}, 0
     for part, found in at.items():
-        arrays |= {f"x_{part}": images[start : start + len(found)], f"y_{part}": labels[found].astype(np.int64)}
-        start += len(found)
+        end = start + len(found)
+        taken = images[start:end] if isinstance(images, np.ndarray) else images[np.arange(start, end)]
+        arrays |= {f"x_{part}": taken, f"y_{part}": labels[found].astype(np.int64)}
+        start = end
     return dataset_of(name, source, Arrays(**arrays, class_names=np.array(names)), None)

@@ -13,8 +13,10 @@ from cl_bench.config import InputError, Share, Side
 from cl_bench.config.content import hidden, natural
 from cl_bench.config.names import place
 from cl_bench.config.tables import rows_of
+from cl_bench.data.cache import OnDiskKey, cache_of
 from cl_bench.data.classes import Classes
 from cl_bench.data.dataset import Dataset, Deviations, Means, dataset_of, seen_as, some_classes
+from cl_bench.data.large import images_of_npz
 from cl_bench.data.listed import PARTS, Listed, read_listed
 from cl_bench.data.pictures import Background, classes_below
 from cl_bench.data.reading import read_npz
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def npz(
+    data_dir: Path = Path("data"),
     *,
     path: str,
     name: str | None = None,
@@ -31,19 +34,22 @@ def npz(
     augment: bool = False,
     mean: Means | None = None,
     std: Deviations | None = None,
+    on_disk: OnDiskKey = "auto",
 ) -> Dataset:
     """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`, and x_val, y_val if there are.
 
     Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, the second form where both
     fit. Labels are whole numbers from 0; the classes are those that occur, in their order, and are called by their
-    labels, or as an array `class_names` in the file says.
+    labels, or as an array `class_names` in the file says. on_disk: see `cache.stays_on_disk`.
     """
     file = place(path, "dataset.path")
-    read = some_classes(dataset_of("npz", file, read_npz("npz", file), size), classes)
+    arrays = read_npz("npz", file, images_of_npz(file, size, on_disk, cache_of(data_dir)))
+    read = some_classes(dataset_of("npz", file, arrays, size), classes)
     return replace(seen_as(read, augment, mean, std), name=file.stem if name is None else name)
 
 
 def image_folder(
+    data_dir: Path = Path("data"),
     *,
     path: str,
     size: Side,
@@ -54,6 +60,7 @@ def image_folder(
     augment: bool = False,
     mean: Means | None = None,
     std: Deviations | None = None,
+    on_disk: OnDiskKey = "auto",
 ) -> Dataset:
     """Your own pictures, a folder per class: path/train/CLASS and path/test/CLASS, or path/CLASS alone.
 
@@ -72,6 +79,8 @@ def image_folder(
         background=background,
         test_fraction=test_fraction,
         classes=classes,
+        on_disk=on_disk,
+        data_dir=data_dir,
     )
     return seen_as(read, augment, mean, std)
 
@@ -116,6 +125,7 @@ def listed_in(parts: dict[str, dict[str, list[Path]]]) -> Listed:
 
 
 def files(
+    data_dir: Path = Path("data"),
     *,
     path: str,
     size: Side,
@@ -126,6 +136,7 @@ def files(
     augment: bool = False,
     mean: Means | None = None,
     std: Deviations | None = None,
+    on_disk: OnDiskKey = "auto",
 ) -> Dataset:
     """Your own pictures as a CSV file lists them: its first line names the columns path, label and split.
 
@@ -143,6 +154,8 @@ def files(
         background=background,
         test_fraction=test_fraction,
         classes=classes,
+        on_disk=on_disk,
+        data_dir=data_dir,
     )
     return seen_as(read, augment, mean, std)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cl_bench.config import InputError, Side
+from cl_bench.data.cache import OnDiskKey
 from cl_bench.data.classes import Classes
 from cl_bench.data.dataset import Dataset, seen_as, unlike
 from cl_bench.data.listed import Listed, read_listed
@@ -22,7 +23,14 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and deviation of the training images of each set, per channel; ImageNet's serve all that is like it."""
 
 
-def tiny_imagenet(data_dir: Path, *, size: Side = 64, augment: bool = True, classes: Classes | None = None) -> Dataset:
+def tiny_imagenet(
+    data_dir: Path,
+    *,
+    size: Side = 64,
+    augment: bool = True,
+    classes: Classes | None = None,
+    on_disk: OnDiskKey = "auto",
+) -> Dataset:
     """110,000 photographs of 200 classes, 64x64: Tiny-ImageNet (Stanford's course CS231n).
 
     The classes are in the order of wnids.txt, and words.txt says what they are called, each by its first word.
@@ -40,10 +48,21 @@ def tiny_imagenet(data_dir: Path, *, size: Side = 64, augment: bool = True, clas
         test[wnid].append(inside(folder / "val/images", name, where, f"val/val_annotations.txt, line {line}"))
     listed = listed_in({"train": train, "test": test})
     listed = replace(listed, names=unlike([words.get(wnid, wnid) for wnid in wnids]))
-    return seen_as(read_listed("tiny_imagenet", folder, listed, size=size, classes=classes), augment, *TINY)
+    return seen_as(
+        read_listed("tiny_imagenet", folder, listed, size=size, classes=classes, on_disk=on_disk, data_dir=data_dir),
+        augment,
+        *TINY,
+    )
 
 
-def cub200(data_dir: Path, *, size: Side = 224, augment: bool = False, classes: Classes | None = None) -> Dataset:
+def cub200(
+    data_dir: Path,
+    *,
+    size: Side = 224,
+    augment: bool = False,
+    classes: Classes | None = None,
+    on_disk: OnDiskKey = "auto",
+) -> Dataset:
     """11,788 photographs of 200 species of birds: CUB-200-2011 (Wah et al., 2011), in its official split."""
     folder = data_dir / "CUB_200_2011"
     tables = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
@@ -64,10 +83,21 @@ def cub200(data_dir: Path, *, size: Side = 224, augment: bool = False, classes: 
         parts=np.array(["train" if is_train[image] == "1" else "test" for image in paths]),
         names=unlike([name.rpartition(".")[2] for name in names.values()]),  # 001.Black_footed_Albatross
     )
-    return seen_as(read_listed("cub200", folder, listed, size=size, classes=classes), augment, *IMAGENET)
+    return seen_as(
+        read_listed("cub200", folder, listed, size=size, classes=classes, on_disk=on_disk, data_dir=data_dir),
+        augment,
+        *IMAGENET,
+    )
 
 
-def imagenet_r(data_dir: Path, *, size: Side = 224, augment: bool = False, classes: Classes | None = None) -> Dataset:
+def imagenet_r(
+    data_dir: Path,
+    *,
+    size: Side = 224,
+    augment: bool = False,
+    classes: Classes | None = None,
+    on_disk: OnDiskKey = "auto",
+) -> Dataset:
     """30,000 renditions of 200 classes of ImageNet: ImageNet-R (Hendrycks et al., 2021).
 
     Nobody made an official split. Where publications left the one that they drew, in folders train and test, these are
@@ -83,7 +113,9 @@ def imagenet_r(data_dir: Path, *, size: Side = 224, augment: bool = False, class
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
     words = dict(re.findall(r"^\s*(n\d{8})\s+(\S.*?)\s*$", text, re.MULTILINE))
     listed = replace(listed, names=unlike([words.get(wnid, wnid) for wnid in listed.names]))
-    read = read_listed("imagenet_r", folder, listed, size=size, test_fraction=0.2, classes=classes)
+    read = read_listed(
+        "imagenet_r", folder, listed, size=size, test_fraction=0.2, classes=classes, on_disk=on_disk, data_dir=data_dir
+    )
     return seen_as(read, augment, *IMAGENET)
 
 

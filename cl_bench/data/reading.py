@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from cl_bench.config import InputError
+from cl_bench.data.cache import Unread
+from cl_bench.data.on_disk import OnDisk
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -19,12 +21,12 @@ T = TypeVar("T")
 class Arrays(NamedTuple):
     """What a file holds, before it is checked."""
 
-    x_train: np.ndarray
+    x_train: np.ndarray | Unread | OnDisk
     y_train: np.ndarray
-    x_test: np.ndarray
+    x_test: np.ndarray | Unread | OnDisk
     y_test: np.ndarray
     class_names: np.ndarray | tuple[str, ...] = ()
-    x_val: np.ndarray | None = None
+    x_val: np.ndarray | Unread | OnDisk | None = None
     y_val: np.ndarray | None = None
 
 
@@ -60,8 +62,11 @@ def read_idx(name: str, file: Path) -> np.ndarray:
         raise InputError(damaged(name, file, error)) from error
 
 
-def read_npz(name: str, file: Path) -> Arrays:
-    """The arrays of a file of `numpy.savez`; pickled objects are refused."""
+def read_npz(name: str, file: Path, read: Callable[[Any, str], Any] = lambda content, key: content[key]) -> Arrays:
+    """The arrays of a file of `numpy.savez`; pickled objects are refused.
+
+    read: gives an array of the opened file by its key.
+    """
     where, needed = f"dataset={name}: {file}", f"an .npz file with {', '.join(NEEDED)}"
     if not file.is_file():
         raise InputError(f"{where} is missing; it must be {needed}")
@@ -80,11 +85,32 @@ def read_npz(name: str, file: Path) -> Arrays:
                 found = ", ".join(content.files) or "nothing"
                 raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
             try:
-                arrays[key] = content[key]
+                arrays[key] = read(content, key)
+            except InputError:
+                raise
             except Exception as error:
                 allowed = "it must be a whole array of plain numbers"
                 raise InputError(f"{where}: {key} cannot be read; {allowed} ({reason(error)})") from error
     return Arrays(**arrays)
+
+
+def shaped(where: str, key: str, x: np.ndarray) -> np.ndarray:
+    """uint8 images as (N, C, H, W), a view. Raises InputError for any other array."""
+    if x.dtype != np.uint8:
+        raise InputError(f"{where}: {key} is {x.dtype}; images must be uint8, 0 to 255")
+    shape = x.shape
+    if x.ndim == 3:
+        x = x[:, None]
+    if x.ndim == 4 and x.shape[1] not in (1, 3):
+        x = np.moveaxis(x, 3, 1)
+    if x.size == 0:
+        raise InputError(f"{where}: {key} is empty (shape {shape})")
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise InputError(
+            f"{where}: {key} has shape {shape}; images must be (N, H, W), (N, C, H, W) or (N, H, W, C) "
+            "with 1 or 3 channels"
+        )
+    return x
 
 
 class Plain(pickle.Unpickler):

@@ -41,8 +41,14 @@ def rotating_pairs(
     evenly over 360 degrees.
 
     classes: of the ring, in its order, by name or number; None: all. MNIST-360 leaves out digit 9, a 6 upside down.
-    Raises InputError for fewer than three classes, and for a class with fewer images than pairs to be in.
+    Raises InputError for fewer than three classes, for a class with fewer images than pairs to be in, and for images
+    that stay on disk: all are turned before the stream begins.
     """
+    if not (isinstance(dataset.x_train, Tensor) and isinstance(dataset.x_test, Tensor)):
+        raise InputError(
+            "scenario=rotating_pairs: turns all images beforehand and holds them in memory, and those of "
+            f"{dataset.name} stay on disk; set dataset.on_disk=false"
+        )
     if dataset.n_classes < 3:
         found = f"has {dataset.n_classes} classes, and scenario=rotating_pairs takes 3 at least"
         raise InputError(f"dataset={dataset.name}: {found}")

@@ -15,6 +15,7 @@ from cl_bench.config import InputError, Positive, Side
 from cl_bench.data.batches import Data
 from cl_bench.data.classes import ClassOrder, MetaClasses, dealt_out, order_of, set_apart
 from cl_bench.data.datasets import Dataset, load
+from cl_bench.data.on_disk import Images, changed
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.data.tasks import (
     Fraction,
@@ -182,10 +183,13 @@ def sequence(
     tasks, tests = [], []
     for index, dataset in enumerate(sets):
 
-        def prepared(x: Tensor, y: Tensor, most: int | None, key: str, index: int = index) -> Data:
+        def fitted(x: Tensor) -> Tensor:
+            return resize(x, (height, width)).expand(-1, channels, -1, -1).contiguous()
+
+        def prepared(x: Images, y: Tensor, most: int | None, key: str, index: int = index) -> Data:
             rows = drawn(y, most, derive(seed, f"{key} images", index), f"max_{key}")
-            x = resize(x[rows], (height, width)).expand(-1, channels, -1, -1)
-            return data_of(x.contiguous(), y[rows] + starts[index], index)
+            x = changed(x[rows], fitted, (channels, height, width))
+            return data_of(x, y[rows] + starts[index], index)
 
         train = prepared(dataset.x_train, dataset.y_train, max_train, "train")
         tests.append(prepared(dataset.x_test, dataset.y_test, max_test, "test"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.datasets import Dataset
+from cl_bench.data.on_disk import Images
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.seeding import derive
 
@@ -38,8 +39,8 @@ class Scenario(LightningDataModule):
         return len(self.tests) < len(self.tasks)
 
     def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
-        """The same scenario with every image on the device. batch_size: of the training, see `Data`."""
-        moved: dict[Tensor, Tensor] = {}
+        """The same scenario with its images on the device, see `Data.to`. batch_size: of the training."""
+        moved: dict[Images, Images] = {}
 
         def there(data: Data) -> Data:
             return replace(data.to(device, moved), batch_size=batch_size)
@@ -92,7 +93,7 @@ def output_names(
 
 
 def data_of(
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     task: int,
     view: nn.Module | None = None,
@@ -102,7 +103,7 @@ def data_of(
 
 
 def selected(
-    x: Tensor,
+    x: Images,
     y: Tensor,
     group: Sequence[int],
     outputs: Sequence[int],

@@ -26,6 +26,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from cl_bench import files
 from cl_bench.data.batches import Batches, Data, at_once
+from cl_bench.data.on_disk import blocks_of
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.or_nan import OrNaN
 from cl_bench.methods.base import Method
@@ -196,9 +197,9 @@ class Judge:
             digest.update(data.labels.cpu().numpy().tobytes())
             for batch in data[torch.arange(min(len(data), 1000), device=data.labels.device)].batches():
                 digest.update(batch.x.cpu().numpy().tobytes())
-            if data.images.data_ptr() not in read:
-                digest.update(np.ascontiguousarray(data.images.cpu().numpy()).data)
-            read.add(data.images.data_ptr())
+            for block in () if id(data.images) in read else blocks_of(data.images):
+                digest.update(np.ascontiguousarray(block.cpu().numpy()).data)
+            read.add(id(data.images))
         return digest.hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NamedTuple
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pytorch_lightning as pl
 import torch
 from annotated_types import Ge, Gt, Le
+from pytorch_lightning import Callback
 
 from cl_bench.config import InputError, Positive, Rate, Stopped
 from cl_bench.data.batches import Batches, Data, Step
@@ -21,6 +22,7 @@ from cl_bench.methods.base import Classifier, Learner, Method
 from cl_bench.networks.base import batch_norms
 from cl_bench.networks.schedules import Schedule
 from cl_bench.record import Phase
+from cl_bench.runs.callbacks import restore, states_of, usable
 from cl_bench.runs.course import Course
 from cl_bench.runs.evaluating import Evaluate
 from cl_bench.runs.folder import RunFolder
@@ -69,7 +71,7 @@ class Fit:
     stay as the first task left them. chunk: mini-batches handed to Lightning at once; changes no number. accelerator,
     precision: as Lightning's. threads: of torch on the CPU, None for its own choice. log_every: steps whose mean is one
     point of a curve; changes no result. progress: a bar for the whole run, when there is a terminal, and a line after
-    each task.
+    each task. callbacks: a person's own, handed to each Trainer in turn; their state is kept in checkpoints.
     """
 
     def __init__(
@@ -92,12 +94,14 @@ class Fit:
         threads: Annotated[int, Gt(0), Le(1024)] | None = None,
         log_every: Positive = 5,
         progress: bool = True,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
         self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
         self.schedule, self.patience = schedule, patience
         self.gradient_clip, self.freeze_batch_norm = gradient_clip, freeze_batch_norm
         self.log_every, self.progress = log_every, RunProgress(shown=progress)
+        self.callbacks = usable(callbacks)
         self.device = device_of(accelerator)
         self.precision: Literal["32-true", "bf16-mixed"] = precision
         torch.backends.cudnn.deterministic = True  # else the same command may give other numbers on a GPU
@@ -202,6 +206,9 @@ class Fit:
                     trainer.strategy.optimizers = []
                     vars(trainer).clear()
                     module.trainer = None
+                if self.callbacks and watch.done < steps and not (watch.course and watch.course.stopped):
+                    stopped = f"one of them stopped {watch.where} after step {watch.done} of {steps}"
+                    raise InputError(f"trainer.callbacks: {stopped}; set trainer.epochs or trainer.iterations")
         module.to(self.device)
         if watch.course:
             steps = watch.done or start
@@ -243,14 +250,22 @@ class Fit:
         saved = self._saved
         if not saved:
             return steps_before
+        self.restore_callbacks()
         return (
             steps_before + sum(phase["steps"] for phase in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
         )
+
+    def restore_callbacks(self) -> None:
+        """Puts the callbacks where they were when the running phase was saved."""
+        if self._saved:
+            restore(self.callbacks, self._saved.get("callbacks"))
 
     def save(self, running: dict[str, Any] | None) -> None:
         """Saves this task's finished phases and the running one."""
         phases = [asdict(phase) for phase in self.phases]  # plain values: a checkpoint holds no classes
         state = {"task": self._task, "seconds": self.seconds, "phases": phases, "ends": self._ends}
+        if self.callbacks:
+            state["callbacks"] = states_of(self.callbacks)
         self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
 
@@ -280,7 +295,7 @@ class Fit:
             precision=self.precision,
             logger=self.logger,
             log_every_n_steps=1,
-            callbacks=[watch],
+            callbacks=[watch, *self.callbacks],  # it is first: what is saved is what they left
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: always `log.csv` in the run's folder, and Weights & Biases if asked for (`wandb_log`).
+"""Where a run's numbers go: always `log.csv` in the run's folder, and elsewhere if asked for (`trackers`).
 
 A run is many Lightning Trainers, each counting its steps from 0. The loggers add them up to one step that
 grows over the whole run, so that the curves of its phases, and of a run that was continued, fit together.

@@ -16,11 +16,11 @@ from cl_bench.process import on_signals
 from cl_bench.record import Results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
-from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.models import check_states
 from cl_bench.runs.recorder import Recorder
 from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import checked, prepare
+from cl_bench.runs.trackers import logger_of
 
 
 def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
@@ -49,7 +49,7 @@ def run(settings: Mapping[str, Any]) -> Results:
     nodes = checked(settings)
     scenario, method = prepare(settings, nodes)
     references = references_of(settings, scenario)
-    logger: RunLogger = build(nodes["logger"])
+    logger = logger_of(build(nodes["logger"]))
     fit: Fit = build(
         nodes["trainer"],
         folder=folder,

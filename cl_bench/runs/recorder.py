@@ -38,6 +38,7 @@ from cl_bench.record import (
     thinned,
     to_json,
 )
+from cl_bench.runs.callbacks import restore, states_of
 from cl_bench.runs.continued import grown, state_to_go_on, tasks_before
 from cl_bench.runs.evaluating import Evaluate, evaluate, warn_if_idle
 from cl_bench.runs.figures import draw_results
@@ -126,6 +127,7 @@ class Recorder:
                     self.method.load_state_dict(self.folder.state_after(task)["method"])
                     self.models.write(self.method, task)
             self.method.load_state_dict(state["method"])
+            restore(self.fit.callbacks, state.get("callbacks"))
             self.score.load_state_dict(state["score"])
             self.lines = state["records"]
             self.records = [from_json(TaskRecord, json.loads(line)) for line in self.lines]
@@ -234,6 +236,8 @@ class Recorder:
         if self.keep_models == "all":  # before the task is done: after a kill it is learned and written again
             self.models.write(self.method, index)
         state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
+        if self.fit.callbacks:
+            state["callbacks"] = states_of(self.fit.callbacks)
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
             shared = self.scenario.shared_test

@@ -34,6 +34,7 @@ from cl_bench.networks.schedules import Schedule
 from cl_bench.runs.continued import earlier, settings_of, tasks_before
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.trackers import Tracker
 from cl_bench.seeding import seeded
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,9 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
 
 
 KINDS: dict[str, Any] = {
-    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Schedule, Fit, RunLogger), strict=True)),
+    **dict(
+        zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Schedule, Fit, RunLogger | Tracker), strict=True)
+    ),
     "memory": Budget,
     "stream": Stream,
 }

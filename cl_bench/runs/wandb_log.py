@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cl_bench.record import COSTS, Results, thinned
-from cl_bench.runs.curves import Row, read
-from cl_bench.runs.loggers import EVALUATED, MEASURED, STREAM, CSVLog, is_number
+from cl_bench.record import Results, thinned
+from cl_bench.runs.loggers import EVALUATED, MEASURED, STREAM
+from cl_bench.runs.trackers import APART, About, Point, Tracker, without_paths
 
 if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
-APART = (MEASURED, STREAM, EVALUATED)  # in the place of a phase, and none: they have no steps
-MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
-PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name says which, its folder is their affair
 
 
-class WandbLog(CSVLog):
-    """`log.csv`, and the same values in Weights & Biases, which never fails a run.
+class WandbLog(Tracker):
+    """The values of `log.csv` in Weights & Biases, which never fails a run.
 
     Losses are named PHASE/NAME over PHASE/step, the mini-batches of that phase in all tasks so far; what is measured
     after a task is task/NAME over `task`; accuracy_on_stream/accuracy is over the images of a stream that came; `step`
@@ -38,6 +32,8 @@ class WandbLog(CSVLog):
     tags: besides those that the run has anyway.
     """
 
+    title: ClassVar[str] = "W&B"
+
     def __init__(
         self,
         project: str = "cl_bench",
@@ -49,39 +45,27 @@ class WandbLog(CSVLog):
         self.project, self.entity, self.mode, self.tags = project, entity, mode, tags
         self._run: wandb.Run | None = None
 
-    def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
-        # W&B can't take back what came after the last checkpoint, so that isn't sent a second time.
-        sent = read(self._folder / "log.csv")
-        self._sent_step = max((row.step for row in sent), default=-1)
-        self._sent_tasks = {row.task for row in sent if row.phase == MEASURED}
-        super().open(config, group, tags, step)
-        self._steps: Counter[str] = Counter()  # of each phase
-        self._last = 0  # step of the run that they add up to
-        for row in read(self._path):
-            self._count(row.step, row.phase)
-        self._axes: set[str] = set()
-        with self._guard():
-            self._init(config, group, tags)
-
-    def _init(self, config: dict[str, Any], group: str, tags: list[str]) -> None:
+    def open(self, about: About, continued: bool) -> None:
         import wandb  # 0.85 s that a run without W&B need not wait for
+
+        self._axes: set[str] = set()
 
         # Silence comes first: a W&B that may speak asks the server who is logged in.
         settings = wandb.setup(wandb.Settings(silent=True)).settings
         mode = self.mode or settings.mode
         if self.mode is None and mode == "online" and not wandb.login(prompt=False, verify=False):
             mode = "offline"
-        self._run = run = wandb.init(  # at once: whatever fails below, `_guard` finishes it
+        self._run = run = wandb.init(  # at once: whatever fails below, `stop` finishes it
             project=self.project,
             entity=self.entity,
-            id=self._key,
+            id=about.key,
             resume="allow",
-            name=self._name,
-            group=group,
-            job_type=config["choices"]["method"],
-            tags=list(dict.fromkeys([*tags, *self.tags])),
-            config=without_paths({**config, "key": self._key}),
-            dir=self._folder,
+            name=about.name,
+            group=about.group,
+            job_type=about.config["choices"]["method"],
+            tags=list(dict.fromkeys([*about.tags, *self.tags])),
+            config=without_paths({**about.config, "key": about.key}),
+            dir=about.folder,
             mode=mode,  # type: ignore[arg-type]  # a str in W&B's own settings
             settings=wandb.Settings(
                 silent=True,
@@ -97,35 +81,18 @@ class WandbLog(CSVLog):
         run.define_metric("task", hidden=True)
         run.define_metric(f"{MEASURED}/*", step_metric="task")
         if run.offline:
-            log.info("W&B is offline; to upload the run: wandb sync %s", self._folder / "wandb")
+            log.info("W&B is offline; to upload the run: wandb sync %s", about.folder / "wandb")
         elif run.url:
             log.info("W&B: %s", run.url)
 
-    def write(self, rows: Sequence[Row]) -> None:
-        super().write(rows)
-        for (step, task, phase), of_point in groupby(rows, key=lambda row: row[:3]):
-            self._send(step, task, phase, {f"{phase}/{row.name}": row.value for row in of_point})
-
-    def _send(self, step: int, task: int, phase: str, named: dict[str, float]) -> None:
-        self._count(step, phase)
-        sent = task in self._sent_tasks if phase == MEASURED else step <= self._sent_step
-        if self._run is None or sent:
-            return
-        accuracies = [name for name in named if name.startswith(f"{MEASURED}/accuracy/")]
-        shown = {accuracies[i] for i in thinned(len(accuracies))}  # W&B draws a panel for each name
-        named = {name: value for name, value in named.items() if name in shown or name not in accuracies}
-        with self._guard():
+    def send(self, points: Sequence[Point]) -> None:
+        assert self._run is not None
+        for step, task, phase, of_phase, values in points:
             if phase not in APART:
-                named[f"{phase}/step"] = self._steps[phase]
+                values[f"{phase}/step"] = of_phase
             if phase != MEASURED:
                 self._define_axis(phase)
-            self._run.log({"step": step, "task": task, **named})
-
-    def _count(self, step: int, phase: str) -> None:
-        """What came since the last call were steps of this phase: a point stands at the last of its steps."""
-        if phase not in APART:
-            self._steps[phase] += step - self._last
-            self._last = step
+            self._run.log({"step": step, "task": task, **values})
 
     def _define_axis(self, phase: str) -> None:
         if self._run and phase not in self._axes:
@@ -135,43 +102,24 @@ class WandbLog(CSVLog):
                 self._run.define_metric(f"{phase}/step", hidden=True)
             self._run.define_metric(f"{phase}/*", step_metric=along)
 
-    def task(self, results: Results, samples: Path | None) -> None:
-        super().task(results, samples)
-        task = results.tasks[-1].task
-        if self._run is None or task in self._sent_tasks or not samples:
-            return
-        with self._guard():
-            self._run.log({"step": self._step, "task": task, f"{MEASURED}/samples": image(samples)})
+    def send_picture(self, name: str, picture: Path, task: int) -> None:
+        assert self._run is not None
+        self._run.log({"step": self._last, "task": task, name: image(picture)})
 
-    def finish(self, results: Results) -> None:
-        super().finish(results)
-        if self._run is None:
-            return
-        with self._guard():
-            final = {**results.metrics, **{name: getattr(results, name) for name in COSTS}}
-            self._run.summary.update({name: value for name, value in final.items() if is_number(value)})
-            pictures = sorted(self._folder.glob("figures/*.png"))  # the accuracy matrix as a heat map is one of them
-            self._run.log({f"figures/{picture.stem}": image(picture) for picture in pictures})
-            self._run.log({"accuracy_matrix": table(results.R)})  # last: online, a table asks the server
+    def end(self, final: Mapping[str, float]) -> None:
+        assert self._run is not None
+        self._run.summary.update(dict(final))
 
-    def close(self, failed: bool) -> None:
-        super().close(failed)
+    def finish(self, results: Results, folder: Path) -> None:
+        super().finish(results, folder)
+        if self.on and self._run is not None:
+            with self.guard():
+                self._run.log({"accuracy_matrix": table(results.R)})  # last: online, a table asks the server
+
+    def stop(self, failed: bool) -> None:
         run, self._run = self._run, None
         if run is not None:
-            with self._guard():
-                run.finish(exit_code=int(failed))
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # hours of training outweigh their dashboard
-            run, self._run = self._run, None
-            if run is not None:
-                with suppress(Exception):
-                    run.finish(exit_code=1)  # else its id stays taken in this process
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            log.warning("W&B is off for the rest of this run, log.csv goes on (%s)", reason)
+            run.finish(exit_code=int(failed))  # else its id stays taken in this process
 
 
 def image(path: Path) -> wandb.Image:
@@ -190,20 +138,3 @@ def table(R: list[list[float | None]]) -> wandb.Table:
         return wandb.Table(columns=["after task", "all tasks"], data=[[i, *R[i]] for i in tasks])
     rows: list[Any] = [[i, *(R[i][j] for j in tasks)] for i in tasks]
     return wandb.Table(columns=["after task", *(f"task {j}" for j in tasks)], data=rows)
-
-
-def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as it would be on any machine.
-
-    >>> without_paths({"data_dir": "/disk", "dataset": {"path": "/disk/mine.npz"}, "scenario": {"kind": "class"}})
-    {'dataset': {'path': 'mine.npz'}, 'scenario': {'kind': 'class'}}
-    """
-
-    def bare(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return without_paths(value)
-        if isinstance(value, list | tuple):
-            return [bare(key, part) for part in value]
-        return Path(value).name if key in PATH_KEYS and isinstance(value, str) else value
-
-    return {key: bare(key, value) for key, value in config.items() if key not in MACHINE_KEYS}

@@ -74,6 +74,10 @@ class Watch(pl.Callback):
         self._saved = running
         return running["step"]
 
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._saved:
+            self.fit.restore_callbacks()  # here, as Lightning does where it goes on itself
+
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
@@ -82,15 +86,23 @@ class Watch(pl.Callback):
                 optimizer.register_step_pre_hook(self._clip)
             optimizer.register_step_post_hook(partial(self._look, number))
         if self._saved:
-            for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
-                optimizer.load_state_dict(state)
-            restore_rng(self._saved["rng"])
+            self._put_back(trainer, self._saved)
         if self.course:
             self.course.begin(trainer.optimizers, self._saved["step"] if self._saved else 0)
-        self._began = time.monotonic()
-        self._before, self._saved = self.seconds, None
+        self._began, self._before = time.monotonic(), self.seconds
+
+    def _put_back(self, trainer: pl.Trainer, saved: dict[str, Any]) -> None:
+        """The optimizers and the generators as they were when the phase was cut."""
+        for optimizer, state in zip(trainer.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        restore_rng(saved["rng"])
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._saved and self.fit.callbacks:  # what they did since, when a phase starts, is in what was saved
+            self.module.load_state_dict(self._saved["module"])
+            self.fit.restore_callbacks()
+            self._put_back(trainer, self._saved)
+        self._saved = None
         stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
         self._save(trainer, module, bool(stop))
         if stop and self.done:
@@ -162,7 +174,8 @@ class Watch(pl.Callback):
         self.fit.set_aside(seconds)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._save(trainer, module, bool(self.fit.signal))
+        if not self.fit.callbacks:  # they have yet to hear of the end: what was saved before has them hear of it
+            self._save(trainer, module, bool(self.fit.signal))
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
         """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be

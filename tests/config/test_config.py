@@ -13,7 +13,7 @@ import yaml
 from annotated_types import Ge
 
 from cl_bench.config import InputError, Positive
-from cl_bench.config.compose import STREAM, check_settings, compose
+from cl_bench.config.compose import STREAM, check_settings, compose, named_loggers
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
 from cl_bench.config.schema import build, check, target, types_of
@@ -161,6 +161,8 @@ def test_yaml_names_every_parameter_and_explains_itself(file: Path) -> None:
     node = yaml.safe_load(text)
     if file.parent.name == "scenario":  # keys of any scenario
         node = {key: value for key, value in node.items() if key not in types_of(STREAM, "scenario")}
+    if "loggers" in node:
+        node["loggers"] = named_loggers(node["loggers"])
     compare(node, file.stem)
     check({key: value for key, value in node.items() if key != "defaults" and value != "???"}, file.stem)
 
@@ -205,6 +207,8 @@ WITH_EFFECT = [
 
 def test_what_changes_no_number_keeps_the_key() -> None:
     assert key_of(compose(*WITHOUT_EFFECT)) == key_of(compose())
+    own = ("dataset=npz", "dataset.path=mine.npz")
+    assert key_of(compose(*own, "dataset.on_disk=true")) == key_of(compose(*own))
 
 
 def test_what_changes_a_number_changes_the_key() -> None:
@@ -241,6 +245,7 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("trainer.freeze_batch_norm", (), True),
     ("label_smoothing", (), 0.1),
     ("scheduler", (), {"_target_": "cl_bench.networks.schedules.Cosine", "warmup": 0.0, "floor": 0.0}),
+    ("trainer.callbacks", (), [{"_target_": "mine.Callback"}]),
 ]
 
 

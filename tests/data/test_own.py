@@ -18,6 +18,7 @@ from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import key_of, name_of
 from cl_bench.data.datasets import Dataset, digits, image_folder, npz
+from cl_bench.data.on_disk import OnDisk
 from cl_bench.data.own import files
 from cl_bench.data.rotating import rotating_pairs
 from cl_bench.data.scenarios import permuted, sequence, split
@@ -391,3 +392,18 @@ def test_means_that_dont_fit(tmp_path: Path, settings: dict[str, Any], words: st
     with pytest.raises(InputError) as error:
         files(path=path, size=8, **settings)
     one_line(error, words)
+
+
+def test_what_stays_on_disk_is_what_is_in_memory(tmp_path: Path) -> None:
+    """Parts, some classes and images to choose by, of a table and of arrays."""
+    np.savez(tmp_path / "my.npz", **arrays(), class_names=np.array(["cat", "dog", "cow", "emu"]))  # type: ignore[arg-type]
+    path = table(tmp_path / "table", *GOOD)
+    for read in (
+        lambda on_disk: files(tmp_path, path=path, size=8, classes=["dog", "cat"], on_disk=on_disk),
+        lambda on_disk: npz(tmp_path, path=str(tmp_path / "my.npz"), classes=["emu", "cat"], on_disk=on_disk),
+    ):
+        there, here = read(True), read(False)
+        for part in ("train", "test", "val"):
+            assert isinstance(images := getattr(there, f"x_{part}"), OnDisk)
+            assert torch.equal(images.index_select(0, torch.arange(len(images))), getattr(here, f"x_{part}"))
+            assert torch.equal(getattr(there, f"y_{part}"), getattr(here, f"y_{part}"))

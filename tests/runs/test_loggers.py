@@ -10,7 +10,6 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import wandb
 import yaml
 from conftest import Compose
-from example_records import capacity, results, task_record
+from logged_run import CONFIG, PHASES, STEPS, R, complete, learn, said
 from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule, Trainer
 from wandb.proto import wandb_internal_pb2
@@ -31,24 +30,16 @@ from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.schema import build, check
 from cl_bench.data.problem import Task
 from cl_bench.methods.ewc import EWC
-from cl_bench.record import Diagnostics, Phase, TaskRecord
 from cl_bench.report.dashboard import LOSSES, Place, specification, workspace
 from cl_bench.runs.figures import accuracy_matrix
 from cl_bench.runs.loggers import MEASURED, STREAM, CSVLog, Row, RunLogger, read
 from cl_bench.runs.loop import run
-from cl_bench.runs.wandb_log import WandbLog, without_paths
+from cl_bench.runs.mlflow_log import MLflowLog
+from cl_bench.runs.tensorboard_log import TensorBoardLog
+from cl_bench.runs.trackers import TrackedLog, without_paths
+from cl_bench.runs.wandb_log import WandbLog
 
 Record: Any = vars(wandb_internal_pb2)["Record"]  # made while it is imported, which no type checker sees
-CONFIG = {
-    "seed": 0,
-    "data_dir": "somewhere",
-    "dataset": {"data_dir": "else", "name": "digits"},
-    "output_root": "o",
-    "choices": {"method": "dgr", "dataset": "digits"},
-}
-R = [[0.9, 0.1], [0.6, 0.8]]
-STEPS = 40  # of each phase, logged every 10
-PHASES = ("generator", "solver")
 KEY = "0123456789abcdef" * 2 + "01234567"  # in the form of one
 
 
@@ -70,47 +61,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def record(task: int) -> TaskRecord:
-    return task_record(
-        task,
-        bytes_kept=100 * task,
-        phases=[Phase(phase, STEPS, [STEPS], 0.5, {}, [(STEPS, 0.5 + task / 4)]) for phase in PHASES],
-        diagnostics=Diagnostics.of({"replayed": 32 * task, "by": "generator", "capacity": capacity(free=[3, 4])}),
-    )
-
-
-RESULTS = results(R, metrics={"ACC": 0.7, "BWT": -0.3, "FWT": None}, bytes_kept=100, seconds=3.0)
-
-
-def learn(logger: RunLogger, folder: Path, start: int = 0, stop: int = 4 * STEPS) -> None:
-    """What the runner and Lightning call in a run of two tasks, from step `start` until it breaks off."""
-    folder.mkdir(exist_ok=True)
-    logger.start(folder, "0123abcd", "digits-class-dgr-seed0", CONFIG, "digits-class-dgr", ["dgr"], start)
-    step = 0
-    for task in range(2):
-        for phase in PHASES:
-            first, step = max(start, step), step + STEPS
-            if first >= step:
-                continue
-            logger.phase(task, phase, first)
-            for i in range(first + 1, step + 1):
-                if i > stop:
-                    return
-                if i % 10 == 0:
-                    logger.log_metrics({"loss": 1 / i, "epoch": 0}, i - first)
-        if start <= step:
-            metrics = {"ACC": sum(R[task]) / 2, "BWT": -0.3 if task else None}
-            so_far = replace(RESULTS, tasks=[record(i) for i in range(task + 1)], metrics=metrics)
-            logger.task(so_far, folder / "samples" / "task1.png" if task else None)
-
-
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.name.startswith("cl_bench")]
-
-
-def complete(logger: RunLogger) -> None:
-    logger.finish(RESULTS)
-    logger.close(failed=False)
+def wandb_log(**given: Any) -> RunLogger:
+    return TrackedLog([WandbLog(**given)])
 
 
 def records(path: Path) -> Iterator[Any]:
@@ -194,7 +146,7 @@ def test_a_run_continued_before_its_first_step_keeps_its_tasks(tmp_path: Path) -
 
 
 def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logger = WandbLog(tags=("ours", "dgr"))
+    logger = wandb_log(tags=("ours", "dgr"))
     with caplog.at_level(logging.INFO, "cl_bench"):
         learn(logger, folder)
         complete(logger)
@@ -286,11 +238,11 @@ def test_wandb_has_the_accuracy_while_learning_over_the_steps_of_the_run(small: 
 
 
 def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first = WandbLog(mode="offline")
+    first = wandb_log(mode="offline")
     learn(first, folder, stop=95)
     first.close(failed=True)
     time.sleep(1)  # W&B names the folder of a session by the second
-    second = WandbLog(mode="offline")
+    second = wandb_log(mode="offline")
     learn(second, folder, start=75)
     second.close(failed=False)
 
@@ -329,7 +281,7 @@ def test_a_broken_wandb_costs_one_warning(
 
     monkeypatch.setattr(owner, broken, property(fail) if broken == "offline" else fail)
     caplog.set_level(logging.WARNING, "cl_bench")
-    logger = WandbLog()
+    logger = wandb_log()
     learn(logger, folder)
     complete(logger)
     assert said(caplog) == ["W&B is off for the rest of this run, log.csv goes on (RuntimeError: the server is gone)"]
@@ -344,7 +296,7 @@ def test_a_wandb_that_is_not_there_costs_one_warning(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    logger = WandbLog()
+    logger = wandb_log()
     learn(logger, folder)
     complete(logger)
     assert len(said(caplog)) == 1
@@ -352,7 +304,7 @@ def test_a_wandb_that_is_not_there_costs_one_warning(
 
 
 def test_disabled_leaves_nothing_behind(folder: Path) -> None:
-    logger = WandbLog(mode="disabled")
+    logger = wandb_log(mode="disabled")
     learn(logger, folder)
     complete(logger)
     assert {path.name for path in folder.iterdir()} == {"log.csv", "figures", "samples"}
@@ -463,12 +415,15 @@ def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypa
     assert config["choices"]["method"] == "dgm"  # what the dashboard groups by
 
 
-@pytest.mark.parametrize("name", ["csv", "wandb"])
+LOGGERS = {"csv": CSVLog, "wandb": WandbLog, "tensorboard": TensorBoardLog, "mlflow": MLflowLog}
+
+
+@pytest.mark.parametrize("name", LOGGERS)
 def test_every_yaml_builds(name: str) -> None:
     node = OmegaConf.to_container(OmegaConf.load(CONF / "logger" / f"{name}.yaml"))
     assert isinstance(node, dict)
     logger = build(check({str(key): value for key, value in node.items()}, "logger"))
-    assert type(logger) is {"csv": CSVLog, "wandb": WandbLog}[name]
+    assert type(logger) is LOGGERS[name]
     assert set(node) == {"_target_", *inspect.signature(type(logger)).parameters}  # a person sees every key
 
 

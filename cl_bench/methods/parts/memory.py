@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, Data
+from cl_bench.data.on_disk import in_memory
 from cl_bench.data.problem import Problem
 from cl_bench.networks.growing import Growing
 from cl_bench.seeding import derive
@@ -134,8 +135,8 @@ class Memory(Growing):
                 group = group * (1 + kept.labels.max()) + kept.labels
             share = self.n_images // len(group.unique()) if self.per == "total" else self.n_images
             kept = kept[(rank(group) < share).nonzero().squeeze(1)]
-        for part in Memory.PARTS:
-            setattr(self, part, getattr(kept, part))
+        self.images = in_memory(kept.images, "what the method keeps of the past")
+        self.labels, self.task_ids = kept.labels, kept.task_ids
         return kept
 
 

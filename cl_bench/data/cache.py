@@ -1,0 +1,205 @@
+"""Images larger than memory: brought to disk once, as they are to be seen, in `data_dir/.cache`.
+
+A file of the cache is a NumPy array (.npy) named by the content that it was made of and by all that was done to it. It
+is there whole or not at all, and it is looked at before it is used: one that isn't what was written is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from cl_bench import files
+from cl_bench.config import InputError
+from cl_bench.data.on_disk import ImageFile, OnDisk, rows_at_once
+
+log = logging.getLogger(__name__)
+
+VERSION = 1  # of what is done to images on their way
+HEADER = 128  # bytes of a .npy file before its values
+SHARE = 0.4  # of the free memory: images are there twice, once whole and once cut into tasks
+
+OnDiskKey = Literal["auto"] | bool
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Images of a file that haven't been read, apart from their shape, (N, C, H, W), which can be checked.
+
+    bring: brings them to disk, as squares of that size, or in their own.
+    """
+
+    shape: tuple[int, ...]
+    bring: Callable[[int | None], OnDisk]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+def stays_on_disk(on_disk: OnDiskKey, n_bytes: int) -> bool:
+    """Whether images of so many bytes stay on disk: as `dataset.on_disk` says, or, for `auto`, by the free memory."""
+    import psutil
+
+    return on_disk is True or (on_disk == "auto" and n_bytes > SHARE * psutil.virtual_memory().available)
+
+
+def cache_of(data_dir: Path) -> Path:
+    return data_dir / ".cache"
+
+
+def named(*what: Any) -> str:
+    """The name of what is made of these: digests of content and settings, whose repr says all.
+
+    >>> named("4fa1b9c2d3e8f760", "x_train", 32)
+    '5cdc934fc44bae68'
+    """
+    return hashlib.sha256(repr((VERSION, *what)).encode()).hexdigest()[:16]
+
+
+def mapped(
+    cache: Path, name: str, blocks: Callable[[], Iterator[np.ndarray]], *, one_channel_if_grey: bool = False
+) -> OnDisk:
+    """The images of that name, which are made if they aren't there; of several runs one makes them, the others wait.
+
+    Args:
+        cache: the folder, see `cache_of`. name: see `named`.
+        blocks: uint8 arrays (B, C, H, W), one after another all images.
+        one_channel_if_grey: three channels become one where they are equal in every image.
+
+    Raises InputError where they can't be written, and what `blocks` raises.
+    """
+    file, record = cache / f"{name}.npy", cache / f"{name}.json"
+    shape = known(file, record)
+    if shape is None:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with alone(cache / f"{name}.lock", file):
+                shape = known(file, record) or checked_again(file, record)
+                if shape is None:
+                    log.info("images that stay on disk are written to %s, once", file)
+                    shape = make(file, record, blocks, one_channel_if_grey)
+        except OSError as error:
+            way = "make room there, choose another data_dir, or set dataset.on_disk=false"
+            raise InputError(f"dataset.on_disk: can't write {file} ({error.strerror or error}); {way}") from error
+    return OnDisk([ImageFile(file, HEADER, shape)])
+
+
+def state_of(file: Path) -> list[int]:
+    """What changes when a file does."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def read_record(record: Path) -> dict[str, Any] | None:
+    with suppress(FileNotFoundError, files.Damaged, TypeError):
+        found = files.unsealed(files.load_json(record))
+        if {"shape", "digest", "state"} <= found.keys():
+            return found
+    return None
+
+
+def known(file: Path, record: Path) -> tuple[int, ...] | None:
+    """The shape of images that are what was written; None where they are not, or nobody has looked."""
+    found = read_record(record)
+    with suppress(OSError):
+        if found and found["state"] == state_of(file):
+            return tuple(found["shape"])
+    return None
+
+
+def checked_again(file: Path, record: Path) -> tuple[int, ...] | None:
+    """As `known`, for a file that was copied, or touched: all of it is read. None for one that is to be made."""
+    if not file.is_file():
+        return None
+    found = read_record(record)
+    if found and file.stat().st_size == HEADER + math.prod(found["shape"]):
+        with file.open("rb", buffering=0) as opened:
+            opened.seek(HEADER)
+            if hashlib.file_digest(opened, "sha256").hexdigest() == found["digest"]:
+                write_record(file, record, found["shape"], found["digest"])
+                return tuple(found["shape"])
+    log.warning("%s is not what was written there; it is made again", file)
+    return None
+
+
+def make(
+    file: Path, record: Path, blocks: Callable[[], Iterator[np.ndarray]], one_channel_if_grey: bool
+) -> tuple[int, ...]:
+    """Writes the images and what is known of them, and returns their shape."""
+    fresh, colour = file.with_suffix(".new"), file.with_suffix(".colour")
+    found: list[Any] = []
+
+    def write(path: Path) -> None:
+        shape, digest, grey = write_images(path, blocks())
+        if one_channel_if_grey and grey and shape[1] > 1:
+            path.replace(colour)
+            whole = OnDisk([ImageFile(colour, HEADER, shape)])
+            shape, digest, _ = write_images(path, (block.numpy()[:, :1] for block in whole.blocks()))
+        found[:] = shape, digest
+
+    record.unlink(missing_ok=True)
+    try:
+        files.write(file, write, fresh=fresh)
+        write_record(file, record, *found)
+    except BaseException:  # gigabytes of what nobody can use
+        fresh.unlink(missing_ok=True)
+        raise
+    finally:
+        colour.unlink(missing_ok=True)
+    return tuple(found[0])
+
+
+def write_images(path: Path, blocks: Iterable[np.ndarray]) -> tuple[tuple[int, ...], str, bool]:
+    """Writes a .npy file; returns its shape, the SHA-256 of its values, and whether all channels are equal."""
+    digest, n, like, grey = hashlib.sha256(), 0, (), True
+    with path.open("wb") as out:
+        out.seek(HEADER)
+        for block in map(np.ascontiguousarray, blocks):
+            n, like, grey = n + len(block), block.shape[1:], grey and bool((block == block[:, :1]).all())
+            digest.update(block.data)
+            if block.any():
+                out.write(block.data)
+            else:  # a hole in the file: black takes no room
+                out.seek(block.nbytes, 1)
+        out.truncate(HEADER + n * math.prod(like))
+        out.seek(0)
+        about = {"descr": "|u1", "fortran_order": False, "shape": (n, *like)}
+        np.lib.format.write_array_header_1_0(out, about)
+        assert out.tell() == HEADER
+    return (n, *like), digest.hexdigest(), grey
+
+
+def write_record(file: Path, record: Path, shape: Iterable[int], digest: str) -> None:
+    content = files.sealed({"shape": list(shape), "digest": digest, "state": state_of(file)})
+    files.write(record, lambda path: path.write_text(json.dumps(content)))
+
+
+@contextmanager
+def alone(lock: Path, file: Path) -> Iterator[None]:
+    """Inside, no other process writes the file."""
+    held = FileLock(lock)
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        log.warning("another process writes %s; waiting for it", file)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def in_blocks(n: int, shape: tuple[int, ...]) -> Iterator[range]:
+    """The rows of n images of a shape (C, H, W), some at a time."""
+    size = rows_at_once((n, *shape))
+    return (range(first, min(first + size, n)) for first in range(0, n, size))

@@ -1,0 +1,211 @@
+"""Images that stay on disk: of them the rows of a mini-batch are read, and no more."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cl_bench.config import InputError
+
+BLOCK = 2**25  # bytes of images that are read or written at a time
+
+
+class Rows(Protocol):
+    """What rows of images can be taken from: a tensor, a file."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor: ...
+
+
+class ImageFile:
+    """uint8 images one after another in a file.
+
+    The rows are read, not mapped into memory: no page of the file counts as memory of this process, and a file that is
+    cut short or a disk that fails is an error, where a map would kill the process.
+
+    Args:
+        path: of the file, which stays open. start: of its bytes, where the images begin.
+        shape: (N, C, H, W).
+
+    Raises InputError for a file that can't be read.
+    """
+
+    def __init__(self, path: Path, start: int, shape: Sequence[int]) -> None:
+        self.path, self.start, self.shape = path, start, torch.Size(shape)
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """These rows (int64), one call for each run of neighbours. Raises InputError where they are missing."""
+        rows = index.numpy()
+        images = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        into, size = images.reshape(-1).data, math.prod(self.shape[1:])
+        runs = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        firsts = rows[runs[:-1]].tolist() if len(rows) else []
+        for first, (begin, end) in zip(firsts, pairwise(runs), strict=False):
+            self._read(into[begin * size : end * size], self.start + first * size)
+        return torch.from_numpy(images)
+
+    def _read(self, into: memoryview, at: int) -> None:
+        while into:
+            try:
+                n = self._read_at(into, at)
+            except OSError as error:
+                raise InputError(f"{self.path}: can't be read ({error.strerror or error})") from error
+            if not n:
+                raise InputError(f"{self.path}: was cut short meanwhile; run the same command again, it is made anew")
+            into, at = into[n:], at + n
+
+    def _read_at(self, into: memoryview, at: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [into], at)
+        self._file.seek(at)
+        return self._file.readinto(into) or 0
+
+
+class Changed:
+    """Images that are changed when they are taken, each by itself: resized, say.
+
+    change: (B, C, H, W) -> (B, *shape), uint8.
+    """
+
+    def __init__(self, images: Rows, change: Callable[[Tensor], Tensor], shape: Sequence[int]) -> None:
+        self.images, self.change, self.shape = images, change, torch.Size((images.shape[0], *shape))
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        return self.change(self.images.index_select(dim, index))
+
+
+class OnDisk:
+    """uint8 images, (N, C, H, W), of which a part or all lie in files. Selections and joins move no image.
+
+    Args:
+        parts: where the images are; tensors are among them where images in memory joined those on disk.
+        rows: which of the parts' rows, counted through, int64 (N,); None: all.
+        device: where rows go that are read.
+    """
+
+    def __init__(self, parts: Sequence[Rows], rows: Tensor | None = None, device: torch.device | str = "cpu") -> None:
+        self.parts, self.device = list(parts), torch.device(device)
+        self.ends = torch.tensor([part.shape[0] for part in parts]).cumsum(0)
+        self.rows = torch.arange(int(self.ends[-1])) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), *self.parts[0].shape[1:]))
+
+    def __getitem__(self, rows: Tensor | np.ndarray) -> OnDisk:
+        """The images of these rows, int64, or a mask."""
+        return OnDisk(self.parts, self.rows[torch.as_tensor(rows).cpu()], self.device)
+
+    def to(self, device: torch.device | str) -> OnDisk:
+        """The same images, whose rows go to that device when they are read."""
+        return OnDisk(self.parts, self.rows, device)
+
+    def index_select(self, dim: int, index: Tensor, /) -> Tensor:
+        """The images of these rows (int64), read now, on the device."""
+        rows = self.rows[index.cpu()]
+        if len(self.parts) == 1:
+            return self.parts[0].index_select(0, rows).to(self.device)
+        found = torch.empty(len(rows), *self.shape[1:], dtype=torch.uint8)
+        number = torch.bucketize(rows, self.ends, right=True)
+        for part, images in enumerate(self.parts):
+            places = (number == part).nonzero().squeeze(1)
+            first = int(self.ends[part - 1]) if part else 0
+            found[places] = images.index_select(0, rows[places] - first)
+        return found.to(self.device)
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All images in their order, some of them at a time."""
+        for rows in torch.arange(len(self)).split(rows_at_once(self.shape)):
+            yield self.index_select(0, rows)
+
+
+Images = Any
+"""`Tensor`, or `OnDisk`, which has of a tensor: len, shape, a selection of rows, `index_select` and `to`. Not their
+union: whoever made images in memory may use them as the tensor that they are."""
+
+
+def rows_at_once(shape: Sequence[int]) -> int:
+    """Images of this shape, (N, C, H, W), that are handled at a time.
+
+    >>> rows_at_once((10**6, 3, 64, 64))
+    2730
+    """
+    return max(1, BLOCK // math.prod(shape[1:]))
+
+
+def joined(first: Images, second: Images) -> Images:
+    """Both sets of images, one after the other."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.cat([first, second])
+    parts: list[Rows] = []
+    rows: list[Tensor] = []
+    for images in (first, second):
+        if isinstance(images, Tensor):  # a copy, as a join of tensors is: a memory may change while it is trained on
+            images = OnDisk([images.cpu().clone()])
+        begins = []
+        for part in images.parts:
+            if not any(part is known for known in parts):
+                parts.append(part)
+            number = next(i for i, known in enumerate(parts) if known is part)
+            begins.append(sum(known.shape[0] for known in parts[:number]))
+        number = torch.bucketize(images.rows, images.ends, right=True)
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), images.ends[:-1]])
+        rows.append(images.rows + (torch.tensor(begins) - starts)[number])
+    device = first.device if isinstance(first, OnDisk) else second.device
+    return OnDisk(parts, torch.cat(rows), device)
+
+
+def blocks_of(images: Images) -> Iterator[Tensor]:
+    """All images in their order: those in memory at once, of those on disk some at a time."""
+    return iter([images]) if isinstance(images, Tensor) else images.blocks()
+
+
+def in_memory(images: Images, what: str) -> Tensor:
+    """The images as one tensor. what: they are, for the message.
+
+    Raises InputError for images on disk that don't fit into the memory that is free.
+    """
+    if isinstance(images, Tensor):
+        return images
+    import psutil
+
+    needs, free = math.prod(images.shape), psutil.virtual_memory().available
+    if images.device.type == "cuda":
+        free = torch.cuda.mem_get_info(images.device)[0]
+    if needs > free:
+        raise InputError(
+            f"{what}: {len(images):,} images take {needs / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB are free"
+        )
+    found = torch.empty(images.shape, dtype=torch.uint8, device=images.device)
+    at = 0
+    for block in images.blocks():
+        found[at : at + len(block)] = block
+        at += len(block)
+    return found
+
+
+def changed(images: Images, change: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Images:
+    """The images changed, each by itself: those in memory now, those on disk when they are read.
+
+    change: (B, C, H, W) -> (B, *shape), uint8.
+    """
+    if isinstance(images, Tensor):
+        return change(images)
+    return OnDisk([Changed(images, change, shape)], device=images.device)

@@ -1,0 +1,70 @@
+"""A person's own Lightning callbacks: which of them have a meaning here, and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+from pytorch_lightning import callbacks as lightning
+
+from cl_bench.config import InputError
+
+NOT_HERE: dict[tuple[type[Callback], ...], str] = {
+    (lightning.Checkpoint,): "a run keeps its own checkpoints, see checkpoint_every and keep_checkpoints",
+    (lightning.ProgressBar, lightning.ModelSummary): "a run says itself how far it is, see trainer.progress",
+    (lightning.EarlyStopping,): "Lightning measures nothing here, and a phase takes the steps that its settings say",
+    (
+        lightning.BatchSizeFinder,
+        lightning.LearningRateFinder,
+        lightning.GradientAccumulationScheduler,
+        lightning.StochasticWeightAveraging,
+    ): "Lightning doesn't drive the optimizers here",
+}
+"""Of Lightning's own callbacks those that would do nothing, or harm, and why."""
+
+
+def usable(callbacks: Sequence[Callback]) -> list[Callback]:
+    """The callbacks. Raises InputError for one that has no meaning here."""
+    for number, callback in enumerate(callbacks):
+        for kinds, why in NOT_HERE.items():
+            if isinstance(callback, kinds):
+                raise InputError(f"trainer.callbacks[{number}]: {type(callback).__name__} has no use here: {why}")
+    return list(callbacks)
+
+
+def states_of(callbacks: Sequence[Callback]) -> list[dict[str, Any]]:
+    """What a checkpoint keeps of them: their `state_dict`, in their order.
+
+    Raises InputError for anything but tensors and plain values: a checkpoint is no reason to import code.
+    """
+    states = [callback.state_dict() for callback in callbacks]
+    for number, state in enumerate(states):
+        if odd := next(not_plain(state, "state_dict"), None):
+            what = "a checkpoint holds tensors, numbers, texts, lists and dictionaries of them"
+            raise InputError(f"trainer.callbacks[{number}]: its {odd}; {what}")
+    return states
+
+
+def restore(callbacks: Sequence[Callback], states: Sequence[dict[str, Any]] | None) -> None:
+    """Gives them back what was kept, nothing where nothing was."""
+    for callback, state in zip(callbacks, states or [], strict=False):
+        if state:
+            callback.load_state_dict(state)
+
+
+def not_plain(value: Any, where: str) -> Iterator[str]:
+    """The places in a value at which there is something else than tensors and plain values.
+
+    >>> next(not_plain({"seen": [1, 2.5, {"all"}]}, "state_dict"))
+    "state_dict['seen'][2] is a set"
+    """
+    if type(value) is dict:
+        for key, part in value.items():
+            yield from not_plain(part, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for i, part in enumerate(value):
+            yield from not_plain(part, f"{where}[{i}]")
+    elif not (value is None or type(value) in (bool, int, float, str, torch.Tensor)):
+        yield f"{where} is a {type(value).__name__}"
