@@ -17,6 +17,7 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
 from cl_bench.config.tuned import at, picked_up
 from cl_bench.config.types import NonNegative, Positive
+from cl_bench.config.weights import weights_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Top:
 STREAM = "cl_bench.data.streams.Stream"
 """Its parameters are keys of `scenario`, whichever that is."""
 
-BELOW = (*GROUPS, "memory", "choices", "content")
+BELOW = (*GROUPS, "features", "memory", "choices", "content", "weights")
 """The keys of settings that are no plain values of `Top`."""
 
 
@@ -56,6 +57,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
     packages = allowed(settings["plugins"])
     chosen = [group for group in GROUPS if settings[group] or group != "dataset"]  # dataset=none
+    chosen += ["features"] * ("features" in settings)
     stream, nodes = stream_of(settings["scenario"]), {}
     if stream:
         nodes["stream"] = check(stream, "scenario", STREAM)
@@ -86,6 +88,12 @@ def check_stream(settings: Mapping[str, Any]) -> None:
         raise InputError(
             f"trainer.iterations={settings['trainer']['iterations']}: a stream (scenario.passes=online) comes once; "
             "leave it null, and set scenario.updates_per_batch"
+        )
+    updates = settings["scenario"].get("updates_per_batch")
+    if not declared(settings, "trains") and updates != 1:
+        raise InputError(
+            f"scenario.updates_per_batch={updates}: method={settings['choices']['method']} learns without gradients, "
+            "each image once; set 1"
         )
     if settings["optimizer"].get("milestones"):
         raise InputError(
@@ -151,6 +159,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         check_name(group, str(choice))
     if "content" in settings:
         raise InputError("content: no such key; it is worked out of dataset.path and scenario.datasets")
+    if "weights" in settings:
+        raise InputError("weights: no such key; it is worked out of features.weights and network.weights")
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
         if chosen and chosen != by_itself:
@@ -172,6 +182,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         _settle(found, given.overrides.task if given else [])
     if content := content_of(found):
         found["content"] = content
+    if weights := weights_of(found):
+        found["weights"] = weights
     groups = ("method", "dataset", "scenario", "experiment")
     kept = {
         name: {key: value for key, value in values.items() if at(found, key) == value}
@@ -206,6 +218,10 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
+    if not declared(settings, "trains") and settings["method"].get("first_task") is not True:
+        check(settings["optimizer"], "optimizer", packages=allowed(settings.get("plugins")))
+        settings["optimizer"] = file_of("optimizer", "adam")
+        settings["trainer"] = settings["trainer"] | {"epochs": 1, "iterations": None}
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -233,6 +249,6 @@ def written_out(override: str) -> str:
     """
     override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
-    if key in ("experiment", "hparams_search", *TUNED) and value == "null":
+    if key in ("features", "experiment", "hparams_search", *TUNED) and value == "null":
         return f"~{key}"
     return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override

@@ -112,8 +112,9 @@ class Method(Learner):
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
-    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. index: of the task being
-    learned, or learned last; -1 before the first.
+    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
+    else how long, and by which optimizer, says nothing (but of a network that `method.first_task` trains). index: of
+    the task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -121,6 +122,7 @@ class Method(Learner):
     train_mask: ClassVar[TrainMask] = "seen"
     needs_validation: ClassVar[bool] = False
     needs_borders: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

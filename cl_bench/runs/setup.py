@@ -19,13 +19,14 @@ from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.data.datasets import Dataset
+from cl_bench.data.features import Features, as_features
 from cl_bench.data.streams import Stream, as_stream
 from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.parts.memory import Budget
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
-from cl_bench.runs.fit import Fit
+from cl_bench.runs.fit import Fit, device_of
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.seeding import seeded
 
@@ -42,6 +43,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
 
 KINDS: dict[str, Any] = {
     **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger), strict=True)),
+    "features": Features,
     "memory": Budget,
     "stream": Stream,
 }
@@ -62,6 +64,11 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
+    if "features" in nodes:
+        scenario = as_features(
+            scenario, build(nodes["features"], **context), device_of(settings["trainer"]["accelerator"])
+        )
+        check_generates_nothing(nodes["method"], settings)
     stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
     if stream and stream.passes == "online":
         scenario = as_stream(scenario, stream, seed)
@@ -89,6 +96,8 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         anew(node)
     with seeded(seed, "network"):
         network = build(nodes["network"], **given)
+    if problem.pictures:
+        check_flat(network, settings)
     with seeded(seed, "method"):
         method: Method = build(nodes["method"], **given, network=network, optimizer=optimizer)
     if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
@@ -118,6 +127,24 @@ def check_memory(node: Node, **shapes: Any) -> None:
         key, size = max(sizes(node), key=lambda item: max(np.ravel(item[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
         raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
+
+
+def check_generates_nothing(method: Node, settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a method that has a generator: it draws pixels, from 0 to 1."""
+    if method.parts:
+        name = settings["choices"]["method"]
+        raise InputError(
+            f"method={name}: generates images, and there are none to learn from (features=...); leave features out"
+        )
+
+
+def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a network that wants pixels with neighbours, where there are features."""
+    if any(isinstance(part, nn.Conv2d) for part in network.modules()):
+        raise InputError(
+            f"network._target_={settings['network']['_target_']}: has convolutions, and features (features=...) have "
+            "no neighbours; choose network=linear or network=mlp"
+        )
 
 
 def anew(node: Node) -> None:
