@@ -65,10 +65,9 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
     if "features" in nodes:
-        scenario = as_features(
-            scenario, build(nodes["features"], **context), device_of(settings["trainer"]["accelerator"])
-        )
         check_generates_nothing(nodes["method"], settings)
+        device = device_of(settings["trainer"]["accelerator"])
+        scenario = as_features(scenario, build(nodes["features"], **context), device)
     stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
     if stream and stream.passes == "online":
         scenario = as_stream(scenario, stream, seed)

@@ -15,7 +15,9 @@ from cl_bench.config.content import content_of
 from cl_bench.config.names import place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
+from cl_bench.config.weights import weights_of
 from cl_bench.data.batches import at_once
+from cl_bench.data.features import as_features
 from cl_bench.data.problem import masked
 from cl_bench.data.streams import as_stream
 from cl_bench.evaluation.scores import Score
@@ -40,6 +42,8 @@ class Trained:
         state = RunFolder(folder, key).state_after(after)
         if content_of(settings) != settings.get("content"):
             raise InputError(f"{folder}: the images that it was trained on aren't where they were, or changed")
+        if weights_of(settings) != settings.get("weights", {}):
+            raise InputError(f"{folder}: the weights of its features are other ones than they were")
         self.settings, self.after = settings, after
         self.scenario, self.method = prepare(settings)
         self.method.load_state_dict(state["method"])
@@ -55,16 +59,20 @@ class Trained:
             raise InputError(f"task: this run is task-incremental; say of which task the images are{self._tasks}")
         if task is not None and task not in range(problem.n_tasks):
             raise InputError(f"task={task}: there is no such task{self._tasks}")
-        x = as_images(images, problem.image_shape)
+        pictures = problem.pictures  # of a run on features: what is given are images all the same
+        shape = pictures.image_shape if pictures else problem.image_shape
+        x = as_images(images, shape)
         allowed = problem.mask(problem.rules["evaluation"], self.after)[task or 0].to(device)
         view = None
         if task is not None:  # as a function on this device, without the images
             view = self.scenario.tasks[task].train[torch.arange(0)].to(device).view
+            view = pictures.view and pictures.view.to(device) if pictures else view
         found = []
-        for part in x.split(at_once(problem.image_shape, 1024)):
+        for part in x.split(at_once(shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
             if view is not None and task is not None:
                 seen = view(seen, torch.full((len(seen),), task, dtype=torch.int16, device=device))
+            seen = pictures.features(seen) if pictures else seen
             logits = self.method.eval()(seen, index=task if problem.kind == "task" else None)
             found.append(masked(logits, allowed).argmax(1).cpu())
         return np.array(problem.class_names)[torch.cat(found).numpy()]
@@ -83,6 +91,8 @@ class Trained:
             context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
             other = build(check(dataset, "dataset", packages=allowed(self.settings["plugins"])), **context)
             scenario = build(nodes["scenario"], **context, dataset=other)
+            if "features" in nodes:
+                scenario = as_features(scenario, build(nodes["features"], **context), self.method.device)
             if "stream" in nodes:
                 scenario = as_stream(scenario, build(nodes["stream"]), context["seed"])
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
