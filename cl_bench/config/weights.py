@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,17 @@ def weights_file(where: str, backbone: str, weights: str | None) -> Path:
 
 
 def weights_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """By group, the digest of the weights of the backbone that it names; groups without one are not there."""
+    """By group, the digest of the weights of the backbone that it names. Groups without one are not there, nor those
+    whose weights aren't: whoever needs them will say why."""
     found = {}
     for group in GROUPS:
         node = settings.get(group)
         if isinstance(node, Mapping) and isinstance(node.get("backbone"), str):
             weights = node.get("weights")
             if weights is None or isinstance(weights, str):
-                file = weights_file(group, node["backbone"], weights)
-                found[group] = digest_of(group, file, str(settings.get("output_root")))
+                with suppress(InputError):
+                    file = weights_file(group, node["backbone"], weights)
+                    found[group] = digest_of(group, file, str(settings.get("output_root")))
     return found
 
 

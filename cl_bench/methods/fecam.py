@@ -14,12 +14,12 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class FeCAM(FrozenFeatures):
-    """Features are made more normal by Tukey's power, x^beta (equation 9). Of each class c, with covariance S, V1 the
+    """Features are made more normal by Tukey's power, x^beta. Of each class c, with covariance S, V1 the
     mean of its diagonal and V2 the mean of what is off it:
 
-        S_s = S + alpha_1 V1 I + alpha_2 V2 (1 - I)                     (equation 7)
-        N_ij = S_s,ij / (sqrt(S_s,ii) sqrt(S_s,jj))                     (equation 8)
-        distance to c = (u - m)^T N^-1 (u - m)                          (equation 6)
+        S_s = S + alpha_1 V1 I + alpha_2 V2 (1 - I)
+        N_ij = S_s,ij / (sqrt(S_s,ii) sqrt(S_s,jj))
+        distance to c = (u - m)^T N^-1 (u - m)
 
     where u are the features of an image and m the mean of the class, each made of length 1. The nearest class answers.
 

@@ -11,7 +11,7 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class NCM(FrozenFeatures):
-    """The class whose mean is nearest: argmin_c ||phi(x) - mu_c||, Euclidean (equation 1, with W the identity).
+    """The class whose mean is nearest: argmin_c ||phi(x) - mu_c||, Euclidean.
 
     The scores are 2 mu_c^T phi - ||mu_c||^2, which is ||phi||^2 less the squared distance.
 

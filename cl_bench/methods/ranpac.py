@@ -19,9 +19,9 @@ RIDGES = torch.logspace(-8, 8, 17, dtype=torch.float64)
 class RanPAC(FrozenFeatures):
     """With h = relu(phi W), W (width, projections) from N(0, 1) and fixed, and y the one-hot label, the sums
 
-        G = sum h h^T,  Q = sum h y^T                                   (equation 6)
+        G = sum h h^T,  Q = sum h y^T
 
-    give the answer argmax_c h^T (G + ridge I)^-1 Q                     (equation 7).
+    give the answer argmax_c h^T (G + ridge I)^-1 Q.
 
     A ridge that isn't given is the one of 1e-8, 1e-7, ..., 1e8 with the least generalized cross-validation error (Golub
     et al., 1979), which follows from G and Q: see `least_error`.

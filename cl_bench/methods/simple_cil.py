@@ -13,7 +13,7 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class SimpleCIL(FrozenFeatures):
-    """The class whose mean points where the features do: argmax_c cos(phi(x), mu_c) (equation 3).
+    """The class whose mean points where the features do: argmax_c cos(phi(x), mu_c).
 
     Args:
         first_task: see `FrozenFeatures`.

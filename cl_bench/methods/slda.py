@@ -17,8 +17,8 @@ from cl_bench.networks.optimizers import Optimizer
 class SLDA(FrozenFeatures):
     """With mu_c the mean of class c and S the covariance within classes, shared by all of them:
 
-        Lambda = ((1 - shrinkage) S + shrinkage I)^-1                  (equation 4)
-        score of c = mu_c^T Lambda phi - mu_c^T Lambda mu_c / 2         (equation 3)
+        Lambda = ((1 - shrinkage) S + shrinkage I)^-1
+        score of c = mu_c^T Lambda phi - mu_c^T Lambda mu_c / 2
 
     The paper updates S with each sample; here S follows from the sum of phi phi^T, which is the same matrix but for
     rounding, if the update counts the samples of the class.

@@ -32,6 +32,16 @@ class Loaded(NamedTuple):
     std: Sequence[float]
 
 
+class Shared:
+    """A network that is the same one in every copy of what holds it, and no part of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
 class Backbone(nn.Module):
     """Images in [0, 1], (B, C, H, W) with C 1 or 3 -> features (B, width), always in evaluation mode.
 
@@ -54,7 +64,7 @@ class Backbone(nn.Module):
             loaded = load(where, backbone, file)
             self.normalize = Normalize(loaded.mean, loaded.std)
         self.width = loaded.width
-        self._held = (loaded.network.eval().requires_grad_(False).to(memory_format=torch.channels_last),)  # type: ignore[call-overload]
+        self.shared = Shared(loaded.network.to(memory_format=torch.channels_last))
 
     def at_once(self, shape: Sequence[int], device: torch.device) -> int:
         """How many images (C, H, W) pass through at once."""
@@ -70,23 +80,14 @@ class Backbone(nn.Module):
         x = x.expand(-1, 3, -1, -1)
         if self.size and tuple(x.shape[2:]) != (self.size, self.size):
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
-        return self._held[0](self.normalize(x).contiguous(memory_format=torch.channels_last)).flatten(1)
+        return self.shared.network(self.normalize(x).contiguous(memory_format=torch.channels_last)).flatten(1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """To another device, but not to another type or to no device at all: these weights are what they are."""
         moved = fn(torch.empty(0))
         if moved.device.type != "meta":
-            self._held[0].to(moved.device)
+            self.shared.network.to(moved.device)
         return super()._apply(fn, recurse)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Another module that holds the same weights."""
-        other = self.__class__.__new__(self.__class__)
-        memo[id(self)] = other
-        nn.Module.__init__(other)
-        other.size, other.width, other._held = self.size, self.width, self._held
-        other.normalize = self.normalize
-        return other
 
 
 def load(where: str, backbone: str, file: Path) -> Loaded:

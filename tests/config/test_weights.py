@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import key_of
 from cl_bench.config.weights import weights_file
+from cl_bench.runs.setup import prepare
 
 LITE0 = ("method=ncm", "network=linear", "features=efficientnet_lite0")
 
 
-def settings(*overrides: str, root: Path) -> dict[str, object]:
+def settings(*overrides: str, root: Path) -> dict[str, Any]:
     return compose(*LITE0, f"output_root={root}", *overrides)
 
 
@@ -63,8 +65,10 @@ def test_runs_without_features_have_the_keys_that_they_had() -> None:
 def test_weights_that_are_not_there(override: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    found = settings(override, root=tmp_path)  # is shown by --cfg job, on a machine without the weights too
+    assert "weights" not in found
     with pytest.raises(InputError, match=line):
-        settings(override, root=tmp_path)
+        prepare(found)
 
 
 def test_weights_where_the_libraries_keep_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
