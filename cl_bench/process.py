@@ -65,6 +65,7 @@ COMMANDS = {
     "report": "cl_bench.report.__main__",
     "dashboard": "cl_bench.report.dashboard",
     "explain": "cl_bench.manual",
+    "verify": "cl_bench.verify",
 }
 """What `cl-bench` and `python -m cl_bench` do beside runs, by the first word behind them; each has a `main()`."""
 

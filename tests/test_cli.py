@@ -150,11 +150,13 @@ def test_the_version_is_ours(flag: str, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == f"cl_bench {cl_bench.__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["reprot"], ["explian", "method=er"], ["-m", "dashbord"], ["seed=1", "report"]])
+@pytest.mark.parametrize(
+    "words", [["reprot"], ["explian", "method=er"], ["-m", "dashbord"], ["seed=1", "report"], ["verfy"]]
+)
 def test_a_command_that_is_none_is_told_by_the_nearest(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 1
     word = next(word for word in words if word.isalpha())
-    nearest = {"re": "report", "ex": "explain", "da": "dashboard"}[word[:2]]
+    nearest = {"re": "report", "ex": "explain", "da": "dashboard", "ve": "verify"}[word[:2]]
     assert capsys.readouterr().err == f"error: {word}: is no KEY=VALUE; did you mean cl-bench {nearest}?\n"
 
 
@@ -259,7 +261,13 @@ def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    for name in ("conf/config.yaml", "sweeps/n_gen.yaml", "py.typed", "data/digits.npz"):
+    for name in (
+        "conf/config.yaml",
+        "sweeps/n_gen.yaml",
+        "results/published/permuted.yaml",
+        "py.typed",
+        "data/digits.npz",
+    ):
         assert (site / "cl_bench" / name).exists()
     ended = cl("method=finetune", *QUICK, cwd=site)  # the folder one stands in comes first
     assert (ended.returncode, ended.stderr) == (0, "")

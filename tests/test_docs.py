@@ -114,9 +114,9 @@ def test_each_key_of_a_generator_is_explained(file: Path) -> None:
 
 
 @of_methods
-def test_numbers_are_those_of_the_readme_or_of_an_experiment(method: str) -> None:
+def test_numbers_are_those_of_the_results_or_of_an_experiment(method: str) -> None:
     """A number that is measured again is corrected in both places."""
-    sources = [ROOT / "README.md", *(CONF / "experiment").rglob("*.yaml")]
+    sources = [DOCS / "results.md", *(CONF / "experiment").rglob("*.yaml")]
     known = {number for file in sources for number in re.findall(r"\.\d{3,4}\b", file.read_text())}
     ours = set(re.findall(r"\.\d{3,4}\b", sections(page_of(method))["Our numbers"]))
     assert ours <= known, ours - known

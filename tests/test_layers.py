@@ -23,6 +23,7 @@ LAYERS = [
     {"sweep"},
     {"report"},
     {"api", "manual"},
+    {"verify"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,210 @@
+"""`cl-bench verify [experiment ...]`: runs what publications report, as far as it is missing, and compares."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cl_bench.api import by_itself
+from cl_bench.config import InputError
+from cl_bench.config.compose import compose
+from cl_bench.config.errors import nearest
+from cl_bench.config.explain import explained
+from cl_bench.config.names import key_of
+from cl_bench.process import OWNER
+from cl_bench.record import Results
+from cl_bench.report.published import Cell, Row, cells, configuration_of, keep, kept, ours, row_of
+from cl_bench.report.published_tables import HEADS, line_of, rewritten
+from cl_bench.report.runs import MACHINE, read
+
+DESCRIPTION = "Compares our numbers with published ones; runs what is missing, as a sweep that can be interrupted."
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see --help")
+
+
+def parser() -> Parser:
+    found = Parser(prog="cl-bench verify", description=DESCRIPTION)
+    found.add_argument(
+        "words",
+        nargs="*",
+        metavar="WHAT",
+        help="experiments (three_scenarios/er, dark_experience, '*/ewc'; default: all), and KEY=VALUE for every run, "
+        "e.g. data_dir=data hydra/launcher=joblib",
+    )
+    found.add_argument("--budget", choices=("cpu", "gpu"), default="cpu", help="gpu: also what takes hours on a CPU")
+    found.add_argument("--seeds", help="of each run, e.g. 0,1,2; default: those of each number")
+    found.add_argument("--no-run", action="store_true", help="compare the runs that are there, and begin none")
+    found.add_argument("--keep", action="store_true", help="write the runs into results/*.csv of this checkout")
+    found.add_argument("--tables", action="store_true", help="only make the tables of README.md and docs/ again")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs, compares and returns the exit code: 1 where a number lies outside of what is expected or is missing."""
+    try:
+        options = parser().parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
+        if options.tables:
+            return tables()
+        overrides = [word for word in options.words if "=" in word]
+        chosen = select([word for word in options.words if "=" not in word], options.budget)
+        if options.seeds:
+            seeds = seeds_of(options.seeds)
+            chosen = {
+                family: [cell.model_copy(update={"seeds": seeds}) for cell in content]
+                for family, content in chosen.items()
+            }
+        if not options.no_run:
+            run_missing(chosen, overrides)
+        runs = finished(overrides)
+        found = {family: rows(content, runs, overrides) for family, content in chosen.items()}
+        if options.keep:
+            for family, kept_rows in found.items():
+                keep(family, kept_rows)
+        return show(chosen, found)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def select(names: Sequence[str], budget: str) -> dict[str, list[Cell]]:
+    """The cells of the experiments named, by family: by their name, by that of their folder, or by a pattern.
+
+    Raises InputError for a name that fits none.
+    """
+    known = [cell for content in cells().values() for cell in content]
+    for name in names:
+        if not any(fits(cell, name) for cell in known):
+            near = {part for cell in known for part in (cell.experiment, cell.experiment.split("/")[0])}
+            raise InputError(f"{name}: no published number is known of such an experiment{nearest(name, near)}")
+    wanted = {
+        family: [
+            cell
+            for cell in content
+            if budget == "gpu" or cell.device == "cpu"
+            if not names or any(fits(cell, name) for name in names)
+        ]
+        for family, content in cells().items()
+    }
+    if not any(wanted.values()):
+        raise InputError(f"--budget={budget}: {' '.join(names)} needs a GPU; choose gpu")
+    return {family: content for family, content in wanted.items() if content}
+
+
+def fits(cell: Cell, name: str) -> bool:
+    return cell.experiment.startswith(f"{name}/") or fnmatch(cell.experiment, name)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError:
+        raise InputError(f"--seeds={text}: must be whole numbers, e.g. 0,1,2") from None
+
+
+def run_missing(chosen: Mapping[str, Sequence[Cell]], overrides: Sequence[str]) -> None:
+    """A sweep for each configuration of which a seed is missing; a run that fails is told by its sweep."""
+    runs = finished(overrides)
+    seeds: dict[tuple[str, ...], set[int]] = {}
+    for cell in (cell for content in chosen.values() for cell in content):
+        seeds.setdefault(cell.configuration, set()).update(cell.seeds)
+    for configuration, wanted in seeds.items():
+        left = [seed for seed in sorted(wanted) if key([*configuration, *overrides], seed) not in runs]
+        if left:
+            words = [*configuration, f"seed={','.join(map(str, left))}", *overrides]
+            print(f"\n{' '.join(words)}", flush=True)
+            command = [sys.executable, "-m", "cl_bench", "-m", *words]
+            subprocess.run(command, env=os.environ | {OWNER: str(os.getpid())}, check=False)
+
+
+def finished(overrides: Sequence[str]) -> dict[str, Results]:
+    """The finished runs below the folder of runs, by their key, whatever machine they ran on."""
+    root = Path(composed(ours_of(overrides))["output_root"])
+    runs = read([root])[0] if root.is_dir() and any(root.glob("**/results.json")) else []
+    return {key_on_any_machine(run.results.config): run.results for run in runs if run.finished}
+
+
+def rows(content: Sequence[Cell], runs: Mapping[str, Results], overrides: Sequence[str]) -> list[Row]:
+    """What is kept of the runs of some cells."""
+    found = {}
+    for cell in content:
+        for seed in cell.seeds:
+            own = key([*cell.configuration, *overrides], seed)
+            if own in runs:
+                found[own] = row_of(cell, runs[own], own)
+    return list(found.values())
+
+
+def key(overrides: Sequence[str], seed: int) -> str:
+    """Of today's configuration."""
+    return key_on_any_machine(composed(ours_of(overrides)) | {"seed": seed})
+
+
+def key_on_any_machine(settings: Mapping[str, Any]) -> str:
+    """The key of a run without how many threads it had and on what device it was."""
+    trainer = {name: value for name, value in settings["trainer"].items() if f"trainer.{name}" not in MACHINE}
+    return key_of({**settings, "trainer": trainer})
+
+
+def ours_of(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Without what is said to Hydra alone."""
+    return tuple(override for override in overrides if not override.startswith("hydra"))
+
+
+@cache
+def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    with by_itself():
+        try:
+            return compose(*overrides)
+        except Exception as error:
+            raise explained(error, overrides) from None
+
+
+def show(chosen: dict[str, list[Cell]], found: dict[str, list[Row]]) -> int:
+    """Prints a table for each family and what is to be known of its numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console, good = Console(highlight=False, markup=False, soft_wrap=True), True
+    console.width = max(console.width, 180)  # a command is never cut
+    for family, content in chosen.items():
+        table = Table(*HEADS, title=family, title_justify="left", box=SIMPLE_HEAD)
+        notes = []
+        for cell in content:
+            estimate = ours(cell, found[family])
+            table.add_row(*line_of(cell, estimate))
+            placed = estimate and cell.placed(estimate)
+            good &= placed in ("inside", "")
+            notes += [note for note in (cell.source, cell.differs, placed != "inside" and cell.why) if note]
+        console.print(table)
+        for note in dict.fromkeys(notes):
+            console.print(note)
+    return int(not good)
+
+
+def stale(family: str) -> list[Row]:
+    """The rows of a family's CSV file whose configuration is not today's any more: their key has moved."""
+    return [row for row in kept(family) if key(configuration_of(row), row.seed) != row.key]
+
+
+def tables() -> int:
+    """Makes the tables of the pages below this folder again. Returns how many of them have changed, 1 at most."""
+    pages = [page for page in (Path("README.md"), *sorted(Path("docs").rglob("*.md"))) if page.is_file()]
+    changed = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        if (new := rewritten(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            changed.append(page)
+    print("\n".join(f"made again: {page}" for page in changed) or "all tables are up to date")
+    return 0

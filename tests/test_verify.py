@@ -1,0 +1,229 @@
+"""Published numbers, our runs beside them, and the tables that are made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import there
+
+from cl_bench import __main__, verify
+from cl_bench.config import InputError
+from cl_bench.config.names import CONF, options_of
+from cl_bench.evaluation.statistics import Estimate
+from cl_bench.report import published
+from cl_bench.report.published import Cell, Row, cells, keep, kept, ours
+from cl_bench.report.published_tables import BEGIN, END, line_of, markdown, rewritten
+
+ROOT = CONF.parent
+FAMILIES = sorted(cells())
+QUICK = "dataset=digits method=finetune trainer.iterations=2 network.hidden=[4] scenario=class_incremental"
+
+
+def row(seed: int, accuracy: float, **more: str) -> Row:
+    values = {"experiment": "split_mnist", "overrides": ("method=er",), "key": "0a"} | more
+    return Row(
+        **values,  # type: ignore[arg-type]
+        seed=seed,
+        version="0.1.0",
+        commit="",
+        date="2026-01-01",
+        device="cpu",
+        seconds=1.5,
+        metrics={"ACC": accuracy},
+    )
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of results with one family, `quick`, of two cells on one experiment."""
+    folder = tmp_path / "results"
+    (folder / "published").mkdir(parents=True)
+    cell = {"experiment": "split_mnist", "overrides": QUICK.split(), "seeds": [0, 1]}
+    texts = [cell | {"value": 0.5, "range": [0.0, 1.0], "source": "Somebody (2020)"}, cell | {"metric": "BWT"}]
+    (folder / "published" / "quick.yaml").write_text(yaml.safe_dump(texts))
+    monkeypatch.setattr(published, "RESULTS", folder)
+    cells.cache_clear()
+    yield folder
+    cells.cache_clear()
+
+
+# ------------------------------------------------------------------------------------ what is in the repository
+
+
+def test_there_are_sixty_numbers_and_each_experiment_has_its_own() -> None:
+    known = [cell for content in cells().values() for cell in content]
+    assert len(known) >= 60
+    assert {cell.experiment for cell in known} <= set(options_of("experiment"))
+    assert len({(cell.configuration, cell.metric) for cell in known}) == len(known)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_run_that_is_kept_belongs_to_a_cell(family: str) -> None:
+    for row in kept(family):
+        assert any(row.of(cell) for cell in cells()[family]), row
+        assert all(abs(value) <= 1 for value in row.metrics.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_kept_run_is_one_of_todays_configuration(family: str) -> None:
+    """One of each family; all of them: below."""
+    if rows := kept(family):
+        assert verify.key(published.configuration_of(rows[0]), rows[0].seed) == rows[0].key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_cell_can_be_composed_and_every_kept_run_is_of_today(family: str) -> None:
+    assert not verify.stale(family)
+    for cell in cells()[family]:
+        assert verify.composed(cell.configuration)["choices"]["method"] == cell.method
+
+
+def test_the_tables_of_the_pages_are_made_from_the_data() -> None:
+    """`cl-bench verify --tables` makes them again."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    texts = {page: page.read_text() for page in pages}
+    assert any(BEGIN in text for text in texts.values())
+    for page, text in texts.items():
+        assert rewritten(text) == text, page
+
+
+# ------------------------------------------------------------------------------------------------ values
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "verdict"),
+    [
+        (0.75, None, "inside"),
+        (0.6996, 0.001, "inside"),  # as printed: .700
+        (0.69, 0.005, "below"),
+        (0.69, 0.02, "below, not clearly"),
+        (0.83, 0.02, "above"),
+        (0.83, 0.04, "above, not clearly"),
+    ],
+)
+def test_where_a_mean_lies(mean: float, half: float | None, verdict: str) -> None:
+    cell = Cell(experiment="n_gen", range=(0.7, 0.8))
+    assert cell.verdict(Estimate(mean, half, n=3)) == verdict
+    assert Cell(experiment="n_gen").verdict(Estimate(mean, half, n=3)) == ""
+
+
+def test_what_has_not_run_says_so() -> None:
+    assert Cell(experiment="n_gen").verdict(None) == "not run here"
+    assert Cell(experiment="n_gen", device="gpu").verdict(None) == "not run here: needs a GPU"
+
+
+def test_the_mean_is_over_the_runs_of_the_cell() -> None:
+    cell = Cell(experiment="split_mnist", overrides=("method=er",), seeds=(0, 1))
+    rows = [row(0, 0.5), row(1, 0.7), row(2, 0.1), row(0, 0.9, experiment="n_gen"), row(1, 0.2, overrides=())]  # type: ignore[arg-type]
+    found = there(ours(cell, rows))
+    assert (found.mean, found.n) == (pytest.approx(0.6), 2)
+    assert ours(cell.model_copy(update={"metric": "BWT"}), rows) is None
+
+
+def test_a_table_by_hand() -> None:
+    cell = Cell(experiment="split_mnist", overrides=("method=er",), value=0.5, range=(0, 1), source="A (2020)")
+    assert line_of(cell, None)[2:] == [".500", ".000 to 1.000", "", "0 of 3", "not run here"]
+    assert markdown([(cell, [row(0, 0.5), row(1, 0.7)])]).splitlines()[2:] == [
+        "| `split_mnist` `method=er` | `ACC` | .500 | .000 to 1.000 | .600 ± 1.271 | 2 of 3 | inside |",
+        "",
+        "`er`: Published: A (2020).",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        ({"experiment": "n_gen", "sedes": [0]}, "0.sedes: Extra inputs are not permitted"),
+        ({"experiment": "n_gen", "value": 1.5}, "0.value: Input should be less than or equal to 1"),
+        ({"experiment": "n_gen", "value": 0.5}, "0: Value error, source: a published value needs one"),
+        ({"experiment": "n_gen", "range": [1, 0]}, "0: Value error, range: the first number is above the second"),
+        ({"experiment": "n_gen", "seeds": []}, "0.seeds: Tuple should have at least 1 item"),
+    ],
+)
+def test_a_wrong_file_is_one_line(own: Path, cell: dict, reason: str) -> None:
+    (own / "published" / "quick.yaml").write_text(yaml.safe_dump([cell]))
+    with pytest.raises(InputError, match=r"quick\.yaml") as error:
+        cells()
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", ["split_mnist,,x,0a,0.1.0,,2026-01-01,cpu,1.5,0.5", "split_mnist,,0"])
+def test_a_damaged_file_of_runs_is_named_with_its_line(own: Path, line: str) -> None:
+    keep("quick", [row(0, 0.5)])
+    file = own / "quick.csv"
+    file.write_text(file.read_text() + line + "\n")
+    with pytest.raises(InputError, match=r"quick\.csv: line 3 is damaged"):
+        kept("quick")
+
+
+def test_runs_are_kept_and_read_again(own: Path) -> None:
+    keep("quick", [row(1, 0.25), row(0, 0.5)])
+    keep("quick", [row(1, 0.75)])  # run again: it takes the place of the older one
+    assert kept("quick") == [row(0, 0.5), row(1, 0.75)]
+    keep("quick", [])
+    assert len(kept("quick")) == 2
+
+
+def test_a_page_gets_its_table_and_keeps_the_rest(own: Path) -> None:
+    page = f"before\n\n{BEGIN}quick -->\nold\n{END}\n\nafter\n"
+    made = rewritten(page)
+    assert made.startswith(f"before\n\n{BEGIN}quick -->\n\n| experiment |")
+    assert made.endswith(f"\n\n{END}\n\nafter\n")
+    assert rewritten(made) == made
+    assert markdown([]) in rewritten(page.replace("quick", "method=er"))
+    with pytest.raises(InputError, match="there is no such family; did you mean 'quick'"):
+        rewritten(page.replace("quick", "quikc"))
+    with pytest.raises(InputError, match="has no end"):
+        rewritten(page.replace(END, ""))
+
+
+# ----------------------------------------------------------------------------------------------- the command
+
+
+def test_what_is_missing_runs_and_is_compared(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run, compared, kept; asked again, nothing is run."""
+    commands: list[list[str]] = []
+
+    def in_this_process(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=__main__.main(command[3:]))
+
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=in_this_process))
+    root = f"output_root={tmp_path / 'outputs'}"
+    assert verify.main(["--no-run", root]) == 1  # nothing is there, and that is said
+    assert "0 of 2   not run here" in capsys.readouterr().out
+    assert not commands
+    assert verify.main(["split_mnist", root, "--keep", "--seeds", "0"]) == 0
+    assert verify.main(["split_mnist", root, "--keep"]) == 0  # now seed 1
+    assert [command[-2] for command in commands] == ["seed=0", "seed=1"]
+    assert "2 of 2   inside" in capsys.readouterr().out
+    rows = kept("quick")
+    assert [row.seed for row in rows] == [0, 1]
+    assert all({"ACC", "BWT"} <= row.metrics.keys() for row in rows)
+    assert verify.stale("quick") == []
+    assert verify.main([root]) == 0
+    assert len(commands) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["splt_mnist"], "splt_mnist: no published number is known of such an experiment; did you mean 'split_mnist'?"),
+        (["--seeds", "a"], "--seeds=a: must be whole numbers, e.g. 0,1,2"),
+        (["--budget", "tpu"], "argument --budget: invalid choice: 'tpu' (choose from 'cpu', 'gpu'); see --help"),
+        (["class_incremental_cifar100"], "--budget=cpu: class_incremental_cifar100 needs a GPU; choose gpu"),
+        (["split_mnist", "sede=1", "--no-run"], "sede: no such key; did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify.main(words) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"error: {reason}\n")
