@@ -218,10 +218,12 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
-    if not declared(settings, "trains") and settings["method"].get("first_task") is not True:
-        check(settings["optimizer"], "optimizer", packages=allowed(settings.get("plugins")))
+    trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
+    whole = isinstance(trainer, dict) and isinstance(optimizer, dict)
+    if whole and not declared(settings, "trains") and settings["method"].get("first_task") is not True:
+        check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
-        settings["trainer"] = settings["trainer"] | {"epochs": 1, "iterations": None}
+        settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
 
 
 def compose(*overrides: str) -> dict[str, Any]:

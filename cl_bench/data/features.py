@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import blake2b
 from io import BytesIO
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cl_bench.config import InputError, Side
@@ -68,7 +69,7 @@ class Features:
         if len(known) < len(first):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with FileLock(self.folder / "lock"):
+                with self._alone():
                     known = self._known(first, repair=True)
                     missing = {name: images[index] for name, index in first.items() if name not in known}
                     known |= self._work_out(missing, torch.device(device))
@@ -80,6 +81,20 @@ class Features:
         for row, name in enumerate(names):
             table[row] = known[name]
         return list(torch.from_numpy(table).split([len(part) for part in sets]))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else works on this folder meanwhile."""
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("features: another run works on %s; waiting for it", self.folder)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _known(self, wanted: Iterable[bytes], *, repair: bool = False) -> dict[bytes, np.ndarray]:
         """What the cache has of these images. repair: files that are damaged go."""

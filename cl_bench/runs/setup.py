@@ -66,7 +66,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
     if "features" in nodes:
         check_generates_nothing(nodes["method"], settings)
-        device = device_of(settings["trainer"]["accelerator"])
+        device = device_of(settings["trainer"].get("accelerator", "auto"))
         scenario = as_features(scenario, build(nodes["features"], **context), device)
     stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
     if stream and stream.passes == "online":

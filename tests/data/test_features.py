@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,14 +125,29 @@ def test_what_was_done_before_a_kill_is_there(
     assert sum(worked_out) == 16
 
 
-def test_two_at_once_work_one_after_the_other(tmp_path: Path, worked_out: list[int]) -> None:
+def test_two_at_once_work_one_after_the_other(
+    tmp_path: Path, worked_out: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second begins while the first is at work, waits, and finds all of it there."""
+    caplog.set_level("INFO")
     x, found = images(16), []
-    both = [features(tmp_path), features(tmp_path)]
-    threads = [threading.Thread(target=lambda one=one: found.append(one.of(x)[0])) for one in both]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    first, second = features(tmp_path), features(tmp_path)
+    thread = threading.Thread(target=lambda: found.append(second.of(x)[0]))
+    write = cl_bench.data.features.write
+
+    def slowly(file: Path, make: Any) -> None:
+        if not thread.is_alive():
+            thread.start()
+            for _ in range(1000):
+                if "another run works on" in caplog.text:
+                    break
+                time.sleep(0.01)
+        write(file, make)
+
+    monkeypatch.setattr("cl_bench.data.features.write", slowly)
+    found += first.of(x)
+    thread.join()
+    assert "another run works on" in caplog.text
     assert torch.equal(*found)
     assert sum(worked_out) == 16
 
