@@ -1,9 +1,11 @@
-"""What is known of a network when a task begins, in its training and when it ends; the numbers that records have."""
+"""What is known of a network when a task begins, in its training and when it ends, class by class too; the numbers that
+records have."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -17,13 +19,27 @@ Count = Annotated[int, Ge(0), Le(10**18)]
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How right a learner was, again and again, while it learned a task.
+
+    on: test images, or validation images. tasks: which are looked at; None for the one test set that all tasks share.
+    points: (steps of the phase that were done, accuracy on each of these tasks); of many points some.
+    """
+
+    on: str
+    tasks: list[Count] | None
+    points: Sequence[tuple[Count, Sequence[Accuracy]]]
+
+
+@dataclass(frozen=True)
 class Phase:
     """One training of one network.
 
     phase: its name. steps: mini-batches. optimizer_steps: of each optimizer. losses: the last value of each number that
     was logged. validation: (step, accuracy on validation images). online_accuracy: on the task's images, each before
     the step that learned it for the first time; None where no classifier was trained. stream: (images that came since
-    the run began, accuracy on what came), where a stream is measured while it is learned.
+    the run began, accuracy on what came), where a stream is measured while it is learned. evaluation: of all tasks so
+    far meanwhile, where that was asked for.
     """
 
     phase: str
@@ -34,6 +50,13 @@ class Phase:
     validation: list[tuple[Count, float]]
     online_accuracy: Accuracy = None
     stream: list[tuple[Count, Measured]] | None = None
+    evaluation: Evaluation | None = None
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Phase:
+        """The phase that `dataclasses.asdict` was given."""
+        found = fields.get("evaluation")
+        return cls(**{**fields, "evaluation": found and Evaluation(**found)})
 
 
 @dataclass(frozen=True)
@@ -107,3 +130,28 @@ class Generated:
     MeRGAN_score_mean: Accuracy
     judge_accuracy: Accuracy
     seconds: Cost
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What is kept of the past, comparable between methods: real images and their bytes, or the bytes of a generator,
+    as many images as they would hold, and the bytes of the raw images of all tasks so far, in two types."""
+
+    images: Count
+    bytes: Count
+    generator_bytes: Count | None = None
+    raw_bytes_uint8: Count | None = None
+    raw_bytes_float32: Count | None = None
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """What was answered to the test images of the tasks so far.
+
+    accuracy: on the images of each output; None where there are none. confusion: how many images of each class (row)
+    were taken for each class (column). per_row: neighbouring classes that share a row and a column, 1 but for many.
+    """
+
+    accuracy: list[Accuracy]
+    confusion: list[list[Count]] | None = None
+    per_row: Count = 1

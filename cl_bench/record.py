@@ -20,11 +20,13 @@ from cl_bench.network_record import (
     LARGEST,
     PLASTICITY,
     Accuracy,
+    ByClass,
     Capacity,
     Cost,
     Count,
     Generated,
     Measured,
+    MemoryUse,
     Phase,
     Plasticity,
 )
@@ -112,23 +114,12 @@ class Diagnostics:
 
 
 @dataclass(frozen=True)
-class MemoryUse:
-    """What is kept of the past, comparable between methods: real images and their bytes, or the bytes of a generator,
-    as many images as they would hold, and the bytes of the raw images of all tasks so far, in two types."""
-
-    images: Count
-    bytes: Count
-    generator_bytes: Count | None = None
-    raw_bytes_uint8: Count | None = None
-    raw_bytes_float32: Count | None = None
-
-
-@dataclass(frozen=True)
 class TaskRecord:
     """What is known of a task once it is learned.
 
     task: its index. seconds: of training. bytes_kept: of all that is kept. answer_bytes: of what answers need.
-    plasticity: before it.
+    plasticity: before it. top5: accuracy of the five first answers on the tasks so far, where more may answer.
+    by_class: accuracy on each class; of many tasks only some have it.
     """
 
     task: Count
@@ -140,6 +131,8 @@ class TaskRecord:
     memory: MemoryUse | None
     answer_bytes: Count | None = None
     plasticity: Plasticity | None = None
+    top5: Accuracy = None
+    by_class: ByClass | None = None
 
     @property
     def online_accuracy(self) -> float | None:
@@ -166,7 +159,8 @@ class Results:
 
     R: accuracy after task i (row) on task j, or on the one test set that all tasks share, a single column.
     R_task_masked: the same with the task given. b: of the untrained network. n_test: images of each task, or of that
-    set. measured_on: test images, or validation images. seconds: of training.
+    set. measured_on: test images, or validation images. seconds: of training. chance, joint: after each task, mean
+    accuracy on the tasks so far of one that guesses, and of the joint run that `reference` names.
     """
 
     schema: Literal[2] = SCHEMA
@@ -196,6 +190,8 @@ class Results:
     peak_memory_mb: Cost
     peak_gpu_memory_mb: Cost | None
     device: str
+    chance: list[Accuracy] | None = None
+    joint: list[Accuracy] | None = None
 
     @property
     def shared_test(self) -> bool:
@@ -293,7 +289,8 @@ def wrong(results: Results) -> str:
     T, columns = len(results.classes), 1 if results.shared_test else len(results.classes)
     matrices = {"R": results.R, "R_task_masked": results.R_task_masked or results.R}
     rows = {f"{name}.{i}": row for name, matrix in matrices.items() for i, row in enumerate(matrix)}
-    for name, values in matrices.items():
+    lines = {"chance": results.chance or results.R, "joint": results.joint or results.R}
+    for name, values in {**matrices, **lines}.items():
         if len(values) != T:
             return f"{name}: {len(values)} values for {T} tasks"
     trial = "trial" in results.config  # of a search; in earlier versions it had all tasks and learned the first ones

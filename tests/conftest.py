@@ -144,14 +144,18 @@ def learn(
     index: int,
     folder: Path,
     how: Callable[[Method, Task, FitProtocol], Any] = lambda method, task, fit: method.learn_task(task, fit),
+    validate_current: Callable[[Learner], float | None] = lambda module: None,
     **trainer: Any,
 ) -> Any:
-    """A task, by the `Fit` of runs; returns what `how` does, the diagnostics. trainer: settings of the fit."""
+    """A task, by the `Fit` of runs; returns what `how` does, the diagnostics.
+
+    validate_current: see `Fit.task`. trainer: settings of the fit.
+    """
     given = {key: value for key, value in small_settings()["trainer"].items() if key != "_target_"} | trainer
     fit = Fit(RunFolder(folder, "test"), CSVLog(), 0, 1e9, **given)
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     fit.logger.start(folder, "test", "test", {}, "", [], 0)
-    with fit.task(index):
+    with fit.task(index, validate_current=validate_current):
         return how(method, scenario.tasks[index], fit)
 
 

@@ -85,7 +85,7 @@ VARIANTS = [
     ("clnp", "task", 6, (*CNN, "optimizer=sgd", "optimizer.momentum=0.9")),
     ("den", "task", 12, ("optimizer=sgd", "optimizer.momentum=0.9", "method.sigma=0")),  # after growth, in a split
     ("packnet", "task", 5, ("optimizer.keep_state=true", "optimizer=sgd", "optimizer.momentum=0.9")),
-    ("wa", "class", 7, ("optimizer=sgd", "optimizer.milestones=[0.3,0.6]", "network=resnet32", "network.width=2")),
+    ("wa", "class", 7, ("optimizer=sgd", "scheduler=multistep", "network=resnet32", "network.width=2")),
     ("icarl", "class", 7, ("method.answer=network",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]

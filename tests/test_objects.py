@@ -42,7 +42,10 @@ EXCEPTIONS: dict[str, dict[str, str]] = {  # by file: the target, and why
         "trainer.strategy.optimizers": "Lightning would keep them, and with them the images, after the phase",
         "module.trainer": "Lightning would keep them, and with them the images, after the phase",
     },
-    "runs/progress.py": dict.fromkeys(("self._phase.done", "self._phase.seconds"), "a line of its own table"),
+    "runs/progress.py": dict.fromkeys(
+        ("self._phase.done", "self._phase.seconds", "self._phase.n_steps"), "a line of its own table"
+    ),
+    "runs/watch.py": {"trainer.should_stop": "Lightning's switch"},
     "sweep/jobs.py": {"config.hydra.overrides.task": CONFIG},
     "sweep/launch.py": {"settings.n_jobs": CONFIG},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
@@ -15,8 +15,9 @@ from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
+from cl_bench.config.training import check_training, with_scheduler
 from cl_bench.config.tuned import at, picked_up
-from cl_bench.config.types import NonNegative, Positive
+from cl_bench.config.types import Decay, NonNegative, Positive
 from cl_bench.config.weights import weights_of
 
 
@@ -35,6 +36,10 @@ class Top:
     tuned_on: str | None = None
     keep_checkpoints: Annotated[int, Ge(2), Le(10**9)] | None = 2
     measure_every: Positive = 1
+    label_smoothing: Decay = 0.0
+    evaluate_every: Positive | None = None
+    evaluate_unit: Literal["steps", "epochs"] = "steps"
+    evaluate_on: Literal["test", "validation"] = "test"
 
 
 STREAM = "cl_bench.data.streams.Stream"
@@ -51,12 +56,14 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     Raises InputError for an unknown key, a wrong type, a missing value, or a scenario that the method has no
     meaning in.
     """
+    settings = with_scheduler(settings)
     for group in GROUPS:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
+    check_evaluation(settings)
     packages = allowed(settings["plugins"])
-    chosen = [group for group in GROUPS if settings[group] or group != "dataset"]  # dataset=none
+    chosen = [group for group in GROUPS if settings[group] or group not in ("dataset", "scheduler")]  # none of them
     chosen += ["features"] * ("features" in settings)
     stream, nodes = stream_of(settings["scenario"]), {}
     if stream:
@@ -67,6 +74,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     nodes |= {group: check(apart[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
         nodes["memory"] = check_budget(settings.get("memory"))
+    check_training(settings, declared(settings, "refused"))
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     return nodes
@@ -75,6 +83,20 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
 def stream_of(scenario: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a scenario that say how images come; none where they come task by task, see `_settle`."""
     return {key: scenario[key] for key in types_of(STREAM, "scenario") if key in scenario}
+
+
+def check_evaluation(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a wish to measure while a task is learned that can't be fulfilled."""
+    every, scenario = settings.get("evaluate_every"), settings["scenario"]
+    for key, usual in (("evaluate_unit", "steps"), ("evaluate_on", "test")):
+        if every is None and settings.get(key, usual) != usual:
+            raise InputError(f"{key}={settings[key]}: nothing is measured while a task is learned; set evaluate_every")
+    if every is not None and scenario.get("passes") == "online":
+        stream = "a stream (scenario.passes=online) is measured after so many images; set scenario.measure_every"
+        raise InputError(f"evaluate_every={every}: {stream}")
+    if settings.get("evaluate_on") == "validation" and not scenario.get("val_fraction", 1):
+        no_images = f"scenario.val_fraction={scenario['val_fraction']} sets no images apart; try 0.1"
+        raise InputError(f"evaluate_on=validation: {no_images}")
 
 
 def check_stream(settings: Mapping[str, Any]) -> None:
@@ -94,11 +116,6 @@ def check_stream(settings: Mapping[str, Any]) -> None:
         raise InputError(
             f"scenario.updates_per_batch={updates}: method={settings['choices']['method']} learns without gradients, "
             "each image once; set 1"
-        )
-    if settings["optimizer"].get("milestones"):
-        raise InputError(
-            f"optimizer.milestones={typed(settings['optimizer']['milestones'])}: are shares of a task's steps, and a "
-            "stream (scenario.passes=online) has no tasks; set []"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import InputError
 from cl_bench.config.plugins import PACKAGE, conf_folders
+from cl_bench.config.training import without_scheduler
 from cl_bench.config.weights import by_weights
 
 CONF = next(
@@ -18,7 +19,7 @@ CONF = next(
 )
 """The YAML files: inside an installed wheel, else beside the package in a checkout."""
 
-GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "trainer", "logger")
+GROUPS = ("method", "dataset", "scenario", "network", "optimizer", "scheduler", "trainer", "logger")
 """The nouns of a command line; each is a folder of YAML files."""
 
 TUNED = {"benchmark": ("dataset",), "tuned": ("method", "dataset"), "tuned/scenario": ("method", "dataset", "scenario")}
@@ -42,14 +43,22 @@ WITHOUT_EFFECT = {
 """Keys that change no number, by group: they are left out of a run's key."""
 
 LATER: dict[str, dict[str, Any]] = {
-    "": {"measure_every": 1},
+    "": {
+        "measure_every": 1,
+        "label_smoothing": 0.0,
+        "scheduler": {},
+        "evaluate_every": None,
+        "evaluate_unit": "steps",
+        "evaluate_on": "test",
+    },
     "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},
     "cl_bench.methods.ewc.EWC": {"consolidate_every": None, "fisher_rate": 0.9},
     "cl_bench.methods.icarl.ICaRL": {"answer": "mean"},
     "cl_bench.methods.si.SI": {"consolidate_every": None},
-    "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1},
+    "cl_bench.networks.optimizers.SGD": {"milestones": [], "gamma": 0.1, "nesterov": False},
+    "cl_bench.runs.fit.Fit": {"patience": None, "gradient_clip": None, "freeze_batch_norm": False},
 }
 """By `_target_`, '' outside of all, the keys that came after others had been in use, at the value that changes nothing:
 they are then left out of a run's key, and runs from before are found again."""
@@ -92,7 +101,7 @@ def key_of(config: Mapping[str, Any]) -> str:
     for group, names in WITHOUT_EFFECT.items():
         if group:
             kept[group] = {name: value for name, value in kept.get(group, {}).items() if name not in names}
-    text = json.dumps(as_ever(kept), sort_keys=True, default=str)
+    text = json.dumps(as_ever(without_scheduler(kept)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

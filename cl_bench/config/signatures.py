@@ -27,10 +27,7 @@ def parameters(path: str) -> dict[str, Any]:
     module, found = _find(*_split(path))
     if isinstance(found, ast.ClassDef):
         if any("dataclass" in ast.dump(decorator) for decorator in found.decorator_list):
-            if found.bases:
-                raise LookupError(path)
-            fields = [node for node in found.body if isinstance(node, ast.AnnAssign)]
-            return {ast.unparse(field.target): _evaluated(field.annotation, module) for field in fields}
+            return _fields(module, found)
         module, found = _member(module, found, "__init__")
     if not isinstance(found, ast.FunctionDef) or found.args.vararg or found.args.kwarg:
         raise LookupError(path)
@@ -45,6 +42,17 @@ def constant(path: str, name: str) -> Any:
         return ast.literal_eval(value)
     except ValueError:
         raise LookupError(name) from None
+
+
+def _fields(module: str, owner: ast.AST) -> dict[str, Any]:
+    """Those of a dataclass, after those of the one that it comes from."""
+    if not isinstance(owner, ast.ClassDef):
+        raise LookupError(module)
+    known: dict[str, Any] = {}
+    for base in owner.bases:
+        known |= _fields(*_find(module, ast.unparse(base)))
+    own = [node for node in owner.body if isinstance(node, ast.AnnAssign)]
+    return known | {ast.unparse(field.target): _evaluated(field.annotation, module) for field in own}
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -143,7 +143,8 @@ class Chunk:
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
         for step in self.steps:
             yield step, self.batches[step]
-            self.batches.after_step(step + 1)
+            if self.batches.after_step(step + 1):
+                return
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -158,7 +159,7 @@ class Batches:
     whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
 
     step: what a learner does with each of them; None for its own `train_step`. after_step: called with how many
-    steps are done, after each.
+    steps are done, after each; says whether the chunk ends there.
 
     Raises ValueError for an empty data set.
     """
@@ -173,7 +174,7 @@ class Batches:
         chunk: int = 32,
         start: int = 0,
         step: Step | None = None,
-        after_step: Callable[[int], None] = lambda done: None,
+        after_step: Callable[[int], bool] = lambda done: False,
     ) -> None:
         if not len(data):
             raise ValueError("no images to train on")

@@ -41,6 +41,7 @@ class Problem:
         view, augment: how images that a method keeps are seen, as in `Data`.
         online: whether the images come as a stream, each once, without a word of where a task ends.
         n_meta: classes apart from those of the tasks, whose images come with the first one, see `Task`.
+        label_smoothing: share of each label that is spread over the outputs that take part in training.
         pictures: what was made features of, which then stand where images do; None where images are learned from.
     """
 
@@ -55,6 +56,7 @@ class Problem:
     augment: Callable[[Tensor], Tensor] | None = None
     online: bool = False
     n_meta: int = 0
+    label_smoothing: float = 0.0
     pictures: Pictures | None = None
 
     @property

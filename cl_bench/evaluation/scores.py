@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from cl_bench.data.batches import NO_TASK, Batch
+from cl_bench.data.batches import NO_TASK, Batch, Data
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
+from cl_bench.evaluation.by_class import ByClassTally
 from cl_bench.evaluation.metrics import (
     AccuracyAfter,
     AccuracyMatrix,
@@ -36,10 +38,14 @@ class Scores(NamedTuple):
 
 
 class References(NamedTuple):
-    """What other runs reached on each task: jointly trained networks, and networks that learned one task alone."""
+    """What other runs reached on each task: jointly trained networks, and networks that learned one task alone.
+
+    joint_line: mean accuracy of a joint run on the tasks so far, after each task, for pictures.
+    """
 
     joint: list[float] | None = None
     separate: list[float] | None = None
+    joint_line: list[float | None] | None = None
 
 
 NO_REFERENCES = References()
@@ -72,20 +78,27 @@ class Score(nn.Module):
         self.or_nan = OrNaN()
 
     @torch.no_grad()
-    def measure(self, method: Method, after: int) -> None:
-        """Counts right answers on every test set, after learning task `after` (-1: before any training)."""
+    def measure(self, method: Method, after: int) -> ByClassTally:
+        """Counts right answers on every test set, after learning task `after` (-1: before any training). Returns what
+        was answered to the images of the tasks so far."""
         method.eval()
+        shared = self.scenario.shared_test
         rule = self.problem.rules["baseline" if after < 0 else "evaluation"]
         allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
+        tally = ByClassTally(self.problem.n_outputs, allowed if shared else allowed[: after + 1])
         for test, batches in enumerate(self.scenario.test_dataloader()):
             for batch in batches:
                 task = self.tasks(batch, test)
                 logits = self.logits(method, batch, test)
-                answer = masked(logits, allowed.to(logits.device)[task]).argmax(1)
+                among = masked(logits, allowed.to(logits.device)[task])
+                answer = among.argmax(1)
                 self.metrics.update(after, test, answer, batch.y)
+                if test <= after or (shared and after >= 0):
+                    tally.add(test, among, answer, batch.y)
                 if self.has_own:
                     answer = masked(logits, own.to(logits.device)[task]).argmax(1)
                     self.own.update(after, test, answer, batch.y)
+        return tally
 
     def tasks(self, batch: Batch, test: int) -> Any:
         """The task of all images of a mini-batch of a test set, or of each where the tasks share it, int64 (B,)."""
@@ -128,9 +141,24 @@ class Score(nn.Module):
         return float(right.double() / given)
 
     @torch.no_grad()
-    def validation(self, method: Method, after: int) -> float | None:
-        """Accuracy on the validation images of tasks 0 to `after`, None where there are none."""
-        tasks = [task for task in self.scenario.tasks[: after + 1] if len(task.val)]
+    def accuracies(self, method: Method, after: int, images: Mapping[int, Data]) -> list[float]:
+        """Accuracy on the images of each of some tasks up to `after`, or on the test set that all share, in the middle
+        of a training. images: by the number of their test set; none is empty."""
+        allowed = self.problem.mask(self.problem.rules["evaluation"], after)
+        right = [torch.zeros((), dtype=torch.int64, device=method.device) for _ in images]
+        with eval_mode(method):
+            for place, (test, data) in enumerate(images.items()):
+                for batch in data.batches():
+                    logits = self.logits(method, batch, test)
+                    answer = masked(logits, allowed.to(logits.device)[self.tasks(batch, test)]).argmax(1)
+                    right[place] += (answer == batch.y).sum()
+        counts = torch.tensor([len(data) for data in images.values()], dtype=torch.float64)
+        return (torch.stack(right).cpu().double() / counts).tolist()
+
+    @torch.no_grad()
+    def validation(self, method: Method, after: int, first: int = 0) -> float | None:
+        """Accuracy on the validation images of tasks `first` to `after`, None where there are none."""
+        tasks = [task for task in self.scenario.tasks[first : after + 1] if len(task.val)]
         allowed = self.problem.mask(self.problem.rules["evaluation"], after)
         right = 0
         with eval_mode(method):

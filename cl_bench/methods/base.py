@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Chunk, Data, Step
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask, masked
+from cl_bench.methods.parts.cross_entropy import cross_entropy
 from cl_bench.networks.base import Network
-from cl_bench.networks.optimizers import KeptState, Optimizer, follow_milestones
+from cl_bench.networks.optimizers import KeptState, Optimizer
 from cl_bench.record import Phase
 
 M = TypeVar("M", bound=nn.Module)
@@ -95,13 +95,10 @@ class Learner(LightningModule):
         batches, self.logs, self.answers = chunk.batches, [], []
         step = batches.step or self.train_step
         self.n_steps, self.n_epochs = batches.steps, batches.epochs
-        every = optimizers if isinstance(optimizers, list) else [optimizers]
         for self.step_index, batch in chunk:
             self.epoch = self.step_index // batches.per_epoch
             self.begin_step(batch)
             self.asked = None if self.epoch or self.step_index % batches.data.updates else batch
-            for optimizer in every:
-                follow_milestones(optimizer, self.step_index / self.n_steps)
             self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
         self.asked = None
 
@@ -123,6 +120,7 @@ class Method(Learner):
     needs_validation: ClassVar[bool] = False
     needs_borders: ClassVar[bool] = True
     trains: ClassVar[bool] = True
+    refused: ClassVar[dict[str, str]] = {}
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
@@ -144,6 +142,10 @@ class Method(Learner):
     def learn_stream(self, images: Data, fit: Fit) -> None:
         """Learns the next part of a stream that comes once, and isn't told where it ends: by its steps alone."""
         fit(self, images, phase="stream")
+
+    def cross_entropy(self, logits: Tensor, y: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
+        """That of labels, smoothed if `label_smoothing` says so, over the outputs that take part."""
+        return cross_entropy(logits, y, self.problem.label_smoothing, reduction)
 
     @property
     def measurable(self) -> bool:
@@ -233,7 +235,7 @@ class Classifier(Method):
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the outputs that take part."""
-        return F.cross_entropy(self.active(self(batch.x), batch.y), batch.y)
+        return self.cross_entropy(self.active(self(batch.x), batch.y), batch.y)
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
         """A step down the loss. given: what a phase was handed besides, passed on to `loss`."""

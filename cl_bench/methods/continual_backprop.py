@@ -6,7 +6,6 @@ from collections import deque
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import Decay, InputError, Positive, Share
@@ -15,7 +14,7 @@ from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.entry_adam import EntryAdam
 from cl_bench.networks.base import Network, Normalize
-from cl_bench.networks.optimizers import Adam, Optimizer
+from cl_bench.networks.optimizers import Adam, AdamW, Optimizer
 from cl_bench.networks.plain import Weighted, in_order
 
 TINY = torch.finfo(torch.float32).tiny
@@ -72,7 +71,7 @@ class ContinualBackprop(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logits, activations = self.through(batch.x)
-        loss = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        loss = self.cross_entropy(self.active(logits, batch.y), batch.y)
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()
@@ -90,10 +89,10 @@ class ContinualBackprop(Classifier):
         return self.network.head(x), activations
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        if not isinstance(self.optimizer, Adam):
+        if not isinstance(self.optimizer, Adam | AdamW):
             return super().configure_optimizers()
         how = self.optimizer
-        made = EntryAdam(self.network.parameters(), how.lr, how.betas, how.weight_decay)
+        made = EntryAdam(self.network.parameters(), how.lr, how.betas, how.weight_decay, isinstance(how, AdamW))
         return self.optimizer_state.handed_to(made) if self.optimizer_state else made
 
 

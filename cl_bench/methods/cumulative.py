@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.memory import Memory
@@ -14,6 +16,10 @@ class Cumulative(Classifier):
 
     With epochs the cost grows with the square of the number of tasks; with iterations each task costs the same.
     """
+
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.patience": "learns all tasks so far, and validation images are of the current one alone",
+    }
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem, network, optimizer)

@@ -172,7 +172,7 @@ class DEN(Growing, Classifier):
     def loss(self, batch: Batch, *, head_only: bool = False) -> Tensor:
         with torch.set_grad_enabled(not head_only):
             features = self.features(batch.x, self.index)
-        return F.cross_entropy(self.active(self.head(features), batch.y), batch.y)
+        return self.cross_entropy(self.active(self.head(features), batch.y), batch.y)
 
     def proximal_step(
         self, batch: Batch, optimizers: torch.optim.Optimizer, *, prox: Prox, head_only: bool

@@ -54,7 +54,7 @@ class DER(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logits = self(batch.x)
-        loss = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        loss = self.cross_entropy(self.active(logits, batch.y), batch.y)
         if len(self.memory):
             loss = loss + self.replay_loss(self.n_replay or len(batch.y))
         optimizers.zero_grad()
@@ -69,5 +69,5 @@ class DER(Classifier):
         loss = self.alpha * F.mse_loss(self(old.x).float(), logits)
         if self.beta:
             old = self.memory.sample(n)
-            loss = loss + self.beta * F.cross_entropy(self.active(self(old.x), old.y), old.y)
+            loss = loss + self.beta * self.cross_entropy(self.active(self(old.x), old.y), old.y)
         return loss

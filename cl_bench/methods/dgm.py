@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,11 @@ class DGM(TwoPlayers, Classifier):
 
     plasticity: Tensor
     kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
+    refused: ClassVar[dict[str, str]] = {
+        "scheduler": "trains a GAN alone, whose step size stays",
+        "trainer.patience": "has binary masks at the end of a whole training alone",
+        "trainer.freeze_batch_norm": "starts its classifier anew in every task",
+    }
 
     def __init__(
         self,
@@ -149,9 +154,9 @@ class DGM(TwoPlayers, Classifier):
         old = replay.batch(torch.randint(len(replay), (len(y),), device=self.device)) if replay else None
         scores, logits = self.discriminator(torch.cat([real, fake, old.x] if old else [real, fake]))
         distance = scores[: len(y)].mean() - scores[len(y) : 2 * len(y)].mean()
-        error = F.cross_entropy(self.active(logits[: len(y)], y), y)
+        error = self.cross_entropy(self.active(logits[: len(y)], y), y)
         if old:
-            of_past = F.cross_entropy(self.active(logits[2 * len(y) :], old.y), old.y)
+            of_past = self.cross_entropy(self.active(logits[2 * len(y) :], old.y), old.y)
             error = share * error + (1 - share) * of_past
         logs = {"wasserstein": distance.detach(), "penalty": penalty.detach(), "error": error.detach()}
         return self.lambda_gp * penalty - distance + error, logs

@@ -92,14 +92,14 @@ class DGR(GenerativeReplay):
         if self.replay == "fresh":
             r, (x, y) = self.share, self.replayed(old, len(batch.y))
             return r * super().loss(batch) + (1 - r) * self.replay_loss(old, x, y).mean()
-        new = F.cross_entropy(self.active(self(batch.x), batch.y), batch.y, reduction="none")
+        new = self.cross_entropy(self.active(self(batch.x), batch.y), batch.y, reduction="none")
         return torch.where(batch.task_ids == REPLAYED, self.replay_loss(old, batch.x, batch.y), new).mean()
 
     def replay_loss(self, old: Scholar, x: Tensor, y: Tensor) -> Tensor:
         """How far the solver is from the old solver's answer, hard or soft, for each replayed image (B,)."""
         logits = self(x)
         if self.labels == "hard":
-            return F.cross_entropy(self.active(logits, y), y, reduction="none")
+            return self.cross_entropy(self.active(logits, y), y, reduction="none")
         # the old solver gives classes it never saw no probability, and the softmax of training includes them:
         # without that nothing would hold the new classes down on old images
         allowed = old.allowed[self.task_of_output[y]]

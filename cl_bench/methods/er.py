@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import InputError, Positive
@@ -79,7 +78,7 @@ class ER(Classifier):
             return super().loss(batch)
         old = self.memory.sample(self.n_replay or n)
         y = torch.cat([batch.y, old.y])
-        losses = F.cross_entropy(self.active(self(torch.cat([batch.x, old.x])), y), y, reduction="none")
+        losses = self.cross_entropy(self.active(self(torch.cat([batch.x, old.x])), y), y, reduction="none")
         if self.weighting == "joint":
             return losses.mean()
         r = 1 / (self.index + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import Positive
@@ -59,4 +58,4 @@ class ERACE(Classifier):
     def incoming_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean cross-entropy of a mini-batch, over the classes in it alone."""
         present = torch.zeros_like(logits[0], dtype=torch.bool).index_fill_(0, y, True)
-        return F.cross_entropy(masked(self.active(logits, y), present), y)
+        return self.cross_entropy(masked(self.active(logits, y), present), y)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import Positive
@@ -72,7 +71,7 @@ class GSS(Classifier):
             return super().loss(batch)
         old = self.memory.sample(self.n_replay or len(batch.y))
         x, y = torch.cat([batch.x, old.x]), torch.cat([batch.y, old.y])
-        return F.cross_entropy(self.active(self(x), y), y)
+        return self.cross_entropy(self.active(self(x), y), y)
 
     def scores(self, batch: Batch) -> Tensor:
         """1 + the largest cosine with some of memory, (B,), from 0 to 2; 1 while nothing is kept."""
@@ -86,7 +85,7 @@ class GSS(Classifier):
     def slopes(self, logits: Tensor, y: Tensor) -> Tensor:
         """The gradient of the cross-entropy of each image for its logits, both (B, n_outputs)."""
         logits = logits.detach().requires_grad_()
-        return torch.autograd.grad(F.cross_entropy(self.active(logits, y), y, reduction="sum"), logits)[0]
+        return torch.autograd.grad(self.cross_entropy(self.active(logits, y), y, reduction="sum"), logits)[0]
 
 
 class Scored(Memory):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import InputError, NonNegative, Rate
@@ -42,6 +41,10 @@ class HAT(Isolation):
         sparsity: lambda; higher reserves less.
         embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
     """
+
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.patience": "has binary masks at the end of a whole training alone",
+    }
 
     def __init__(
         self,
@@ -109,7 +112,7 @@ class HAT(Isolation):
         gates = self.gates()
         logits = self.active(self.through(batch.x, gates), batch.y)
         opened = torch.dot(torch.cat(gates), self.share)
-        return F.cross_entropy(logits, batch.y) + self.sparsity * opened
+        return self.cross_entropy(logits, batch.y) + self.sparsity * opened
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logs = super().train_step(batch, optimizers)

@@ -49,6 +49,9 @@ class ICaRL(Exemplary):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
     means: Tensor
+    refused: ClassVar[dict[str, str]] = {
+        "label_smoothing": "has a binary cross-entropy for each output",
+    }
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.cumulative import Cumulative
@@ -12,6 +14,11 @@ class Joint(Cumulative):
 
     Only the last row of the accuracy matrix exists: forgetting and transfer have no meaning here.
     """
+
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.patience": "learns all tasks at once, and validation images are of one alone",
+        "trainer.freeze_batch_norm": "learns all tasks at once, after the first",
+    }
 
     @property
     def measurable(self) -> bool:

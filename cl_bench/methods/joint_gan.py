@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +26,12 @@ class JointGAN(Method):
     """
 
     kinds = ("class", "task")
+    refused: ClassVar[dict[str, str]] = {
+        "scheduler": "trains a GAN alone, whose step size stays",
+        "trainer.patience": "trains a GAN alone",
+        "trainer.freeze_batch_norm": "trains a GAN alone, from random weights",
+        "label_smoothing": "trains a GAN alone, which has a loss of its own",
+    }
 
     def __init__(
         self,

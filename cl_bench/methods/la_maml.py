@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +14,7 @@ from cl_bench.methods.base import Classifier
 from cl_bench.methods.parts.memory import Budget, Reservoir
 from cl_bench.methods.parts.one_by_one import check_alone, gradient, images_of
 from cl_bench.networks.base import Network
-from cl_bench.networks.optimizers import SGD, Optimizer
+from cl_bench.networks.optimizers import SGD, Optimizer, clipped
 
 
 class LaMAML(Classifier):
@@ -49,6 +48,9 @@ class LaMAML(Classifier):
     """
 
     needs_borders: ClassVar[bool] = False
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.gradient_clip": "clips by method.clip",
+    }
 
     def __init__(
         self,
@@ -124,13 +126,3 @@ class LaMAML(Classifier):
 def joined(old: Batch, new: Batch) -> Batch:
     """Both mini-batches as one."""
     return Batch(torch.cat([old.x, new.x]), torch.cat([old.y, new.y]), torch.cat([old.task_ids, new.task_ids]))
-
-
-def clipped(gradients: Sequence[Tensor], norm: float) -> list[Tensor]:
-    """The gradients, scaled down where their norm, taken as one vector, is larger.
-
-    >>> clipped([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
-    [tensor([0.6000]), tensor([0.8000])]
-    """
-    scale = (norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1)  # as torch clips
-    return [gradient * scale for gradient in gradients]

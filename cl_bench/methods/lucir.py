@@ -107,7 +107,7 @@ class LUCIR(Exemplary):
     def loss(self, batch: Batch, past: Past | None) -> Tensor:
         features = self.network.features(batch.x).float()
         cosines = self.head.cosines(features)
-        loss = F.cross_entropy(self.active(self.head.scale * cosines, batch.y), batch.y)
+        loss = self.cross_entropy(self.active(self.head.scale * cosines, batch.y), batch.y)
         if past is None:
             return loss
         with torch.no_grad():

@@ -73,7 +73,7 @@ class LwF(Classifier):
 
     def loss(self, batch: Batch, teacher: Teacher | None = None) -> Tensor:
         logits = self(batch.x)
-        new = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        new = self.cross_entropy(self.active(logits, batch.y), batch.y)
         if teacher is None:
             return new
         old = self.strength * self.distillation(logits, teacher, batch.x)

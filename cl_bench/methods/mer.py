@@ -45,6 +45,9 @@ class MER(Classifier):
     """
 
     needs_borders: ClassVar[bool] = False
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.gradient_clip": "steps image by image without an optimizer",
+    }
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import InputError, Positive
@@ -104,4 +103,4 @@ class MIR(Classifier):
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
         """The cross-entropy of each image, (B,)."""
-        return F.cross_entropy(self.active(logits, y), y, reduction="none")
+        return self.cross_entropy(self.active(logits, y), y, reduction="none")

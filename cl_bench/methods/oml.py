@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl_bench.config import InputError, Positive, Rate
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task, TrainMask
 from cl_bench.methods.base import Classifier, Fit, Learner, bytes_of
-from cl_bench.networks.base import Network
+from cl_bench.networks.base import Network, batch_norms
 from cl_bench.networks.optimizers import Adam, Optimizer
 
 
@@ -69,7 +68,7 @@ class OML(Classifier):
                 f"method.trajectory_classes={trajectory_classes}: there are {problem.n_meta} classes for meta-training "
                 "(scenario.meta_classes); choose no more"
             )
-        if norms := [type(part).__name__ for part in network.modules() if isinstance(part, _BatchNorm)]:
+        if norms := [type(part).__name__ for part in batch_norms(network)]:
             raise InputError(
                 f"network: method=oml freezes the features, and the statistics of {norms[0]} would not stay as they "
                 "are; choose network=mlp or network=cnn"
@@ -110,7 +109,7 @@ class OML(Classifier):
     def loss(self, batch: Batch) -> Tensor:
         with torch.no_grad():
             z = self.represent(batch.x)
-        return F.cross_entropy(self.active(self.network.head(z), batch.y), batch.y)
+        return self.cross_entropy(self.active(self.network.head(z), batch.y), batch.y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer(self.network.head.parameters())

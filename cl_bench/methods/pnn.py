@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import InputError
@@ -106,7 +105,7 @@ class PNN(Growing, Method):
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logits = self(batch.x)
         self.answered(logits, batch.y)
-        loss = F.cross_entropy(logits, batch.y)
+        loss = self.cross_entropy(logits, batch.y)
         optimizers.zero_grad()
         loss.backward()
         optimizers.step()

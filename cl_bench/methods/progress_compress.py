@@ -56,6 +56,9 @@ class ProgressCompress(EWC):
 
     n_phases = 2
     needs_borders: ClassVar[bool] = True
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.patience": "learns first what does not answer yet",
+    }
 
     def __init__(
         self,
@@ -92,7 +95,7 @@ class ProgressCompress(EWC):
 
     def progress(self, batch: Batch, known: Column | None) -> Tensor:
         """The objective of the column. known: the knowledge base as the task found it."""
-        return F.cross_entropy(self.active(self.column_logits(batch.x, known), batch.y), batch.y)
+        return self.cross_entropy(self.active(self.column_logits(batch.x, known), batch.y), batch.y)
 
     def compress(self, batch: Batch, known: Column | None) -> Tensor:
         """The objective of the knowledge base."""

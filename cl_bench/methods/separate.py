@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ class Separate(Growing, Classifier):
     which network to ask: the newest one answers, the others are not kept, and only the diagonal of the accuracy matrix
     means something.
     """
+
+    refused: ClassVar[dict[str, str]] = {
+        "trainer.freeze_batch_norm": "starts anew in every task",
+    }
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem, network, optimizer)

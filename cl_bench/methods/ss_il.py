@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import Positive, Rate
@@ -72,4 +71,4 @@ class SSIL(Classifier):
     def separated(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean of CE, each over the outputs on its label's side of the border between old and new."""
         old = self.task_of_output < self.index
-        return F.cross_entropy(masked(self.active(logits, y), old == old[y].unsqueeze(1)), y)
+        return self.cross_entropy(masked(self.active(logits, y), old == old[y].unsqueeze(1)), y)

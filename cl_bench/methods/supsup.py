@@ -6,7 +6,6 @@ import math
 from typing import Annotated, Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -85,7 +84,7 @@ class SupSup(Classifier):
 
     def loss(self, batch: Batch) -> Tensor:
         logits, superfluous = self.parts(self.masked_logits(batch.x, self.index))
-        return F.cross_entropy(torch.cat([self.active(logits, batch.y), superfluous], 1), batch.y)
+        return self.cross_entropy(torch.cat([self.active(logits, batch.y), superfluous], 1), batch.y)
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         """index: of the task whose mask answers; None: the mask is inferred for each image. No mask: all weights."""

@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Network(nn.Module):
@@ -63,6 +64,11 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Every part that normalizes by the statistics of mini-batches."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
 
 
 def reset_parameters(module: nn.Module) -> None:

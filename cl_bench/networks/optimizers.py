@@ -8,17 +8,14 @@ kernel reads a gradient by the memory layout of its parameter. `backward` lays g
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from annotated_types import Ge, Lt
-from torch import nn
+from torch import Tensor, nn
 
-from cl_bench.config import Decay, NonNegative, Rate
-
-Along = Annotated[float, Ge(0), Lt(1)]
+from cl_bench.config import Decay, InputError, NonNegative, Rate
 
 
 @runtime_checkable
@@ -50,6 +47,27 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class AdamW:
+    """Adam whose weight decay takes no part in its moments (Loshchilov and Hutter, 2019).
+
+    Args:
+        lr: step size.
+        betas: decay of the two moments.
+        weight_decay: each step takes lr times so much of a weight away.
+        keep_state: see `Adam`.
+    """
+
+    lr: Rate
+    betas: tuple[Decay, Decay]
+    weight_decay: NonNegative
+    keep_state: bool
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        betas, decay = self.betas, self.weight_decay
+        return laid_out(torch.optim.AdamW(parameters, lr=self.lr, betas=betas, weight_decay=decay, fused=True))
+
+
+@dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent.
 
@@ -58,45 +76,24 @@ class SGD:
         momentum: share of the last step that is kept.
         weight_decay: L2 factor.
         keep_state: see `Adam`.
-        milestones: shares of a phase's steps, in [0, 1), after each of which the step size is multiplied by `gamma`:
-            (0.5, 0.75) are epochs 80 and 120 of 160.
-        gamma: the factor.
+        nesterov: whether the momentum looks ahead (Nesterov, 1983).
+
+    Raises InputError for Nesterov's without momentum.
     """
 
     lr: Rate = 0.1
     momentum: Decay = 0.0
     weight_decay: NonNegative = 0.0
     keep_state: bool = False
-    milestones: tuple[Along, ...] = ()
-    gamma: Rate = 0.1
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise InputError("optimizer.nesterov=true: looks ahead by the momentum; set e.g. optimizer.momentum=0.9")
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        momentum, decay = self.momentum, self.weight_decay
-        optimizer = torch.optim.SGD(parameters, lr=self.lr, momentum=momentum, weight_decay=decay)
-        if self.milestones:
-            for group in optimizer.param_groups:
-                group |= {"initial_lr": self.lr, "milestones": self.milestones, "gamma": self.gamma}
-        return laid_out(optimizer)
-
-
-def follow_milestones(optimizer: torch.optim.Optimizer, along: float) -> None:
-    """Sets the step sizes that hold at this moment of a phase; what it sets follows from the moment alone, so a phase
-    that goes on after a kill needs no state of it.
-
-    Args:
-        along: share of the phase's steps that are done, in [0, 1).
-
-    >>> optimizer = SGD(lr=1.0, milestones=(0.5, 0.75))([nn.Parameter(torch.zeros(1))])
-    >>> for along in (0.0, 0.5, 0.9):
-    ...     follow_milestones(optimizer, along)
-    ...     print(round(optimizer.param_groups[0]["lr"], 4))
-    1.0
-    0.1
-    0.01
-    """
-    for group in optimizer.param_groups:
-        if milestones := group.get("milestones"):
-            group["lr"] = group["initial_lr"] * group["gamma"] ** sum(along >= share for share in milestones)
+        how = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}
+        return laid_out(torch.optim.SGD(parameters, lr=self.lr, **how))
 
 
 @dataclass(frozen=True)
@@ -160,3 +157,23 @@ def _lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for p in group["params"]:
             if p.grad is not None and p.grad.stride() != p.stride():
                 p.grad = torch.empty_like(p).copy_(p.grad)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
+    """Scales the gradients that the optimizer finds down to this norm, taken as one vector, where theirs is larger.
+
+    They are other tensors afterwards: a method may still need those that it set.
+    """
+    learned = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    for p, gradient in zip(learned, clipped([p.grad for p in learned], norm), strict=True):
+        p.grad = gradient
+
+
+def clipped(gradients: Sequence[Tensor], norm: float) -> list[Tensor]:
+    """The gradients, scaled down where their norm, taken as one vector, is larger.
+
+    >>> clipped([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
+    [tensor([0.6000]), tensor([0.8000])]
+    """
+    scale = (norm / (nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1)  # as torch clips
+    return [gradient * scale for gradient in gradients]

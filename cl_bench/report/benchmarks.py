@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from cl_bench.config.signatures import constant
 from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estimate
@@ -108,6 +108,20 @@ class Configuration:
             if value:
                 points.append((math.fsum(images for images, _ in of_seeds) / len(of_seeds), value))
         return points
+
+    def while_learning(self, on: str) -> list[tuple[float, Estimate]]:
+        """(steps of the run, mean accuracy on the tasks so far on these images), of the seeds that have it."""
+        curves = [run.while_learning[on] for run in self.runs if on in run.while_learning]
+        return [
+            (math.fsum(step for step, _ in of_seeds) / len(of_seeds), value)
+            for of_seeds in zip(*curves, strict=False)
+            if (value := estimate([accuracy for _, accuracy in of_seeds]))
+        ]
+
+    def reference(self, name: Literal["chance", "joint"]) -> list[float | None] | None:
+        """Mean accuracy on the tasks so far, after each, of one that guesses or of a joint run; of the first seed that
+        knows it."""
+        return next((line for run in self.runs if (line := getattr(run.results, name))), None)
 
     def per_task(self, name: str) -> list[Estimate | None]:
         """A number of PLASTICITY or SIZES for each task."""
@@ -218,13 +232,19 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
     order = {name: place for place, name in enumerate(names.values())}
     configurations.sort(
         key=lambda configuration: (
-            configuration.method not in BOUNDS,
-            configuration.method,
             order[configuration.protocol],
+            -mean_accuracy(configuration),
+            configuration.method,
             sort_key(configuration),
         )
     )
     return {name: dict(zip(differ, values, strict=True)) for values, name in names.items()}
+
+
+def mean_accuracy(configuration: Configuration) -> float:
+    """ACC, to sort by: what has none comes last."""
+    value = configuration.estimate("ACC")
+    return value.mean if value else -math.inf
 
 
 def sort_key(configuration: Configuration) -> list[tuple[int, float, str]]:

@@ -6,7 +6,7 @@ Every series has a colour and a marker, and lines a dash, so that none depends o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -104,14 +104,22 @@ def line_chart(
     series: Sequence[Series],
     ticks: Sequence[tuple[float, str]],
     joined: bool = True,
+    lines: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Markup:
     """Lines with markers and intervals, each named where it ends.
 
-    ticks: of the x axis, (value, text). joined: whether there is anything between two ticks.
+    ticks: of the x axis, (value, text). joined: whether there is anything between two ticks. lines: to hold the others
+    against, by their names, which stand where they begin.
     """
     right = WIDTH - 12 - LETTER * max(len(cut(curve.label)) for curve in series)
     frame = Frame(x, y, right)
     parts = frame.axes(ticks)
+    for name_of_line, points_of_line in (lines or {}).items():
+        places = [(frame.x(at), frame.y(value)) for at, value in points_of_line]
+        path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
+        px, py = places[0]
+        parts.append(f'<path class="reference" d="{path}"/>')
+        parts.append(f'<text class="reference" x="{px + 4:.1f}" y="{py - 4:.1f}">{escape(name_of_line)}</text>')
     for place, curve in enumerate(series):
         shift = 2.5 * (place - (len(series) - 1) / 2) / max(1, len(series) / 4)  # intervals side by side
         points = [(frame.x(middle(at)) + shift, frame.y(value.mean), value) for at, value in curve.points]
@@ -132,10 +140,17 @@ def line_chart(
     return frame.drawing(name, parts, len(series))
 
 
-def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup:
-    """Points with intervals both ways, each named beside it where there is room (the legend names all)."""
+def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series], front: Sequence[tuple[float, float]] = ()) -> Markup:
+    """Points with intervals both ways, each named beside it where there is room (the legend names all).
+
+    front: the points that no other beats both ways, from the left; a line of steps joins them.
+    """
     frame = Frame(x, y, WIDTH - 12)
     parts = frame.axes([(value, x.write(value)) for value in x.ticks()])
+    if len(front) > 1:
+        steps = [f"M{frame.x(front[0][0]):.1f} {frame.y(front[0][1]):.1f}"]
+        steps += [f"H{frame.x(across):.1f}V{frame.y(up):.1f}" for across, up in front[1:]]
+        parts.append(f'<path class="front" d="{"".join(steps)}"/>')
     places = [(frame.x(middle(at)), frame.y(value.mean)) for curve in series for at, value in curve.points]
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
     for curve in series:

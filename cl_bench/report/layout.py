@@ -125,6 +125,8 @@ class Content:
     protocols: Mapping[str, Mapping[str, str]]
     runs_of: Mapping[str, int]
     protocol: str
+    answers: list[str]
+    published: list[list[str]]
     notes: list[str]
     conditions: list[Condition]
     columns: list[Column]

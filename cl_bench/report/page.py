@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
+from cl_bench.report.answers import leaders, mean_ranks, published_beside
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
 from cl_bench.report.charts import Style, swatch
 from cl_bench.report.comparisons import comparisons
@@ -28,11 +29,14 @@ from cl_bench.report.layout import (
     Sample,
 )
 from cl_bench.report.plots import BY_NAME, Plots
+from cl_bench.report.published_tables import HEADS
+from cl_bench.report.rank_chart import rank_chart
 from cl_bench.report.runs import MACHINE, Run, Unread
 from cl_bench.report.tables import ACC, Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
+FRONT = "The line joins what no other beats in both."
 LONGEST = 60  # letters of a task's classes
 MATRIX = 20  # rows and columns of an accuracy matrix of more than MOST_TASKS
 CONDITIONS = (
@@ -95,6 +99,8 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         sections=sections,
         methods=methods,
         overview=overview(found, methods) if len(found) > 1 else [],
+        ranks=ranks(found),
+        published_heads=HEADS,
         finished=finished,
         configurations=len(numbers),
         unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),
@@ -122,6 +128,17 @@ def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[s
             cells.append(Brief(text, ", ".join(notes) if text else ""))
         rows.append((method, cells))
     return rows
+
+
+def ranks(found: Sequence[Benchmark]) -> Markup | None:
+    """The mean ranks of the methods that all benchmarks have, by their highest ACC under the main protocol of each."""
+    scores = []
+    for benchmark in found:
+        main = [row for row in benchmark.configurations if row.protocol == "P1" and row.method not in BOUNDS]
+        best = best_of_methods(main)
+        scores.append({row.method: value.mean for row in best if (value := row.estimate("ACC"))})
+    of_methods = mean_ranks(scores)
+    return rank_chart(of_methods) if of_methods else None
 
 
 def bounds_first(method: str) -> tuple[bool, str]:
@@ -155,11 +172,12 @@ class Section:
         figures = [
             plots.over_tasks(),
             plots.over_stream(),
+            *plots.while_learning(),
             plots.against(
                 "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
             ),
-            plots.against("bytes_kept", "ACC", "Accuracy against what is kept", "Between tasks; logarithmic."),
-            plots.against("seconds", "ACC", "Accuracy against time", "Of training; logarithmic."),
+            plots.against("bytes_kept", "ACC", "Accuracy against what is kept", f"Between tasks; logarithmic. {FRONT}"),
+            plots.against("seconds", "ACC", "Accuracy against time", f"Of training; logarithmic. {FRONT}"),
             *plots.sizes(),
             *plots.plasticity(),
         ]
@@ -187,6 +205,8 @@ class Section:
             protocols=self.benchmark.protocols,
             runs_of=Counter(configuration.protocol for configuration in self.all for _ in configuration.runs),
             protocol=common(self.all),
+            answers=leaders(self.benchmark),
+            published=published_beside(self.benchmark),
             notes=mixtures(self.benchmark),
             conditions=[
                 Condition(title, meaning, len({getattr(configuration, name) for configuration in self.all} - {""}) > 1)

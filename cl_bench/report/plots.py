@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
 
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration, Curve
-from cl_bench.report.charts import Axis, Series, Style, line_chart, scatter
+from cl_bench.report.charts import Axis, Series, Style, line_chart, middle, scatter
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, SIZES_PER_TASK, Column
 
@@ -60,7 +61,38 @@ class Plots:
             "On the test set that all tasks share." if self.shared_test else "Mean over the tasks seen so far.",
             ACC,
             {configuration: configuration.accuracies() for configuration in self.drawn},
+            self.references(),
         )
+
+    def references(self) -> dict[str, list[float | None]]:
+        """What accuracies are held against: chance, and a joint run where none is drawn as such."""
+        names: tuple[Literal["chance", "joint"], ...] = ("chance", "joint")
+        found = {name: next(filter(None, (drawn.reference(name) for drawn in self.drawn)), None) for name in names}
+        if {"joint", "cumulative"} & {configuration.method for configuration in self.drawn}:
+            found.pop("joint")
+        return {name: line for name, line in found.items() if line}
+
+    def while_learning(self) -> list[Figure]:
+        """Mean accuracy on the tasks so far against the steps of the run, a figure for test and validation images."""
+        figures = []
+        found = {on for configuration in self.drawn for run in configuration.runs for on in run.while_learning}
+        for on in sorted(found):
+            series, numbers = [], [["configuration", "steps", f"accuracy, {ACC.unit}"]]
+            for configuration in self.drawn:
+                points = configuration.while_learning(on)
+                points = [points[place] for place in thinned(len(points), MOST_TASKS)]
+                if points:
+                    line = [(step, scaled(value, ACC.scale)) for step, value in points]
+                    series.append(self.series(configuration, line))
+                    numbers += [[configuration.label, f"{step:,.0f}", ACC.cell(value)] for step, value in points]
+            steps = [middle(at) for curve in series for at, _ in curve.points]
+            along = Axis("steps of the run", steps, write=lambda value: f"{value:,.0f}")
+            title = f"Accuracy while learning, on {on}"
+            ticks = [(value, along.write(value)) for value in along.ticks()]
+            up = share_axis("accuracy" if self.shared_test else "accuracy on tasks so far, %", series)
+            caption = "Mean over the tasks so far, while each is learned (evaluate_every)."
+            figures.append(Figure(title, line_chart(title, along, up, series, ticks), caption, numbers))
+        return figures
 
     def over_stream(self) -> Figure | None:
         """Accuracy on what came against the images of a stream that came."""
@@ -119,8 +151,12 @@ class Plots:
         caption: str,
         column: Column,
         values: Mapping[Configuration, Sequence[Estimate | None]],
+        references: Mapping[str, Sequence[float | None]] | None = None,
     ) -> Figure | None:
-        """A line for each configuration over the tasks that have a value; of many such tasks over some."""
+        """A line for each configuration over the tasks that have a value; of many such tasks over some.
+
+        references: shares that these are held against, by their names, each with a value after each task.
+        """
         known = [task for task in range(self.n_tasks) if any(of_task[task] for of_task in values.values())]
         tasks = [known[place] for place in thinned(len(known))]
         series, numbers = [], [["configuration", *(f"task {task + 1}" for task in tasks)]]
@@ -132,12 +168,22 @@ class Plots:
         if not series:
             return None
         every = -(-len(tasks) // 10)
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for name, line in (references or {}).items():
+            points = [(float(task + 1), 100 * value) for task in tasks if (value := line[task]) is not None]
+            numbers.append([name, *("" if line[task] is None else ACC.write(line[task] or 0) for task in tasks)])
+            if points and near(points, series):
+                lines[name] = points
+            elif points:
+                caption += f" {name.capitalize()}: {points[-1][1]:.1f}% in the end, beyond the axis."
+        around = [value for line in lines.values() for _, value in line]
         chart = line_chart(
             title,
             Axis(along, [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
-            share_axis(up, series) if column.unit == "%" else axis_of(up, series),
+            share_axis(up, series, around) if column.unit == "%" else axis_of(up, series),
             series,
             [(float(task + 1), str(task + 1)) for task in tasks[::every]],
+            lines=lines,
         )
         if len(tasks) < self.n_tasks and self.n_tasks > MOST_TASKS:
             caption += f" {len(tasks)} of {self.n_tasks} tasks are shown."
@@ -166,6 +212,7 @@ class Plots:
             Axis(axis_title(across), values, log=log, write=lambda value: f"{value:,.4g}"),
             share_axis(axis_title(up), series),
             series,
+            [] if across.better else pareto([(middle(at), value.mean) for of in series for at, value in of.points]),
         )
         return Figure(title, chart, caption, numbers)
 
@@ -206,6 +253,19 @@ class Plots:
         return Figure(title, chart, column.meaning.capitalize() + ".", numbers)
 
 
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points (cost, gain) that none beats: whoever costs less gains less. From the cheapest on.
+
+    >>> pareto([(1, 5), (2, 4), (3, 7), (3, 6)])
+    [(1, 5), (3, 7)]
+    """
+    front: list[tuple[float, float]] = []
+    for cost, gain in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or gain > front[-1][1]:
+            front.append((cost, gain))
+    return front
+
+
 def axis_title(column: Column) -> str:
     what = {"LA": "plasticity: LA", "BWT": "stability: BWT", "bytes_kept": "kept", "seconds": "time"}
     return f"{what.get(column.name, column.title)}, {column.unit}"
@@ -221,9 +281,16 @@ def axis_of(title: str, series: Sequence[Series]) -> Axis:
     return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))
 
 
-def share_axis(title: str, series: Sequence[Series]) -> Axis:
-    """An axis of percentages around what there is."""
+def near(line: Sequence[tuple[float, float]], series: Sequence[Series]) -> bool:
+    """Whether an axis of percentages that reaches to this line, too, still shows how the series differ."""
     values = [value.mean for curve in series for _, value in curve.points]
+    room = max(max(values) - min(values), 20)
+    return all(min(values) - room <= value <= max(values) + room for _, value in line)
+
+
+def share_axis(title: str, series: Sequence[Series], more: Sequence[float] = ()) -> Axis:
+    """An axis of percentages around what there is. more: other values that it has to reach."""
+    values = [*more, *(value.mean for curve in series for _, value in curve.points)]
     centre, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
     values += [centre - 0.5, centre + 0.5]  # less than a point isn't worth the whole height
     ends = [end for curve in series for _, v in curve.points if v.half for end in (v.mean - v.half, v.mean + v.half)]

@@ -23,6 +23,9 @@ from cl_bench.report.labels import as_typed, read_value
 MEMORY = ("memory_images", "memory_bytes")
 """Real images kept, and their bytes; of a generator its bytes, and as many images as they would hold."""
 
+CURVES = ("evaluate_every", "evaluate_unit", "evaluate_on")
+"""What is measured besides, while a task is learned: it moves no number that is compared."""
+
 MACHINE = ("trainer.threads", "trainer.accelerator")
 """Where a run is computed: it moves a sum's last digits, not what is compared."""
 
@@ -106,6 +109,20 @@ class Run:
             for record in self.results.tasks
         }
         return [found.get(task) for task in range(self.n_tasks)]
+
+    @cached_property
+    def while_learning(self) -> dict[str, list[tuple[int, float]]]:
+        """(steps of the run, mean accuracy on the tasks so far) while tasks were learned, by the kind of images."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        start = 0
+        for phase in (phase for record in self.results.tasks for phase in record.phases):
+            if phase.evaluation:
+                for step, accuracies in phase.evaluation.points:
+                    known = [accuracy for accuracy in accuracies if accuracy is not None]
+                    mean = math.fsum(known) / max(len(known), 1)
+                    found.setdefault(phase.evaluation.on, []).append((start + step, mean))
+            start += phase.steps
+        return found
 
     def accuracies(self) -> list[float | None]:
         """Mean accuracy on the tasks seen so far, or on the test set that all share, after each task; None where one of
@@ -193,7 +210,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     {'trainer.epochs': 2, 'network.hidden': [4, 4]}
     """
     idle = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
-    idle |= {"seed", *MACHINE}
+    idle |= {"seed", *MACHINE, *CURVES}
     kept = {key: value for key, value in settings.items() if key not in idle}
     return {key: value for key, value in leaves(kept) if key not in idle}
 

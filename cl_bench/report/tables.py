@@ -68,6 +68,8 @@ COLUMNS = (
     Column("A5", "A5", "%", "mean accuracy after five classes", 1),
     Column("A10", "A10", "%", "mean accuracy after ten classes", 1),
     Column("AAA", "AAA", "%", "mean accuracy on the tasks seen so far, averaged over the ends of tasks", 1),
+    Column("later_AAA", "Later AAA", "%", "the same on merged test sets and from the second task on", 1),
+    Column("top5_ACC", "Top 5", "%", "share of images whose class is among the first five answers, mean over tasks", 1),
     Column("A_AUC", "A_AUC", "%", "accuracy on what came of a stream, mean over the images that came", 1),
     Column("LA", "LA", "%", "accuracy on each task just after it was learned: plasticity", 1),
     ONLINE,

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -91,6 +92,20 @@ def ticks(axes: Axes, labels: Sequence[str]) -> None:
     upright = max(map(len, labels)) > 3 and len(labels) > 8
     axes.set_xticks([task + 1 for task in named], [labels[task] for task in named], rotation=90 if upright else 0)
     axes.set_xlabel("after learning task")
+
+
+def references(axes: Axes, x: np.ndarray, joint: Any, chance: Any) -> None:
+    """Lines to hold the curves against, at these places along the x axis, where they are known."""
+    for values, name, dash in ((joint, "joint training", (0, (6, 2))), (chance, "chance", (0, (1, 1.5)))):
+        if values is not None and len(x):
+            y = np.array(values, dtype=float)
+            axes.plot(x, y, color="0.35", linewidth=1.4, linestyle=dash, zorder=1, label=name)
+
+
+def legend_of_lines(axes: Axes) -> None:
+    """Names the mean, and what the curves are held against, where the curves of tasks are told by colour alone."""
+    lines = [line for line in axes.lines if not str(line.get_label()).startswith(("task ", "_"))]
+    axes.legend(handles=lines, fontsize=8, framealpha=0.7)
 
 
 def as_shares(axes: Axes) -> None:

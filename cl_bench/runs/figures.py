@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from cl_bench.record import MOST_TASKS, Capacity, Results, measured_rows, thinned
+from cl_bench.runs.class_figures import accuracy_per_class, confusion_matrices
 from cl_bench.runs.drawing import (
     LEGEND_ROWS,
     ORDERED,
@@ -24,12 +25,15 @@ from cl_bench.runs.drawing import (
     colourbar,
     curves,
     legend,
+    legend_of_lines,
+    references,
     save,
     task_labels,
     ticked,
     ticks,
     wide,
 )
+from cl_bench.runs.evaluation_figures import accuracy_while_learning, validation_in_training
 from cl_bench.runs.plasticity_figure import plasticity_over_tasks
 from cl_bench.runs.samples import MOST_ROWS
 from cl_bench.runs.stream_figure import accuracy_on_stream
@@ -41,7 +45,7 @@ def draw_results(results: Results, folder: Path) -> None:
     names = [as_text(name) for name in results.class_names]
     if not results.shared_test:
         accuracy_matrix(results.R, labels, folder / "accuracy_matrix.png")
-    accuracy_over_tasks(results.R, labels, folder / "accuracy_over_tasks.png")
+    accuracy_over_tasks(results.R, labels, folder / "accuracy_over_tasks.png", results.joint, results.chance)
     noted = {labels[record.task]: record.diagnostics for record in results.tasks}
     if any(value is not None for record in results.tasks for value in record.of_plasticity.values()):
         plasticity_over_tasks(
@@ -57,6 +61,12 @@ def draw_results(results: Results, folder: Path) -> None:
     phases = [(labels[record.task], phase) for record in results.tasks for phase in record.phases]
     if curves := {label: phase.validation for label, phase in phases if phase.validation}:
         validation_in_training(curves, folder / "validation.png")
+    if any(phase.evaluation for _, phase in phases):
+        accuracy_while_learning(results, labels, folder / "accuracy_while_learning.png")
+    if by_class := {labels[record.task]: record.by_class for record in results.tasks if record.by_class}:
+        accuracy_per_class(by_class, names, folder / "accuracy_per_class.png")
+        if any(of.confusion for of in by_class.values()):
+            confusion_matrices(by_class, names, folder / "confusion.png")
     if points := results.stream:
         ends = [phase.stream[-1][0] for _, phase in phases if phase.stream]
         accuracy_on_stream(points, ends, folder / "accuracy_on_stream.png")
@@ -106,16 +116,23 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     save(figure, path)
 
 
-def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
+def accuracy_over_tasks(
+    R: Matrix,
+    labels: Sequence[str],
+    path: Path,
+    joint: Sequence[float | None] | None = None,
+    chance: Sequence[float | None] | None = None,
+) -> None:
     """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far; or how that
     on the one test set does.
 
-    R, labels: as for `accuracy_matrix`, or shape (T, 1).
+    R, labels: as for `accuracy_matrix`, or shape (T, 1). joint, chance: see `Results`, lines to hold it against.
     """
     T = len(R)
     figure = Figure(figsize=(6.4 + wide(T), 4.2), layout="constrained")
     axes = figure.add_subplot()
     accuracy_curves(axes, R, labels)
+    references(axes, np.arange(1, T + 1), joint, chance)
     as_shares(axes)
     if len(R[0]) < T:
         axes.set(ylabel="accuracy", title="Accuracy on the test set of all tasks")
@@ -126,6 +143,7 @@ def accuracy_over_tasks(R: Matrix, labels: Sequence[str], path: Path) -> None:
         figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
     else:
         colourbar(figure, axes, T, "task")
+        legend_of_lines(axes)
     save(figure, path)
 
 
@@ -141,35 +159,6 @@ def once_learned(R: Matrix) -> tuple[np.ndarray, np.ndarray]:
     accuracy = np.array(R, dtype=float)
     mean = np.array([row[: i + 1].mean() for i, row in enumerate(accuracy)])
     return np.where(np.tri(len(accuracy), dtype=bool), accuracy, np.nan), mean
-
-
-def validation_in_training(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
-    """Accuracy on the validation images of the tasks so far while each task is learned, one task after another.
-
-    curves: for the label of each task (step, accuracy), steps counted from the beginning of its training.
-    """
-    figure = Figure(figsize=(6.4 + wide(len(curves)), 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    start, middles = 0.0, []
-    for number, curve in enumerate(curves.values()):
-        steps, accuracy = np.array(curve, dtype=float).T
-        marker = "." if len(curves) <= MOST_TASKS else None
-        axes.plot(start + steps, accuracy, color=ORDERED(0.88 * number / max(len(curves) - 1, 1)), marker=marker)
-        middles.append(start + steps[-1] / 2)
-        start += steps[-1]
-        if len(curves) <= MOST_TASKS:
-            axes.axvline(start, color="0.7", linewidth=0.8)
-    named, labels = ticked(len(curves)), list(curves)
-    axes.set_xticks(
-        [middles[task] for task in named], [labels[task] for task in named], rotation=90 if len(curves) > 8 else 0
-    )
-    axes.tick_params(axis="x", length=0)
-    axes.set(
-        xlabel="while learning task", ylabel="accuracy", title="Validation images of the tasks so far", xlim=(0, start)
-    )
-    as_shares(axes)
-    axes.grid(axis="y", alpha=0.3)
-    save(figure, path)
 
 
 def fid_over_tasks(

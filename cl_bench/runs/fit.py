@@ -15,10 +15,14 @@ import pytorch_lightning as pl
 import torch
 from annotated_types import Ge, Gt, Le
 
-from cl_bench.config import InputError, Positive, Stopped
+from cl_bench.config import InputError, Positive, Rate, Stopped
 from cl_bench.data.batches import Batches, Data, Step
-from cl_bench.methods.base import Learner
+from cl_bench.methods.base import Classifier, Learner, Method
+from cl_bench.networks.base import batch_norms
+from cl_bench.networks.schedules import Schedule
 from cl_bench.record import Phase
+from cl_bench.runs.course import Course
+from cl_bench.runs.evaluating import Evaluate
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
@@ -27,6 +31,7 @@ from cl_bench.seeding import derive, seeded
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
+warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*in eval mode.*")  # frozen batch normalization
 
 ONE_IMAGE = (
     "network: its batch normalization can't train on a single image; raise memory, method.n_replay or "
@@ -57,10 +62,14 @@ class Fit:
     seconds. When a task is replayed after a kill, it returns from finished phases at once and continues the one that
     was cut at its step.
 
-    epochs: passes over a phase's data. iterations: mini-batches per task instead. batch_size: images. chunk:
-    mini-batches handed to Lightning at once; changes no number. accelerator, precision: as Lightning's. threads:
-    of torch on the CPU, None for its own choice. log_every: steps whose mean is one point of a curve; changes no
-    result. progress: a bar for the whole run, when there is a terminal, and a line after each task.
+    schedule: of the step sizes of the method, which its parts (a GAN) don't follow. epochs: passes over a phase's data.
+    iterations: mini-batches per task instead. batch_size: images. patience: passes without better accuracy on the
+    task's validation images after which a phase of the method ends, see `Course`. gradient_clip: the largest norm of a
+    gradient, of all weights that an optimizer steps, in any phase. freeze_batch_norm: whether the network's statistics
+    stay as the first task left them. chunk: mini-batches handed to Lightning at once; changes no number. accelerator,
+    precision: as Lightning's. threads: of torch on the CPU, None for its own choice. log_every: steps whose mean is one
+    point of a curve; changes no result. progress: a bar for the whole run, when there is a terminal, and a line after
+    each task.
     """
 
     def __init__(
@@ -69,10 +78,14 @@ class Fit:
         logger: RunLogger,
         seed: int,
         checkpoint_every: float,
+        schedule: Schedule | None = None,
         *,
         epochs: Positive,
         iterations: Positive | None = None,
         batch_size: Annotated[int, Ge(1), Le(10**9)] = 128,
+        patience: Positive | None = None,
+        gradient_clip: Rate | None = None,
+        freeze_batch_norm: bool = False,
         chunk: Positive = 32,
         accelerator: Literal["auto", "cpu", "gpu"] = "auto",
         precision: Literal["32-true", "bf16-mixed"] = "32-true",
@@ -82,6 +95,8 @@ class Fit:
     ) -> None:
         self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
         self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
+        self.schedule, self.patience = schedule, patience
+        self.gradient_clip, self.freeze_batch_norm = gradient_clip, freeze_batch_norm
         self.log_every, self.progress = log_every, RunProgress(shown=progress)
         self.device = device_of(accelerator)
         self.precision: Literal["32-true", "bf16-mixed"] = precision
@@ -90,7 +105,9 @@ class Fit:
             torch.set_num_threads(threads)
         self.signal: int | None = None
         self.validate: Validate = lambda module: None
+        self.validate_current = self.validate
         self.points, self.measure = NO_POINTS
+        self.evaluate: Evaluate | None = None
         self.saved_at = 0.0  # seconds, on the monotonic clock
         self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
@@ -99,12 +116,21 @@ class Fit:
         self._task, self._began = -1, 0.0
 
     @contextmanager
-    def task(self, index: int, validate: Validate = lambda module: None, points: Points = NO_POINTS) -> Iterator[None]:
+    def task(
+        self,
+        index: int,
+        validate: Validate = lambda module: None,
+        points: Points = NO_POINTS,
+        validate_current: Validate = lambda module: None,
+        evaluate: Evaluate | None = None,
+    ) -> Iterator[None]:
         """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
 
         validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
-        points: where a stream is measured.
+        points: where a stream is measured. validate_current: the accuracy on validation images of this task alone.
+        evaluate: how all tasks so far are measured, while this one is learned.
         """
+        self.validate_current, self.evaluate = validate_current, evaluate
         self.validate, (self.points, self.measure) = validate, points
         self._task, self.phases, self._ends = index, [], []
         self.saved_at = time.monotonic()
@@ -132,7 +158,7 @@ class Fit:
                 self.save(None)
             raise Stopped(self.signal)
         if saved and number < len(saved["ends"]):
-            finished = Phase(**saved["phases"][number])
+            finished = Phase.of(saved["phases"][number])
             module.load_state_dict(saved["ends"][number])
             self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
             return self._end(finished, saved["ends"][number])
@@ -141,7 +167,10 @@ class Fit:
             steps = self._steps(data, epochs, times)
 
         points = self.points if data.order is not None else {}
-        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points)
+        per_pass = data.n_batches(self.batch_size) * data.updates
+        evaluating = self.evaluate.phase(module, steps, per_pass) if self.evaluate else None
+        course = self._course(module, data, steps)
+        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points, course, evaluating)
         if saved and number == len(saved["ends"]) and saved["running"]:
             start = watch.restore(saved["running"])
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
@@ -152,12 +181,15 @@ class Fit:
             steps=steps,
             seed=derive(self.seed, "batches", self._task, number),
             chunk=self.chunk,
-            start=start,
+            start=steps if watch.course and watch.course.stopped else start,
             step=step,
             after_step=watch.after_step,
         )
         with seeded(self.seed, "phase", self._task, number):
             module.train()
+            if self.freeze_batch_norm and self._task and isinstance(module, Classifier):
+                for norm in batch_norms(module.network):
+                    norm.eval()
             if len(batches):
                 trainer = self._trainer(watch)
                 try:
@@ -171,6 +203,10 @@ class Fit:
                     vars(trainer).clear()
                     module.trainer = None
         module.to(self.device)
+        if watch.course:
+            steps = watch.done or start
+            watch.end_course(steps)
+        self.progress.end_phase(steps)
         finished = Phase(
             phase,
             steps,
@@ -180,6 +216,7 @@ class Fit:
             watch.validation,
             online_accuracy=watch.online.value,
             stream=watch.stream or None,
+            evaluation=evaluating and evaluating.record,
         )
         return self._end(finished, module.state_dict())
 
@@ -216,6 +253,13 @@ class Fit:
         state = {"task": self._task, "seconds": self.seconds, "phases": phases, "ends": self._ends}
         self.folder.save_phase(state | {"running": running})
         self.saved_at = time.monotonic()
+
+    def _course(self, module: Learner, data: Data, steps: int) -> Course | None:
+        """What is decided along a phase of the method; None for its parts, and where there is nothing to decide."""
+        if not isinstance(module, Method) or not (self.schedule or self.patience):
+            return None
+        per_pass = data.n_batches(self.batch_size) * data.updates
+        return Course(module, steps, per_pass, self.schedule, self.patience, self.validate_current)
 
     def _steps(self, data: Data, epochs: int | None, times: int) -> int:
         if epochs is None and self.iterations:

@@ -19,6 +19,7 @@ from cl_bench.record import Results, to_json
 from cl_bench.runs.curves import Row, read, rewrite
 
 STREAM = "accuracy_on_stream"  # stands in the place of the phase for what is measured while a stream is learned
+EVALUATED = "while_learning"  # of what is measured while a task is learned
 MEASURED = "task"  # stands in the place of the phase for what is measured after a task
 
 
@@ -72,6 +73,12 @@ class RunLogger(Logger):
         phase."""
         phase, self._phase = self._phase, STREAM
         self.log_points([(step, {"images": images} | ({} if accuracy is None else {"accuracy": accuracy}))])
+        self._phase = phase
+
+    def log_evaluation(self, points: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Accuracies on all tasks so far, by name, after so many steps of this phase."""
+        phase, self._phase = self._phase, EVALUATED
+        self.log_points(points)
         self._phase = phase
 
     def _row(self, step: int, name: str, value: float) -> Row:

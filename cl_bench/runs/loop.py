@@ -28,7 +28,8 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
             before = plasticity(method, task.train, task.index)
-            with fit.task(task.index, recorder.validate, recorder.points(task)):
+            watched = (recorder.points(task), recorder.validate_current, recorder.evaluate(task))
+            with fit.task(task.index, recorder.validate, *watched):
                 diagnostics = method.learn_task(task, fit)
             recorder.record(task, diagnostics, before)
             if fit.signal:
@@ -54,6 +55,7 @@ def run(settings: Mapping[str, Any]) -> Results:
         logger=logger,
         seed=settings["seed"],
         checkpoint_every=settings["checkpoint_every"],
+        schedule=build(nodes["scheduler"]) if "scheduler" in nodes else None,
     )
     with folder.opened(anew=not settings["resume"]), saved_on_signals(fit):
         scenario = scenario.to(fit.device, fit.batch_size)

@@ -175,6 +175,11 @@ class RunProgress:
             self._loss = f"{logged[0][0]} {sum(losses) / len(losses):.3g}" if losses else ""
             self._changed = time.monotonic()
 
+    def end_phase(self, n_steps: int) -> None:
+        """The phase is over after so many mini-batches, which may be fewer than it was to have."""
+        if self._phase:
+            self._phase.done = self._phase.n_steps = n_steps
+
     def say_what(self, what: str) -> None:
         """What is done outside of training."""
         self._what, self._loss = what, ""

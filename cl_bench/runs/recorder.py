@@ -18,6 +18,8 @@ from cl_bench.config.names import name_of, place
 from cl_bench.data.problem import Task
 from cl_bench.data.streams import first_places
 from cl_bench.data.tasks import Scenario
+from cl_bench.evaluation.by_class import FIRST, kept_after
+from cl_bench.evaluation.chance import chance
 from cl_bench.evaluation.judge import Judge, generated_metrics
 from cl_bench.evaluation.scores import References, Score
 from cl_bench.evaluation.sizes import growth_rate
@@ -36,6 +38,7 @@ from cl_bench.record import (
     thinned,
     to_json,
 )
+from cl_bench.runs.evaluating import Evaluate, evaluate, warn_if_idle
 from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import NO_POINTS, Fit, Points
 from cl_bench.runs.folder import RunFolder, read_results
@@ -77,6 +80,12 @@ class Recorder:
         n_tasks = len(scenario.tasks)
         every = settings.get("measure_every", 1)
         self.measured = {*range(every - 1, n_tasks, every), n_tasks - 1}  # tasks after which all are measured
+        self.warned = False
+        self.with_classes, self.with_confusion = kept_after(self.measured, scenario.problem.n_outputs)
+        self.chance, self.joint = chance(scenario), references.joint_line
+        problem = scenario.problem
+        in_the_end = problem.mask(problem.rules["evaluation"], after=n_tasks - 1)[:n_tasks]
+        self.has_top5 = bool((in_the_end.sum(1) > FIRST).all())
         self.written = set(thinned(n_tasks))  # and those after which results.json is written
         self.name = f"{name_of(settings)}-seed{settings['seed']}"
         self.provenance = provenance(fit.device, settings)
@@ -146,6 +155,10 @@ class Recorder:
         """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
+    def validate_current(self, module: Learner) -> float | None:
+        """Accuracy of the method on what is set apart of the task that it learns: what may end its training."""
+        return self.score.validation(self.method, after=self.method.index, first=self.method.index)
+
     def points(self, task: Task) -> Points:
         """Where the stream is measured while this task's part of it comes: `scenario.measure_every`."""
         every, data = self.settings["scenario"].get("measure_every"), task.train
@@ -163,6 +176,10 @@ class Recorder:
         due = [i for i in range(1, n + 1) if ends[i] // every > ends[i - 1] // every or (last and i == n)]
         return Points({i * data.updates: ends[i] for i in due}, measure)
 
+    def evaluate(self, task: Task) -> Evaluate | None:
+        """How all tasks so far are measured while this one is learned: `evaluate_every`."""
+        return evaluate(self.settings, self.scenario, self.score, self.method, task)
+
     def record(self, task: Task, noted: Mapping[str, Any], before: Plasticity | None) -> None:
         """Measures the method after a task and writes down what is known; only then is the task done.
 
@@ -173,9 +190,14 @@ class Recorder:
         """
         seconds, index = self.fit.seconds, task.index  # of training alone
         self.fit.progress.say_what("evaluation")
+        if self.method.measurable and not self.warned:
+            self.warned = warn_if_idle(self.settings, self.fit.phases)
         self.method.eval()
+        top5, by_class = None, None
         if self.method.measurable and index in self.measured:
-            self.score.measure(self.method, after=index)
+            tally = self.score.measure(self.method, after=index)
+            top5 = tally.top5
+            by_class = tally.count(index in self.with_confusion) if index in self.with_classes else None
         generated, picture = self.generated(index)
         diagnostics = Diagnostics.of(noted)
         record = TaskRecord(
@@ -188,6 +210,8 @@ class Recorder:
             memory=self.memory(index, diagnostics.generator_bytes),
             answer_bytes=self.method.answer_bytes,
             plasticity=before if self.fit.phases else None,
+            top5=top5,
+            by_class=by_class,
         )
         self.records.append(record)
         self.lines.append(json.dumps(to_json(record)))
@@ -236,6 +260,11 @@ class Recorder:
             return {}
         return to_json(stream_metrics(self.records, [len(task.train) for task in self.scenario.tasks]))
 
+    def top5(self) -> dict[str, float | None]:
+        """Accuracy of the five first answers, as last measured; nothing where no more than five will ever answer."""
+        last = [record.top5 for record in self.records if record.task in self.measured]
+        return {"top5_ACC": last[-1] if last else None} if self.has_top5 else {}
+
     def growth(self) -> dict[str, float | None]:
         """How much more answers need with each task."""
         return to_json({"growth_rate": growth_rate([record.answer_bytes or 0 for record in self.records])})
@@ -268,7 +297,11 @@ class Recorder:
             b=scores.b,
             R_task_masked=scores.R_task_masked,
             n_test=scores.n_test,
-            metrics=scores.metrics | self.stream() | self.growth() | generated_metrics(self.records, self.score.ends),
+            metrics=scores.metrics
+            | self.top5()
+            | self.stream()
+            | self.growth()
+            | generated_metrics(self.records, self.score.ends),
             memory=self.records[-1].memory if self.records else None,
             tasks=list(self.records),
             parameters=sum(p.numel() for p in self.method.parameters() if p.requires_grad),
@@ -277,6 +310,8 @@ class Recorder:
             peak_memory_mb=peak_memory_mb(),
             peak_gpu_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
             device=str(self.fit.device),
+            chance=to_json(self.chance),
+            joint=self.joint,
         )
 
 

@@ -3,7 +3,7 @@ runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,18 +34,34 @@ def references_of(settings: Mapping[str, Any], scenario: Scenario) -> References
         tasks = "the tasks share one test set, so there is no accuracy on each of them to compare; leave it out"
         raise InputError(f"reference={typed(named)}: {tasks}")
     found: dict[str, list[float]] = {}
+    line = None
     for reference in [named] if isinstance(named, str) else named:
-        sort, accuracies = accuracies_of(reference, settings, scenario)
+        sort, accuracies, R = accuracies_of(reference, settings, scenario)
         if sort in found:
             raise InputError(f"reference={typed(named)}: names two runs of the same sort, {sort}; choose one of them")
         found[sort] = accuracies
-    return References(**found)
+        line = so_far(R) if sort == "joint" else line
+    return References(**found, joint_line=line)
 
 
-def accuracies_of(reference: str, settings: Mapping[str, Any], scenario: Scenario) -> tuple[str, list[float]]:
-    """The field of `References` that a finished run gives, and its accuracy on each task: the diagonal of a cumulative
-    or a separate run, the last row of a joint one. A separate network knows the classes of its task alone, so in
-    class-incremental learning its accuracy is that with the task given.
+def so_far(R: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """The mean accuracy on the tasks so far after each of them, None where one wasn't measured; of a run that was
+    measured after its last task alone, what it reached there, all along.
+
+    >>> so_far([[0.9, 0.0], [0.5, 0.75]]), so_far([[None, None], [0.5, 0.75]])
+    ([0.9, 0.625], [0.625, 0.625])
+    """
+    rows = [[accuracy for accuracy in row[: after + 1] if accuracy is not None] for after, row in enumerate(R)]
+    means = [sum(row) / len(row) if len(row) == after + 1 else None for after, row in enumerate(rows)]
+    return means if any(mean is not None for mean in means[:-1]) else means[-1:] * len(R)
+
+
+def accuracies_of(
+    reference: str, settings: Mapping[str, Any], scenario: Scenario
+) -> tuple[str, list[float], list[list[float | None]]]:
+    """The field of `References` that a finished run gives, its accuracy on each task, and its R: the diagonal of a
+    cumulative or a separate run, the last row of a joint one. A separate network knows the classes of its task alone,
+    so in class-incremental learning its accuracy is that with the task given.
 
     Args:
         reference: the run's folder.
@@ -74,7 +90,7 @@ def accuracies_of(reference: str, settings: Mapping[str, Any], scenario: Scenari
     for row in ([R[task][task] for task in range(n_tasks)], R[-1]):
         accuracies = [accuracy for accuracy in row if accuracy is not None]
         if len(accuracies) == n_tasks:
-            return SEPARATE if method == SEPARATE else "joint", accuracies
+            return SEPARATE if method == SEPARATE else "joint", accuracies, R
     raise InputError(f"reference={reference}: has no accuracy on some of its tasks")
 
 

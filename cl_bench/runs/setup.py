@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -18,14 +19,16 @@ from cl_bench.config.compose import check_applicable, check_settings
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
+from cl_bench.config.training import check_validation
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.features import Features, as_features
 from cl_bench.data.streams import Stream, as_stream
 from cl_bench.data.tasks import Scenario
-from cl_bench.methods.base import Method
+from cl_bench.methods.base import Classifier, Method
 from cl_bench.methods.parts.memory import Budget
-from cl_bench.networks.base import Network
+from cl_bench.networks.base import Network, batch_norms
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.networks.schedules import Schedule
 from cl_bench.runs.fit import Fit, device_of
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.seeding import seeded
@@ -42,7 +45,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
 
 
 KINDS: dict[str, Any] = {
-    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Fit, RunLogger), strict=True)),
+    **dict(zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Schedule, Fit, RunLogger), strict=True)),
     "features": Features,
     "memory": Budget,
     "stream": Stream,
@@ -80,6 +83,8 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     available = sum(len(task.train) for task in scenario.tasks)
     if "trial" in settings:
         scenario = on_validation(scenario, settings["trial"]["first_tasks"], val_fraction)
+    if smoothing := settings.get("label_smoothing"):
+        scenario = Scenario(replace(scenario.problem, label_smoothing=smoothing), scenario.tasks, scenario.tests)
     problem = scenario.problem
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
@@ -99,9 +104,17 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         check_flat(network, settings)
     with seeded(seed, "method"):
         method: Method = build(nodes["method"], **given, network=network, optimizer=optimizer)
-    if method.needs_validation and not all(len(task.val) for task in scenario.tasks):
-        chosen = f"method={settings['choices']['method']}"
-        raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
+    if not all(len(task.val) for task in scenario.tasks):
+        if method.needs_validation:
+            chosen = f"method={settings['choices']['method']}"
+            raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
+        check_validation(settings)
+    if settings["trainer"].get("freeze_batch_norm") and not (
+        isinstance(method, Classifier) and batch_norms(method.network)
+    ):
+        raise InputError("trainer.freeze_batch_norm=true: this network has no batch normalization; set false")
+    if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
+        raise InputError("evaluate_on=validation: a task has no images set apart; choose test")
     return scenario, method
 
 

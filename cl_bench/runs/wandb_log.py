@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cl_bench.record import COSTS, Results, thinned
 from cl_bench.runs.curves import Row, read
-from cl_bench.runs.loggers import MEASURED, STREAM, CSVLog, is_number
+from cl_bench.runs.loggers import EVALUATED, MEASURED, STREAM, CSVLog, is_number
 
 if TYPE_CHECKING:
     import wandb
 
 log = logging.getLogger(__name__)
-APART = (MEASURED, STREAM)  # in the place of a phase, and none: they have no steps
+APART = (MEASURED, STREAM, EVALUATED)  # in the place of a phase, and none: they have no steps
 MACHINE_KEYS = ("data_dir", "output_root", "reference")  # paths on one machine: no part of what was tried
 PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name says which, its folder is their affair
 
@@ -28,7 +28,8 @@ class WandbLog(CSVLog):
 
     Losses are named PHASE/NAME over PHASE/step, the mini-batches of that phase in all tasks so far; what is measured
     after a task is task/NAME over `task`; accuracy_on_stream/accuracy is over the images of a stream that came; `step`
-    counts the mini-batches of all phases. The final numbers are in the summary under their plain names.
+    counts the mini-batches of all phases, and while_learning/NAME, what `evaluate_every` asks for, is over it. The
+    final numbers are in the summary under their plain names.
 
     Whatever W&B raises becomes one warning and W&B is off for the rest of the run; log.csv goes on.
 
@@ -129,9 +130,10 @@ class WandbLog(CSVLog):
     def _define_axis(self, phase: str) -> None:
         if self._run and phase not in self._axes:
             self._axes.add(phase)
-            self._run.define_metric(f"{phase}/step", hidden=True)
-            along = "images" if phase == STREAM else "step"
-            self._run.define_metric(f"{phase}/*", step_metric=f"{phase}/{along}")
+            along = "step" if phase == EVALUATED else f"{phase}/{'images' if phase == STREAM else 'step'}"
+            if phase != EVALUATED:
+                self._run.define_metric(f"{phase}/step", hidden=True)
+            self._run.define_metric(f"{phase}/*", step_metric=along)
 
     def task(self, results: Results, samples: Path | None) -> None:
         super().task(results, samples)

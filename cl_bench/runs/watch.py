@@ -13,7 +13,10 @@ import torch
 from cl_bench.config import KnownError, Stopped
 from cl_bench.evaluation.plasticity import OnlineAccuracy
 from cl_bench.methods.base import Learner
+from cl_bench.networks.optimizers import clip_gradients
+from cl_bench.runs.course import Course
 from cl_bench.runs.curves import Logged, averaged
+from cl_bench.runs.evaluating import Evaluating
 from cl_bench.seeding import restore_rng, rng
 
 if TYPE_CHECKING:
@@ -29,11 +32,22 @@ class Diverged(KnownError):
 class Watch(pl.Callback):
     """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad.
 
-    where: the phase, for a message. steps: of all of it. points: see `fit.Points`.
+    where: the phase, for a message. steps: of all of it. points: see `fit.Points`. course: what is decided along it.
+    evaluating: see `evaluating`.
     """
 
-    def __init__(self, fit: Fit, module: Learner, where: str, steps: int, points: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        fit: Fit,
+        module: Learner,
+        where: str,
+        steps: int,
+        points: Mapping[int, int],
+        course: Course | None,
+        evaluating: Evaluating | None = None,
+    ) -> None:
         self.fit, self.module, self.where, self.steps, self.points = fit, module, where, steps, points
+        self.course, self.evaluating = course, evaluating
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
@@ -41,7 +55,7 @@ class Watch(pl.Callback):
         self._looked: list[tuple[int, int, float | None]] = []  # of this chunk: steps done, and the same
         self.online = OnlineAccuracy(module)
         self.seconds, self._saved = 0.0, None
-        self._step = 0  # after the last chunk of this process
+        self.done = 0  # steps, after the last chunk of this process
         self._gradients: list[tuple[int, str, torch.Tensor]] = []  # of this chunk: step, parameter, sum
         self._unlogged: list[Logged] = []  # of steps after the last point of the curves
 
@@ -51,8 +65,12 @@ class Watch(pl.Callback):
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.losses, self.validation = dict(running["losses"]), list(running["validation"])
         self.stream = list(running.get("stream", []))
+        if self.evaluating:
+            self.evaluating.restore(running.get("evaluation", []))
         self._unlogged = list(running["unlogged"])
         self.online = OnlineAccuracy(self.module, running["online"])
+        if self.course and "course" in running:
+            self.course.restore(running["course"])
         self._saved = running
         return running["step"]
 
@@ -60,18 +78,22 @@ class Watch(pl.Callback):
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
         for number, optimizer in enumerate(trainer.optimizers):
+            if self.fit.gradient_clip:
+                optimizer.register_step_pre_hook(self._clip)
             optimizer.register_step_post_hook(partial(self._look, number))
         if self._saved:
             for optimizer, state in zip(trainer.optimizers, self._saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
             restore_rng(self._saved["rng"])
+        if self.course:
+            self.course.begin(trainer.optimizers, self._saved["step"] if self._saved else 0)
         self._began = time.monotonic()
         self._before, self._saved = self.seconds, None
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
         self._save(trainer, module, bool(stop))
-        if stop and self._step:
+        if stop and self.done:
             raise Stopped(stop)
 
     def on_train_batch_end(
@@ -79,15 +101,21 @@ class Watch(pl.Callback):
     ) -> None:
         self.seconds = self._before + time.monotonic() - self._began
         step = self.module.step_index + 1
-        self._step = step
+        self.done = step
+        if self.course and self.course.stopped:
+            trainer.should_stop = True
         logged = self._check()
         self.losses.update({name: value for _, name, value in logged})
         self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
-        points, self._unlogged = averaged(self._unlogged + logged, self.fit.log_every, step, self.steps)
+        points, self._unlogged = averaged(
+            self._unlogged + logged, self.fit.log_every, step, step if trainer.should_stop else self.steps
+        )
         self.fit.logger.log_points(points)
         for done, seen, accuracy in self._looked:
             self.fit.logger.log_stream(done, seen, accuracy)
         self._looked.clear()
+        if self.evaluating:
+            self.fit.logger.log_evaluation(self.evaluating.new_points())
         before = time.monotonic()
         if step * VALIDATIONS // self.steps > len(self.validation):
             accuracy = self.fit.validate(self.module)
@@ -95,14 +123,38 @@ class Watch(pl.Callback):
                 self.validation.append((step, accuracy))
         self._set_aside(time.monotonic() - before)
 
-    def after_step(self, done: int) -> None:
-        """Measures where a stream is to be: inside of a chunk, as one for each point would cost more than its steps."""
+    def after_step(self, done: int) -> bool:
+        """Measures where that is to be, and at the end of a pass: inside of a chunk, as one for each point would cost
+        more than its steps. Returns whether the phase ends here."""
+        if self.evaluating and self.evaluating.due(done):
+            before = time.monotonic()
+            with torch.autocast(self.fit.device.type, enabled=False):
+                self.evaluating.look(done)
+            self._set_aside(time.monotonic() - before)
         if done in self.points:
             before, seen = time.monotonic(), self.points[done]
             with torch.autocast(self.fit.device.type, enabled=False):
                 self.stream.append((seen, self.fit.measure(seen)))
             self._looked.append((done, *self.stream[-1]))
             self._set_aside(time.monotonic() - before)
+        if self.course is None:
+            return False
+        before = time.monotonic()
+        with torch.autocast(self.fit.device.type, enabled=False):
+            ends = self.course.after_step(done)
+        self._set_aside(time.monotonic() - before)
+        return ends
+
+    def end_course(self, done: int) -> None:
+        """Puts the module in its best state, whose accuracy on validation images is then the last one."""
+        if self.course is None or self.course.best is None:
+            return
+        before = time.monotonic()
+        self.module.load_state_dict(self.course.best)
+        accuracy = self.fit.validate(self.module)
+        if accuracy is not None:
+            self.validation = [*(point for point in self.validation if point[0] < done), (done, accuracy)]
+        self.fit.set_aside(time.monotonic() - before)
 
     def _set_aside(self, seconds: float) -> None:
         """Measuring is no training."""
@@ -115,10 +167,10 @@ class Watch(pl.Callback):
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
         """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be
         missing from the curves of a run killed in between."""
-        if self._step and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
+        if self.done and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
             self.fit.save(
                 {
-                    "step": self._step,
+                    "step": self.done,
                     "module": module.state_dict(),
                     "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
                     "rng": rng(),
@@ -127,10 +179,17 @@ class Watch(pl.Callback):
                     "losses": self.losses,
                     "validation": self.validation,
                     "stream": self.stream,
+                    "evaluation": self.evaluating.points if self.evaluating else [],
                     "unlogged": self._unlogged,
                     "online": (self.online.right, self.online.given),
                 }
+                | ({"course": self.course.state()} if self.course else {})
             )
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Before a step of an optimizer, whichever method makes it."""
+        if self.fit.gradient_clip:
+            clip_gradients(optimizer, self.fit.gradient_clip)
 
     def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After a step of an optimiser: counts it and notes its gradients' sums.

@@ -117,6 +117,8 @@ def around(group: str, node: dict[str, Any]) -> dict[str, Any]:
             chosen["optimizer"] = loaded("optimizer", "sgd")
         if method.__name__ == "OML":
             chosen["scenario"] |= {"meta_classes": 5}
+    if group == "scheduler":
+        chosen["scenario"] = chosen["scenario"] | {"val_fraction": 0.2}
     return chosen
 
 

@@ -13,10 +13,11 @@ import yaml
 from annotated_types import Ge
 
 from cl_bench.config import InputError, Positive
-from cl_bench.config.compose import STREAM, compose
+from cl_bench.config.compose import STREAM, check_settings, compose
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
 from cl_bench.config.schema import build, check, target, types_of
+from cl_bench.config.training import OLD
 
 NODES = [file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"]
 
@@ -213,6 +214,9 @@ def test_what_changes_a_number_changes_the_key() -> None:
 
 CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and a value that changes numbers
     ("measure_every", (), 2),
+    ("evaluate_every", (), 10),
+    ("evaluate_unit", (), "epochs"),
+    ("evaluate_on", (), "validation"),
     ("scenario.max_train", ("scenario=permuted",), 100),
     ("scenario.max_train", ("scenario=class_incremental",), 100),
     ("scenario.meta_classes", (), 4),
@@ -222,8 +226,12 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("method.consolidate_every", ("method=ewc",), 100),
     ("method.fisher_rate", ("method=ewc",), 0.5),
     ("method.consolidate_every", ("method=si",), 100),
-    ("optimizer.milestones", ("optimizer=sgd",), [0.5]),
-    ("optimizer.gamma", ("optimizer=sgd",), 0.2),
+    ("optimizer.nesterov", ("optimizer=sgd", "optimizer.momentum=0.9"), True),
+    ("trainer.patience", (), 3),
+    ("trainer.gradient_clip", (), 1.0),
+    ("trainer.freeze_batch_norm", (), True),
+    ("label_smoothing", (), 0.1),
+    ("scheduler", (), {"_target_": "cl_bench.networks.schedules.Cosine", "warmup": 0.0, "floor": 0.0}),
 ]
 
 
@@ -242,8 +250,25 @@ def test_a_setting_that_came_later_moves_no_key_until_it_is_set(where: str, more
 
 def test_each_setting_that_came_later_is_on_the_list() -> None:
     assert sorted(key for later in LATER.values() for key in later) == sorted(
-        where.rpartition(".")[2] for where, *_ in CAME_LATER
+        where.rpartition(".")[2] for where, *_ in [*CAME_LATER, *(("optimizer." + name,) for name in OLD)]
     )
+
+
+@pytest.mark.parametrize("gamma", [0.1, 0.2])
+def test_sgd_with_milestones_is_now_a_scheduler_and_has_the_key_that_it_had(gamma: float) -> None:
+    """A run from before there was one, too, is checked as it is written now."""
+    milestones = ["scheduler=multistep", "scheduler.milestones=[0.5]", f"scheduler.gamma={gamma}"]
+    now, plain = compose("method=finetune", "optimizer=sgd", *milestones), compose("method=finetune", "optimizer=sgd")
+    then = {key: value for key, value in plain.items() if key != "scheduler"}
+    then["optimizer"] = plain["optimizer"] | {"milestones": [0.5], "gamma": gamma}
+    assert key_of(now) == key_of(then) != key_of(plain)
+    assert check_settings(then)["scheduler"] == check_settings(now)["scheduler"]
+    assert check_settings(then)["optimizer"] == check_settings(now)["optimizer"]
+    assert "scheduler" not in check_settings(then | {"optimizer": then["optimizer"] | {"milestones": []}})
+    with pytest.raises(InputError, match=r"^optimizer\.milestones: no such key"):
+        check_settings(then | {"scheduler": now["scheduler"]})  # not both
+    warm = compose("method=finetune", "optimizer=sgd", *milestones, "scheduler.warmup=0.1")
+    assert key_of(warm) != key_of(now) != key_of(compose("method=finetune", "optimizer=adam", *milestones))
 
 
 def test_where_a_run_lives() -> None:

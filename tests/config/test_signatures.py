@@ -127,8 +127,8 @@ from cl_bench.networks.optimizers import SGD
 ONLY = ("task",)
 
 @dataclass(frozen=True)
-class Nesterov(SGD):
-    nesterov: bool = True
+class Cyclic(SGD):
+    period: int = 3
 
 class Dotted(base.Classifier): ...
 
@@ -158,7 +158,12 @@ def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "cl_bench.methods.others"
 
 
-@pytest.mark.parametrize("name", ["Nesterov", "Dotted", "Renamed", "OfTyping", "Anything", "Unknown"])
+def test_a_dataclass_has_the_fields_of_the_one_that_it_comes_from(others: str) -> None:
+    own = signatures.parameters("cl_bench.networks.optimizers.SGD")
+    assert list(signatures.parameters(f"{others}.Cyclic").items()) == [*own.items(), ("period", int)]
+
+
+@pytest.mark.parametrize("name", ["Dotted", "Renamed", "OfTyping", "Anything", "Unknown"])
 def test_what_is_not_plain_to_read_is_left_to_the_import(name: str, others: str) -> None:
     with pytest.raises(LookupError):
         signatures.parameters(f"{others}.{name}")

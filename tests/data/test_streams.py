@@ -142,7 +142,9 @@ def test_what_came_is_what_came() -> None:
         ((*ONLINE, "trainer.iterations=5"), r"trainer\.iterations=5: a stream"),
         ((*ONLINE, "trainer.epochs=5"), r"trainer\.epochs=5: says nothing of a stream .*scenario\.updates_per_batch"),
         ((*ONLINE, "trainer.batch_size=5"), r"trainer\.batch_size=5: says nothing .*set scenario\.batch_size"),
-        ((*ONLINE, "optimizer=sgd", "optimizer.milestones=[0.5]"), r"optimizer\.milestones=\[0\.5\]: "),
+        ((*ONLINE, "scheduler=multistep"), r"scheduler=multistep: is of a task's training as a whole.*scheduler=none"),
+        ((*ONLINE, "trainer.patience=3"), r"trainer\.patience=3: is of a task's training as a whole"),
+        ((*ONLINE, "trainer.freeze_batch_norm=true"), r"trainer\.freeze_batch_norm=true: is of a task's training"),
         (("scenario.passes=twice",), r"scenario\.passes=twice: input should be 'epochs' or 'online'"),
     ],
 )

@@ -186,20 +186,22 @@ def test_the_optimizer_forgets_what_it_knew_of_a_replaced_unit_alone(overrides: 
                 assert torch.equal(value, expected), (names[number], name)
 
 
-def test_entry_adam_is_adam_and_begins_anew_where_its_state_is_0() -> None:
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_entry_adam_is_adam_and_begins_anew_where_its_state_is_0(kind: type[torch.optim.Adam]) -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.zeros(5, 3))
     theirs.data.copy_(ours.data)
     late = nn.Parameter(ours.detach()[2].clone())  # a row that begins at step 6
-    settings: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.01}
-    mine, adam = EntryAdam([ours], **settings), torch.optim.Adam([theirs], **settings)
+    settings: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.999), "weight_decay": 0.5}
+    mine = EntryAdam([ours], **settings, decoupled=kind is torch.optim.AdamW)
+    adam = kind([theirs], **settings)
     anew = None
     for step in range(20):
         if step == 6:
             for value in mine.state[ours].values():
                 value[2] = 0.0
             late.data.copy_(ours.detach()[2])
-            anew = torch.optim.Adam([late], **settings)
+            anew = kind([late], **settings)
         g = torch.randn(5, 3)
         ours.grad, theirs.grad, late.grad = g.clone(), g.clone(), g[2].clone()
         for optimizer in filter(None, (mine, adam, anew)):

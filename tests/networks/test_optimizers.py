@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Compose, learn, one_pass
+from conftest import Compose, one_pass
 
 from cl_bench.config import InputError
-from cl_bench.data.batches import Batch, Step
-from cl_bench.data.problem import Task
-from cl_bench.methods.base import Classifier, Fit, Learner
+from cl_bench.methods.base import Classifier
 from cl_bench.runs.setup import prepare
 
 KINDS = {
@@ -29,6 +26,16 @@ KINDS = {
         torch.optim.SGD,
         {"lr": 0.1, "momentum": 0.9},
         ("optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9"),
+    ),
+    "nesterov": (
+        torch.optim.SGD,
+        {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+        ("optimizer=sgd", "optimizer.lr=0.1", "optimizer.momentum=0.9", "optimizer.nesterov=true"),
+    ),
+    "adamw": (
+        torch.optim.AdamW,
+        {"lr": 0.01, "weight_decay": 0.5, "fused": True},
+        ("optimizer=adamw", "optimizer.lr=0.01", "optimizer.weight_decay=0.5"),
     ),
 }
 
@@ -61,36 +68,6 @@ def test_its_state_goes_on_only_when_that_is_asked_for(
             theirs.step()
     for p, q in zip(method.network.parameters(), network.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("keep", ["false", "true"])
-def test_the_step_size_falls_at_milestones_of_each_phase_as_that_of_torch(
-    keep: str, small: Compose, tmp_path: Path
-) -> None:
-    chosen = ("optimizer=sgd", "optimizer.lr=0.5", "optimizer.milestones=[0.5,0.75]", "optimizer.gamma=0.2")
-    scenario, method = prepare(small("method=finetune", *chosen, f"optimizer.keep_state={keep}"))
-    assert isinstance(method, Classifier)
-    found: list[float] = []
-
-    def step(batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        found.append(optimizer.param_groups[0]["lr"])
-        return {"loss": torch.zeros(())}
-
-    for task in range(2):
-        how = partial(train_20_steps, step)
-        learn(method, scenario, task, tmp_path, how=how)
-    theirs = torch.optim.SGD([torch.zeros(1)], lr=0.5)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(theirs, [10, 15], gamma=0.2)
-    expected = []
-    for _ in range(20):
-        expected.append(theirs.param_groups[0]["lr"])
-        theirs.step()
-        schedule.step()
-    assert found == pytest.approx(expected * 2)
-
-
-def train_20_steps(step: Step, method: Learner, task: Task, fit: Fit) -> None:
-    fit(method, task.train, phase="train", step=step, steps=20)
 
 
 @pytest.mark.parametrize("method", ["dgm", "dgr"])

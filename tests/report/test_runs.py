@@ -74,7 +74,7 @@ def test_labels_tell_what_differs_and_no_more(tmp_path: Path) -> None:
     for budget in (200, 100):
         write(tmp_path, "er", memory__images=budget, memory__per="class")
     (benchmark,) = found_in(tmp_path)
-    assert [one.label for one in benchmark.configurations] == ["finetune", "er memory=100", "er memory=200"]
+    assert [one.label for one in benchmark.configurations] == ["er memory=100", "er memory=200", "finetune"]
     assert benchmark.protocols == {"P1": {}}
 
 

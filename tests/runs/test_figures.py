@@ -17,7 +17,8 @@ from example_records import capacity, generated, plastic_record, results, task_r
 from matplotlib.axes import Axes
 from PIL import Image
 
-from cl_bench.record import Capacity, Diagnostics, Phase
+from cl_bench.network_record import Evaluation
+from cl_bench.record import ByClass, Capacity, Diagnostics, Phase
 from cl_bench.runs.drawing import task_labels
 from cl_bench.runs.figures import (
     accuracy_matrix,
@@ -94,6 +95,69 @@ def count_texts() -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Axes, "text", lambda axes, x, y, s, **how: texts.append(s) or put(axes, x, y, s, **how))
         yield texts
+
+
+def evaluated(T: int, tasks: list[int] | None) -> Phase:
+    points = [(step, [0.9 - step / 100] * (len(tasks) if tasks else 1)) for step in range(1, 11)]
+    return Phase("train", 10, [10], 1.0, {}, [], evaluation=Evaluation("validation images", tasks, points))
+
+
+@pytest.mark.parametrize(("T", "shared"), [(1, False), (5, False), (5, True), (300, False)])
+def test_what_was_measured_while_learning_fits_a_page(tmp_path: Path, T: int, shared: bool) -> None:
+    """With the phases that were not measured between the others, and a joint run that was measured seldom."""
+    tasks = [
+        task_record(
+            t, phases=[Phase("gan", 20, [20], 1.0, {}, []), evaluated(T, None if shared else [*range(min(t + 1, 41))])]
+        )
+        for t in range(T)
+    ]
+    joint = [None, *[0.9] * (T - 1)]
+    found = results(triangular(T), tasks=tasks, chance=[1 / (t + 1) for t in range(T)], joint=joint)
+    with drawn_lines() as lines:
+        draw_results(found, tmp_path)
+    width, height = size(tmp_path / "accuracy_while_learning.png")
+    assert 900 <= width <= 4000
+    assert 400 <= height <= 700
+    assert (tmp_path / "accuracy_while_learning.png").stat().st_size < 600_000
+    assert len(lines["joint training"]) == len(lines["chance"]) == 2  # there, and in the accuracy over tasks
+    mean = lines["test set of all tasks" if shared else "mean of tasks seen"][-1]
+    assert (mean[0], mean[-1]) == (21.0, 30.0 * T)  # after the 20 steps of the other phase
+
+
+@contextmanager
+def drawn_lines() -> Iterator[dict[str, list[list[float]]]]:
+    """By their labels: where each of that name has its points along the x axis."""
+    lines: dict[str, list[list[float]]] = {}
+    put = Axes.plot
+
+    def plot(axes: Axes, *where: Any, **how: Any) -> Any:
+        lines.setdefault(how.get("label", ""), []).append(list(where[0]))
+        return put(axes, *where, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Axes, "plot", plot)
+        yield lines
+
+
+@pytest.mark.parametrize(("T", "K", "per_row"), [(1, 2, 1), (5, 10, 1), (100, 100, 1), (2, 1001, 3)])
+def test_single_classes_fit_a_page(tmp_path: Path, T: int, K: int, per_row: int) -> None:
+    side = -(-K // per_row)
+    counts = [[9 if i == j else 0 for j in range(side)] for i in range(side)]
+    counts[-1] = [0] * side  # no image of this class yet
+    by_class = ByClass([*[0.5] * (K - 1), None], counts, per_row)
+    found = results(
+        triangular(T),
+        class_names=[f"class {output}" for output in range(K)],
+        tasks=[task_record(t, by_class=by_class if t % 2 == 0 else ByClass(by_class.accuracy)) for t in range(T)],
+    )
+    with count_texts() as texts:
+        draw_results(found, tmp_path)
+    assert len(texts) < 500
+    for name in ("accuracy_per_class.png", "confusion.png"):
+        width, height = size(tmp_path / name)
+        assert 500 <= width <= 2000
+        assert 400 <= height <= 2000
+        assert (tmp_path / name).stat().st_size < 600_000
 
 
 def test_a_grid_of_a_thousand_classes_is_bounded(tmp_path: Path) -> None:

@@ -267,6 +267,24 @@ def test_wandb_has_the_accuracy_on_a_stream_over_its_images(small: Compose, no_p
     assert steps == sorted(set(steps))  # what was measured between them is no step
 
 
+def test_wandb_has_the_accuracy_while_learning_over_the_steps_of_the_run(small: Compose, no_pictures: None) -> None:
+    overrides = ("scenario.n_tasks=2", "trainer.iterations=6", "evaluate_every=4", "logger=wandb")
+    settings = small("method=finetune", *overrides)
+    of_run = run(settings)
+    [session] = offline(folder_of(settings))
+    axes = [one.metric for one in session if one.WhichOneof("record_type") == "metric"]
+    assert {one.glob_name: one.step_metric for one in axes if one.glob_name} == {
+        "task/*": "task", "train/*": "train/step", "while_learning/*": "step",
+    }  # fmt: skip
+    points = [point for point in history(session) if "while_learning/test_accuracy/mean" in point]
+    assert [point["step"] for point in points] == [4, 6, 10, 12]
+    for index, place in ((0, 1), (1, 3)):
+        named = [points[place][f"while_learning/test_accuracy/{task}"] for task in range(index + 1)]
+        assert named == pytest.approx(of_run.R[index][: index + 1])
+    assert "while_learning/test_accuracy/1" not in points[0]
+    assert [point["train/step"] for point in history(session) if "train/loss" in point] == [5, 6, 11, 12]
+
+
 def test_a_continued_wandb_run_sends_nothing_twice(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = WandbLog(mode="offline")
     learn(first, folder, stop=95)

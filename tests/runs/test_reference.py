@@ -104,6 +104,20 @@ def test_a_run_that_learned_one_task_after_another_is_no_reference(joint: dict[s
         asked(altered(joint[""], tmp_path / "run", config=results["config"]))
 
 
+def test_a_joint_run_is_a_line_in_the_pictures(joint: dict[str, Path], tmp_path: Path) -> None:
+    """Of one that is measured in the end alone, what it reached there; of others their mean over the tasks so far."""
+
+    def line(folder: Path) -> list[float | None] | None:
+        settings = compose(*SMALL, "method=er", f"reference={folder}")
+        return references_of(settings, prepare(settings)[0]).joint_line
+
+    last = json.loads((joint[""] / "results.json").read_text())["R"][-1]
+    assert line(joint[""]) == [pytest.approx(sum(last) / 5)] * 5
+    R = [[None if i == 1 else 0.5 + 0.1 * i] * 5 for i in range(5)]
+    found = line(altered(joint[""], tmp_path / "run", R=R))
+    assert found == [0.5, None, *(pytest.approx(0.5 + 0.1 * i) for i in (2, 3, 4))]
+
+
 def test_a_search_is_not_measured_against_test_images(joint: dict[str, Path]) -> None:
     settings = compose(*SMALL, f"reference={joint['']}", "scenario.val_fraction=0.2")
     scenario, _ = prepare(settings)

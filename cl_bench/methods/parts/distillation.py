@@ -50,7 +50,7 @@ class DistilledRehearsal(Exemplary):
 
     def loss(self, batch: Batch, teacher: Teacher | None = None) -> Tensor:
         logits = self(batch.x).float()
-        new = F.cross_entropy(self.active(logits, batch.y), batch.y)
+        new = self.cross_entropy(self.active(logits, batch.y), batch.y)
         if teacher is None:
             return new
         with torch.no_grad():

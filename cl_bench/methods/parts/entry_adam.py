@@ -21,12 +21,19 @@ class EntryAdam(torch.optim.Optimizer):
         lr: step size.
         betas: decay of the two moments.
         weight_decay: L2 factor.
+        decoupled: whether the decay takes no part in the means, as in AdamW (Loshchilov and Hutter, 2019).
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        decoupled: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": 1e-8})
+        self.decoupled = decoupled
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -36,7 +43,9 @@ class EntryAdam(torch.optim.Optimizer):
             if not parameters:
                 continue
             gradients = [p.grad for p in parameters]
-            if group["weight_decay"]:
+            if group["weight_decay"] and self.decoupled:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])  # pyright: ignore
+            elif group["weight_decay"]:
                 gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])  # pyright: ignore
             for p in parameters:
                 if not self.state[p]:

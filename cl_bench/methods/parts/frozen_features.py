@@ -35,6 +35,13 @@ class FrozenFeatures(Classifier):
 
     needs_borders: ClassVar[bool] = False
     trains: ClassVar[bool] = False
+    refused: ClassVar[dict[str, str]] = {
+        "scheduler": "learns without gradients",
+        "trainer.patience": "learns without gradients",
+        "trainer.gradient_clip": "learns without gradients",
+        "trainer.freeze_batch_norm": "learns without gradients",
+        "label_smoothing": "learns without gradients",
+    }
     counts: Tensor
     sums: Tensor
 

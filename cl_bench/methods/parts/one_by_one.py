@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch
+from cl_bench.networks.base import batch_norms
 
 
 def images_of(batch: Batch) -> Iterator[Batch]:
@@ -25,7 +25,7 @@ def gradient(loss: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 def check_alone(network: nn.Module, method: str) -> None:
     """Raises InputError for a network that an image can't train alone."""
-    if any(isinstance(layer, _BatchNorm) for layer in network.modules()):
+    if batch_norms(network):
         raise InputError(
             f"network: its batch normalization needs many images at once, and method={method} learns from one image "
             "after another; choose a network without it, such as network=mlp or network=cnn"

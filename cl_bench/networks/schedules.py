@@ -1,0 +1,121 @@
+"""Schedules: what the step size of an optimizer is multiplied by along a training.
+
+Each factor follows from how far a training is, and from what was measured in it so far. So a training that goes on
+after a kill needs no state but these measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+from cl_bench.config import Positive, Rate, Share
+
+Along = Annotated[float, Ge(0), Lt(1)]
+Monitor = Literal["val_accuracy", "train_loss"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule that begins with a linear warm-up.
+
+    Args:
+        warmup: share of a training's steps that it takes. Of W steps, the factor of step s (from 0) is
+            (s + 1) / (W + 1).
+    """
+
+    warmup: Along
+
+    @property
+    def goes_by(self) -> Monitor | None:
+        """What must be measured after each pass."""
+        return None
+
+    def at(self, step: int, steps: int) -> float:
+        """The factor of a step, from 0, of a training of so many."""
+        warm = int(self.warmup * steps)
+        return (step + 1) / (warm + 1) if step < warm else self.decayed(step, steps, warm)
+
+    def decayed(self, step: int, steps: int, warm: int) -> float:
+        """The factor of a step after a warm-up of so many."""
+        return 1.0
+
+    def after(self, values: Sequence[float]) -> float:
+        """A factor besides, by what was measured after each pass so far."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """floor + (1 - floor) (1 + cos(pi s / S)) / 2 at step s of the S steps after the warm-up.
+
+    Args:
+        floor: share of the step size at which it would end.
+
+    >>> [round(Cosine(warmup=0.0, floor=0.0).at(step, 4), 3) for step in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    >>> [round(Cosine(warmup=0.25, floor=0.0).at(step, 8), 3) for step in range(4)]
+    [0.333, 0.667, 1.0, 0.933]
+    """
+
+    floor: Share
+
+    def decayed(self, step: int, steps: int, warm: int) -> float:
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """gamma to the power of how many milestones are past.
+
+    Args:
+        milestones: shares of a training's steps, in [0, 1): (0.5, 0.75) are epochs 80 and 120 of 160.
+        gamma: the factor.
+
+    >>> schedule = MultiStep(warmup=0.0, milestones=(0.5, 0.75), gamma=0.1)
+    >>> [round(schedule.at(step, 4), 3) for step in range(4)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+
+    milestones: tuple[Along, ...]
+    gamma: Rate
+
+    def decayed(self, step: int, steps: int, warm: int) -> float:
+        return self.gamma ** sum(step / steps >= share for share in self.milestones)
+
+
+@dataclass(frozen=True)
+class Plateau(Schedule):
+    """A factor after each time that passes over the data no longer help, as torch's `ReduceLROnPlateau` counts them.
+
+    Args:
+        monitor: what is measured after each pass: `val_accuracy`, of the task's validation images; `train_loss`, the
+            mean loss of the pass.
+        factor: in (0, 1).
+        patience: passes without improvement that are borne.
+
+    >>> Plateau(warmup=0.0, monitor="val_accuracy", factor=0.5, patience=1).after([0.7, 0.9, 0.8, 0.9, 0.8])
+    0.5
+    """
+
+    monitor: Monitor
+    factor: Annotated[float, Gt(0), Lt(1)]
+    patience: Positive
+
+    @property
+    def goes_by(self) -> Monitor:
+        return self.monitor
+
+    def after(self, values: Sequence[float]) -> float:
+        import torch
+
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        mode: Literal["min", "max"] = "min" if self.monitor == "train_loss" else "max"
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, self.factor, self.patience, eps=0.0)
+        for value in values:
+            schedule.step(value)
+        return optimizer.param_groups[0]["lr"]

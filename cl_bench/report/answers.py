@@ -1,0 +1,134 @@
+"""What a reader asks first, answered from the tests: which method leads, on one benchmark and over all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from cl_bench.config.compose import written_out
+from cl_bench.config.names import WITHOUT_EFFECT
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared
+from cl_bench.report.published import Cell, cells
+from cl_bench.report.published_tables import line_of
+from cl_bench.report.runs import MACHINE, Run
+from cl_bench.report.tables import ACC
+
+NAMED = 4  # so many of those that lead stand in a sentence
+
+
+def leaders(benchmark: Benchmark) -> list[str]:
+    """A sentence for each protocol: which configurations have the highest ACC, and whether the tests tell them apart.
+    Bounds don't compete."""
+    found = []
+    for protocol, rows in by_protocol(benchmark.configurations).items():
+        scores = {place: value.mean for place, row in enumerate(rows) if (value := row.estimate("ACC"))}
+        rivals = [place for place in scores if rows[place].method not in BOUNDS]
+        if len(rivals) < 2:
+            continue
+        rivals.sort(key=lambda place: -scores[place])
+        first = rivals[0]
+        tests = {frozenset((pair.first, pair.second)): pair for pair in compared(rows, "ACC")}
+        tied = [place for place in rivals[1:] if not told_apart(tests, first, place)]
+        start = f"{protocol}: " if len(benchmark.protocols) > 1 else ""
+        found.append(start + sentence(rows, first, tied, tests))
+    return found
+
+
+def told_apart(tests: Mapping[frozenset[int], object], first: int, second: int) -> bool:
+    pair = tests.get(frozenset((first, second)))
+    return bool(pair and pair.clear)  # type: ignore[attr-defined]
+
+
+def sentence(
+    rows: Sequence[Configuration], first: int, tied: Sequence[int], tests: Mapping[frozenset[int], object]
+) -> str:
+    best, labels = rows[first], [row.label.removesuffix(f" · {row.protocol}") for row in rows]
+    value, name = best.estimate("ACC"), labels[first]
+    reached = f"(ACC {ACC.cell(value)})"
+    if not tied:
+        return f"{name} leads {reached}: it is better than every other by more than chance."
+    if len(best.runs) < 2:
+        return f"{name} is highest {reached}, by one seed, which says nothing of chance."
+    names = [name, *(labels[place] for place in tied[: NAMED - 1])]
+    more = len(tied) - len(names) + 1
+    listed = f"{', '.join(names)} and {more} more" if more else f"{', '.join(names[:-1])} and {names[-1]}"
+    what = "them apart" if len(tied) == 1 else f"any of the others from {name}"
+    return f"{listed} lead {reached}; the tests don't tell {what}."
+
+
+def published_beside(benchmark: Benchmark) -> list[list[str]]:
+    """For each configuration that is a published protocol, its numbers as `line_of` has them."""
+    return [
+        line_of(cell, configuration.estimate(cell.metric))
+        for configuration in benchmark.configurations
+        for cell in cells_of(configuration.runs[0])
+    ]
+
+
+def cells_of(run: Run) -> list[Cell]:
+    """The published numbers that a run makes again: those of its command, but for the seed and what has no effect."""
+    words = run.results.provenance.get("overrides")
+    if not isinstance(words, list) or not any(str(word).startswith("experiment=") for word in words):
+        return []
+    typed = {written_out(word) for word in map(str, words) if not without_effect(word.partition("=")[0])}
+    return [
+        cell for content in cells().values() for cell in content if set(map(written_out, cell.configuration)) == typed
+    ]
+
+
+def without_effect(key: str) -> bool:
+    group, _, name = key.rpartition(".")
+    return key in ("seed", *MACHINE) or key.startswith("hydra") or name in WITHOUT_EFFECT.get(group, ())
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The mean rank of methods over benchmarks, 1 is best (Demsar, 2006).
+
+    ranks: by method, the best first. n: of benchmarks. critical: difference of two mean ranks from which on they differ
+    at the level of 5% (Nemenyi). groups: methods, best and worst, between which no difference is as large.
+    """
+
+    ranks: Mapping[str, float]
+    n: int
+    critical: float
+    groups: Sequence[tuple[str, str]]
+
+
+def mean_ranks(scores: Sequence[Mapping[str, float]]) -> Ranks | None:
+    """The ranks of the methods that all benchmarks have. None with fewer than two benchmarks or three methods.
+
+    scores: for each benchmark a score by method, more is better. Equal scores share their ranks.
+
+    >>> found = mean_ranks([{"a": 0.9, "b": 0.8, "c": 0.7}, {"a": 0.9, "b": 0.9, "c": 0.1}])
+    >>> dict(found.ranks), round(found.critical, 2)
+    ({'a': 1.25, 'b': 1.75, 'c': 3.0}, 2.34)
+    """
+    methods = sorted(set.intersection(*map(set, scores))) if scores else []
+    k, n = len(methods), len(scores)
+    if n < 2 or k < 3:
+        return None
+    from scipy.stats import rankdata, studentized_range  # a second to import, needed by few reports
+
+    places = [rankdata([-of[method] for method in methods]) for of in scores]
+    ranks = {method: fmean(of[i] for of in places) for i, method in enumerate(methods)}
+    ranks = dict(sorted(ranks.items(), key=lambda item: (item[1], item[0])))
+    critical = float(studentized_range.ppf(0.95, k, math.inf)) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+    return Ranks(ranks, n, critical, groups(ranks, critical))
+
+
+def groups(ranks: Mapping[str, float], critical: float) -> list[tuple[str, str]]:
+    """The largest runs of methods, by rank, whose ends are less than a critical difference apart; two at least.
+
+    >>> groups({"a": 1.0, "b": 1.5, "c": 2.2, "d": 4.0}, critical=1.0)
+    [('a', 'b'), ('b', 'c')]
+    """
+    names = list(ranks)
+    found: list[tuple[int, int]] = []
+    for start, name in enumerate(names):
+        end = max(i for i in range(start, len(names)) if ranks[names[i]] - ranks[name] < critical)
+        if end > start and not (found and found[-1][1] >= end):
+            found.append((start, end))
+    return [(names[start], names[end]) for start, end in found]

@@ -1,0 +1,91 @@
+"""What the report says first: who leads, mean ranks, published numbers beside ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import there
+from runs_on_disk import write
+
+from cl_bench.report.answers import leaders, mean_ranks, published_beside
+from cl_bench.report.benchmarks import Benchmark, benchmarks
+from cl_bench.report.page import render
+from cl_bench.report.rank_chart import rank_chart
+from cl_bench.report.runs import read
+
+
+def found_in(folder: Path) -> list[Benchmark]:
+    return benchmarks(read([folder])[0])
+
+
+def seeds(folder: Path, method: str, accuracies: list[float], **changes: object) -> None:
+    for seed, accuracy in enumerate(accuracies):
+        write(folder, method, seed, acc=accuracy, **changes)
+
+
+def test_the_one_that_leads_is_named(tmp_path: Path) -> None:
+    seeds(tmp_path, "joint", [0.99, 0.98, 0.99])
+    seeds(tmp_path, "gem", [0.90, 0.91, 0.92])
+    seeds(tmp_path, "er", [0.70, 0.712, 0.721])
+    (benchmark,) = found_in(tmp_path)
+    (answer,) = leaders(benchmark)
+    assert answer.startswith("gem leads (ACC 91.00 ± 2.48): it is better than every other by more than chance")
+    assert [row.method for row in benchmark.configurations] == ["joint", "gem", "er"]  # by ACC
+
+
+def test_those_that_are_not_told_apart_lead_together(tmp_path: Path) -> None:
+    seeds(tmp_path, "gem", [0.90, 0.91, 0.95])
+    seeds(tmp_path, "icarl", [0.91, 0.90, 0.93])
+    seeds(tmp_path, "er", [0.50, 0.512, 0.549])
+    (benchmark,) = found_in(tmp_path)
+    assert leaders(benchmark) == ["gem and icarl lead (ACC 92.00 ± 6.57); the tests don't tell them apart."]
+
+
+def test_one_seed_says_nothing_of_chance(tmp_path: Path) -> None:
+    seeds(tmp_path, "gem", [0.90])
+    seeds(tmp_path, "er", [0.50])
+    (benchmark,) = found_in(tmp_path)
+    assert leaders(benchmark) == ["gem is highest (ACC 90.00), by one seed, which says nothing of chance."]
+
+
+def test_each_protocol_has_its_own_answer_and_one_rival_has_none(tmp_path: Path) -> None:
+    seeds(tmp_path, "gem", [0.90, 0.91])
+    seeds(tmp_path, "er", [0.50, 0.52])
+    seeds(tmp_path, "si", [0.99], trainer__epochs=99)
+    (benchmark,) = found_in(tmp_path)
+    (answer,) = leaders(benchmark)
+    assert answer.startswith("P1: gem")
+
+
+def test_mean_ranks_by_hand() -> None:
+    """Demsar (2006), table 5 (b): q is 2.343 for three methods at 5%."""
+    scores = [{"a": 0.9, "b": 0.8, "c": 0.7, "d": 1.0}, {"a": 0.6, "b": 0.9, "c": 0.1}, {"a": 0.9, "b": 0.9, "c": 0.1}]
+    found = there(mean_ranks(scores))  # d is not in all of them
+    assert found.ranks == pytest.approx({"a": 4.5 / 3, "b": 4.5 / 3, "c": 3.0})
+    assert found.critical == pytest.approx(2.343 * (3 * 4 / (6 * 3)) ** 0.5, abs=1e-3)
+    assert found.groups == [("a", "c")]
+    assert mean_ranks(scores[:1]) is None
+    assert mean_ranks([{"a": 1.0, "b": 0.5}] * 3) is None
+    assert mean_ranks([]) is None
+
+
+def test_a_chart_of_ranks_names_each_method_once() -> None:
+    drawn = rank_chart(there(mean_ranks([{name: float(place) for place, name in enumerate("abcdefg")}] * 30)))
+    for name in "abcdefg":
+        assert drawn.count(f">{name} ") == 1
+    assert drawn.count('class="bar"') >= 2  # that of the critical difference, and a group
+
+
+def test_a_published_protocol_has_its_number_beside_ours(tmp_path: Path) -> None:
+    words = ["experiment=dark_experience/er", "memory=500", "seed=0", "data_dir=/x", "trainer.threads=1"]
+    for method, overrides in (("er", words), ("der", [*words, "method.n_replay=3"]), ("gem", None)):
+        path = write(tmp_path, method, acc=0.8) / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": {"overrides": overrides}}))
+    (benchmark,) = found_in(tmp_path)
+    (line,) = published_beside(benchmark)
+    assert line[:5] == ["dark_experience/er memory=500", "ACC", ".861", "", ".800"]
+    page = render([benchmark], benchmark.runs, [], 0, tmp_path)
+    assert "Published numbers beside ours" in page
+    assert "<td>.861</td>" in page

@@ -1,0 +1,126 @@
+"""What a report says of runs that were measured while they learned, and which lines it draws."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_records import task_record
+from runs_on_disk import write
+
+from cl_bench.evaluation.statistics import Estimate
+from cl_bench.network_record import Evaluation, Phase
+from cl_bench.record import TaskRecord
+from cl_bench.report.__main__ import main
+from cl_bench.report.benchmarks import Benchmark, benchmarks
+from cl_bench.report.charts import Series, Style
+from cl_bench.report.plots import near
+from cl_bench.report.runs import read
+
+
+def evaluated(task: int, on: str = "test images", drop: float = 0.0) -> TaskRecord:
+    """Of a task of ten steps after a phase of five that was not measured."""
+    points = [(step, [0.9 - drop] * task + [step / 10]) for step in (5, 10)]
+    phases = [Phase("gan", 5, [5], 1.0, {}, []), Phase("train", 10, [10], 1.0, {}, [])]
+    evaluation = Evaluation(on, [*range(task + 1)], [(step, [*values]) for step, values in points])
+    return task_record(task, phases=[phases[0], Phase(**{**vars(phases[1]), "evaluation": evaluation})])
+
+
+def found_in(folder: Path) -> list[Benchmark]:
+    return benchmarks(read([folder])[0])
+
+
+def test_curves_are_over_the_steps_of_the_run_and_averaged_over_the_seeds_that_have_them(tmp_path: Path) -> None:
+    write(tmp_path, "er", 0, record=evaluated, evaluate_every=5)
+    write(tmp_path, "er", 1, record=lambda task: evaluated(task, drop=0.2), evaluate_every=5)
+    write(tmp_path, "er", 2)
+    [benchmark] = found_in(tmp_path)
+    [configuration] = benchmark.configurations  # that it was measured meanwhile is no other protocol
+    assert configuration.seeds == [0, 1, 2]
+    curve = configuration.while_learning("test images")
+    assert [step for step, _ in curve] == [10, 15, 25, 30, 40, 45]
+    assert [value.mean for _, value in curve][:3] == pytest.approx([0.5, 1.0, ((0.9 + 0.5) + (0.7 + 0.5)) / 4])
+    assert {value.n for _, value in curve} == {2}
+    assert configuration.while_learning("validation images") == []
+
+
+def test_the_page_has_a_figure_for_each_kind_of_images(tmp_path: Path) -> None:
+    write(tmp_path, "er", record=evaluated, evaluate_every=5)
+    write(tmp_path, "ewc", record=lambda task: evaluated(task, "validation images"), evaluate_every=5)
+    write(tmp_path, "lwf")
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "index.html").read_text()
+    for on in ("test images", "validation images"):
+        assert f"<strong>Accuracy while learning, on {on}.</strong>" in text
+    assert "protocols" not in text
+
+
+def with_lines(folder: Path, **lines: Any) -> None:
+    file = folder / "results.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | lines))
+
+
+@pytest.mark.parametrize(
+    ("method", "acc", "chance", "lines", "told"),
+    [
+        ("er", 0.4, [0.5, 0.25, 0.2], ["chance", "joint"], ""),
+        ("cumulative", 0.4, [0.5, 0.25, 0.2], ["chance"], ""),
+        ("er", 0.97, [0.5, 0.25, 0.2], ["joint"], "Chance: 20.0% in the end, beyond the axis."),
+        ("er", 0.4, None, ["joint"], ""),
+    ],
+)
+def test_accuracies_are_held_against_chance_and_joint_training(
+    method: str, acc: float, chance: list[float] | None, lines: list[str], told: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path, method, acc=acc)
+    with_lines(folder, joint=[None, 0.95, 0.9], **({"chance": chance} if chance else {}))
+    write(tmp_path, "lwf", acc=acc)
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "index.html").read_text()
+    chart = text.partition("Accuracy against task.</strong>")[2].partition("</figure>")[0]
+    assert [name for name in ("chance", "joint") if f">{name}</text>" in chart] == lines
+    assert told in chart
+    assert chart.count('<path class="reference"') == len(lines)
+
+
+def test_a_line_far_from_all_curves_does_not_flatten_them() -> None:
+    series = [Series("a", "0", Style.of(0), [(1.0, Estimate(98, None, 1)), (2.0, Estimate(90, None, 1))])]
+    assert near([(1.0, 75.0)], series)
+    assert not near([(1.0, 50.0)], series)
+
+
+WRONG: tuple[Any, ...] = (None, 1e300, -1, 2.5, 10**40, "x", True, [], {}, [[]], [None], [[5, [0.5]]], [[10, []]])
+PLACES = (
+    ("chance",),
+    ("joint",),
+    ("chance", 0),
+    ("tasks", 1, "top5"),
+    ("tasks", 1, "by_class"),
+    ("tasks", 1, "by_class", "accuracy"),
+    ("tasks", 1, "by_class", "confusion"),
+    *(("tasks", 1, "phases", 1, "evaluation", *more) for more in ((), ("on",), ("tasks",), ("points",))),
+)
+
+
+def test_what_was_damaged_is_a_line_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each new field made wrong in each way, in a run of its own."""
+    write(tmp_path, "ewc", 0)
+    for seed, (place, value) in enumerate(itertools.product(PLACES, WRONG)):
+        folder = write(tmp_path, "er", seed, record=evaluated, evaluate_every=5)
+        content = json.loads((folder / "results.json").read_text()) | {"chance": [0.5] * 3, "joint": [0.5] * 3}
+        node = content
+        content["tasks"][1] |= {"top5": 0.5, "by_class": {"accuracy": [0.5] * 6, "confusion": None, "per_row": 1}}
+        for key in place[:-1]:
+            node = node[key]
+        node[place[-1]] = value
+        (folder / "results.json").write_text(json.dumps(content))
+    assert main([str(tmp_path)]) == 0
+    found, unread, copies = read([tmp_path])
+    assert len(found) + len(unread) == 1 + len(PLACES) * len(WRONG)
+    assert copies == 0
+    assert len(unread) > len(found) > len(PLACES)
+    assert len(capsys.readouterr().err.splitlines()) == len(unread)
+    assert ">ewc" in (tmp_path / "report" / "index.html").read_text()
