@@ -94,10 +94,14 @@ VARIANTS += [
     ("oml", "class", 2, META),  # in meta-training, and after it
     ("oml", "class", 4, (*META, "method.variant=anml", "optimizer=sgd", "optimizer.momentum=0.9")),
 ]
+VARIANTS += [("slda", "domain", 2, ("method.first_task=true",)), ("ranpac", "task", 3, ("method.first_task=true",))]
 KILLS += [variant for variant in VARIANTS if variant[0] in METHODS]
 STREAM = ("scenario.passes=online", "scenario.measure_every=100", "scenario.updates_per_batch=2")
 BORDERLESS = [method for method in METHODS if not class_of(method).needs_borders]
-STREAM_OF = {method: STREAM for method in BORDERLESS} | {  # what these need in place of borders
+WITHOUT_GRADIENTS = [method for method in METHODS if not class_of(method).trains]
+STREAM_OF = {method: STREAM for method in BORDERLESS}
+STREAM_OF |= {method: STREAM[:-1] for method in WITHOUT_GRADIENTS}  # these take in each image once
+STREAM_OF |= {  # what these need in place of borders
     "ewc": (*STREAM, "method.online=true", "method.consolidate_every=7"),
     "si": (*STREAM, "method.consolidate_every=7"),
 }
@@ -147,7 +151,8 @@ def test_it_learns_in_each_kind_it_declares(method: str, kind: str, small: Compo
     results = run(settings)
     assert results.status == "finished"
     R = results.R_task_masked if (method, kind) in GIVEN else results.R
-    assert there(there(R)[4][4]) > 0.75  # the task just learned
+    # the task just learned; five digits that share an output have a mean that is near to none of them
+    assert there(there(R)[4][4]) > (0.65 if method in ("ncm", "simple_cil") and kind == "domain" else 0.75)
     assert results.masks.evaluation == {"class": "seen", "task": "own", "domain": "all"}[kind]
     assert run(settings).R == results.R  # the same command, the same numbers
     kept = json.loads((folder_of(settings) / "results.json").read_text())

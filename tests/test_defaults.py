@@ -16,7 +16,24 @@ from cl_bench.runs.loop import run
 
 ALL = ("class", "domain", "task")
 CLAIMS = {
-    ALL: ("joint", "cumulative", "er", "der", "er_ace", "mir", "gss", "gem", "agem", "supsup", "mer", "la_maml"),
+    ALL: (
+        "joint",
+        "cumulative",
+        "er",
+        "der",
+        "er_ace",
+        "mir",
+        "gss",
+        "gem",
+        "agem",
+        "supsup",
+        "mer",
+        "la_maml",
+        "slda",
+        "fecam",
+        "ranpac",
+    ),
+    ("class", "task"): ("ncm", "simple_cil"),
     ("class", "domain"): ("dgr",),
     ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
     # neither springs nor steps beside old gradients hold old classes apart from new ones

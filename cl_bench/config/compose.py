@@ -19,6 +19,7 @@ from cl_bench.config.schema import Node, build, check, imported, path_of, types_
 from cl_bench.config.training import check_training, with_scheduler
 from cl_bench.config.tuned import at, picked_up
 from cl_bench.config.types import Decay, NonNegative, Positive
+from cl_bench.config.weights import weights_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Top:
 STREAM = "cl_bench.data.streams.Stream"
 """Its parameters are keys of `scenario`, whichever that is."""
 
-BELOW = (*GROUPS, "memory", "choices", "content", "came_from")
+BELOW = (*GROUPS, "features", "memory", "choices", "content", "came_from", "weights")
 """The keys of settings that are no plain values of `Top`."""
 
 
@@ -64,8 +65,12 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
     check_evaluation(settings)
+    if "features" in settings and (keep := settings.get("keep_models", "none")) != "none":
+        why = "a model of a run on features would lack the network that makes them; its checkpoints are used"
+        raise InputError(f"keep_models={keep}: {why}; set none")
     packages = allowed(settings["plugins"])
     chosen = [group for group in GROUPS if settings[group] or group not in ("dataset", "scheduler")]  # none of them
+    chosen += ["features"] * ("features" in settings)
     stream, nodes = stream_of(settings["scenario"]), {}
     if stream:
         nodes["stream"] = check(stream, "scenario", STREAM)
@@ -111,6 +116,12 @@ def check_stream(settings: Mapping[str, Any]) -> None:
         raise InputError(
             f"trainer.iterations={settings['trainer']['iterations']}: a stream (scenario.passes=online) comes once; "
             "leave it null, and set scenario.updates_per_batch"
+        )
+    updates = settings["scenario"].get("updates_per_batch")
+    if not declared(settings, "trains") and updates != 1:
+        raise InputError(
+            f"scenario.updates_per_batch={updates}: method={settings['choices']['method']} learns without gradients, "
+            "each image once; set 1"
         )
 
 
@@ -173,6 +184,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("came_from: no such key; it is worked out of continue_from")
     if "content" in settings:
         raise InputError("content: no such key; it is worked out of dataset.path and scenario.datasets")
+    if "weights" in settings:
+        raise InputError("weights: no such key; it is worked out of features.weights and network.weights")
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
         if chosen and chosen != by_itself:
@@ -196,6 +209,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         found["content"] = content
     if earlier := came_from(found):
         found["came_from"] = earlier
+    if weights := weights_of(found):
+        found["weights"] = weights
     groups = ("method", "dataset", "scenario", "experiment")
     kept = {
         name: {key: value for key, value in values.items() if at(found, key) == value}
@@ -232,6 +247,12 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
         check_budget(settings.pop("memory"))
     if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
         logger["loggers"] = named_loggers(logger["loggers"])
+    trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
+    whole = isinstance(trainer, dict) and isinstance(optimizer, dict)
+    if whole and not declared(settings, "trains") and settings["method"].get("first_task") is not True:
+        check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
+        settings["optimizer"] = file_of("optimizer", "adam")
+        settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
 
 
 def named_loggers(loggers: list[Any]) -> list[Any]:
@@ -279,6 +300,6 @@ def written_out(override: str) -> str:
     """
     override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
-    if key in ("experiment", "hparams_search", *TUNED) and value == "null":
+    if key in ("features", "experiment", "hparams_search", *TUNED) and value == "null":
         return f"~{key}"
     return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override

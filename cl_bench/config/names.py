@@ -13,6 +13,7 @@ from cl_bench.config.content import by_content
 from cl_bench.config.errors import InputError
 from cl_bench.config.plugins import PACKAGE, conf_folders
 from cl_bench.config.training import without_scheduler
+from cl_bench.config.weights import by_weights
 
 CONF = next(
     folder for folder in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if folder.is_dir()
@@ -106,7 +107,7 @@ def file_of(group: str, name: str) -> dict[str, Any]:
 
 def key_of(config: Mapping[str, Any]) -> str:
     """Eight hex digits that name what a run computes: equal for configurations with equal results."""
-    kept = {name: node for name, node in by_content(config).items() if name not in WITHOUT_EFFECT[""]}
+    kept = {name: node for name, node in by_weights(by_content(config)).items() if name not in WITHOUT_EFFECT[""]}
     for group, names in WITHOUT_EFFECT.items():
         if group and isinstance(node := kept.get(group), Mapping):
             kept[group] = {name: value for name, value in node.items() if name not in names}

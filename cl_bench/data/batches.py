@@ -34,7 +34,8 @@ class Batch(NamedTuple):
     x: float images in [0, 1], shape (B, C, H, W), as the learner sees them.
     y: int64 outputs of the benchmark, shape (B,).
     task_ids: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
-    images: the same images as they lie in the data set, uint8, shape (B, C, H, W); None for generated images.
+    images: the same images as they lie in the data set, uint8 (features: float32), shape (B, C, H, W); None for
+        generated images.
     updates_left: how many more steps of a stream have this mini-batch; 0 in the last one.
     """
 
@@ -53,7 +54,7 @@ Step = Callable[[Batch, Any], dict[str, Tensor]]
 class Data:
     """Images and labels; labels are whole in memory, and so are images, unless they stay on disk.
 
-    images: uint8, shape (N, C, H, W).
+    images: uint8, shape (N, C, H, W); or features of images, see `data.features`, float32, shape (N, width, 1, 1).
     labels: int64 outputs of the benchmark, shape (N,).
     task_ids: int16 index of the task of each image, shape (N,).
     view: how a batch is seen, `view(x, task_ids) -> x` on float images in [0, 1] (a permutation of the pixels per
@@ -112,7 +113,7 @@ class Data:
         """The mini-batch of these rows (int64 indices on the same device, shape (B,))."""
         # index_select: plain indexing of bytes takes five times as long on a CPU
         images, task_ids = self.images.index_select(0, rows), self.task_ids.index_select(0, rows)
-        x = images / 255
+        x = images if images.is_floating_point() else images / 255
         if training and self.augment is not None:  # a generator has learned augmented images already
             x = torch.where(task_ids.view(-1, 1, 1, 1) == REPLAYED, x, self.augment(x))
         if self.view is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,17 @@ from cl_bench.data.batches import Data
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
 TrainMask = Literal["seen", "all", "current"]
+
+
+class Pictures(NamedTuple):
+    """Images that a learner doesn't see itself, but the features of.
+
+    image_shape: (C, H, W). view: as in `Data`. features: float images in [0, 1], (B, C, H, W) -> (B, width, 1, 1).
+    """
+
+    image_shape: tuple[int, int, int]
+    view: nn.Module | None
+    features: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Problem:
         online: whether the images come as a stream, each once, without a word of where a task ends.
         n_meta: classes apart from those of the tasks, whose images come with the first one, see `Task`.
         label_smoothing: share of each label that is spread over the outputs that take part in training.
+        pictures: what was made features of, which then stand where images do; None where images are learned from.
     """
 
     kind: Kind
@@ -45,6 +57,12 @@ class Problem:
     online: bool = False
     n_meta: int = 0
     label_smoothing: float = 0.0
+    pictures: Pictures | None = None
+
+    @property
+    def image_dtype(self) -> torch.dtype:
+        """Of images as they lie in the data set, and in a memory."""
+        return torch.float32 if self.pictures else torch.uint8
 
     @property
     def n_tasks(self) -> int:

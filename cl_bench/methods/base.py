@@ -109,10 +109,11 @@ class Method(Learner):
     kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
-    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. answers_by: how the names of
-    what answers begin in its state, see `answer_state`. grows: whether another run may go on with it, with more outputs
-    and tasks than it was made for: all that counts these in its state begins with those before, and later ones are at
-    first as in a new method. index: of the task being learned, or learned last; -1 before the first.
+    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
+    else how long, and by which optimizer, says nothing (but of a network that `method.first_task` trains). answers_by:
+    how the names of what answers begin in its state, see `answer_state`. grows: whether another run may go on with it,
+    with more outputs and tasks than it was made for: all that counts these in its state begins with those before, and
+    later ones are at first as in a new method. index: of the task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -120,6 +121,7 @@ class Method(Learner):
     train_mask: ClassVar[TrainMask] = "seen"
     needs_validation: ClassVar[bool] = False
     needs_borders: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
     refused: ClassVar[dict[str, str]] = {}
     answers_by: ClassVar[tuple[str, ...]] = ("",)
     grows: ClassVar[bool] = False

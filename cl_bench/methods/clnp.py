@@ -15,7 +15,7 @@ from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
-from cl_bench.networks.plain import gated, inputs_from, plain_layers, weighted
+from cl_bench.networks.plain import gated, hidden_layers, inputs_from, weighted
 from cl_bench.record import Capacity
 
 
@@ -41,7 +41,7 @@ class CLNP(Isolation):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.l1, self.margin = l1, margin
-        self.layers = plain_layers(network, "method=clnp frees units")
+        self.layers = hidden_layers(network, "method=clnp frees units")
         self.weighted = weighted(self.layers)
         self.matrices = [p for p in network.parameters() if p.dim() > 1]
         self.nobody = problem.n_tasks  # uses a free unit: a task that never comes

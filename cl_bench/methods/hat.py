@@ -17,7 +17,7 @@ from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network
 from cl_bench.networks.masks import annealed, gate
 from cl_bench.networks.optimizers import Optimizer
-from cl_bench.networks.plain import gated, inputs_from, plain_layers, weighted
+from cl_bench.networks.plain import gated, hidden_layers, inputs_from, weighted
 from cl_bench.record import Capacity
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class HAT(Isolation):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.s_max, self.sparsity, self.embedding_lr = s_max, sparsity, embedding_lr
-        self.layers = plain_layers(network, "method=hat closes units")
+        self.layers = hidden_layers(network, "method=hat closes units")
         self.weighted = weighted(self.layers)
         units = [len(layer.weight) for layer in self.weighted]
         self.embeddings = nn.ParameterList(torch.zeros(n) for n in units)  # of the current task

@@ -52,7 +52,7 @@ def growing_mlp(network: Network, method: str) -> Network:
     Args:
         method: that asks for it, such as `method=den`.
 
-    Raises InputError for a network that has anything else than linear layers and ReLU.
+    Raises InputError for a network that has anything else than linear layers and ReLU, or no hidden layer.
     """
     layers = in_order(network.features)
     for layer in layers:
@@ -61,6 +61,8 @@ def growing_mlp(network: Network, method: str) -> Network:
                 f"network: {method} grows a plain sequence of linear layers and ReLU, and {type(layer).__name__} is "
                 "neither; choose network=mlp"
             )
+    if not any(isinstance(layer, nn.Linear) for layer in layers):
+        raise InputError(f"network: {method} grows hidden layers, and this network has none; choose network=mlp")
     grown = [GrowingLinear(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
     head = network.head
     return Network(grown, head.in_features, head.out_features).with_head(GrowingLinear(head))

@@ -38,6 +38,14 @@ def in_order(module: nn.Module) -> list[nn.Module]:
     return [layer for part in module for layer in in_order(part)] if isinstance(module, nn.Sequential) else [module]
 
 
+def hidden_layers(network: Network, purpose: str) -> list[nn.Module]:
+    """As `plain_layers`. Raises InputError for a network without hidden units too."""
+    layers = plain_layers(network, purpose)
+    if not weighted(layers):
+        raise InputError(f"network: {purpose}, and this network has no hidden layer; choose network=mlp")
+    return layers
+
+
 def weighted(layers: Iterable[nn.Module]) -> list[Weighted]:
     """Those of the layers that have weights."""
     return [layer for layer in layers if isinstance(layer, Weighted)]

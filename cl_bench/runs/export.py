@@ -48,6 +48,8 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
 
     Raises InputError for a model that is no graph of torch alone, with the reason.
     """
+    if trained.problem.pictures:
+        raise InputError("export: this run learned from features, and the graph would lack the network that makes them")
     model = Answers(trained, task)
     examples = [
         torch.rand(n, *trained.problem.image_shape, generator=torch.Generator().manual_seed(n)) for n in (2, 1, 7)

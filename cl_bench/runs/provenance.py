@@ -20,6 +20,7 @@ import cl_bench
 from cl_bench.config.content import digest
 from cl_bench.config.plugins import ENTRY_POINTS, PACKAGE, folders
 from cl_bench.config.tuned import leaves
+from cl_bench.config.weights import weights_file
 from cl_bench.record import Results
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "scipy", "hydra-core", "omegaconf")
@@ -32,6 +33,7 @@ def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, A
     date: the start, ISO 8601 in UTC. command: of this process, which a sweep shares. overrides: of this run, None when
     it was started from Python. commit: of the code, with -dirty where it was changed; None without git. plugins: by
     package of somebody else, its version, None where it is not installed, its commit, and a digest of its files.
+    weights: by group, the file of pre-trained weights, its digest, and its bytes; these are in no state.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,6 +41,7 @@ def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, A
         "overrides": overrides(),
         "commit": commit(Path(cl_bench.__file__)),
         "plugins": plugins(settings),
+        "weights": weights(settings),
         "machine": machine(device),
         "continued": [],
     }
@@ -62,6 +65,15 @@ def overrides() -> list[str] | None:
     return (
         [sound(str(override)) for override in HydraConfig.get().overrides.task] if HydraConfig.initialized() else None
     )
+
+
+def weights(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The files of pre-trained weights that the settings name, by group."""
+    found = {}
+    for group, known in (settings.get("weights") or {}).items():
+        file = weights_file(group, settings[group]["backbone"], settings[group]["weights"])
+        found[group] = {"file": file.name, "digest": known, "bytes": file.stat().st_size}
+    return found
 
 
 def sound(text: str) -> str:

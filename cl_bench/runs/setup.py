@@ -22,6 +22,7 @@ from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of
 from cl_bench.config.training import check_validation
 from cl_bench.data.datasets import Dataset
+from cl_bench.data.features import Features, as_features
 from cl_bench.data.joined import joined
 from cl_bench.data.problem import Problem
 from cl_bench.data.streams import Stream, as_stream
@@ -32,7 +33,7 @@ from cl_bench.networks.base import Network, batch_norms
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.schedules import Schedule
 from cl_bench.runs.continued import earlier, settings_of, tasks_before
-from cl_bench.runs.fit import Fit
+from cl_bench.runs.fit import Fit, device_of
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.trackers import Tracker
 from cl_bench.seeding import seeded
@@ -52,6 +53,7 @@ KINDS: dict[str, Any] = {
     **dict(
         zip(GROUPS, (Method, Dataset, Scenario, Network, Optimizer, Schedule, Fit, RunLogger | Tracker), strict=True)
     ),
+    "features": Features,
     "memory": Budget,
     "stream": Stream,
 }
@@ -95,8 +97,10 @@ def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scena
     if not settings.get("continue_from"):
         return own_scenario(settings, nodes)
     before = settings_of(earlier(settings), settings)
+    where = f"continue_from={settings['continue_from']}"
+    if "features" in nodes or before.get("features"):
+        raise InputError(f"{where}: a run on features (features=...) can't be continued; leave features out")
     if content_of(before) != before.get("content"):
-        where = f"continue_from={settings['continue_from']}"
         raise InputError(f"{where}: the images that it was trained on aren't where they were, or changed")
     return joined(scenario_of(before, checked(before)), own_scenario(settings, nodes))
 
@@ -112,6 +116,10 @@ def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scen
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
+    if "features" in nodes:
+        check_generates_nothing(nodes["method"], settings)
+        device = device_of(settings["trainer"].get("accelerator", "auto"))
+        scenario = as_features(scenario, build(nodes["features"], **context), device)
     stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
     if stream and stream.passes == "online":
         scenario = as_stream(scenario, stream, seed)
@@ -146,6 +154,8 @@ def method_of(
         anew(node)
     with seeded(seed, "network"):
         network = build(nodes["network"], **given)
+    if problem.pictures:
+        check_flat(network, settings)
     with seeded(seed, "method"):
         return build(nodes["method"], **given, network=network, optimizer=optimizer)
 
@@ -171,6 +181,24 @@ def check_memory(node: Node, **shapes: Any) -> None:
         key, size = max(sizes(node), key=lambda item: max(np.ravel(item[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
         raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
+
+
+def check_generates_nothing(method: Node, settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a method that has a generator: it draws pixels, from 0 to 1."""
+    if method.parts:
+        name = settings["choices"]["method"]
+        raise InputError(
+            f"method={name}: generates images, and there are none to learn from (features=...); leave features out"
+        )
+
+
+def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a network that wants pixels with neighbours, where there are features."""
+    if any(isinstance(part, nn.Conv2d) for part in network.modules()):
+        raise InputError(
+            f"network._target_={settings['network']['_target_']}: has convolutions, and features (features=...) have "
+            "no neighbours; choose network=linear or network=mlp"
+        )
 
 
 def anew(node: Node) -> None:

@@ -15,7 +15,9 @@ from cl_bench.config.content import content_of
 from cl_bench.config.names import place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
+from cl_bench.config.weights import weights_of
 from cl_bench.data.batches import at_once
+from cl_bench.data.features import as_features
 from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.streams import as_stream
@@ -94,26 +96,34 @@ class Trained:
     def _logits(self, images: Any, task: int | None) -> Iterator[Tensor]:
         """The logits of some images, a part of them at a time; those that may not answer at the lowest value."""
         problem, device = self.problem, self.method.device
-        x = as_images(images, problem.image_shape)
+        x = as_images(images, self.image_shape)
         allowed = self.answering(task).to(device)
         view = None if task is None else self.view(task, device)
-        for part in x.split(at_once(problem.image_shape, 1024)):
+        for part in x.split(at_once(self.image_shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
             if view is not None and task is not None:
                 seen = view(seen, torch.full((len(seen),), task, dtype=torch.int16, device=device))
+            seen = problem.pictures.features(seen) if problem.pictures else seen
             yield masked(self.method.eval()(seen, index=task if problem.kind == "task" else None), allowed)
 
     def view(self, task: int, device: torch.device) -> nn.Module | None:
         """How a task sees its images, without these images; None: as they are."""
         if not self._seen_by_task:
             return None
+        if self.problem.pictures:  # of a run on features: what is given are images all the same
+            return self.problem.pictures.view and self.problem.pictures.view.to(device)
         return self.scenario.tasks[task].train[torch.arange(0)].to(device).view
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of the images that it is given, (C, H, W), also where it learned from their features."""
+        return (self.problem.pictures or self.problem).image_shape
 
     def pictures(self, pictures: Sequence[Path]) -> np.ndarray:
         """Picture files as the images of this run, uint8 (N, C, H, W), see `data.pictures.square`."""
-        channels, height, width = self.problem.image_shape
+        channels, height, width = self.image_shape
         if height != width or channels not in (1, 3):
-            shape = "x".join(map(str, self.problem.image_shape))
+            shape = "x".join(map(str, self.image_shape))
             raise InputError(f"images: this run takes {shape}, and pictures are cut square, with 1 or 3 channels")
         background = (self.settings.get("dataset") or {}).get("background", "white")
         return read_pictures(pictures, height, channels == 1, background, "images")
@@ -136,6 +146,8 @@ class Trained:
             context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
             other = build(check(dataset, "dataset", packages=allowed(self.settings["plugins"])), **context)
             scenario = build(nodes["scenario"], **context, dataset=other)
+            if "features" in nodes:
+                scenario = as_features(scenario, build(nodes["features"], **context), self.method.device)
             if "stream" in nodes:
                 scenario = as_stream(scenario, build(nodes["stream"]), context["seed"])
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
@@ -150,13 +162,15 @@ class Trained:
         """The node of pictures in folders, with the size of this run's images where none is set."""
         if "test_fraction" not in dataset or dataset["size"] is not None:
             return dataset
-        if self.problem.image_shape[1] != self.problem.image_shape[2]:
+        if self.image_shape[1] != self.image_shape[2]:
             raise InputError("dataset: pictures are cut square, and the images of this run are not")
-        return {**dataset, "size": self.problem.image_shape[1]}
+        return {**dataset, "size": self.image_shape[1]}
 
     def _check_content(self) -> None:
         if content_of(self.settings) != self.settings.get("content"):
             raise InputError(f"{self.folder}: the images that it was trained on aren't where they were, or changed")
+        if weights_of(self.settings) != self.settings.get("weights", {}):
+            raise InputError(f"{self.folder}: the weights of its features are other ones than they were")
 
 
 def put_in(method: Method, state: Mapping[str, Any], where: Path) -> None:

@@ -13,11 +13,14 @@ from cl_bench.data.batches import Data
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.dgr import DGR
+from cl_bench.methods.parts.frozen_features import FrozenFeatures
+from cl_bench.methods.ranpac import RanPAC
 from cl_bench.methods.supsup import SupSup
 from reference import (
     columns,
     common,
     exemplars,
+    features,
     gans,
     growing,
     isolation,
@@ -80,6 +83,11 @@ BY_HAND: dict[str, dict[str, Callable[..., Timing]]] = {
     "gpm": {"": projection.gpm},
     "meta_regularized": {"": projection.meta_regularized},
     "oml": {"": meta_training.oml},
+    "ncm": {"": features.ncm},
+    "simple_cil": {"": features.simple_cil},
+    "slda": {"": features.slda},
+    "fecam": {"": features.fecam},
+    "ranpac": {"": features.ranpac},
     "wgan_gp": {"": gans.wgan_gp},
     "acgan": {"": gans.acgan},
 }
@@ -237,6 +245,11 @@ OURS: dict[str, Sequence[str]] = {
         f"method.remembered={meta_training.REMEMBERED}",
         "method.pretraining=meta",
     ],
+    "ncm": ["method=ncm"],
+    "simple_cil": ["method=simple_cil"],
+    "slda": ["method=slda", f"method.shrinkage={features.SHRINKAGE}"],
+    "fecam": ["method=fecam"],
+    "ranpac": ["method=ranpac", f"method.projections={features.PROJECTIONS}", f"method.ridge={features.RIDGE}"],
     "wgan_gp": [*GAN, "method.gan.critic.hidden=[256,256]"],
     "acgan": [*GAN, "gan@method.gan=acgan_mlp", "method.gan.discriminator.network.hidden=[256,256]"],
 }
@@ -263,7 +276,11 @@ def images_of(tasks: Sequence[Data]) -> Images:
 
 
 def weights_of(method: Method) -> list[Tensor]:
-    """What is trained here: of DGR only the generative memory; of SupSup the weights under the mean of its masks."""
+    """What is trained here: of DGR only the generative memory; of SupSup the weights under the mean of its masks; on
+    frozen features what answers, beside the network, and RanPAC's projection."""
+    if isinstance(method, FrozenFeatures):
+        projection = [method.projection] if isinstance(method, RanPAC) else []
+        return [*method.network.parameters(), *method.answer, *projection]
     if isinstance(method, DGR):
         return [*method.gan.generator.parameters(), *method.gan.discriminator.parameters()]
     if isinstance(method, SupSup):

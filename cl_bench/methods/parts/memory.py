@@ -60,15 +60,16 @@ class Budget:
 
 
 def bytes_per_image(problem: Problem, n_logits: int = 0) -> int:
-    """Bytes of an image in memory: its pixels (uint8), label (int64), task (int16) and logits (float32)."""
-    return math.prod(problem.image_shape) + 8 + 2 + 4 * n_logits
+    """Bytes of an image in memory: its pixels (uint8) or features (float32), label (int64), task (int16) and logits
+    (float32)."""
+    return math.prod(problem.image_shape) * problem.image_dtype.itemsize + 8 + 2 + 4 * n_logits
 
 
 class Memory(Growing):
     """Images and labels of past tasks; their bytes are part of the method's state.
 
-    Images are kept as they lie in the data set (uint8). A sample is seen as a mini-batch of their task is: permuted,
-    cropped.
+    Images are kept as they lie in the data set (uint8; features as float32). A sample is seen as a mini-batch of their
+    task is: permuted, cropped.
 
     A total is shared equally by the classes of the tasks so far: old ones give way to new ones.
 
@@ -96,7 +97,7 @@ class Memory(Growing):
                 holds = f" holds {self.n_images} images," if budget.bytes else ""
                 way = "more, or memory.per=class or task"
                 raise InputError(f"{budget}:{holds} less than one for each of {classes} classes; set {way}")
-        self.register_buffer("images", torch.empty(0, dtype=torch.uint8))
+        self.register_buffer("images", torch.empty(0, dtype=problem.image_dtype if problem else torch.uint8))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
         self.register_buffer("task_ids", torch.empty(0, dtype=torch.int16))
 

@@ -1,0 +1,192 @@
+"""Features of images by a frozen network, worked out once for each image, and kept by its content.
+
+They stand where images do: a scenario of features is one whose images are float32, shape (N, width, 1, 1). So every
+method learns from them, with any network that takes flat input, and a memory of theirs counts their bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from cl_bench.config import InputError, Side
+from cl_bench.config.weights import digest_of, weights_file
+from cl_bench.data.batches import Data
+from cl_bench.data.on_disk import in_memory
+from cl_bench.data.problem import Pictures
+from cl_bench.data.tasks import Scenario
+from cl_bench.files import write
+from cl_bench.networks.backbones import Backbone
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 1024
+"""Images whose features are one file of the cache: what is lost when the work on them is interrupted."""
+
+EVERY = 30.0  # s between two lines that say how far it is
+
+
+class Features:
+    """The features that a frozen network gives of an image.
+
+    They are kept below data_dir/.cache/features, in a folder for each backbone, size and weights, by a digest of the
+    image: another order, another scenario or another seed finds them there. Each file carries checksums; one that is
+    damaged is made anew. Two runs at once work one after the other.
+
+    Args:
+        data_dir: where data sets are.
+        backbone, weights, size: see `Backbone`.
+    """
+
+    def __init__(self, data_dir: Path, *, backbone: str, weights: str | None = None, size: Side | None = None) -> None:
+        self.backbone = Backbone("features", backbone, weights, size)
+        digest = digest_of("features", weights_file("features", backbone, weights), str(data_dir / ".cache"))
+        self.folder = data_dir / ".cache" / "features" / f"{backbone.replace('/', '-')}-{size or 'own'}-{digest}"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of float images in [0, 1], (B, C, H, W), as images (B, width, 1, 1); nothing is kept."""
+        return self.backbone.to(x.device)(x)[:, :, None, None]
+
+    def of(self, *sets: Tensor, device: torch.device | str = "cpu") -> list[Tensor]:
+        """Of several sets of images, uint8 (N, C, H, W), the features (N, width), float32, on the CPU.
+
+        Raises InputError where the cache can't be written.
+        """
+        images = [image for part in sets for image in part.numpy()]
+        names = [name_of(image) for image in images]
+        first = {name: index for index, name in reversed(list(enumerate(names)))}
+        known = self._known(first)
+        if len(known) < len(first):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with self._alone():
+                    known = self._known(first, repair=True)
+                    missing = {name: images[index] for name, index in first.items() if name not in known}
+                    known |= self._work_out(missing, torch.device(device))
+            except OSError as error:
+                raise InputError(
+                    f"data_dir: can't write features to {self.folder} ({error.strerror or error})"
+                ) from error
+        table = np.empty((len(names), self.backbone.width), np.float32)
+        for row, name in enumerate(names):
+            table[row] = known[name]
+        return list(torch.from_numpy(table).split([len(part) for part in sets]))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else works on this folder meanwhile."""
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("features: another run works on %s; waiting for it", self.folder)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _known(self, wanted: Iterable[bytes], *, repair: bool = False) -> dict[bytes, np.ndarray]:
+        """What the cache has of these images. repair: files that are damaged go."""
+        wanted, known = set(wanted), {}
+        for file in sorted(self.folder.glob("*.npz")):
+            try:
+                with np.load(file, allow_pickle=False) as content:  # a zip archive: reading looks at its checksums
+                    names = [name.tobytes() for name in content["names"]]
+                    if not wanted.isdisjoint(names):
+                        rows = content["features"]
+                        if rows.shape != (len(names), self.backbone.width) or rows.dtype != np.float32:
+                            raise ValueError("not what was written")
+                        known |= {name: row for name, row in zip(names, rows, strict=True) if name in wanted}
+            except Exception as error:  # numpy and zipfile raise half a dozen unrelated classes on a damaged file
+                if repair:
+                    log.warning("features: %s is damaged (%s); it is made anew", file, type(error).__name__)
+                    file.unlink(missing_ok=True)
+        return known
+
+    def _work_out(self, images: dict[bytes, np.ndarray], device: torch.device) -> dict[bytes, np.ndarray]:
+        """The features of these images, which are written down on the way."""
+        backbone, known, began, said = self.backbone.to(device), {}, time.monotonic(), time.monotonic()
+        if images:
+            log.info("features: %s images, once; they are kept in %s", f"{len(images):,}", self.folder)
+        for names in in_groups(images):
+            # a fixed number pass through at once, so that what is said of an image doesn't depend on its company
+            x = torch.from_numpy(np.stack([images[name] for name in names]))
+            together = backbone.at_once(x.shape[1:], device)
+            filled = torch.cat([x, x[:1].expand(-len(x) % together, -1, -1, -1)])
+            parts = [backbone(part.to(device) / 255).cpu() for part in filled.split(together)]
+            rows = torch.cat(parts)[: len(x)].float().numpy()
+            content = BytesIO()
+            np.savez(content, names=np.frombuffer(b"".join(names), np.uint8).reshape(len(names), -1), features=rows)
+            file = self.folder / f"{blake2b(b''.join(names), digest_size=16).hexdigest()}.npz"
+            write(file, lambda path, content=content: path.write_bytes(content.getbuffer()))
+            known |= dict(zip(names, rows, strict=True))
+            if time.monotonic() - said > EVERY:
+                said = time.monotonic()
+                rate = len(known) / (said - began)
+                log.info("features: %s of %s images, %.0f a second", f"{len(known):,}", f"{len(images):,}", rate)
+        return known
+
+
+def in_groups(images: dict[bytes, np.ndarray]) -> Iterable[list[bytes]]:
+    """Names of at most `AT_ONCE` images of one shape."""
+    shapes: dict[tuple[int, ...], list[bytes]] = {}
+    for name, image in images.items():
+        shapes.setdefault(image.shape, []).append(name)
+    for names in shapes.values():
+        yield from (names[start : start + AT_ONCE] for start in range(0, len(names), AT_ONCE))
+
+
+def name_of(image: np.ndarray) -> bytes:
+    """What names an image, uint8 (C, H, W), by its content."""
+    return blake2b(image.tobytes(), digest_size=16, key=repr(image.shape).encode()).digest()
+
+
+def as_features(scenario: Scenario, features: Features, device: torch.device | str) -> Scenario:
+    """The scenario with the features of its images in their place.
+
+    Images are taken as they are seen, permuted or turned, in 256 levels.
+    Raises InputError for images that are augmented: each image has one row of features.
+    """
+    problem = scenario.problem
+    if problem.augment is not None:
+        raise InputError(
+            "dataset.augment=true: features are worked out once for each image (features=...); set "
+            "dataset.augment=false, or network=pretrained without features"
+        )
+    if problem.image_shape[0] not in (1, 3):
+        raise InputError(f"features: take grey or colour images, and these have {problem.image_shape[0]} channels")
+    sets: list[Data] = list(scenario.tests)
+    for task in scenario.tasks:
+        sets += [task.train, task.val, *([task.meta] if task.meta else [])]
+    found = iter(features.of(*map(as_seen, sets), device=device))
+
+    def there(data: Data) -> Data:
+        return replace(data, images=next(found)[:, :, None, None], view=None, augment=None)
+
+    tests = [there(test) for test in scenario.tests]
+    tasks = []
+    for task in scenario.tasks:
+        train, val = there(task.train), there(task.val)
+        tasks.append(replace(task, train=train, val=val, meta=task.meta and there(task.meta)))
+    pictures = Pictures(problem.image_shape, problem.view, features)
+    shape = (features.backbone.width, 1, 1)
+    problem = replace(problem, image_shape=shape, mean=None, std=None, view=None, pictures=pictures)
+    return Scenario(problem, tasks, tests)
+
+
+def as_seen(data: Data) -> Tensor:
+    """The images, uint8 (N, C, H, W), as the view of their task shows them."""
+    parts = [] if data.view is None else [(batch.x * 255).round().to(torch.uint8) for batch in data.batches()]
+    return torch.cat(parts) if parts else in_memory(data.images, "features")

@@ -1,0 +1,139 @@
+"""Learning without gradients: sums over frozen features, and an answer that follows from them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import Batch, Data
+from cl_bench.data.problem import Problem, Task
+from cl_bench.methods.base import Classifier, Fit, bytes_of
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+
+
+class FrozenFeatures(Classifier):
+    """Takes in each image once: sums of its features, by class. What answers is worked out of them when it is asked.
+
+    A sum doesn't know an order. So the answers are the same whatever the order of images, classes and tasks, and the
+    same as those of all images at once; nothing is forgotten, and no border between tasks is needed. Sums are float64.
+    Images are taken as they are, never augmented, and whatever their number in a mini-batch.
+
+    Args:
+        first_task: True first trains the network, with its head, on the images of the first task, and freezes it then.
+            False takes the features of the network as it is: features that others have trained, the pixels of
+            `network=linear`, or those of random weights.
+
+    Raises InputError for `first_task` in a stream, which doesn't say where the first task ends.
+    """
+
+    needs_borders: ClassVar[bool] = False
+    trains: ClassVar[bool] = False
+    refused: ClassVar[dict[str, str]] = {
+        "scheduler": "learns without gradients",
+        "trainer.patience": "learns without gradients",
+        "trainer.gradient_clip": "learns without gradients",
+        "trainer.freeze_batch_norm": "learns without gradients",
+        "label_smoothing": "learns without gradients",
+    }
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer, *, first_task: bool) -> None:
+        super().__init__(problem, network, optimizer)
+        if first_task and problem.online:
+            raise InputError(
+                "method.first_task=true: a stream (scenario.passes=online) doesn't say where the first task ends; set "
+                "false"
+            )
+        self.first_task, self.training_network = first_task, False
+        self.width = network.head.in_features
+        self.register_buffer("counts", torch.zeros(problem.n_outputs, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(problem.n_outputs, self.width, dtype=torch.float64))
+        self._answer: tuple[Tensor, ...] | None = None  # until more is taken in
+
+    def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
+        if self.first_task and task.index == 0:
+            self.training_network = True
+            fit(self, task.train, phase="first task")
+            self.training_network = False
+        in_order = torch.arange(len(task.train))  # each image once: no last mini-batch is filled up
+        fit(self, replace(task.train, augment=None, order=in_order), phase="statistics", epochs=1, step=self.take_in)
+        return self.diagnostics()
+
+    def learn_stream(self, images: Data, fit: Fit) -> None:
+        fit(self, replace(images, augment=None), phase="stream", step=self.take_in)
+
+    def diagnostics(self) -> dict[str, Any] | None:
+        """What is worth knowing of a task; nothing here."""
+        return None
+
+    @torch.no_grad()
+    def take_in(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
+        """A step: no optimizer has a part in it. A stream's images are answered before."""
+        features = self.features(batch.x)
+        if self.problem.online:
+            self.answered(self.logits(features), batch.y)
+        self.add(features, batch.y)
+        self._answer = None
+        return {}
+
+    def features(self, x: Tensor) -> Tensor:
+        """What is taken of an image, float64 (B, width): the features of the network, which learns nothing."""
+        self.network.features.eval()
+        with torch.autocast(x.device.type, enabled=False):
+            return self.network.features(x).double()
+
+    def add(self, features: Tensor, y: Tensor) -> None:
+        """Adds the features of a mini-batch, (B, width), to the sums."""
+        self.counts += torch.bincount(y, minlength=len(self.counts))
+        self.sums.index_add_(0, y, features)
+
+    @property
+    def means(self) -> Tensor:
+        """Of each class, (n_outputs, width); 0 for those that didn't come."""
+        return self.sums / self.counts.clamp(min=1)[:, None]
+
+    @property
+    def answer(self) -> tuple[Tensor, ...]:
+        """What answers by all that was taken in."""
+        if self._answer is None:
+            with torch.no_grad():
+                self._answer = self.worked_out()
+        return self._answer
+
+    @abstractmethod
+    def worked_out(self) -> tuple[Tensor, ...]:
+        """What answers, from the sums. A linear head: weights (n_outputs, width) and biases (n_outputs,)."""
+
+    def scores(self, features: Tensor) -> Tensor:
+        """How well each class suits, (B, n_outputs), for features (B, width): here by a linear head."""
+        weight, bias = self.answer
+        return features @ weight.T + bias
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The scores as float32; a class that didn't come answers where no other may."""
+        scores = self.scores(features).float()
+        return scores.masked_fill(self.counts == 0, torch.finfo(scores.dtype).min / 2)
+
+    def forward(self, x: Tensor, index: int | None = None) -> Tensor:
+        return self.network(x) if self.training_network else self.logits(self.features(x))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Of the network on the first task: cross-entropy."""
+        return F.cross_entropy(self.active(self.network(batch.x), batch.y), batch.y)
+
+    @property
+    def answer_bytes(self) -> int:
+        """The network below its head, and what answers. A backbone whose weights others have trained is no part."""
+        return bytes_of(self.network.features.state_dict()) + sum(part.nbytes for part in self.answer)
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        super().set_extra_state(state)
+        self._answer = None

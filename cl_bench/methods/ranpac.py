@@ -1,0 +1,114 @@
+"""RanPAC (McDonnell et al., 2023): frozen features, projected at random, and ridge regression on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cl_bench.config import Positive, Rate
+from cl_bench.data.problem import Problem
+from cl_bench.methods.parts.frozen_features import FrozenFeatures
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+
+RIDGES = torch.logspace(-8, 8, 17, dtype=torch.float64)
+
+
+class RanPAC(FrozenFeatures):
+    """With h = relu(phi W), W (width, projections) from N(0, 1) and fixed, and y the one-hot label, the sums
+
+        G = sum h h^T,  Q = sum h y^T
+
+    give the answer argmax_c h^T (G + ridge I)^-1 Q.
+
+    A ridge that isn't given is the one of 1e-8, 1e-7, ..., 1e8 with the least generalized cross-validation error (Golub
+    et al., 1979), which follows from G and Q: see `least_error`.
+
+    Args:
+        projections: M; None: no projection and no relu, h = phi.
+        ridge: lambda; None: chosen anew whenever the answer is worked out.
+        first_task: see `FrozenFeatures`.
+    """
+
+    projection: Tensor
+    products: Tensor
+    targets: Tensor
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        projections: Positive | None,
+        ridge: Rate | None,
+        first_task: bool,
+    ) -> None:
+        super().__init__(problem, network, optimizer, first_task=first_task)
+        self.ridge, n = ridge, projections or self.width
+        if projections:
+            self.register_buffer("projection", torch.randn(self.width, n))
+        self.projected = projections is not None
+        self.register_buffer("products", torch.zeros(n, n, dtype=torch.float64))
+        self.register_buffer("targets", torch.zeros(problem.n_outputs, n, dtype=torch.float64))  # Q^T
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """h, float64 (B, M)."""
+        return (features.float() @ self.projection).relu().double() if self.projected else features
+
+    def add(self, features: Tensor, y: Tensor) -> None:
+        super().add(features, y)
+        hidden = self.hidden(features)
+        self.products.addmm_(hidden.T, hidden)
+        self.targets.index_add_(0, y, hidden)
+
+    def worked_out(self) -> tuple[Tensor, ...]:
+        if self.ridge is None:
+            values, vectors = torch.linalg.eigh(self.products)
+            turned = self.targets @ vectors
+            ridge = least_error(values, turned, self.counts)
+            weight = (turned / (values.clamp(min=0) + ridge)) @ vectors.T
+        else:
+            ridge = self.products.new_tensor(self.ridge)
+            weight = torch.linalg.solve(
+                self.products + ridge * torch.eye(len(self.products)).to(ridge), self.targets.T
+            ).T
+        return weight, torch.zeros_like(self.counts), ridge
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.hidden(features) @ self.answer[0].T
+
+    def diagnostics(self) -> dict[str, Any]:
+        return {"ridge": float(self.answer[2])}
+
+    @property
+    def answer_bytes(self) -> int:
+        """With the projection."""
+        return super().answer_bytes + (self.projection.nbytes if self.projected else 0)
+
+
+def least_error(values: Tensor, turned: Tensor, counts: Tensor) -> Tensor:
+    """The ridge of `RIDGES` with the least error of generalized cross-validation, from sums alone.
+
+    With H the hat matrix and n images it is (||Y - H Y||^2 / n) / (1 - trace(H) / n)^2. Ridges that fit all but every
+    label have no such error, and are passed over.
+
+    Args:
+        values: eigenvalues of G, (M,). turned: Q^T times its eigenvectors, (n_outputs, M). counts: images of each
+            class, (n_outputs,).
+
+    >>> counts = torch.tensor([30.0, 30.0])
+    >>> noise = torch.tensor([[0.5, -0.5]])
+    >>> float(least_error(torch.tensor([60.0]), noise.T, counts))
+    100000000.0
+    """
+    n, values = counts.sum().clamp(min=1), values.clamp(min=0)
+    ridges = RIDGES.to(values)[:, None]
+    kept = values / (values + ridges)  # (ridges, M): the share of each direction that is fitted
+    fitted = turned.square().sum(0)
+    residual = n - (fitted * (2 / (values + ridges) - values / (values + ridges).square())).sum(1)
+    freedom = 1 - kept.sum(1) / n
+    error = residual.clamp(min=0) / n / freedom.square()
+    return RIDGES.to(values)[error.masked_fill(freedom < 1e-3, torch.inf).argmin()]

@@ -1,0 +1,59 @@
+"""SLDA (Hayes and Kanan, 2020): linear discriminant analysis of frozen features, from a stream."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Gt, Le
+from torch import Tensor
+
+from cl_bench.data.problem import Problem
+from cl_bench.methods.parts.frozen_features import FrozenFeatures
+from cl_bench.networks.base import Network
+from cl_bench.networks.optimizers import Optimizer
+
+
+class SLDA(FrozenFeatures):
+    """With mu_c the mean of class c and S the covariance within classes, shared by all of them:
+
+        Lambda = ((1 - shrinkage) S + shrinkage I)^-1
+        score of c = mu_c^T Lambda phi - mu_c^T Lambda mu_c / 2
+
+    The paper updates S with each sample; here S follows from the sum of phi phi^T, which is the same matrix but for
+    rounding, if the update counts the samples of the class.
+
+    Args:
+        shrinkage: towards the identity, above 0; as large as S, in its units, it makes NCM of it.
+        first_task: see `FrozenFeatures`.
+    """
+
+    products: Tensor
+
+    def __init__(
+        self,
+        problem: Problem,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        shrinkage: Annotated[float, Gt(0), Le(1)],
+        first_task: bool,
+    ) -> None:
+        super().__init__(problem, network, optimizer, first_task=first_task)
+        self.shrinkage = shrinkage
+        self.register_buffer("products", torch.zeros(self.width, self.width, dtype=torch.float64))
+
+    def add(self, features: Tensor, y: Tensor) -> None:
+        super().add(features, y)
+        self.products.addmm_(features.T, features)
+
+    @property
+    def covariance(self) -> Tensor:
+        """S: the mean over all images of (phi - mu_c)(phi - mu_c)^T, each with the mean of its class."""
+        between = (self.means * self.counts[:, None]).T @ self.means
+        return (self.products - between) / self.counts.sum().clamp(min=1)
+
+    def worked_out(self) -> tuple[Tensor, ...]:
+        shrunk = (1 - self.shrinkage) * self.covariance + self.shrinkage * torch.eye(self.width).to(self.products)
+        weight = torch.linalg.solve(shrunk, self.means.T).T
+        return weight, -(weight * self.means).sum(1) / 2

@@ -1,0 +1,51 @@
+"""FeCAM's covariances, powers and distances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import Compose, made, one_pass
+
+from cl_bench.config import InputError
+from cl_bench.runs.loop import run
+
+
+def test_the_nearest_class_by_its_own_covariance() -> None:
+    """With numpy, from the images of two digits."""
+    scenario, method = made("fecam", "network=linear", "method.alpha_1=2", "method.alpha_2=0.5")
+    task = scenario.tasks[0]
+    method.learn_task(task, one_pass)
+    test = next(scenario.tests[0].batches()).x
+    u = np.sqrt(test.flatten(1).double().numpy())
+    expected = []
+    for label in (0, 1):
+        own = np.sqrt((task.train.images[task.train.labels == label].flatten(1) / 255).double().numpy())
+        S = np.cov(own.T)
+        off = ~np.eye(64, dtype=bool)
+        S = S + 2 * S.diagonal().mean() * np.eye(64) + 0.5 * S[off].mean() * off
+        scale = np.sqrt(S.diagonal())
+        N = S / np.outer(scale, scale)
+        mean = own.mean(0)
+        away = u / np.linalg.norm(u, axis=1, keepdims=True) - mean / np.linalg.norm(mean)
+        expected.append(-np.einsum("bi,ij,bj->b", away, np.linalg.inv(N), away))
+    found = method(test)[:, :2]
+    torch.testing.assert_close(found.double(), torch.from_numpy(np.stack(expected, 1)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_feature_that_never_varies_and_a_single_image() -> None:
+    scenario, method = made("fecam", "network=linear", "method.alpha_1=0", "method.alpha_2=0")
+    method.learn_task(scenario.tasks[0], one_pass)
+    alone = scenario.tasks[1].train[torch.arange(1)]
+    method.take_in(next(alone.batches()), None)
+    assert method(next(scenario.tests[0].batches()).x).isfinite().all()
+
+
+def test_negative_features_have_no_power(small: Compose) -> None:
+    with pytest.raises(InputError, match=r"^method.tukey=0.5: some features are negative"):
+        run(small("method=fecam", "network=resnet32", "network.width=2", "network.signed=true", "scenario.n_tasks=2"))
+
+
+def test_covariances_that_no_memory_holds(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^method=fecam: 10 covariances of 400000 features"):
+        run(small("method=fecam", "network.hidden=[400000]"))

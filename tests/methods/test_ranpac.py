@@ -1,0 +1,62 @@
+"""RanPAC without projections is ridge regression, and its ridge is that of generalized cross-validation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import made, one_pass
+from sklearn.linear_model import Ridge
+from test_slda import images
+
+from cl_bench.methods.ranpac import RIDGES, RanPAC
+
+
+def ranpac(*overrides: str) -> RanPAC:
+    return made("ranpac", "network=linear", *overrides)[1]
+
+
+def test_without_projections_it_is_ridge_regression() -> None:
+    x, y = images()
+    method = ranpac("method.projections=null", "method.ridge=7")
+    method.add(x, y)
+    theirs = Ridge(alpha=7.0, fit_intercept=False).fit(x.numpy(), F.one_hot(y).numpy())
+    torch.testing.assert_close(
+        method.scores(x)[:, :3], torch.from_numpy(theirs.predict(x.numpy())), rtol=1e-8, atol=1e-9
+    )
+
+
+def test_projections_are_rectified_and_fixed() -> None:
+    x, y = images()
+    method = ranpac("method.projections=90", "method.ridge=7")
+    hidden = (x.float() @ method.projection).relu().double()
+    method.add(x, y)
+    theirs = Ridge(alpha=7.0, fit_intercept=False).fit(hidden.numpy(), F.one_hot(y).numpy())
+    torch.testing.assert_close(
+        method.scores(x)[:, :3], torch.from_numpy(theirs.predict(hidden.numpy())), rtol=1e-8, atol=1e-9
+    )
+    assert torch.equal(method.projection, ranpac("method.projections=90").projection)
+
+
+@pytest.mark.parametrize("n", [60, 200])  # fewer images than features, and more
+def test_the_ridge_has_the_least_error_of_generalized_cross_validation(n: int) -> None:
+    x, y = images(n)
+    method = ranpac("method.projections=null")
+    method.add(x, y)
+    Y = F.one_hot(y).double()
+
+    def error(ridge: float) -> float:
+        H = x @ torch.linalg.solve(x.T @ x + ridge * torch.eye(x.shape[1], dtype=torch.float64), x.T)
+        free = 1 - H.trace() / n
+        return float((Y - H @ Y).square().sum() / n / free**2) if free > 1e-3 else float("inf")
+
+    assert method.diagnostics() == {"ridge": min(RIDGES.tolist(), key=error)}
+
+
+def test_the_answer_counts_the_projection(small: Any) -> None:
+    scenario, method = made("ranpac", "network.hidden=[32]", "method.projections=50")
+    method.learn_task(scenario.tasks[0], one_pass)
+    network, head = 4 * (64 * 32 + 32), 8 * (10 * 50 + 10 + 1)
+    assert method.answer_bytes == network + head + 4 * 32 * 50
