@@ -138,23 +138,23 @@ class Watch(pl.Callback):
     def after_step(self, done: int) -> bool:
         """Measures where that is to be, and at the end of a pass: inside of a chunk, as one for each point would cost
         more than its steps. Returns whether the phase ends here."""
-        if self.evaluating and self.evaluating.due(done):
-            before = time.monotonic()
-            with torch.autocast(self.fit.device.type, enabled=False):
-                self.evaluating.look(done)
-            self._set_aside(time.monotonic() - before)
         if done in self.points:
             before, seen = time.monotonic(), self.points[done]
             with torch.autocast(self.fit.device.type, enabled=False):
                 self.stream.append((seen, self.fit.measure(seen)))
             self._looked.append((done, *self.stream[-1]))
             self._set_aside(time.monotonic() - before)
-        if self.course is None:
-            return False
-        before = time.monotonic()
-        with torch.autocast(self.fit.device.type, enabled=False):
-            ends = self.course.after_step(done)
-        self._set_aside(time.monotonic() - before)
+        ends = False
+        if self.course:
+            before = time.monotonic()
+            with torch.autocast(self.fit.device.type, enabled=False):
+                ends = self.course.after_step(done)
+            self._set_aside(time.monotonic() - before)
+        if self.evaluating and (ends or self.evaluating.due(done)):
+            before = time.monotonic()
+            with torch.autocast(self.fit.device.type, enabled=False):
+                self.evaluating.look(done)
+            self._set_aside(time.monotonic() - before)
         return ends
 
     def end_course(self, done: int) -> None:

@@ -85,6 +85,14 @@ def test_epochs_are_passes_over_the_images(small: Compose) -> None:
         assert [step for step, _ in there(curves(run(settings))[0]).points] == [6, last]
 
 
+def test_the_step_at_which_patience_ends_a_training_is_a_point(small: Compose) -> None:
+    patience = ("trainer.epochs=40", "trainer.patience=1", "optimizer.lr=0.05", "scenario.val_fraction=0.2")
+    results = run(small("method=finetune", *patience, "evaluate_every=1000", "scenario.n_tasks=2"))
+    phases = [phase for record in results.tasks for phase in record.phases]
+    assert all(phase.steps < 40 for phase in phases)
+    assert [[step for step, _ in there(phase.evaluation).points] for phase in phases] == [[p.steps] for p in phases]
+
+
 def test_on_validation_images_by_hand() -> None:
     """And the modes of all modules are as before, and no random number is drawn."""
     settings = small_settings("method=finetune", *VALIDATION, "evaluate_every=1")
