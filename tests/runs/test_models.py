@@ -67,7 +67,8 @@ def folder(er: Path, tmp_path: Path) -> Path:
 
 def said(command: Any, capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
     code = command.main([str(word) for word in words])
-    return (code, *capsys.readouterr())
+    out, err = capsys.readouterr()
+    return code, out, err
 
 
 # ------------------------------------------------------------------------------------------------ what is kept
@@ -149,7 +150,7 @@ def test_a_class_that_answers_in_its_own_way_keeps_all_of_its_state(small: Compo
     from cl_bench.runs.setup import prepare
 
     scenario, made = prepare(small("method=finetune"))
-    given: tuple[Any, ...] = (scenario.problem, made.network, made.optimizer)  # type: ignore[attr-defined]
+    given: tuple[Any, ...] = (scenario.problem, made.network, made.optimizer)
     for kind in (Own, Says):
         method = kind(*given)
         method.register_buffer("shift", torch.ones(10))
