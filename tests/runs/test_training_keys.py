@@ -78,7 +78,7 @@ def learned(method: Method, task: Task, fit: Any) -> list[Phase]:
         ([0.1, 0.2, 0.3, 0.2, 0.1], 5, 3),
     ],
 )
-@pytest.mark.parametrize("chunk", [1, 2, 1000])
+@pytest.mark.parametrize("chunk", [2, 1000])
 def test_it_ends_as_if_the_phase_had_ended_at_its_best(
     accuracies: list[float], epochs: int, best: int, chunk: int, tmp_path: Path
 ) -> None:
@@ -162,7 +162,7 @@ def stepped() -> Iterator[list[tuple[torch.optim.Optimizer, float, float]]]:
     hook.remove()
 
 
-CLIPPED = ("gem", "continual_backprop", "dgr", "dgm", "pnn", "supsup", "oml")
+CLIPPED = ("gem", "continual_backprop", "dgr", "oml")
 META = ("scenario.meta_classes=5", "method.meta_steps=3", "method.trajectory_classes=2")
 
 
@@ -289,11 +289,9 @@ KILLED = {
     ),
     "plateau": ("scheduler=plateau", "scheduler.patience=1", "trainer.epochs=4", "optimizer.lr=0.1"),
     "train_loss": ("scheduler=plateau", "scheduler.patience=1", "scheduler.monitor=train_loss", "optimizer.lr=0.3"),
-    "adamw": ("optimizer=adamw", "optimizer.weight_decay=0.5"),
+    "others": ("optimizer=adamw", "optimizer.weight_decay=0.5", *ON["trainer.gradient_clip"], *ON["label_smoothing"]),
     "patience": ("trainer.patience=1", "trainer.epochs=5", "optimizer.lr=0.1"),
-    "gradient_clip": ON["trainer.gradient_clip"],
     "freeze_batch_norm": (*ON["trainer.freeze_batch_norm"], *NORMS),
-    "label_smoothing": ON["label_smoothing"],
 }
 
 
@@ -304,7 +302,7 @@ class Killed(BaseException):
 def all_of(settings: dict[str, Any]) -> tuple[Any, list[Row], Any]:
     """What is known of a run: its results, its curves, and all of its method."""
     results, folder = without_clocks(run(settings)), folder_of(settings)
-    state = torch.load(RunFolder(folder, "").path / "checkpoints" / "task1.pt", weights_only=True)
+    state = torch.load(max((folder / "checkpoints").glob("task*.pt")), weights_only=True)
     return results, [row for row in read(folder / "log.csv") if row.phase != MEASURED], state["method"]
 
 
