@@ -175,8 +175,8 @@ def show(chosen: dict[str, list[Cell]], found: dict[str, list[Row]]) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    console, good = Console(highlight=False, markup=False, soft_wrap=True), True
-    console.width = max(console.width, 180)  # a command is never cut
+    wide = max(Console().width, 180)  # a command is never cut
+    console, good = Console(highlight=False, markup=False, soft_wrap=True, width=wide), True
     for family, content in chosen.items():
         table = Table(*HEADS, title=family, title_justify="left", box=SIMPLE_HEAD)
         notes = []

@@ -24,8 +24,8 @@ from cl_bench.config import InputError, Side
 from cl_bench.config.weights import digest_of, weights_file
 from cl_bench.data.batches import Data
 from cl_bench.data.on_disk import in_memory
-from cl_bench.data.problem import Pictures
 from cl_bench.data.tasks import Scenario
+from cl_bench.data.views import Pictures
 from cl_bench.files import write
 from cl_bench.networks.backbones import Backbone
 

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Data
+from cl_bench.data.views import Pictures
 
 Kind = Literal["class", "task", "domain"]
 Rule = Literal["seen", "all", "current", "own"]
 TrainMask = Literal["seen", "all", "current"]
-
-
-class Pictures(NamedTuple):
-    """Images that a learner doesn't see itself, but the features of.
-
-    image_shape: (C, H, W). view: as in `Data`. features: float images in [0, 1], (B, C, H, W) -> (B, width, 1, 1).
-    """
-
-    image_shape: tuple[int, int, int]
-    view: nn.Module | None
-    features: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

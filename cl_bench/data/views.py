@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,3 +54,14 @@ def turned(x: Tensor, degrees: Tensor) -> Tensor:
     height, width = x.shape[2:]  # coordinates go from -1 to 1 along both, whatever their lengths
     turn = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(-1, 2, 3)
     return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
+
+
+class Pictures(NamedTuple):
+    """Images that a learner doesn't see itself, but the features of.
+
+    image_shape: (C, H, W). view: as in `Data`. features: float images in [0, 1], (B, C, H, W) -> (B, width, 1, 1).
+    """
+
+    image_shape: tuple[int, int, int]
+    view: nn.Module | None
+    features: Callable[[Tensor], Tensor]

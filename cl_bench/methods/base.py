@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, Chunk, Data, Step
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask, masked
 from cl_bench.methods.parts.cross_entropy import cross_entropy
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import KeptState, Optimizer
 from cl_bench.record import Phase
@@ -110,10 +111,10 @@ class Method(Learner):
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
     it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
-    else how long, and by which optimizer, says nothing (but of a network that `method.first_task` trains). answers_by:
-    how the names of what answers begin in its state, see `answer_state`. grows: whether another run may go on with it,
-    with more outputs and tasks than it was made for: all that counts these in its state begins with those before, and
-    later ones are at first as in a new method. index: of the task being learned, or learned last; -1 before the first.
+    else how long, and by which optimizer, says nothing (but of a network that `method.first_task` trains). refused:
+    keys of the configuration that it can't follow, and why. answers_by: how the names of what answers begin in its
+    state. grows: whether another run may go on with it, see `runs.continued`. index: of the task being learned, or
+    learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -160,21 +161,6 @@ class Method(Learner):
     def answer_bytes(self) -> int:
         """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
         return bytes_of(self.state_dict())
-
-    def answer_state(self) -> dict[str, Any]:
-        """The part of its `state_dict` that answers need, for a model that learns no more.
-
-        That of a class which answers in a way of its own (`forward`), and says nothing of `answers_by`, is all.
-        """
-        forward, named = (
-            next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("forward", "answers_by")
-        )
-        needed = self.answers_by if issubclass(named, forward) else ("",)
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if name == "_extra_state" or (name.startswith(needed) and not name.startswith("optimizer_state."))
-        }
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
@@ -273,14 +259,3 @@ class Classifier(Method):
 def frozen(module: M) -> M:
     """A copy in evaluation mode that learns no more."""
     return copy.deepcopy(module).eval().requires_grad_(False)
-
-
-def bytes_of(state: Any) -> int:
-    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
-
-    >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
-    20
-    """
-    if isinstance(state, Tensor):
-        return state.nbytes
-    return sum(map(bytes_of, state.values())) if isinstance(state, dict) else 0

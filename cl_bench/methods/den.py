@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from cl_bench.config import NonNegative, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind, Problem, Task
-from cl_bench.methods.base import Classifier, Fit, bytes_of
+from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.proximal import pull, shrink_rows, soft_threshold
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.networks.base import Network
 from cl_bench.networks.growing import Growing
 from cl_bench.networks.growing_linear import GrowingLinear, growing_mlp

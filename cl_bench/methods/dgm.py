@@ -12,7 +12,8 @@ from torch import Tensor
 from cl_bench.config import NonNegative, Positive, Rate
 from cl_bench.data.batches import FLOATS, REPLAYED, Batch, Data, at_once
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Classifier, Fit, bytes_of
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.methods.parts.two_players import Losses, TwoPlayers, balanced_labels, drawn
 from cl_bench.methods.parts.wgan_gp import gradient_penalty
 from cl_bench.networks.base import Network, reset_parameters

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from cl_bench.config import Positive
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Fit, Method, bytes_of
+from cl_bench.methods.base import Fit, Method
 from cl_bench.methods.parts.acgan import ACGAN
 from cl_bench.methods.parts.memory import Memory
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.networks.base import reset_parameters
 
 

@@ -13,7 +13,8 @@ from torch.func import functional_call
 from cl_bench.config import InputError, Positive, Rate
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task, TrainMask
-from cl_bench.methods.base import Classifier, Fit, Learner, bytes_of
+from cl_bench.methods.base import Classifier, Fit, Learner
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.networks.base import Network, batch_norms
 from cl_bench.networks.optimizers import Adam, Optimizer
 

@@ -10,8 +10,9 @@ from torch.func import functional_call
 
 from cl_bench.config import Decay, InputError, Positive
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Fit, bytes_of
+from cl_bench.methods.base import Fit
 from cl_bench.methods.parts.isolation import Isolation
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.record import Capacity

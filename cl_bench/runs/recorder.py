@@ -24,8 +24,9 @@ from cl_bench.evaluation.judge import Judge, generated_metrics
 from cl_bench.evaluation.scores import References, Score
 from cl_bench.evaluation.sizes import growth_rate
 from cl_bench.evaluation.streams import stream_metrics
-from cl_bench.methods.base import Learner, Method, bytes_of
+from cl_bench.methods.base import Learner, Method
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.record import (
     Diagnostics,
     Generated,

@@ -16,8 +16,8 @@ from cl_bench.config.names import key_of
 from cl_bench.data.batches import Data
 from cl_bench.data.datasets import digits
 from cl_bench.data.scenarios import permuted, split
-from cl_bench.methods.base import bytes_of
 from cl_bench.methods.parts.memory import Budget, Memory, Reservoir
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.record import MemoryUse
 from cl_bench.runs.loop import run
 from cl_bench.seeding import derive

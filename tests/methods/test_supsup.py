@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from cl_bench.config import InputError
 from cl_bench.data.tasks import Scenario
-from cl_bench.methods.base import bytes_of
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.methods.supsup import SupSup
 from cl_bench.networks.plain import weighted
 from cl_bench.networks.supermasks import packed, supermask, unpacked

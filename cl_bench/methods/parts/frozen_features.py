@@ -13,7 +13,8 @@ from torch import Tensor
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Classifier, Fit, bytes_of
+from cl_bench.methods.base import Classifier, Fit
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 

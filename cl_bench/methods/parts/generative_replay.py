@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import FLOATS, REPLAYED, Data, at_once
 from cl_bench.data.problem import Problem, Task, masked
-from cl_bench.methods.base import Classifier, Fit, bytes_of, frozen
+from cl_bench.methods.base import Classifier, Fit, frozen
 from cl_bench.methods.parts.acgan import ACGAN
+from cl_bench.methods.parts.sizes import bytes_of
 from cl_bench.methods.parts.wgan_gp import WGANGP
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer

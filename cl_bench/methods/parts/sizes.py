@@ -1,0 +1,18 @@
+"""How large what is kept is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+def bytes_of(state: Any) -> int:
+    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
+
+    >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
+    20
+    """
+    if isinstance(state, Tensor):
+        return state.nbytes
+    return sum(map(bytes_of, state.values())) if isinstance(state, dict) else 0
