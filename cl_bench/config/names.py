@@ -42,7 +42,7 @@ WITHOUT_EFFECT = {
 """Keys that change no number, by group: they are left out of a run's key."""
 
 LATER: dict[str, dict[str, Any]] = {
-    "": {"measure_every": 1},
+    "": {"continue_from": None, "measure_every": 1},
     "cl_bench.data.scenarios.permuted": {"max_train": None},
     "cl_bench.data.scenarios.split": {"base": None, "max_train": None, "meta_classes": None},
     "cl_bench.data.datasets.mnist": {"normalize": False},

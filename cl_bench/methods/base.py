@@ -113,7 +113,7 @@ class Method(Learner):
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
     it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. answers_by: how the names of
-    what answers begin in its state, see `answer_state`. grows: whether another run may go on with it, with more outputs
+    what answers begin in its state, see `runs.models`. grows: whether another run may go on with it, with more outputs
     and tasks than it was made for: all that counts these in its state begins with those before, and later ones are at
     first as in a new method. index: of the task being learned, or learned last; -1 before the first.
     """
@@ -156,21 +156,6 @@ class Method(Learner):
     def answer_bytes(self) -> int:
         """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
         return bytes_of(self.state_dict())
-
-    def answer_state(self) -> dict[str, Any]:
-        """The part of its `state_dict` that answers need, for a model that learns no more.
-
-        That of a class which answers in a way of its own (`forward`), and says nothing of `answers_by`, is all.
-        """
-        forward, named = (
-            next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("forward", "answers_by")
-        )
-        needed = self.answers_by if issubclass(named, forward) else ("",)
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if name == "_extra_state" or (name.startswith(needed) and not name.startswith("optimizer_state."))
-        }
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
         """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).

@@ -196,6 +196,21 @@ def problem_of(labels: Mapping[str, Any]) -> Problem:
     )
 
 
+def answer_state(method: Method) -> dict[str, Any]:
+    """The part of a method's `state_dict` that its answers need, for a model that learns no more.
+
+    That of a class which answers in a way of its own (`forward`), and says nothing of `answers_by`, is all.
+    """
+    kinds = type(method).__mro__
+    forward, named = (next(kind for kind in kinds if name in vars(kind)) for name in ("forward", "answers_by"))
+    needed = method.answers_by if issubclass(named, forward) else ("",)
+    return {
+        name: value
+        for name, value in method.state_dict().items()
+        if name == "_extra_state" or (name.startswith(needed) and not name.startswith("optimizer_state."))
+    }
+
+
 def as_safetensors(method: Method) -> bytes:
     """What answers, as the content of a safetensors file; what is no tensor is in its metadata.
 
@@ -204,7 +219,7 @@ def as_safetensors(method: Method) -> bytes:
     import torch
     from safetensors.torch import save
 
-    state = method.answer_state()
+    state = answer_state(method)
     tensors = {
         name: value.detach().cpu().contiguous().clone() for name, value in state.items() if torch.is_tensor(value)
     }

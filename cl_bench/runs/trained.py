@@ -23,7 +23,7 @@ from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
 from cl_bench.methods.base import Method
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.models import Models
+from cl_bench.runs.models import Models, answer_state
 from cl_bench.runs.setup import checked, method_of, prepare, scenario_of, takes_dataset
 
 
@@ -166,7 +166,7 @@ def put_in(method: Method, state: Mapping[str, Any], where: Path) -> None:
     except RuntimeError as error:  # of a size that differs
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{where}: is of another network ({reason})") from None
-    if odd := [*(name for name in method.answer_state() if name not in state), *unexpected]:
+    if odd := [*(name for name in answer_state(method) if name not in state), *unexpected]:
         says = "isn't there" if odd[0] not in state else "isn't part of this one"
         raise InputError(f"{where}: is of another network ({odd[0]} {says})")
 

@@ -27,7 +27,7 @@ from cl_bench.methods.base import Classifier
 from cl_bench.methods.er import ER
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
-from cl_bench.runs.models import Models, labels_of, problem_of
+from cl_bench.runs.models import Models, answer_state, labels_of, problem_of
 from cl_bench.sweep.jobs import finished
 from cl_bench.use import evaluate, export, predict
 
@@ -155,8 +155,8 @@ def test_a_class_that_answers_in_its_own_way_keeps_all_of_its_state(small: Compo
         method = kind(*given)
         method.register_buffer("shift", torch.ones(10))
         method.register_buffer("images", torch.ones(3))
-        assert {"shift", "_extra_state"} <= method.answer_state().keys()
-        assert ("images" in method.answer_state()) == (kind is Own)
+        assert {"shift", "_extra_state"} <= answer_state(method).keys()
+        assert ("images" in answer_state(method)) == (kind is Own)
 
 
 # ------------------------------------------------------------------------------------------ kills, and later wishes
