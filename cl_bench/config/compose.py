@@ -248,8 +248,9 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
     if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
         logger["loggers"] = named_loggers(logger["loggers"])
     trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
-    whole = isinstance(trainer, dict) and isinstance(optimizer, dict)
-    if whole and not declared(settings, "trains") and settings["method"].get("first_task") is not True:
+    if not isinstance(trainer, dict) or not isinstance(optimizer, dict):
+        return
+    if not declared(settings, "trains") and settings["method"].get("first_task") is not True:
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}

@@ -70,7 +70,8 @@ def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with a person's own data, and a run that is continued, named by their content, wherever they
     lie."""
     content = config.get("content")
-    kept = {key: value for key, value in config.items() if key not in ("content", "continue_from")}
+    left_out = {"content", *(["continue_from"] if config.get("came_from") else [])}
+    kept = {key: value for key, value in config.items() if key not in left_out}
     if isinstance(content, list):
         return kept | {"scenario": {**kept["scenario"], "datasets": content}}
     if not content:

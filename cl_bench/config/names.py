@@ -47,6 +47,7 @@ WITHOUT_EFFECT = {
 
 LATER: dict[str, dict[str, Any]] = {
     "": {
+        "continue_from": None,
         "measure_every": 1,
         "label_smoothing": 0.0,
         "scheduler": {},

@@ -178,7 +178,7 @@ class Batches:
         chunk: int = 32,
         start: int = 0,
         step: Step | None = None,
-        after_step: Callable[[int], bool] = lambda done: False,
+        after_step: Callable[[int], bool | None] = lambda done: False,
     ) -> None:
         if not len(data):
             raise ValueError("no images to train on")

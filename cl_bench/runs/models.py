@@ -197,13 +197,12 @@ def problem_of(labels: Mapping[str, Any]) -> Problem:
 
 
 def answer_state(method: Method) -> dict[str, Any]:
-    """The part of a method's `state_dict` that answers need, for a model that learns no more.
+    """The part of a method's `state_dict` that its answers need, for a model that learns no more.
 
     That of a class which answers in a way of its own (`forward`), and says nothing of `answers_by`, is all.
     """
-    forward, named = (
-        next(kind for kind in type(method).__mro__ if name in vars(kind)) for name in ("forward", "answers_by")
-    )
+    kinds = type(method).__mro__
+    forward, named = (next(kind for kind in kinds if name in vars(kind)) for name in ("forward", "answers_by"))
     needed = method.answers_by if issubclass(named, forward) else ("",)
     return {
         name: value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import there
@@ -20,7 +21,7 @@ def found_in(folder: Path) -> list[Benchmark]:
     return benchmarks(read([folder])[0])
 
 
-def seeds(folder: Path, method: str, accuracies: list[float], **changes: object) -> None:
+def seeds(folder: Path, method: str, accuracies: list[float], **changes: Any) -> None:
     for seed, accuracy in enumerate(accuracies):
         write(folder, method, seed, acc=accuracy, **changes)
 
