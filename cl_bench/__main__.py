@@ -7,6 +7,7 @@ from cl_bench.process import COMMANDS, STOPPED, command
 if __name__ == "__main__":  # at once: what follows takes its time
     command()
 
+import gc
 import os
 import signal
 import sys
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results_of(config)
         except Exception as error:
             return complain(error, debug, f" (in {' '.join(HydraConfig.get().overrides.task)})")
+        finally:
+            gc.collect()  # circles of references would keep a run's images until Python looks for them
         return None
 
     try:
