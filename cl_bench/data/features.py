@@ -188,5 +188,6 @@ def as_features(scenario: Scenario, features: Features, device: torch.device | s
 
 def as_seen(data: Data) -> Tensor:
     """The images, uint8 (N, C, H, W), as the view of their task shows them."""
-    parts = [] if data.view is None else [(batch.x * 255).round().to(torch.uint8) for batch in data.batches()]
-    return torch.cat(parts) if parts else in_memory(data.images, "features")
+    if data.view is None or not len(data):  # a task without validation images: a view may need one at least
+        return in_memory(data.images, "features")
+    return torch.cat([(batch.x * 255).round().to(torch.uint8) for batch in data.batches()])

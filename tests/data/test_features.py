@@ -177,6 +177,7 @@ def test_a_scenario_of_features(tmp_path: Path, worked_out: list[int], small: Co
             torch.testing.assert_close(batch.x[:, 0, 0, 0], seen.flatten(1).mean(1))
     assert not torch.equal(made.tests[0].images, made.tests[1].images)
     assert as_seen(scenario.tests[1]).dtype == torch.uint8
+    assert as_seen(scenario.tasks[1].val[torch.arange(0)]).shape == (0, 1, 8, 8)  # none to choose by, as by default
 
 
 def test_rehearsal_counts_the_bytes_of_features(tmp_path: Path, worked_out: list[int], small: Compose) -> None:
