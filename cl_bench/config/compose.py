@@ -100,9 +100,6 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     if every is not None and scenario.get("passes") == "online":
         stream = "a stream (scenario.passes=online) is measured after so many images; set scenario.measure_every"
         raise InputError(f"evaluate_every={every}: {stream}")
-    if settings.get("evaluate_on") == "validation" and not scenario.get("val_fraction", 1):
-        no_images = f"scenario.val_fraction={scenario['val_fraction']} sets no images apart; try 0.1"
-        raise InputError(f"evaluate_on=validation: {no_images}")
 
 
 def check_stream(settings: Mapping[str, Any]) -> None:

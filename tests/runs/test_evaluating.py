@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Compose, made, small_settings, there, without_clocks
@@ -232,10 +233,6 @@ def test_what_can_not_be_measured_is_said(
         (("evaluate_unit=epochs",), r"^evaluate_unit=epochs: nothing is measured while a task is learned; set eval"),
         (("evaluate_on=validation",), r"^evaluate_on=validation: nothing is measured while a task is learned; set "),
         (
-            ("evaluate_every=1", "evaluate_on=validation"),
-            r"^evaluate_on=validation: scenario\.val_fraction=0\.0 sets no images apart; try 0\.1$",
-        ),
-        (
             ("evaluate_every=5", "scenario.passes=online"),
             r"^evaluate_every=5: a stream \(scenario\.passes=online\) .*; set scenario\.measure_every$",
         ),
@@ -245,6 +242,17 @@ def test_what_can_not_be_measured_is_said(
 def test_a_wish_that_can_not_be_is_one_line(overrides: tuple[str, ...], line: str, small: Compose) -> None:
     with pytest.raises(InputError, match=line):
         check_settings(small("method=er", *overrides))
+
+
+def test_validation_images_come_of_val_fraction_or_of_the_set_itself(small: Compose, tmp_path: Path) -> None:
+    wish = ("method=finetune", "evaluate_every=1", "evaluate_on=validation", "scenario.n_tasks=2")
+    with pytest.raises(InputError, match=r"^evaluate_on=validation: scenario\.val_fraction=0\.0 sets no .*; try 0\.1$"):
+        prepare(small(*wish))
+    x, y = np.zeros((8, 4, 4), np.uint8), np.arange(8) % 4
+    parts = ("train", "test", "val")
+    np.savez(tmp_path / "own.npz", **{f"x_{part}": x for part in parts}, **{f"y_{part}": y for part in parts})  # type: ignore[arg-type]
+    scenario, _ = prepare(small(*wish, "dataset=npz", f"dataset.path={tmp_path / 'own.npz'}"))
+    assert [len(task.val) for task in scenario.tasks] == [4, 4]
 
 
 def test_a_task_without_validation_images_is_refused(
