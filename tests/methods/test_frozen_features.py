@@ -118,6 +118,11 @@ def test_a_stream_refuses_what_means_nothing_there(small: Compose) -> None:
         run(small(*stream, "method.first_task=true"))
 
 
+def test_features_with_nothing_to_train_are_not_trained_on_the_first_task(small: Compose) -> None:
+    with pytest.raises(InputError, match=r"^method.first_task=true: the features of this network have nothing to tr"):
+        run(small("method=ncm", "method.first_task=true", "network=linear"))
+
+
 def test_a_state_that_is_loaded_answers_at_once() -> None:
     """What was worked out of other sums is not used, though they count as many images."""
     scenario, method = head("slda")

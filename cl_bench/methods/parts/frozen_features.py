@@ -31,7 +31,8 @@ class FrozenFeatures(Classifier):
             False takes the features of the network as it is: features that others have trained, the pixels of
             `network=linear`, or those of random weights.
 
-    Raises InputError for `first_task` in a stream, which doesn't say where the first task ends.
+    Raises InputError for `first_task` in a stream, which doesn't say where the first task ends, and of a network whose
+    features have no weights to train.
     """
 
     needs_borders: ClassVar[bool] = False
@@ -53,6 +54,8 @@ class FrozenFeatures(Classifier):
                 "method.first_task=true: a stream (scenario.passes=online) doesn't say where the first task ends; set "
                 "false"
             )
+        if first_task and not any(weights.requires_grad for weights in network.features.parameters()):
+            raise InputError("method.first_task=true: the features of this network have nothing to train; set false")
         self.first_task, self.training_network = first_task, False
         self.width = network.head.in_features
         self.register_buffer("counts", torch.zeros(problem.n_outputs, dtype=torch.float64))
