@@ -24,8 +24,10 @@ def accuracy_per_class(found: Mapping[str, ByClass], names: Sequence[str], path:
     """
     labels = list(found)
     shown = thinned(len(labels))
-    table = np.array([found[labels[row]].accuracy for row in shown], dtype=float)
-    rows, classes = table.shape
+    rows, classes = len(shown), max(len(of.accuracy) for of in found.values())
+    table = np.full((rows, classes), np.nan)
+    for row, accuracy in zip(table, (found[labels[place]].accuracy for place in shown), strict=True):
+        row[: len(accuracy)] = accuracy  # of a run that is continued: it had fewer classes
     few = classes <= NUMBERS and rows <= NUMBERS
     width, height = (min(max(3.0, 0.42 * n), 8.4) for n in (classes, rows))
     figure = Figure(figsize=(width + 2.4, height + 1.6), layout="constrained")
@@ -49,10 +51,10 @@ def confusion_matrices(found: Mapping[str, ByClass], names: Sequence[str], path:
 
     found: for the label of each task after which it was kept; at least one has a matrix. names: of the classes.
     """
-    kept = {label: of for label, of in found.items() if of.confusion}
+    per_row = [of.per_row for of in found.values() if of.confusion][-1]
+    kept = {label: of.confusion for label, of in found.items() if of.confusion and of.per_row == per_row}
     labels = [list(kept)[place] for place in thinned(len(kept), PANELS)]
-    per_row = kept[labels[0]].per_row
-    n = len(kept[labels[0]].confusion or ())
+    n = max(map(len, kept.values()))
     pitch = n * 1.16  # from one matrix to the next
     figure = Figure(figsize=(2.4 + 2.9 * max(len(labels), 1.3), 4.4), layout="constrained")
     axes = figure.add_subplot()  # one for all of them takes half as long as one for each
@@ -60,7 +62,9 @@ def confusion_matrices(found: Mapping[str, ByClass], names: Sequence[str], path:
     texts = [names[place * per_row] for place in places]
     heat = None
     for number, label in enumerate(labels):
-        counts = np.array(kept[label].confusion, dtype=float)
+        counts = np.zeros((n, n))
+        fewer = len(kept[label])  # of a run that is continued
+        counts[:fewer, :fewer] = kept[label]
         total = counts.sum(axis=1, keepdims=True)
         share = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
         left = number * pitch
