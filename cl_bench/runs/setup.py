@@ -86,9 +86,8 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
         raise InputError("trainer.freeze_batch_norm=true: this network has no batch normalization; set false")
     if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
         none = f"scenario.val_fraction={val_fraction} sets no images apart; try 0.1"  # the set itself may bring some
-        raise InputError(
-            f"evaluate_on=validation: {none if val_fraction == 0 else 'a task has no images set apart; choose test'}"
-        )
+        some = val_fraction or any(len(task.val) for task in scenario.tasks)
+        raise InputError(f"evaluate_on=validation: {'a task has no images set apart; choose test' if some else none}")
     return scenario, method
 
 
