@@ -72,6 +72,8 @@ class Backbone(nn.Module):
         return max(1, PIXELS * (ON_GPU if device.type == "cuda" else 1) // (height * width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # a graph takes any number of images, and can't tell how many parts they are
+            return self._features(x)
         with torch.no_grad():
             parts = [self._features(part) for part in x.split(self.at_once(x.shape[1:], x.device))]
         return torch.cat(parts) if parts else x.new_empty(0, self.width)

@@ -52,6 +52,15 @@ def test_a_method_trains_its_head_alone_and_keeps_no_weight_of_it(small: Compose
     method.train_step(batch, method.configure_optimizers())
 
 
+def test_a_graph_of_it_takes_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl_bench.networks.backbones.PIXELS", 2 * 32 * 32)  # two at once
+    network = pretrained().eval()
+    number = torch.export.Dim("images", min=1)
+    graph = torch.export.export(network, (torch.rand(2, 3, 8, 8),), dynamic_shapes=({0: number},)).module()
+    x = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(graph(x), network(x), rtol=1e-4, atol=1e-4)
+
+
 def test_few_at_once_and_many_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = Backbone("features", LITE0, None, 32)
     x = torch.rand(5, 1, 8, 8)
