@@ -49,7 +49,7 @@ class Features:
         backbone, weights, size: see `Backbone`.
     """
 
-    def __init__(self, data_dir: Path, *, backbone: str, weights: str | None = None, size: Side | None = None) -> None:
+    def __init__(self, data_dir: Path, *, backbone: str, weights: str | None = None, size: Side | None) -> None:
         self.backbone = Backbone("features", backbone, weights, size)
         digest = digest_of("features", weights_file("features", backbone, weights), str(data_dir / ".cache"))
         self.folder = data_dir / ".cache" / "features" / f"{backbone.replace('/', '-')}-{size or 'own'}-{digest}"

@@ -48,10 +48,11 @@ class RanPAC(FrozenFeatures):
     ) -> None:
         super().__init__(problem, network, optimizer, first_task=first_task)
         self.ridge, n = ridge, projections or self.width
+        products = self.products_of(n, n, key=f"method.projections={projections}" if projections else "")
         if projections:
             self.register_buffer("projection", torch.randn(self.width, n))
         self.projected = projections is not None
-        self.register_buffer("products", torch.zeros(n, n, dtype=torch.float64))
+        self.register_buffer("products", products)
         self.register_buffer("targets", torch.zeros(problem.n_outputs, n, dtype=torch.float64))  # Q^T
 
     def hidden(self, features: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class SLDA(FrozenFeatures):
     ) -> None:
         super().__init__(problem, network, optimizer, first_task=first_task)
         self.shrinkage = shrinkage
-        self.register_buffer("products", torch.zeros(self.width, self.width, dtype=torch.float64))
+        self.register_buffer("products", self.products_of(self.width, self.width))
 
     def add(self, features: Tensor, y: Tensor) -> None:
         super().add(features, y)

@@ -23,7 +23,7 @@ class Pretrained(Network):
         *,
         backbone: str,
         weights: str | None = None,
-        size: Side | None = None,
+        size: Side | None,
     ) -> None:
         if image_shape[0] not in (1, 3):
             raise InputError(

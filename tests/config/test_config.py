@@ -218,6 +218,7 @@ def test_what_changes_a_number_changes_the_key() -> None:
 
 CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and a value that changes numbers
     ("measure_every", (), 2),
+    ("continue_from", (), "somewhere"),
     ("evaluate_every", (), 10),
     ("evaluate_unit", (), "epochs"),
     ("evaluate_on", (), "validation"),

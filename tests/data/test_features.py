@@ -247,3 +247,7 @@ def test_a_run_on_features_answers_for_images_and_says_whose_weights(tmp_path: P
     test = scenario.tests[0]
     right = again.predict(test.images) == np.array(scenario.problem.class_names)[test.labels.numpy()]
     assert right.mean() == pytest.approx(there(results.R)[1][0])
+    with pytest.raises(InputError, match=r"^export: this run learned from features"):
+        again.export(tmp_path / "model.pt2")
+    with pytest.raises(InputError, match=r"^keep_models=last: a model of a run on features would lack the network"):
+        run(small("method=er", *FEATURES, "keep_models=last", f"data_dir={tmp_path}"))

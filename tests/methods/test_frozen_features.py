@@ -130,3 +130,18 @@ def test_a_state_that_is_loaded_answers_at_once() -> None:
     assert not torch.equal(answers(other, scenario), expected)
     other.load_state_dict(method.state_dict())
     assert torch.equal(answers(other, scenario), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "line"),
+    [
+        ("ranpac", ("method.projections=10000000",), "method.projections=10000000: sums of their products need"),
+        ("slda", ("network.hidden=[4000000]",), "network: gives 4,000,000 features; sums of their products need"),
+        ("fecam", ("network.hidden=[2000000]",), "method=fecam: 10 covariances of 2000000 features"),
+    ],
+)
+def test_sums_that_no_machine_holds_are_one_line(name: str, overrides: tuple[str, ...], line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        made(name, *overrides)
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)

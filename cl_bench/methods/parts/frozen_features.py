@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -74,6 +76,20 @@ class FrozenFeatures(Classifier):
     def diagnostics(self) -> dict[str, Any] | None:
         """What is worth knowing of a task; nothing here."""
         return None
+
+    def products_of(self, *shape: int, key: str = "") -> Tensor:
+        """Sums of products, float64, none yet. key: a setting that made them so large; '': the network's features did.
+
+        Raises InputError for more than this machine can hold, with what an answer is worked out of beside them.
+        """
+        needs, has = 3 * 8 * math.prod(shape) / 2**30, psutil.virtual_memory().total / 2**30
+        if needs > has:
+            cause = f"{key}: " if key else f"network: gives {self.width:,} features; "
+            way = "make it smaller" if key else "choose one that gives fewer"
+            raise InputError(
+                f"{cause}sums of their products need {needs:,.0f} GB, and this machine has {has:,.0f}; {way}"
+            )
+        return torch.zeros(shape, dtype=torch.float64)
 
     @torch.no_grad()
     def take_in(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
