@@ -89,5 +89,6 @@ def by_weights(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with pre-trained weights named by their content, wherever they lie."""
     kept = {key: value for key, value in config.items() if key != "weights"}
     for group, known in (config.get("weights") or {}).items():
-        kept[group] = {**kept[group], "weights": known}
+        if group in kept:  # a part of a configuration may be named too, see `came_from`
+            kept[group] = {**kept[group], "weights": known}
     return kept

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class Growing(nn.Module):
-    """Its own tensors take their shapes, and its lists their lengths, from the state that is loaded."""
+    """Its own tensors take their shapes, and its lists their lengths, from the state that is loaded. What has these
+    already stays the same object: an optimizer may be at work on it."""
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
         """Part `index` of the module list `name` as it was when `state` was saved; its weights are then loaded.
@@ -32,13 +33,30 @@ class Growing(nn.Module):
                 kept = [state[f"{name}.{index}"] for index in range(len(known))]
                 device = next(self.parameters()).device
                 new: list[Any] = [nn.Parameter(torch.empty_like(value, device=device), False) for value in kept]
-                setattr(self, name, nn.ParameterList(new))
+                if not alike(parts, nn.ParameterList(new)):
+                    setattr(self, name, nn.ParameterList(new))
             elif isinstance(parts, nn.ModuleList):
                 device = next(self.parameters()).device
                 with torch.device("meta"):  # weights that are about to be overwritten must not draw random numbers
                     new = [self.new_part(name, index, state) for index in range(len(known))]
-                setattr(self, name, _allocated(nn.ModuleList(new), device))
+                if not alike(parts, nn.ModuleList(new)):
+                    setattr(self, name, _allocated(nn.ModuleList(new), device))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def alike(parts: nn.Module, others: nn.Module) -> bool:
+    """Whether both have the same modules, with tensors of the same names and shapes, of which the same are trained.
+
+    >>> alike(nn.Linear(2, 3), nn.Linear(2, 3)), alike(nn.Linear(2, 3), nn.Linear(2, 3).requires_grad_(False))
+    (True, False)
+    """
+
+    def form(module: nn.Module) -> list[Any]:
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        kinds = [(name, type(part)) for name, part in module.named_modules()]
+        return [*kinds, *((name, own.shape, own.dtype, own.requires_grad) for name, own in tensors)]
+
+    return form(parts) == form(others)
 
 
 def _allocated(parts: nn.ModuleList, device: torch.device) -> nn.ModuleList:

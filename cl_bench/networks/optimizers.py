@@ -143,7 +143,11 @@ class KeptState(nn.Module):
         return copy.deepcopy(self.optimizer.state_dict() if self.optimizer else self.state)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.state, self.optimizer = state, None
+        self.state = state
+        if state and self.optimizer:  # it may be at work, and what it does next is to be kept
+            self.optimizer.load_state_dict(state)
+        else:
+            self.optimizer = None
 
 
 def laid_out(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -59,7 +59,7 @@ def check_goes_on(settings: Mapping[str, Any], results: Results, where: str) -> 
             raise InputError(
                 f"{where}: {whose} is a stream (scenario.passes=online), which goes on in its own run alone"
             )
-    for group in SAME:
+    for group in (*SAME, "weights"):
         ours, theirs = (dict(leaves({group: node})) for node in (settings.get(group), results.config.get(group)))
         for key in dict.fromkeys([*theirs, *ours]):
             if ours.get(key) != theirs.get(key):

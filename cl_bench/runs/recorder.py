@@ -122,6 +122,7 @@ class Recorder:
         if not begun and self.settings.get("continue_from"):
             state = state_to_go_on(self.settings)
             state |= {name: grown(state[name], getattr(self, name).state_dict()) for name in ("method", "score")}
+            state["callbacks"] = None  # the callbacks are of this run, and begin with it
         if state:
             if self.keep_models == "all":  # a run may have kept none before
                 for task in self.models.lacking(range(tasks_before(self.settings), len(state["records"]))):
@@ -141,7 +142,7 @@ class Recorder:
             self.provenance = continued(read_results(self.folder.path), self.provenance)
         else:
             self.folder.write_results(self.results())  # when it began, should it be killed in its first task
-        tags = [str(choice) for choice in self.settings["choices"].values() if choice]
+        tags = [choice for choice in self.settings["choices"].values() if isinstance(choice, str)]
         self.logger.start(
             self.folder.path,
             self.folder.key,

@@ -68,11 +68,12 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
         check_settings(settings)
         return settings | {"trial": {"first_tasks": plan.first_tasks}}
 
-    highest, lowest = (
-        trial_with({key: ends(distribution)[end] for key, distribution in space.items()}) for end in (1, 0)
-    )
-    for settings in (highest, lowest):  # what can't be run at the ends of the ranges is told before anything begins
-        prepare(settings)
+    outermost = [{key: ends(distribution)[end] for key, distribution in space.items()} for end in (1, 0)]
+    for values in outermost:  # what can't be run at the ends of the ranges is told before anything begins
+        prepare(trial_with(values))
+    for values in outermost:  # and what can't be run afterwards, without the validation images of a search
+        prepare(compose(*chosen_with(overrides, values, plan)))
+    lowest = trial_with(outermost[1])
     key = key_of(lowest | {"space": plan.space})  # the same whatever is given for the keys that are searched
     root = place(given["output_root"], "output_root") / name_of(given) / f"search-seed{given['seed']}-{key}"
     runs = {"output_root": str(root / ".trials")}
@@ -172,6 +173,13 @@ def summary_of(study: optuna.Study, trial: FrozenTrial) -> str:
     return f"{' '.join(assigned(trial.params))}: {how}"
 
 
+def chosen_with(overrides: Sequence[str], values: Mapping[str, Any], plan: Plan) -> list[str]:
+    """The command line of a run with these values, without a search and the validation images that it sets apart."""
+    searched = ("hparams_search", *(f"{key}=" for key in values))
+    own = [override for override in overrides if not override.lstrip("~").startswith(searched)]
+    return [*own, *assigned(values), f"tuned_on={plan.protocol}"]
+
+
 def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Path) -> dict[str, Any]:
     """Draws and tells how the search ended; returns the settings of a run of all tasks with the best values."""
     trials = study.get_trials()
@@ -186,13 +194,8 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     tried = {key: [(trial.params[key], trial.value or 0.0) for trial in done] for key in importance}
     search_importance(importance, tried, tasks, root / "importance.png")
 
-    own = [
-        override
-        for override in overrides
-        if not override.lstrip("~").startswith(("hparams_search", *(f"{key}=" for key in best.params)))
-    ]
-    chosen = [*assigned(best.params), f"tuned_on={plan.protocol}"]
-    settings = compose(*own, *chosen)
+    whole = chosen_with(overrides, best.params, plan)
+    settings = compose(*whole)
     names = [settings["choices"][group] for group in ("method", "dataset", "scenario")]
     file = root / f"{'-'.join(names)}.yaml"
     file.write_text(
@@ -200,11 +203,11 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
         f"# Chosen on validation images of {tasks}: {best.value:.4f}, the best of {len(done)} trials "
         f"({len(trials) - len(done)} failed), by\n"
         f"# python -m cl_bench {shlex.join(overrides)}\n"
-        f"{OmegaConf.to_yaml(OmegaConf.from_dotlist(chosen))}"
+        f"{OmegaConf.to_yaml(OmegaConf.from_dotlist([*assigned(best.params), f'tuned_on={plan.protocol}']))}"
     )
     print(f"best of {len(done)} trials ({len(trials) - len(done)} failed), on validation images of {tasks}:")
     print(f"  {summary_of(study, best)}")
-    print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join([*own, *chosen])}")
+    print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join(whole)}")
     print(f"picked up by itself as conf/tuned/scenario/{file.name}:\n")
     print(file.read_text())
     print(f"study.db, history.png, importance.png and the runs of the trials are in {root}")

@@ -67,6 +67,14 @@ class Stops(Callback):
         trainer.should_stop = True
 
 
+class Names(Callback):
+    def state_dict(self) -> dict:
+        return {"names": ["one"]}
+
+    def load_state_dict(self, state: dict) -> None:
+        SEEN.append(state["names"])
+
+
 class Odd(Callback):
     def state_dict(self) -> dict:
         return {"seen": [1, {"all"}]}
@@ -99,11 +107,17 @@ def end_of(settings: dict[str, Any]) -> dict[str, Any]:
     return torch.load(max((folder_of(settings) / "checkpoints").glob("task*.pt")), weights_only=True)
 
 
-@pytest.mark.parametrize("method", ["ewc", pytest.param("dgr", marks=pytest.mark.slow)])
+KEPT = ("method=finetune", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.keep_state=true")
+PARTS = ("method=pnn", "scenario=task_incremental")  # new parts in each task
+
+
+@pytest.mark.parametrize(
+    "how", [("method=ewc",), KEPT, PARTS, pytest.param(("method=dgr",), marks=pytest.mark.slow)], ids="-".join
+)
 def test_a_run_with_callbacks_goes_on_bit_for_bit(
-    small: Compose, mine: Any, tmp_path: Path, no_pictures: None, method: str
+    small: Compose, mine: Any, tmp_path: Path, no_pictures: None, how: tuple[str, ...]
 ) -> None:
-    node, task = "[{_target_: mine.Noise, size: 0.02}]", ("scenario.n_tasks=2", f"method={method}")
+    node, task = "[{_target_: mine.Noise, size: 0.02}]", ("scenario.n_tasks=2", *how)
     whole = with_callbacks(small, node, *task)
     results, state = run(whole), None
     n_chunks = end_of(whole)["callbacks"][0]["chunks"]
@@ -120,6 +134,15 @@ def test_a_run_with_callbacks_goes_on_bit_for_bit(
     [found], [kept] = state["callbacks"], wanted["callbacks"]
     assert (found["chunks"], found["phases"]) == (kept["chunks"], kept["phases"])
     assert found["total"].equal(kept["total"])
+
+
+def test_a_run_that_goes_on_with_another_one_begins_with_its_own(small: Compose, mine: Any, no_pictures: None) -> None:
+    task = ("method=finetune", "scenario=domain_incremental", "scenario.n_tasks=2")
+    before = with_callbacks(small, "[{_target_: mine.Noise}]", *task)
+    run(before)
+    mine.SEEN.clear()
+    after = with_callbacks(small, "[{_target_: mine.Names}]", *task, f"continue_from={folder_of(before)}")
+    assert (run(after).status, mine.SEEN) == ("finished", [])
 
 
 def test_a_callback_sees_a_phase_as_an_epoch_of_chunks(small: Compose, mine: Any, no_pictures: None) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from cl_bench.config.names import folder_of, key_of, name_of
 from cl_bench.data.datasets import digits
 from cl_bench.data.joined import joined
 from cl_bench.evaluation.scores import Score
-from cl_bench.record import Results
-from cl_bench.runs.continued import grown, state_to_go_on
+from cl_bench.record import Results, load_results
+from cl_bench.runs.continued import check_goes_on, grown, state_to_go_on
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import checked, own_scenario, prepare
@@ -324,3 +325,14 @@ assert "torch" not in sys.modules
     lines = ended.stderr.splitlines()
     assert "its run has method._target_=" in lines[0]
     assert lines[1].startswith("error: continue_from=nowhere: no such folder")
+
+
+def test_pretrained_weights_are_part_of_what_it_came_from(finished: Path, settings: Settings, tmp_path: Path) -> None:
+    results, place = json.loads((finished / "results.json").read_bytes()), tmp_path / "pretrained"
+    place.mkdir()
+    results["config"]["weights"] = {"network": "0123456789abcdef"}
+    (place / "results.json").write_text(json.dumps(results))
+    found = settings("er", "then", f"continue_from={place}")
+    assert found["came_from"]["tasks"] == 2
+    with pytest.raises(InputError, match=r"its run has weights\.network=0123456789abcdef, here null"):
+        check_goes_on(found, replace(load_results(finished), config=results["config"]), "continue_from=x")

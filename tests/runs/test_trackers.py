@@ -219,3 +219,18 @@ def test_what_is_no_tracker_is_one_line(small: Compose) -> None:
     settings = small("logger=many", "logger.loggers=[{_target_: cl_bench.runs.loggers.CSVLog}]")
     with pytest.raises(InputError, match=r"^logger.loggers\[0\]._target_=cl_bench.runs.loggers.CSVLog: is no Tracker$"):
         run(settings)
+
+
+def test_the_tags_of_a_run_are_the_names_that_were_chosen(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Enough(Exception):
+        pass
+
+    def start(self: CSVLog, *given: Any) -> None:
+        raise Enough(given[5])
+
+    monkeypatch.setattr(CSVLog, "start", start)
+    settings = small("method=finetune")
+    settings["choices"]["picked_up"] = {"benchmark/digits": {"trainer.epochs": 30}}  # W&B has room for 64 letters
+    with pytest.raises(Enough) as given:
+        run(settings)
+    assert given.value.args[0] == ["finetune", "digits", "class_incremental"]

@@ -227,6 +227,8 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
         ("method=finetune", "hparams_search.space.method.strength: there is no method.strength to search"),
         ("hparams_search=n_gen", "hparams_search.space.method.n_gen: there is no method.n_gen to search"),
         ("seed=-1", "seed=-1"),
+        ("trainer.patience=1", "trainer.patience=1: goes by the validation images"),  # which the last run lacks
+        ("scheduler=plateau", "scheduler.monitor=val_accuracy: goes by the validation images"),
     ],
 )
 def test_one_line_says_what_can_not_be_searched(override: str, line: str, small_search: Search, tmp_path: Path) -> None:
