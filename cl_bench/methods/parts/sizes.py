@@ -10,6 +10,7 @@ from torch import Tensor
 def bytes_of(state: Any) -> int:
     """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
 
+    >>> import torch
     >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
     20
     """
