@@ -27,9 +27,9 @@ def rank_chart(found: Ranks) -> Markup:
         parts.append(f'<path class="axis" d="M{x(rank):.1f} {TOP}v-5"/>')
         parts.append(f'<text x="{x(rank):.1f}" y="{TOP - 9}" text-anchor="middle">{rank}</text>')
     end = min(1 + found.critical, float(most))
-    parts.append(f'<path class="bar" d="M{x(1):.1f} 12H{x(end):.1f}m0-4v8M{x(1):.1f} 8v8"/>')
-    text = f"critical difference {found.critical:.2f}" + " (longer than the axis)" * (end < 1 + found.critical)
-    parts.append(f'<text x="{x(end) + 8:.1f}" y="16">{text}</text>')
+    close = "m0-4v8" * (end == 1 + found.critical)  # one that is longer than the axis stays open
+    parts.append(f'<path class="bar" d="M{x(1):.1f} 12H{x(end):.1f}{close}M{x(1):.1f} 8v8"/>')
+    parts.append(f'<text x="{x(end) + 8:.1f}" y="16">critical difference {found.critical:.2f}</text>')
     for place, (first, last) in enumerate(found.groups):
         y = TOP + BAR * (place + 1)
         parts.append(f'<path class="bar" d="M{x(found.ranks[first]) - 3:.1f} {y}H{x(found.ranks[last]) + 3:.1f}"/>')
