@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -192,6 +193,31 @@ def _small_settings(*overrides: str) -> dict[str, Any]:
     if "network" in chosen:
         settings = [override for override in settings if "network." not in override]
     return compose(*settings, *overrides)
+
+
+class Killed(BaseException):
+    """Nothing catches it: like kill -9, but inside the test's process."""
+
+
+@contextmanager
+def killed_after(n: int, *saves: str) -> Iterator[None]:
+    """A run inside dies right after its n-th checkpoint. saves: which of them count, all by default."""
+    count = 0
+
+    def dying(save: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*arguments: Any) -> None:
+            nonlocal count
+            save(*arguments)
+            count += 1
+            if count == n:
+                raise Killed
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in saves or ("save_phase", "save_task"):
+            patch.setattr(RunFolder, name, dying(getattr(RunFolder, name)))
+        yield
 
 
 def made(method: str, *overrides: str) -> tuple[Scenario, Any]:

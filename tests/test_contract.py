@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import METHODS, Compose, learn, there, without_clocks
+from conftest import METHODS, Compose, Killed, killed_after, learn, there, without_clocks
 from torchmetrics import Metric
 
 import cl_bench
@@ -122,10 +122,6 @@ Whole = tuple[Results, dict[str, Any], list[Row]]  # results, last state, curves
 UNINTERRUPTED: dict[tuple[str, ...], Whole] = {}
 
 
-class Killed(BaseException):
-    """Nothing catches it: like kill -9, but inside the test's process."""
-
-
 def state_of(settings: dict[str, Any]) -> dict[str, Any]:
     state = RunFolder(folder_of(settings), "").path / "checkpoints" / "task4.pt"
     return torch.load(state, weights_only=True)
@@ -180,33 +176,12 @@ def losses_of(settings: dict[str, Any]) -> list[Row]:
     return [row for row in read(folder_of(settings) / "log.csv") if row.phase != MEASURED]
 
 
-def run_and_be_killed(settings: dict[str, Any], after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that dies right after its `after`-th checkpoint."""
-    count = 0
-
-    def dying(save: Any) -> Any:
-        def wrapped(*args: Any) -> None:
-            nonlocal count
-            save(*args)
-            count += 1
-            if count == after:
-                raise Killed
-
-        return wrapped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_phase", dying(RunFolder.save_phase))
-        patch.setattr(RunFolder, "save_task", dying(RunFolder.save_task))
-        with pytest.raises(Killed):
-            run(settings)
-
-
 @pytest.mark.parametrize(
     ("method", "kind", "after", "more"),
     [*KILLS, *(pytest.param(*kill, marks=pytest.mark.slow) for kill in MORE_KILLS)],
 )
 def test_killed_and_resumed_equals_uninterrupted(
-    method: str, kind: str, after: int, more: tuple[str, ...], small: Compose, monkeypatch: pytest.MonkeyPatch
+    method: str, kind: str, after: int, more: tuple[str, ...], small: Compose
 ) -> None:
     """Killed right after its `after`-th checkpoint, whatever that falls on, and told to go on."""
     base = (f"method={method}", f"scenario={kind}_incremental", *more)
@@ -215,7 +190,8 @@ def test_killed_and_resumed_equals_uninterrupted(
         UNINTERRUPTED[base] = run(settings), state_of(settings), losses_of(settings)
     whole, state, losses = UNINTERRUPTED[base]
     settings = small(*base, root="killed") | {"checkpoint_every": 0}
-    run_and_be_killed(settings, after, monkeypatch)
+    with killed_after(after), pytest.raises(Killed):
+        run(settings)
     resumed = run(settings)
     assert resumed.R == whole.R
     assert equal(state_of(settings)["method"], state["method"])

@@ -299,10 +299,8 @@ def test_the_method_of_the_page_learns(anchor: Compose, kind: str) -> None:
     contract.test_it_learns_in_each_kind_it_declares("anchor", kind, anchor)
 
 
-def test_the_method_of_the_page_goes_on_after_a_kill(
-    anchor: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    contract.test_killed_and_resumed_equals_uninterrupted("anchor", "task", 7, (), anchor, monkeypatch)
+def test_the_method_of_the_page_goes_on_after_a_kill(anchor: Compose, tmp_path: Path) -> None:
+    contract.test_killed_and_resumed_equals_uninterrupted("anchor", "task", 7, (), anchor)
     contract.test_its_state_is_all_it_remembers("anchor", anchor, tmp_path)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import METHODS, Compose
-from test_contract import KINDS, equal, run_and_be_killed, state_of
+from conftest import METHODS, Compose, Killed, killed_after
+from test_contract import KINDS, equal, state_of
 
 from cl_bench.runs.loop import run
 
@@ -18,9 +18,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("method", METHODS)
-def test_killed_and_resumed_equals_uninterrupted(
-    method: str, precision: str, small: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_resumed_equals_uninterrupted(method: str, precision: str, small: Compose) -> None:
     base = (
         f"method={method}",
         f"scenario={KINDS[method][0]}_incremental",
@@ -31,7 +29,8 @@ def test_killed_and_resumed_equals_uninterrupted(
     whole = run(small(*base, root="whole"))
     assert whole.device.startswith("cuda")
     settings = small(*base, "checkpoint_every=0", root="killed")
-    run_and_be_killed(settings, 9, monkeypatch)
+    with killed_after(9), pytest.raises(Killed):
+        run(settings)
     resumed = run(settings)
     assert str(resumed.R) == str(whole.R)
     assert equal(state_of(settings)["method"], state_of(small(*base, root="whole"))["method"])

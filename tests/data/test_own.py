@@ -312,12 +312,12 @@ def test_a_run_is_measured_on_its_own_validation_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_on_own_data_goes_on_after_a_kill(tmp_path: Path, small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_own_data_goes_on_after_a_kill(tmp_path: Path, small: Any) -> None:
     """Augmented, normalized, with images to choose by and some of the classes, as if nothing had happened."""
     np.savez(tmp_path / "my.npz", **arrays(6))  # type: ignore[arg-type]
     more = ("dataset=npz", f"dataset.path={tmp_path / 'my.npz'}", "scenario.n_tasks=5", "dataset.classes=[3,0,1,2,5]")
     seen = ("dataset.augment=true", "dataset.mean=[0.1]", "dataset.std=[0.5]", "trainer.epochs=3")
-    contract.test_killed_and_resumed_equals_uninterrupted("er", "class", 5, (*more, *seen), small, monkeypatch)
+    contract.test_killed_and_resumed_equals_uninterrupted("er", "class", 5, (*more, *seen), small)
 
 
 # ------------------------------------------------------------------ some classes, and how images are seen

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose, made, without_clocks
-from test_contract import equal, run_and_be_killed
+from conftest import Compose, Killed, killed_after, made, without_clocks
+from test_contract import equal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cl_bench.config import InputError
@@ -43,14 +43,15 @@ def test_without_a_pull_it_is_fine_tuning_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONSOLIDATING)
-def test_killed_and_resumed_equals_uninterrupted(name: str, small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed_equals_uninterrupted(name: str, small: Compose) -> None:
     """Between two consolidations: after the second chunk of eight mini-batches, and intervals are of seven."""
     settings = [
         small(*STREAM, *CONSOLIDATING[name], "scenario.n_tasks=2", "trainer.chunk=8", root=root)
         | {"checkpoint_every": seconds}
         for root, seconds in (("whole", 3600), ("killed", 0))
     ]
-    run_and_be_killed(settings[1], 2, monkeypatch)
+    with killed_after(2), pytest.raises(Killed):
+        run(settings[1])
     whole, resumed = map(run, settings)
     states = [
         torch.load(folder_of(each) / "checkpoints" / "task1.pt", weights_only=True)["method"] for each in settings

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, small_settings, without_clocks
+from conftest import METHODS, Killed, killed_after, small_settings, without_clocks
 
 import cl_bench
 from cl_bench.config import InputError, NotApplicable
@@ -25,7 +25,6 @@ from cl_bench.data.joined import joined
 from cl_bench.evaluation.scores import Score
 from cl_bench.record import Results, load_results
 from cl_bench.runs.continued import check_goes_on, grown, state_to_go_on
-from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import checked, own_scenario, prepare
 from cl_bench.sweep.jobs import carried_out
@@ -34,10 +33,6 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 GROWS = [method for method in METHODS if declared(small_settings(f"method={method}"), "grows")]
 SOME = ("bic", "er", "ewc", "icarl")
 Settings = Callable[..., dict[str, Any]]
-
-
-class Killed(BaseException):
-    """Nothing catches it: like kill -9, but inside the test's process."""
 
 
 def saved(file: Path, classes: Sequence[int], names: Sequence[str]) -> Path:
@@ -199,29 +194,12 @@ def test_its_key_follows_from_what_it_came_from(settings: Settings, tmp_path: Pa
 
 
 @pytest.mark.parametrize("after", [1, 6])
-def test_killed_and_resumed_equals_uninterrupted(
-    after: int, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_killed_and_resumed_equals_uninterrupted(after: int, settings: Settings, tmp_path: Path) -> None:
     _, then = both(settings, "icarl", "checkpoint_every=0", "keep_models=all", "trainer.chunk=2")
     whole = run(then)
     killed = then | {"output_root": str(tmp_path / "killed")}
-    saves = 0
-
-    def dying(save: Any) -> Any:
-        def wrapped(*arguments: Any) -> None:
-            nonlocal saves
-            save(*arguments)
-            saves += 1
-            if saves == after:
-                raise Killed
-
-        return wrapped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_phase", dying(RunFolder.save_phase))
-        patch.setattr(RunFolder, "save_task", dying(RunFolder.save_task))
-        with pytest.raises(Killed):
-            run(killed)
+    with killed_after(after), pytest.raises(Killed):
+        run(killed)
     resumed = run(killed)
     assert resumed.R == whole.R
     assert without_clocks(resumed) == without_clocks(whole)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Compose, made, small_settings, there, without_clocks
+from conftest import Compose, Killed, killed_after, made, small_settings, there, without_clocks
 
 import cl_bench
 from cl_bench.config import InputError
@@ -23,17 +23,12 @@ from cl_bench.methods.finetune import Finetune
 from cl_bench.network_record import Evaluation
 from cl_bench.record import Results, load_results
 from cl_bench.runs.evaluating import evaluate
-from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import EVALUATED, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 VALIDATION = ("evaluate_on=validation", "scenario.val_fraction=0.2")
-
-
-class Killed(BaseException):
-    pass
 
 
 def curves(results: Results) -> list[Evaluation | None]:
@@ -134,28 +129,15 @@ def test_a_network_that_draws_takes_nothing_from_the_training(small: Compose, mo
 @pytest.mark.parametrize(
     ("method", "after"), [("packnet", 3), ("packnet", 8), ("dgr", 5)]
 )  # in the middle of a training, and in the second one
-def test_the_curve_is_the_same_after_a_kill(
-    method: str, after: int, small: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_curve_is_the_same_after_a_kill(method: str, after: int, small: Compose) -> None:
     kind = "scenario=task_incremental" if method == "packnet" else "scenario=class_incremental"
     base = (f"method={method}", kind, "scenario.n_tasks=2", "trainer.iterations=7", "trainer.chunk=2")
     base = (*base, "evaluate_every=3", *VALIDATION)
     whole = run(small(*base, root="whole"))
     logged = read(folder_of(small(*base, root="whole")) / "log.csv")
-    saves = 0
-
-    def dying(folder: RunFolder, state: Any, save: Any = RunFolder.save_phase) -> None:
-        nonlocal saves
-        save(folder, state)
-        saves += 1
-        if saves == after:
-            raise Killed
-
     settings = small(*base, root="killed") | {"checkpoint_every": 0}
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_phase", dying)
-        with pytest.raises(Killed):
-            run(settings)
+    with killed_after(after, "save_phase"), pytest.raises(Killed):
+        run(settings)
     assert without_clocks(run(settings)) == without_clocks(whole)
     rows = [row for row in read(folder_of(settings) / "log.csv") if row.phase != "task"]
     assert rows == [row for row in logged if row.phase != "task"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, Killed, killed_after
 
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.record import Phase, Results
@@ -21,10 +21,6 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 TWO_NETWORKS = ("method=dgr", "scenario.n_tasks=2", "method.gan.n_critic=3")  # one of which logs in some steps only
 
 EACH: list[tuple[Results, list[Row]]] = []
-
-
-class Killed(BaseException):
-    pass
 
 
 def curves(settings: dict[str, Any]) -> list[Row]:
@@ -80,24 +76,13 @@ def test_a_task_of_thirty_steps_has_a_curve(small: Compose) -> None:
 
 @pytest.mark.parametrize(("after", "then"), [(1, 7), (3, 2), (5, 7), (8, 2)])
 def test_every_step_is_in_one_point_after_a_kill_though_log_every_changed(
-    after: int, then: int, small: Compose, monkeypatch: pytest.MonkeyPatch
+    after: int, then: int, small: Compose
 ) -> None:
     """Killed after this many checkpoints, each in the middle of a window of seven."""
     results, single = each_step(small)
-    saves = 0
-
-    def save(self: RunFolder, state: Any, original: Any = RunFolder.save_phase) -> None:
-        nonlocal saves
-        original(self, state)
-        saves += 1
-        if saves == after:
-            raise Killed
-
     killed = (*TWO_NETWORKS, "checkpoint_every=0")
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_phase", save)
-        with pytest.raises(Killed):
-            run(small(*killed, "trainer.log_every=7", root="killed"))
+    with killed_after(after, "save_phase"), pytest.raises(Killed):
+        run(small(*killed, "trainer.log_every=7", root="killed"))
     settings = small(*killed, f"trainer.log_every={then}", root="killed")
     assert run(settings).R == results.R
     found = curves(settings)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import small_settings, there
+from conftest import Killed, small_settings, there
 from example_records import results
 
 from cl_bench.config import InputError
@@ -31,10 +31,6 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 def settings_in(root: str | Path) -> dict[str, Any]:
     """A run of two phases per task, saved after every chunk, that is kept in this folder."""
     return small_settings("method=dgr", "checkpoint_every=0", "trainer.progress=false") | {"output_root": str(root)}
-
-
-class Killed(BaseException):
-    """Nothing catches it: like kill -9, but inside the test's process."""
 
 
 class Malicious:

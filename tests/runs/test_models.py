@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, Compose, small_settings
+from conftest import METHODS, Compose, Killed, small_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -33,10 +33,6 @@ from cl_bench.use import evaluate, export, predict
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 ER_QUICK = ("method=er", "trainer.epochs=3", "memory=50")
-
-
-class Killed(BaseException):
-    """Nothing catches it: like kill -9, but inside the test's process."""
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Compose
+from conftest import Compose, Killed
 from example_records import results
 
 from cl_bench.config.names import folder_of
@@ -19,10 +19,6 @@ from cl_bench.runs.loop import run
 from cl_bench.runs.provenance import continued, provenance
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-class Killed(BaseException):
-    """Nothing catches it."""
 
 
 def kept(settings: dict[str, Any]) -> Results:

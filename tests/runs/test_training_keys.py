@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import METHODS, Compose, learn, made, without_clocks
+from conftest import METHODS, Compose, Killed, killed_after, learn, made, without_clocks
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -295,10 +295,6 @@ KILLED = {
 }
 
 
-class Killed(BaseException):
-    pass
-
-
 def all_of(settings: dict[str, Any]) -> tuple[Any, list[Row], Any]:
     """What is known of a run: its results, its curves, and all of its method."""
     results, folder = without_clocks(run(settings)), folder_of(settings)
@@ -310,9 +306,7 @@ EVERY = [pytest.param(method, "patience", marks=pytest.mark.slow) for method in 
 
 
 @pytest.mark.parametrize(("method", "key"), [*(("er", key) for key in KILLED), *EVERY])
-def test_a_run_goes_on_after_kills_in_the_middle_of_phases(
-    method: str, key: str, small: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_after_kills_in_the_middle_of_phases(method: str, key: str, small: Compose) -> None:
     """Killed after checkpoints until none is left, two or three chunks apart."""
     if f"trainer.{key}" in said_of(method, "refused"):
         return
@@ -328,22 +322,12 @@ def test_a_run_goes_on_after_kills_in_the_middle_of_phases(
     results, curves, state = all_of(small(*chosen, root="whole"))
     settings, kills = small(*chosen, root="killed") | {"checkpoint_every": 0}, 0
     while kills < 100:
-        left = 2 + kills % 2
-
-        def dying(self: RunFolder, saved: Any, of: Any = RunFolder.save_phase) -> None:
-            nonlocal left
-            of(self, saved)
-            left -= 1
-            if not left:
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(RunFolder, "save_phase", dying)
-            try:
+        try:
+            with killed_after(2 + kills % 2, "save_phase"):
                 run(settings)
-                break
-            except Killed:
-                kills += 1
+            break
+        except Killed:
+            kills += 1
     assert kills > 2
     again, curves_again, state_again = all_of(settings)
     assert again == results
