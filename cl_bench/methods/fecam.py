@@ -46,13 +46,10 @@ class FeCAM(FrozenFeatures):
     ) -> None:
         super().__init__(problem, network, optimizer, first_task=first_task)
         self.tukey, self.alpha_1, self.alpha_2 = tukey, alpha_1, alpha_2
-        import psutil
-
-        n, needed, memory = problem.n_outputs, 2 * 8 * problem.n_outputs * self.width**2, psutil.virtual_memory().total
-        if needed > memory:
-            sizes = f"{n} covariances of {self.width} features and their inverses take {needed / 2**30:,.0f} GB"
-            raise InputError(f"method=fecam: {sizes}, and this machine has {memory / 2**30:,.0f} GB; try method=slda")
-        self.register_buffer("products", torch.zeros(n, self.width, self.width, dtype=torch.float64))
+        n = problem.n_outputs
+        what = f"method=fecam: {n} covariances of {self.width} features and their inverses take"
+        products = self.products_of(n, self.width, self.width, copies=2, what=what, way="try method=slda")
+        self.register_buffer("products", products)
         self._inverses: dict[int, Tensor] = {}  # by class, until more of it is taken in
 
     def features(self, x: Tensor) -> Tensor:

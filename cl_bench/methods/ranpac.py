@@ -48,9 +48,12 @@ class RanPAC(FrozenFeatures):
     ) -> None:
         super().__init__(problem, network, optimizer, first_task=first_task)
         self.ridge, n = ridge, projections or self.width
-        products = self.products_of(n, n, key=f"method.projections={projections}" if projections else "")
         if projections:
+            what = f"method.projections={projections}: sums of their products need"
+            products = self.products_of(n, n, what=what, way="make it smaller")
             self.register_buffer("projection", torch.randn(self.width, n))
+        else:
+            products = self.products_of(n, n)
         self.projected = projections is not None
         self.register_buffer("products", products)
         self.register_buffer("targets", torch.zeros(problem.n_outputs, n, dtype=torch.float64))  # Q^T

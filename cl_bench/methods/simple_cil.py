@@ -6,10 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_bench.data.problem import Problem
 from cl_bench.methods.parts.frozen_features import FrozenFeatures
-from cl_bench.networks.base import Network
-from cl_bench.networks.optimizers import Optimizer
 
 
 class SimpleCIL(FrozenFeatures):
@@ -18,9 +15,6 @@ class SimpleCIL(FrozenFeatures):
     Args:
         first_task: see `FrozenFeatures`.
     """
-
-    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer, *, first_task: bool) -> None:
-        super().__init__(problem, network, optimizer, first_task=first_task)
 
     def worked_out(self) -> tuple[Tensor, ...]:
         return F.normalize(self.means, dim=1), torch.zeros_like(self.counts)

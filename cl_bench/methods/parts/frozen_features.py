@@ -7,9 +7,7 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import psutil
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cl_bench.config import InputError
@@ -80,18 +78,23 @@ class FrozenFeatures(Classifier):
         """What is worth knowing of a task; nothing here."""
         return None
 
-    def products_of(self, *shape: int, key: str = "") -> Tensor:
-        """Sums of products, float64, none yet. key: a setting that made them so large; '': the network's features did.
+    def products_of(
+        self, *shape: int, copies: int = 3, what: str = "", way: str = "choose one that gives fewer"
+    ) -> Tensor:
+        """Sums of products, float64, none yet.
 
-        Raises InputError for more than this machine can hold, with what an answer is worked out of beside them.
+        Args:
+            copies: of them, with what an answer is worked out of.
+            what, way: what is too large where they don't fit, and what to do; by default the features of the network.
+
+        Raises InputError for more than this machine can hold.
         """
-        needs, has = 3 * 8 * math.prod(shape) / 2**30, psutil.virtual_memory().total / 2**30
+        import psutil
+
+        needs, has = copies * 8 * math.prod(shape) / 2**30, psutil.virtual_memory().total / 2**30
         if needs > has:
-            cause = f"{key}: " if key else f"network: gives {self.width:,} features; "
-            way = "make it smaller" if key else "choose one that gives fewer"
-            raise InputError(
-                f"{cause}sums of their products need {needs:,.0f} GB, and this machine has {has:,.0f}; {way}"
-            )
+            what = what or f"network: gives {self.width:,} features; sums of their products need"
+            raise InputError(f"{what} {needs:,.0f} GB, and this machine has {has:,.0f} GB; {way}")
         return torch.zeros(shape, dtype=torch.float64)
 
     @torch.no_grad()
@@ -144,10 +147,6 @@ class FrozenFeatures(Classifier):
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
         return self.network(x) if self.training_network else self.logits(self.features(x))
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Of the network on the first task: cross-entropy."""
-        return F.cross_entropy(self.active(self.network(batch.x), batch.y), batch.y)
 
     @property
     def answer_bytes(self) -> int:
