@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +84,8 @@ def mapped(
     if shape is None:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with alone(cache / f"{name}.lock", file):
+            waits = partial(log.warning, "another process writes %s; waiting for it", file)
+            with alone(cache / f"{name}.lock", waits):
                 shape = known(file, record) or checked_again(file, record)
                 if shape is None:
                     log.info("images that stay on disk are written to %s, once", file)
@@ -185,13 +187,13 @@ def write_record(file: Path, record: Path, shape: Iterable[int], digest: str) ->
 
 
 @contextmanager
-def alone(lock: Path, file: Path) -> Iterator[None]:
-    """Inside, no other process writes the file."""
+def alone(lock: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Inside, no other process has the lock. waits: says that another one has it, and is waited for."""
     held = FileLock(lock)
     try:
         held.acquire(blocking=False)
     except Timeout:
-        log.warning("another process writes %s; waiting for it", file)
+        waits()
         held.acquire()
     try:
         yield

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cl_bench.config import InputError, Side
 from cl_bench.config.weights import digest_of, weights_file
 from cl_bench.data.batches import Data
+from cl_bench.data.cache import alone
 from cl_bench.data.on_disk import in_memory
 from cl_bench.data.tasks import Scenario
 from cl_bench.data.views import Pictures
@@ -70,7 +70,8 @@ class Features:
         if len(known) < len(first):
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with self._alone():
+                waits = partial(log.info, "features: another run works on %s; waiting for it", self.folder)
+                with alone(self.folder / "lock", waits):
                     known = self._known(first, repair=True)
                     missing = {name: images[index] for name, index in first.items() if name not in known}
                     known |= self._work_out(missing, torch.device(device))
@@ -82,20 +83,6 @@ class Features:
         for row, name in enumerate(names):
             table[row] = known[name]
         return list(torch.from_numpy(table).split([len(part) for part in sets]))
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else works on this folder meanwhile."""
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            log.info("features: another run works on %s; waiting for it", self.folder)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _known(self, wanted: Iterable[bytes], *, repair: bool = False) -> dict[bytes, np.ndarray]:
         """What the cache has of these images. repair: files that are damaged go."""
