@@ -99,7 +99,7 @@ def load(where: str, backbone: str, file: Path) -> Loaded:
         with torch.device("meta"):
             network = EfficientNetLite0()
         fill(network, where, backbone, file)
-        network._fc = nn.Identity()
+        network.set_submodule("_fc", nn.Identity())
         return Loaded(network, 1280, MEAN, STD)
     if library == "torchvision":
         from torchvision import models
@@ -153,8 +153,6 @@ def read(key: str, file: Path) -> dict[str, Tensor]:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except ImportError:
-        raise InputError(f"{key}: needs safetensors; pip install 'cl_bench[pretrained]'") from None
     except Exception as error:  # torch and pickle raise anything on a damaged file
         raise InputError(
             f"{key}: is damaged or no file of weights (safetensors, or a state dict that torch saved)"
