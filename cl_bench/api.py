@@ -19,7 +19,7 @@ from cl_bench.config import InputError, Stopped
 from cl_bench.config.errors import nearest
 from cl_bench.files import Damaged
 from cl_bench.record import load_results
-from cl_bench.runs.asked import AT_WORK, by_itself, node_of, places_of
+from cl_bench.runs.asked import AT_WORK, by_itself, composed_of, node_of, places_of
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.models import Models
 
@@ -44,21 +44,13 @@ def run(*overrides: str) -> Run:
     Raises InputError, in one line, for what can't be done, and KnownError when a run fails by its numbers. Ctrl-C
     saves the run before it interrupts; the same call goes on from there.
     """
-    from cl_bench.config.compose import compose
-    from cl_bench.config.explain import explained
     from cl_bench.sweep.jobs import carried_out
 
     for override in overrides:
         if not isinstance(override, str) or override.startswith("-"):
             raise InputError(f"{override!r}: is no override; give texts such as 'method=er', and no flags")
     with by_itself():
-        try:
-            settings = compose(*overrides)
-        except Exception as error:
-            told = explained(error, overrides)
-            if told is error:
-                raise
-            raise told from error
+        settings = composed_of(overrides)
         try:
             return Run(carried_out(settings, overrides)[1], settings["plugins"])
         except Stopped as stop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -10,26 +9,20 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from cl_bench.api import by_itself
 from cl_bench.config import InputError
-from cl_bench.config.compose import compose
+from cl_bench.config.arguments import Parser
 from cl_bench.config.errors import nearest
-from cl_bench.config.explain import explained
-from cl_bench.config.names import key_of
+from cl_bench.config.names import key_of, place
 from cl_bench.process import OWNER
 from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, configuration_of, keep, kept, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, rewritten
-from cl_bench.report.runs import MACHINE, read
+from cl_bench.report.runs import MACHINE, read, run_folders
+from cl_bench.runs.asked import by_itself, composed_of
 
 DESCRIPTION = "Compares our numbers with published ones; runs what is missing, as a sweep that can be interrupted."
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
 
 
 def parser() -> Parser:
@@ -56,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tables:
             return tables()
         overrides = [word for word in options.words if "=" in word]
+        if seed := next((word for word in overrides if word.startswith("seed=")), None):
+            raise InputError(f"{seed}: which seeds run is said by --seeds {seed.removeprefix('seed=')}")
         chosen = select([word for word in options.words if "=" not in word], options.budget)
         if options.seeds:
             seeds = seeds_of(options.seeds)
@@ -63,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 family: [cell.model_copy(update={"seeds": seeds}) for cell in content]
                 for family, content in chosen.items()
             }
-        if not options.no_run:
-            run_missing(chosen, overrides)
         runs = finished(overrides)
+        if not options.no_run and run_missing(chosen, runs, overrides):
+            runs = finished(overrides)
         found = {family: rows(content, runs, overrides) for family, content in chosen.items()}
         if options.keep:
             for family, kept_rows in found.items():
@@ -111,25 +106,28 @@ def seeds_of(text: str) -> tuple[int, ...]:
         raise InputError(f"--seeds={text}: must be whole numbers, e.g. 0,1,2") from None
 
 
-def run_missing(chosen: Mapping[str, Sequence[Cell]], overrides: Sequence[str]) -> None:
-    """A sweep for each configuration of which a seed is missing; a run that fails is told by its sweep."""
-    runs = finished(overrides)
+def run_missing(chosen: Mapping[str, Sequence[Cell]], runs: Mapping[str, Results], overrides: Sequence[str]) -> bool:
+    """A sweep for each configuration of which a seed is missing; a run that fails is told by its sweep. Returns whether
+    there was any."""
+    missing = False
     seeds: dict[tuple[str, ...], set[int]] = {}
     for cell in (cell for content in chosen.values() for cell in content):
         seeds.setdefault(cell.configuration, set()).update(cell.seeds)
     for configuration, wanted in seeds.items():
         left = [seed for seed in sorted(wanted) if key([*configuration, *overrides], seed) not in runs]
         if left:
+            missing = True
             words = [*configuration, f"seed={','.join(map(str, left))}", *overrides]
             print(f"\n{' '.join(words)}", flush=True)
             command = [sys.executable, "-m", "cl_bench", "-m", *words]
             subprocess.run(command, env=os.environ | {OWNER: str(os.getpid())}, check=False)
+    return missing
 
 
 def finished(overrides: Sequence[str]) -> dict[str, Results]:
     """The finished runs below the folder of runs, by their key, whatever machine they ran on."""
-    root = Path(composed(ours_of(overrides))["output_root"])
-    runs = read([root])[0] if root.is_dir() and any(root.glob("**/results.json")) else []
+    root = place(composed(ours_of(overrides))["output_root"], "output_root")
+    runs = read([root])[0] if root.is_dir() and any(run_folders(root)) else []
     return {key_on_any_machine(run.results.config): run.results for run in runs if run.finished}
 
 
@@ -163,10 +161,7 @@ def ours_of(overrides: Sequence[str]) -> tuple[str, ...]:
 @cache
 def composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     with by_itself():
-        try:
-            return compose(*overrides)
-        except Exception as error:
-            raise explained(error, overrides) from None
+        return composed_of(overrides)
 
 
 def show(chosen: dict[str, list[Cell]], found: dict[str, list[Row]]) -> int:
@@ -198,7 +193,7 @@ def stale(family: str) -> list[Row]:
 
 
 def tables() -> int:
-    """Makes the tables of the pages below this folder again. Returns how many of them have changed, 1 at most."""
+    """Makes the tables of the pages below this folder again, and returns the exit code."""
     pages = [page for page in (Path("README.md"), *sorted(Path("docs").rglob("*.md"))) if page.is_file()]
     changed = []
     for page in pages:

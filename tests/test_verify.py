@@ -211,6 +211,8 @@ def test_what_is_missing_runs_and_is_compared(
     assert verify.stale("quick") == []
     assert verify.main([root]) == 0
     assert len(commands) == 2
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert verify.main(["--no-run", "output_root='~/outputs'"]) == 0  # as a run finds it
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,7 @@ def test_what_is_missing_runs_and_is_compared(
         (["--seeds", "a"], "--seeds=a: must be whole numbers, e.g. 0,1,2"),
         (["--budget", "tpu"], "argument --budget: invalid choice: 'tpu' (choose from 'cpu', 'gpu'); see --help"),
         (["class_incremental_cifar100"], "--budget=cpu: class_incremental_cifar100 needs a GPU; choose gpu"),
+        (["split_mnist", "seed=3"], "seed=3: which seeds run is said by --seeds 3"),
         (["split_mnist", "sede=1", "--no-run"], "sede: no such key; did you mean 'seed'?"),
     ],
 )

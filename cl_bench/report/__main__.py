@@ -7,23 +7,17 @@ from cl_bench.process import as_process
 if __name__ == "__main__":  # at once: what follows takes its time
     as_process("cl_bench.report.__main__")
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cl_bench.config import InputError
+from cl_bench.config.arguments import Parser
 from cl_bench.report.benchmarks import benchmarks
 from cl_bench.report.page import render
 from cl_bench.report.runs import read, select
 from cl_bench.report.tables import csv_of, latex, markdown
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

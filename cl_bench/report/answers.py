@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cl_bench.config.compose import written_out
-from cl_bench.config.names import WITHOUT_EFFECT
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared
 from cl_bench.report.published import Cell, cells
 from cl_bench.report.published_tables import line_of
-from cl_bench.report.runs import MACHINE, Run
+from cl_bench.report.runs import IDLE, Run
 from cl_bench.report.tables import ACC
 
 NAMED = 4  # so many of those that lead stand in a sentence
@@ -29,21 +28,15 @@ def leaders(benchmark: Benchmark) -> list[str]:
             continue
         rivals.sort(key=lambda place: -scores[place])
         first = rivals[0]
-        tests = {frozenset((pair.first, pair.second)): pair for pair in compared(rows, "ACC")}
-        tied = [place for place in rivals[1:] if not told_apart(tests, first, place)]
+        apart = {frozenset((pair.first, pair.second)) for pair in compared(rows, "ACC") if pair.clear}
+        tied = [place for place in rivals[1:] if frozenset((first, place)) not in apart]
         start = f"{protocol}: " if len(benchmark.protocols) > 1 else ""
-        found.append(start + sentence(rows, first, tied, tests))
+        found.append(start + sentence(rows, first, tied))
     return found
 
 
-def told_apart(tests: Mapping[frozenset[int], object], first: int, second: int) -> bool:
-    pair = tests.get(frozenset((first, second)))
-    return bool(pair and pair.clear)  # type: ignore[attr-defined]
-
-
-def sentence(
-    rows: Sequence[Configuration], first: int, tied: Sequence[int], tests: Mapping[frozenset[int], object]
-) -> str:
+def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int]) -> str:
+    """first: the place of the best. tied: of those that the tests don't tell from it."""
     best, labels = rows[first], [row.label.removesuffix(f" · {row.protocol}") for row in rows]
     value, name = best.estimate("ACC"), labels[first]
     reached = f"(ACC {ACC.cell(value)})"
@@ -72,15 +65,11 @@ def cells_of(run: Run) -> list[Cell]:
     words = run.results.provenance.get("overrides")
     if not isinstance(words, list) or not any(str(word).startswith("experiment=") for word in words):
         return []
-    typed = {written_out(word) for word in map(str, words) if not without_effect(word.partition("=")[0])}
+    keys = ((word.partition("=")[0], word) for word in map(str, words))
+    typed = {written_out(word) for key, word in keys if key not in IDLE and not key.startswith("hydra")}
     return [
         cell for content in cells().values() for cell in content if set(map(written_out, cell.configuration)) == typed
     ]
-
-
-def without_effect(key: str) -> bool:
-    group, _, name = key.rpartition(".")
-    return key in ("seed", *MACHINE) or key.startswith("hydra") or name in WITHOUT_EFFECT.get(group, ())
 
 
 @dataclass(frozen=True)

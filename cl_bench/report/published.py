@@ -65,11 +65,6 @@ class Cell(BaseModel):
         return (f"experiment={self.experiment}", *self.overrides)
 
     @property
-    def command(self) -> str:
-        seeds = ",".join(map(str, self.seeds))
-        return " ".join(["python -m cl_bench", "-m" * (len(self.seeds) > 1), *self.configuration, f"seed={seeds}"])
-
-    @property
     def method(self) -> str:
         return chosen("method", self.configuration)
 

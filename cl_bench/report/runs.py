@@ -29,6 +29,10 @@ CURVES = ("evaluate_every", "evaluate_unit", "evaluate_on")
 MACHINE = ("trainer.threads", "trainer.accelerator")
 """Where a run is computed: it moves a sum's last digits, not what is compared."""
 
+IDLE = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
+IDLE |= {"seed", "came_from.digest", *MACHINE, *CURVES}
+"""The dotted keys in which runs may differ and are still repetitions of one configuration."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -209,10 +213,8 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     >>> flat({"seed": 1, "debug": True, "trainer": {"epochs": 2, "chunk": 3}, "network": {"hidden": [4, 4]}})
     {'trainer.epochs': 2, 'network.hidden': [4, 4]}
     """
-    idle = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
-    idle |= {"seed", "came_from.digest", *MACHINE, *CURVES}
-    kept = {key: value for key, value in settings.items() if key not in idle}
-    return {key: value for key, value in leaves(kept) if key not in idle}
+    kept = {key: value for key, value in settings.items() if key not in IDLE}
+    return {key: value for key, value in leaves(kept) if key not in IDLE}
 
 
 def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:

@@ -23,9 +23,6 @@ def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -
 
     keys: more of its settings, such as "dataset.size=32".
     """
-    from cl_bench.config.compose import compose
-    from cl_bench.config.explain import explained
-
     known = [name for name in options_of("dataset") if name != "none"]
     own = None
     if dataset not in known:
@@ -37,13 +34,7 @@ def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -
     if "image_folder" in (own, dataset) and not sized:  # it needs one; see `Trained.accuracies`
         words.append("dataset.size=1")
     with by_itself():
-        try:
-            node = compose(*words, *keys)["dataset"]
-        except Exception as error:
-            told = explained(error, keys)
-            if told is error:
-                raise
-            raise told from error
+        node = composed_of([*words, *keys], keys)["dataset"]
     check(node, "dataset", packages=allowed([]))
     size = (config.get("dataset") or {}).get("size")
     return node | ({"path": dataset} if own else {}) | ({"size": size} if "size" in node and not sized else {})
@@ -56,6 +47,23 @@ def places_of(images: Any) -> list[Path] | None:
     if isinstance(images, list | tuple) and images and all(isinstance(place, str | os.PathLike) for place in images):
         return [Path(place) for place in images]
     return None
+
+
+def composed_of(overrides: Sequence[str], typed: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings of a command line of these words, inside `by_itself`.
+
+    typed: those that a person typed, if not all. Raises InputError, in one line, for what can't be meant.
+    """
+    from cl_bench.config.compose import compose
+    from cl_bench.config.explain import explained
+
+    try:
+        return compose(*overrides)
+    except Exception as error:
+        told = explained(error, overrides if typed is None else typed)
+        if told is error:
+            raise
+        raise told from error
 
 
 @contextmanager
