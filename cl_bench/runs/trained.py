@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,18 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.config.content import content_of
-from cl_bench.config.names import place
 from cl_bench.config.plugins import allowed
-from cl_bench.config.schema import build, check
+from cl_bench.config.schema import check
 from cl_bench.config.weights import weights_of
 from cl_bench.data.batches import at_once
-from cl_bench.data.features import as_features
 from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
-from cl_bench.data.streams import as_stream
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
 from cl_bench.methods.base import Method
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.models import Models, answer_state
-from cl_bench.runs.setup import checked, method_of, prepare, scenario_of, takes_dataset
+from cl_bench.runs.setup import checked, method_of, own_scenario, prepare, scenario_of, takes_dataset
 
 
 class Trained:
@@ -77,34 +74,40 @@ class Trained:
 
     def answers(self, images: Any, task: int | None, top: int | None = None) -> np.ndarray:
         """The names of the classes that it sees, as `Run.predict` explains."""
-        scores = torch.cat([logits.cpu() for logits in self._logits(images, task)])
+        return self.named(self.logits(images, task), task, top)
+
+    def named(self, logits: Tensor, task: int | None, top: int | None = None) -> np.ndarray:
+        """The names of the classes that some logits answer with."""
         answering = int(self.answering(task).sum())
         if top is not None and top not in range(1, answering + 1):
             raise InputError(f"top={top}: {answering} classes answer; choose 1 to {answering}")
-        best = scores.argmax(1) if top is None else scores.topk(top, 1).indices
+        best = logits.argmax(1) if top is None else logits.topk(top, 1).indices
         return np.array(self.problem.class_names)[best.numpy()]
 
     def scores(self, images: Any, task: int | None) -> np.ndarray:
         """The softmax of what it answers by, as `Run.scores` explains."""
-        return torch.cat([logits.double().softmax(1).cpu() for logits in self._logits(images, task)]).numpy()
+        return sureness(self.logits(images, task))
 
     def answering(self, task: int | None) -> Tensor:
         """The outputs that may answer for an image, of a task where that is given, bool (n_outputs,)."""
         return self.problem.mask(self.problem.rules["evaluation"], self.after)[task or 0]
 
     @torch.no_grad()
-    def _logits(self, images: Any, task: int | None) -> Iterator[Tensor]:
-        """The logits of some images, a part of them at a time; those that may not answer at the lowest value."""
+    def logits(self, images: Any, task: int | None) -> Tensor:
+        """The logits of some images, on the CPU; those that may not answer at the lowest value."""
         problem, device = self.problem, self.method.device
         x = as_images(images, self.image_shape)
         allowed = self.answering(task).to(device)
         view = None if task is None else self.view(task, device)
+        found = []
         for part in x.split(at_once(self.image_shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
             if view is not None and task is not None:
                 seen = view(seen, torch.full((len(seen),), task, dtype=torch.int16, device=device))
             seen = problem.pictures.features(seen) if problem.pictures else seen
-            yield masked(self.method.eval()(seen, index=task if problem.kind == "task" else None), allowed)
+            logits = self.method.eval()(seen, index=task if problem.kind == "task" else None)
+            found.append(masked(logits, allowed).cpu())
+        return torch.cat(found)
 
     def view(self, task: int, device: torch.device) -> nn.Module | None:
         """How a task sees its images, without these images; None: as they are."""
@@ -142,14 +145,8 @@ class Trained:
                 raise InputError("dataset: this run continues another one; there are several data sets to replace")
             if not takes_dataset(nodes["scenario"]):
                 raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
-            dataset = self._sized(dataset)
-            context = {"data_dir": place(self.settings["data_dir"], "data_dir"), "seed": self.settings["seed"]}
-            other = build(check(dataset, "dataset", packages=allowed(self.settings["plugins"])), **context)
-            scenario = build(nodes["scenario"], **context, dataset=other)
-            if "features" in nodes:
-                scenario = as_features(scenario, build(nodes["features"], **context), self.method.device)
-            if "stream" in nodes:
-                scenario = as_stream(scenario, build(nodes["stream"]), context["seed"])
+            other = check(self._sized(dataset), "dataset", packages=allowed(self.settings["plugins"]))
+            scenario = own_scenario(self.settings, {**nodes, "dataset": other})
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:
@@ -171,6 +168,11 @@ class Trained:
             raise InputError(f"{self.folder}: the images that it was trained on aren't where they were, or changed")
         if weights_of(self.settings) != self.settings.get("weights", {}):
             raise InputError(f"{self.folder}: the weights of its features are other ones than they were")
+
+
+def sureness(logits: Tensor) -> np.ndarray:
+    """The softmax of logits, as `Run.scores` explains."""
+    return logits.double().softmax(1).numpy()
 
 
 def put_in(method: Method, state: Mapping[str, Any], where: Path) -> None:

@@ -52,9 +52,11 @@ def predict(words: Sequence[str]) -> None:
         raise InputError(f"which pictures? {USAGE}")
     pictures = pictures_in([Path(place) for place in places])
     run._check_task(given.task)
-    images = run._trained(given.after).pictures(pictures)  # read once
-    names = run.predict(images, given.task, given.after, given.top)
-    scores = run.scores(images, given.task, given.after)
+    trained = run._trained(given.after)
+    from cl_bench.runs.trained import sureness  # and torch, now that there is work for it
+
+    logits = trained.logits(trained.pictures(pictures), given.task)
+    names, scores = trained.named(logits, given.task, given.top), sureness(logits)
     columns = {name: column for column, name in enumerate(run.class_names)}
     for picture, best, score in zip(pictures, names, scores, strict=True):
         print(picture, *(f"{name}\t{score[columns[name]]:.4f}" for name in best), sep="\t")
