@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from cl_bench.config import InputError
 from cl_bench.config.errors import nearest
@@ -40,44 +40,55 @@ def number(value: float) -> str:
 
 
 def markdown(found: Iterable[tuple[Cell, Sequence[Row]]]) -> str:
-    """A table of cells with the rows of their family, and below it their sources, differences and causes."""
-    lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-    notes: dict[str, list[str]] = {}
+    """A table of cells with the rows of their family, and below it their sources, differences and causes by number."""
+    heads = [*HEADS, "notes"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    numbers: dict[str, int] = {}
     for cell, rows in found:
         texts = line_of(cell, ours(cell, rows))
         texts[:2] = [" ".join(f"`{word}`" for word in text.split()) for text in texts[:2]]
+        notes = filter(None, (cell.source and f"Published: {cell.source}.", cell.differs, cell.why))
+        texts.append(", ".join(str(numbers.setdefault(note, len(numbers) + 1)) for note in notes))
         lines.append(f"| {' | '.join(texts)} |")
-        for note in (cell.source and f"Published: {cell.source}.", cell.differs, cell.why):
-            if note:
-                notes.setdefault(note, []).append(f"`{cell.method}`")
-    for note, methods in notes.items():
-        lines += ["", f"{', '.join(dict.fromkeys(methods))}: {note}"]
+    if numbers:
+        lines += ["", *(f"{number}. {note}" for note, number in numbers.items())]
     return "\n".join(lines)
 
 
-BEGIN, END = "<!-- results of ", "<!-- end of results -->"
-"""What stands around a table in a page that is made from the data: BEGIN NAME -->, a family or method=NAME, and END."""
+def remade(text: str, kind: str, table: Callable[[str], str]) -> str:
+    """A page with each of its tables of a kind made again: what stands between `<!-- KIND of NAME -->` and
+    `<!-- end of KIND -->` is what `table` makes of the name. Raises InputError for one that has no end.
 
-
-def rewritten(text: str) -> str:
-    """A page with each of its tables made again. Raises InputError for a table of what there isn't."""
-    parts = text.split(BEGIN)
-    done = [parts[0]]
-    for part in parts[1:]:
+    >>> print(remade("a <!-- sums of 1 2 --> old <!-- end of sums --> b", "sums", lambda name: name.replace(" ", "+")))
+    a <!-- sums of 1 2 -->
+    <BLANKLINE>
+    1+2
+    <BLANKLINE>
+    <!-- end of sums --> b
+    """
+    begin, end = f"<!-- {kind} of ", f"<!-- end of {kind} -->"
+    first, *parts = text.split(begin)
+    done = [first]
+    for part in parts:
         name, _, rest = part.partition(" -->")
-        _, end, after = rest.partition(END)
-        if not end:
-            raise InputError(f"{BEGIN}{name} -->: has no end")
-        done.append(f"{name} -->\n\n{markdown(selected(name))}\n\n{END}{after}")
-    return BEGIN.join(done)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise InputError(f"{begin}{name} -->: has no end")
+        done.append(f"{name} -->\n\n{table(name)}\n\n{end}{after}")
+    return begin.join(done)
 
 
-def selected(name: str) -> Iterator[tuple[Cell, Sequence[Row]]]:
-    """The cells of a family, or of method=NAME in all families, with the rows of their families."""
+def results_table(name: str) -> str:
+    """The table of a family, or of method=NAME what is measured or published of it in all families. Raises InputError for
+    a family that there isn't."""
     method = name.partition("method=")[2]
     if not method and name not in cells():
-        raise InputError(f"{BEGIN}{name} -->: there is no such family{nearest(name, cells())}")
-    for family, content in cells().items():
-        if method or family == name:
-            rows = kept(family)
-            yield from ((cell, rows) for cell in content if not method or cell.method == method)
+        raise InputError(f"results of {name}: there is no such family{nearest(name, cells())}")
+    found = [
+        (cell, kept(family))
+        for family, content in cells().items()
+        for cell in content
+        if (cell.method == method if method else family == name)
+    ]
+    known = [(cell, rows) for cell, rows in found if not method or cell.value is not None or cell.before or ours(cell, rows)]
+    return markdown(known) if known else "Nothing is published for it or measured yet."
