@@ -227,7 +227,7 @@ def keys_table(words: str) -> str:
 
 TYPED = re.compile(
     r"(?:(?<![^(])|(?<=[.;|] ))(?:[a-z0-9][\w.-]*|[A-Z])(?=:| \||$)"  # a choice, before what it means or between bars
-    r"|[\w./@]*\w[=_][\w./=@\[\],]*\w|\bnull\b"
+    r"|[\w./@]*[=_][\w./=@\[\],]*[\w\]]|\bnull\b"
 )
 
 

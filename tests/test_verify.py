@@ -83,15 +83,6 @@ def test_every_cell_can_be_composed_and_every_kept_run_is_of_today(family: str) 
         assert verify.composed(cell.configuration)["choices"]["method"] == cell.method
 
 
-def test_the_tables_of_the_pages_are_made_from_the_data() -> None:
-    """`cl-bench verify --tables` makes them again."""
-    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-    texts = {page: page.read_text() for page in pages}
-    assert any(BEGIN in text for text in texts.values())
-    for page, text in texts.items():
-        assert rewritten(text) == text, page
-
-
 # ------------------------------------------------------------------------------------------------ values
 
 
