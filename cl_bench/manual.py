@@ -124,8 +124,7 @@ def first_comment(file: Path) -> str:
 
 
 def lines_of(text: str, key: str) -> str:
-    """The lines of a YAML file that set a dotted key, with the comments beside and above them; '' where there is no such
-    key.
+    """The lines of a YAML file that set a dotted key, with their comments, also those above; '' where it isn't there.
 
     >>> print(lines_of("a: 1\\nb:  # of two\\n  # the first\\n  c: 2\\n  d: 3  # the second\\n", "b.c"))
       # the first
@@ -166,7 +165,8 @@ class Setting(NamedTuple):
 def settings_of(text: str, prefix: str = "") -> Iterator[Setting]:
     """The keys of a YAML file, with a prefix, in their order; those that stand in its defaults are choices of groups.
 
-    >>> [tuple(setting) for setting in settings_of("a: 1.0  # how far\\nb:\\n  # of two\\n  # things\\n  c: [2]\\n", "x.")]
+    >>> text = "a: 1.0  # how far\\nb:\\n  # of two\\n  # things\\n  c: [2]\\n"
+    >>> [tuple(setting) for setting in settings_of(text, "x.")]
     [('x.a', '1.0', 'how far'), ('x.b.c', '[2]', 'of two things')]
     """
     lines = text.splitlines()
@@ -190,8 +190,8 @@ def settings_of(text: str, prefix: str = "") -> Iterator[Setting]:
 
 
 def settings_named(word: str) -> dict[str, list[Setting]]:
-    """By each choice the keys that a word names: GROUP=NAME, all choices of a GROUP, or by '' a key outside of groups and
-    all below it. A group that belongs somewhere else is GROUP@PLACE.
+    """By each choice the keys that a word names: GROUP=NAME, all choices of a GROUP, or by '' a key outside of groups
+    and all below it. A group that belongs somewhere else is GROUP@PLACE.
 
     Raises InputError for what there isn't.
     """

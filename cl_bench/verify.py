@@ -42,7 +42,7 @@ def parser() -> Parser:
     found.add_argument(
         "--tables",
         action="store_true",
-        help="make the tables of README.md and docs/ again, those of numbers and those of keys; without --keep nothing else",
+        help="make the tables of README.md and docs/ again, of numbers and of keys; without --keep nothing else",
     )
     return found
 
@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
         if options.tables and not options.keep:
             if vars(options) != vars(parser().parse_args(["--tables"])):
-                raise InputError("--tables: goes alone, or with --keep, which runs and keeps before the tables are made")
+                raise InputError(
+                    "--tables: goes alone, or with --keep, which runs and keeps before the tables are made"
+                )
             return tables()
         overrides = [word for word in options.words if "=" in word]
         if seed := next((word for word in overrides if word.startswith("seed=")), None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from cl_bench.config import InputError
@@ -9,7 +10,7 @@ from cl_bench.config.errors import nearest
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report.published import Cell, Row, cells, kept, ours
 
-HEADS = ("experiment", "metric", "published", "expected", "ours", "seeds", "")
+HEADS = ("experiment", "metric", "published", "expected", "ours", "seeds", "verdict")
 
 
 def line_of(cell: Cell, found: Estimate | None) -> list[str]:
@@ -48,7 +49,7 @@ def markdown(found: Iterable[tuple[Cell, Sequence[Row]]]) -> str:
         texts = line_of(cell, ours(cell, rows))
         texts[:2] = [" ".join(f"`{word}`" for word in text.split()) for text in texts[:2]]
         notes = filter(None, (cell.source and f"Published: {cell.source}.", cell.differs, cell.why))
-        texts.append(", ".join(str(numbers.setdefault(note, len(numbers) + 1)) for note in notes))
+        texts.append(", ".join(map(str, sorted(numbers.setdefault(note, len(numbers) + 1) for note in notes))))
         lines.append(f"| {' | '.join(texts)} |")
     if numbers:
         lines += ["", *(f"{number}. {note}" for note, number in numbers.items())]
@@ -56,39 +57,39 @@ def markdown(found: Iterable[tuple[Cell, Sequence[Row]]]) -> str:
 
 
 def remade(text: str, kind: str, table: Callable[[str], str]) -> str:
-    """A page with each of its tables of a kind made again: what stands between `<!-- KIND of NAME -->` and
+    """A page with each of its tables of a kind made again: what stands between the lines `<!-- KIND of NAME -->` and
     `<!-- end of KIND -->` is what `table` makes of the name. Raises InputError for one that has no end.
 
-    >>> print(remade("a <!-- sums of 1 2 --> old <!-- end of sums --> b", "sums", lambda name: name.replace(" ", "+")))
-    a <!-- sums of 1 2 -->
+    >>> print(remade("<!-- sums of 1 2 -->\\nold\\n<!-- end of sums -->", "sums", lambda name: name.replace(" ", "+")))
+    <!-- sums of 1 2 -->
     <BLANKLINE>
     1+2
     <BLANKLINE>
-    <!-- end of sums --> b
+    <!-- end of sums -->
     """
-    begin, end = f"<!-- {kind} of ", f"<!-- end of {kind} -->"
-    first, *parts = text.split(begin)
-    done = [first]
-    for part in parts:
-        name, _, rest = part.partition(" -->")
-        _, found, after = rest.partition(end)
+    end = f"<!-- end of {kind} -->"
+    done, *parts = re.split(rf"^<!-- {kind} of (.*) -->$", text, flags=re.MULTILINE)
+    for name, rest in zip(parts[::2], parts[1::2], strict=True):
+        _, found, after = rest.partition(f"\n{end}")
         if not found:
-            raise InputError(f"{begin}{name} -->: has no end")
-        done.append(f"{name} -->\n\n{table(name)}\n\n{end}{after}")
-    return begin.join(done)
+            raise InputError(f"<!-- {kind} of {name} -->: has no end, {end}")
+        done += f"<!-- {kind} of {name} -->\n\n{table(name)}\n\n{end}{after}"
+    return done
 
 
 def results_table(name: str) -> str:
-    """The table of a family, or of method=NAME what is measured or published of it in all families. Raises InputError for
-    a family that there isn't."""
+    """The table of a family, or of method=NAME what is measured or published of it in all families.
+
+    Raises InputError for a family that there isn't.
+    """
     method = name.partition("method=")[2]
     if not method and name not in cells():
         raise InputError(f"results of {name}: there is no such family{nearest(name, cells())}")
-    found = [
-        (cell, kept(family))
-        for family, content in cells().items()
-        for cell in content
-        if (cell.method == method if method else family == name)
-    ]
-    known = [(cell, rows) for cell, rows in found if not method or cell.value is not None or cell.before or ours(cell, rows)]
-    return markdown(known) if known else "Nothing is published for it or measured yet."
+    found = []
+    for family, content in cells().items():
+        rows = kept(family)
+        if not method and family == name:
+            found += [(cell, rows) for cell in content]
+        own = [cell for cell in content if method and cell.method == method]
+        found += [(cell, rows) for cell in own if cell.value is not None or cell.before or ours(cell, rows)]
+    return markdown(found) if found else "Nothing is published for it or measured yet."
