@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from cl_bench.report.budgets import Equal
 from cl_bench.report.comparisons import Tests
 from cl_bench.report.plots import Figure
 from cl_bench.report.tables import Column
@@ -14,23 +15,26 @@ from cl_bench.report.tables import Column
 
 @dataclass(frozen=True)
 class Number:
-    """A cell of the table of results. value: what it is sorted by. n: seeds behind it."""
+    """A cell of the table of results. value: what it is sorted by. n: seeds behind it. more: of a column
+    that is left out where there is no room."""
 
     mean: str
     half: str
     value: float | str
     n: int
     best: bool
+    more: bool
 
 
 @dataclass(frozen=True)
 class Row:
-    """A configuration in the table of results. conditions: training mask, budget, length of training."""
+    """A configuration in the table of results. facets: what it is filtered by, besides what its section has.
+    conditions: training mask, budget, length of training."""
 
     id: str
     label: str
     full: str
-    method: str
+    facets: Mapping[str, str]
     swatch: Markup
     seeds: list[int]
     conditions: list[str]
@@ -98,6 +102,7 @@ class NotFinished:
 
     status: str
     folder: str
+    link: str
     name: str
     seed: str
     progress: str
@@ -106,8 +111,9 @@ class NotFinished:
 
 @dataclass(frozen=True)
 class Brief:
-    """A cell of the overview."""
+    """A cell of the overview; section: the id of its benchmark."""
 
+    section: str
     text: str
     note: str
 
@@ -118,6 +124,7 @@ class Content:
 
     id: str
     title: str
+    facets: Mapping[str, str]
     mask: str
     shared_test: bool
     seeds: list[int]
@@ -126,6 +133,7 @@ class Content:
     runs_of: Mapping[str, int]
     protocol: str
     answers: list[str]
+    budgets: list[Equal]
     published: list[list[str]]
     notes: list[str]
     conditions: list[Condition]

@@ -13,8 +13,10 @@ from markupsafe import Markup
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
 from cl_bench.report.answers import leaders, mean_ranks, published_beside
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
+from cl_bench.report.budgets import NONE, at_equal_budgets
 from cl_bench.report.charts import Style, swatch
 from cl_bench.report.comparisons import comparisons
+from cl_bench.report.details import details, link
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.layout import (
     Brief,
@@ -45,6 +47,9 @@ CONDITIONS = (
     ("Length", "length", "of training, for each task"),
 )
 """Columns of the table of results: title, attribute of a configuration, meaning."""
+MORE = ("A5", "later_AAA", "top5_ACC", "dead_units", "effective_rank", "weight_magnitude", "intransigence", "retention")
+MORE += ("plasticity_gap", "answer_bytes", "growth_rate")
+"""Numbers whose columns are left out first where a table is wider than the window."""
 
 
 def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:
@@ -53,6 +58,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     # those that bound the others come first, and colours and markers go by method, the same in every benchmark
     methods = sorted(
         {configuration.method for benchmark in found for configuration in benchmark.configurations}, key=bounds_first
@@ -73,6 +79,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         NotFinished(
             status="failed" if run.results.status == "failed" else "not finished",
             folder=relative(run.folder, out),
+            link=link(run.folder, out),
             name=f"{run.dataset}-{run.scenario}-{run.method}",
             seed=str(run.seed),
             progress=f"{run.tasks_done} of {run.n_tasks} tasks",
@@ -85,6 +92,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         NotFinished(
             status="not read" if run.damaged else "not finished",
             folder=relative(run.folder, out),
+            link=link(run.folder, out),
             name=run.folder.parent.name,
             seed=run.folder.name.partition("-")[0].removeprefix("seed"),
             progress="none",
@@ -96,11 +104,12 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     return environment.get_template("page.html").render(
         style=Markup((here / "page.css").read_text()),
         script=Markup((here / "page.js").read_text()),
+        details=details(found, numbers, out),
         sections=sections,
-        methods=methods,
         overview=overview(found, methods) if len(found) > 1 else [],
         ranks=ranks(found),
         published_heads=HEADS,
+        more=MORE,
         finished=finished,
         configurations=len(numbers),
         unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),
@@ -111,23 +120,20 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
 def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[Brief]]]:
     """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
     runs of that benchmark follow, or else under the next."""
-    rows = []
-    for method in methods:
+    columns = []
+    for place, benchmark in enumerate(found):
+        counts = Counter(configuration.method for configuration in benchmark.configurations)
+        first: dict[str, Configuration] = {}
+        for configuration in best_of_methods(benchmark.configurations):  # in the order of the protocols
+            first.setdefault(configuration.method, configuration)
         cells = []
-        for benchmark in found:
-            own = [
-                configuration
-                for configuration in best_of_methods(benchmark.configurations)
-                if configuration.method == method
-            ]
-            first = min(own, key=lambda configuration: int(configuration.protocol[1:]), default=None)
-            several = sum(configuration.method == method for configuration in benchmark.configurations)
-            notes = [f"best of {several}"] if several > 1 else []
-            notes += [first.protocol] if first and len(benchmark.protocols) > 1 else []
-            text = ACC.cell(first.estimate("ACC")) if first else ""
-            cells.append(Brief(text, ", ".join(notes) if text else ""))
-        rows.append((method, cells))
-    return rows
+        for method in methods:
+            notes = [f"best of {counts[method]}"] if counts[method] > 1 else []
+            notes += [first[method].protocol] if method in first and len(benchmark.protocols) > 1 else []
+            text = ACC.cell(first[method].estimate("ACC")) if method in first else ""
+            cells.append(Brief(f"b{place}", text, ", ".join(notes) if text else ""))
+        columns.append(cells)
+    return list(zip(methods, map(list, zip(*columns, strict=True)), strict=True))
 
 
 def ranks(found: Sequence[Benchmark]) -> Markup | None:
@@ -198,6 +204,7 @@ class Section:
         return Content(
             id=id,
             title=self.benchmark.title,
+            facets={"dataset": self.benchmark.dataset, "scenario": self.benchmark.scenario},
             mask=self.benchmark.mask,
             shared_test=self.benchmark.shared_test,
             seeds=sorted({run.seed for run in self.benchmark.runs}),
@@ -206,6 +213,7 @@ class Section:
             runs_of=Counter(configuration.protocol for configuration in self.all for _ in configuration.runs),
             protocol=common(self.all),
             answers=leaders(self.benchmark),
+            budgets=at_equal_budgets(self.benchmark),
             published=published_beside(self.benchmark),
             notes=mixtures(self.benchmark),
             conditions=[
@@ -264,16 +272,22 @@ class Section:
         def number(configuration: Configuration, column: Column) -> Number:
             value = configuration.estimate(column.name)
             if value is None:
-                return Number("", "", "", 0, False)
+                return Number("", "", "", 0, False, column.name in MORE)
             half = "" if value.half is None else column.write(value.half)
-            return Number(column.write(value.mean), half, value.mean, value.n, configuration in best[column])
+            return Number(column.write(value.mean), half, value.mean, value.n, configuration in best[column], column.name in MORE)
 
         return [
             Row(
                 id=self.numbers[configuration],
                 label=configuration.label,
                 full=configuration.full_label,
-                method=configuration.method,
+                facets={
+                    "method": configuration.method,
+                    "network": shown("_target_", configuration.config.get("network._target_", NONE)),
+                    "budget": configuration.budget or NONE,
+                    "length": configuration.length or NONE,
+                    "protocol": configuration.protocol,
+                },
                 swatch=swatch(self.styles[configuration]),
                 seeds=configuration.seeds,
                 conditions=[getattr(configuration, name) for _, name, _ in CONDITIONS],
