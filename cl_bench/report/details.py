@@ -99,9 +99,9 @@ def config_flags(command: str) -> list[str]:
     except ValueError:  # damaged by hand
         return []
     found = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for place, word in enumerate(words):
         if word in CONFIG_FLAGS:
-            found += [word, following]
+            found += words[place : place + 2]
         elif word.startswith(tuple(f"{flag}=" for flag in CONFIG_FLAGS)):
             found.append(word)
     return found

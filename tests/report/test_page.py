@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from example_records import plastic_record, task_record
@@ -37,7 +38,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (path / "samples").mkdir()
             (path / "samples" / "task3.png").write_bytes(PIXEL)
     write(folder, "er", 3, status="failed")
-    write(folder, "<script>alert(1)</script>", 0, acc=0.5, folder="evil/seed0-0")
+    evil = write(folder, "<script>alert(1)</script>", 0, acc=0.5, folder="evil #1% </script>/seed0-0")
+    (evil / "figures").mkdir()
+    (evil / "figures" / "a_matrix.png").write_bytes(PIXEL)
     assert main([str(folder)]) == 0
     return folder / "report" / "index.html"
 
@@ -70,12 +73,13 @@ def test_the_page_is_whole_and_needs_nothing_else(page: Path) -> None:
     outline.feed(text)
     assert outline.open == []
     assert len(set(outline.ids)) == len(outline.ids)
-    anchors = {link[1:] for link in outline.links if link.startswith("#")}
+    anchors = {link[1:] for link in outline.links if link.startswith("#") and "=" not in link}
     assert anchors
     assert anchors <= set(outline.ids)
     beside = [link for link in outline.links if not link.startswith(("#", "data:"))]
-    assert beside
-    assert all((page.parent / link).is_dir() for link in beside)  # the folders of what is not finished
+    # the table of all runs, and the folders of what is not finished
+    assert [link for link in beside if not (page.parent / unquote(link)).is_dir()] == ["results.csv"]
+    assert len(beside) > 1
     assert "http" not in re.sub(r"http-equiv", "", text)
 
 
@@ -90,6 +94,23 @@ def test_what_the_page_says(page: Path) -> None:
     assert "Holm-corrected for the" in text
     assert text.count("data:image/png;base64,") == 2
     assert "<script>alert" not in text
+
+
+def test_a_row_opens_on_data_that_stand_in_the_page_once(page: Path) -> None:
+    text = page.read_text()
+    kept = re.findall(r'<script type="application/json" id="details">(.*?)</script>', text, re.S)
+    found = json.loads(kept[0])
+    number = {name: id for id, name in re.findall(r'<tr data-id="(\d+)" data-method="(.*?)"', text)}
+    commands, runs = found["rows"][number["ewc"]]
+    assert commands == ["python -m cl_bench -m method=ewc seed=0,1,2"]
+    assert [run[0] for run in runs] == [0, 1, 2]
+    ACC, BWT = (found["columns"]["b1"].index(head) for head in ("ACC (%)", "BWT (points)"))
+    assert [(run[-1][ACC], run[-1][BWT]) for run in runs][:2] == [("40.00", "−58.00"), ("42.00", "−56.00")]
+    assert runs[0][2] == "2026-01-02 03:04"
+    assert found["origins"][runs[0][3]] == ["cl_bench 0.1.0, torch 2", "c0ffee" * 6, "a processor"]
+    assert len(found["origins"]) == 2  # with figures, and without
+    _, [[_, link, _, origin, _]] = found["rows"][number["&lt;script&gt;alert(1)&lt;/script&gt;"]]
+    assert (page.parent / unquote(link) / "figures" / found["origins"][origin][3]).is_file()
 
 
 def test_of_many_configurations_the_figures_show_the_best_of_each_method(tmp_path: Path) -> None:
@@ -212,7 +233,7 @@ def tab(browser: Any, page: Path) -> Iterator[Any]:
 
 def rows(tab: Any) -> list[str]:
     """The methods of the rows of the first table, as they are shown."""
-    shown = tab.locator("#b0 .results tbody tr:visible")
+    shown = tab.locator("#b0 .results > tbody > tr[data-id]:visible")
     return [shown.nth(i).get_attribute("data-method") for i in range(shown.count())]
 
 
@@ -249,30 +270,91 @@ def test_it_sorts(tab: Any) -> None:
     tab.locator("#b0 .results thead th button").first.click()
     assert head.get_attribute("aria-sort") == "none"
     assert sorted(before) == rows(tab)
+    time = tab.locator("#b0 .results thead th").filter(has_text="Time")  # the best first: few seconds
+    time.locator("button").click()
+    assert time.get_attribute("aria-sort") == "ascending"
 
 
-def test_it_filters(tab: Any) -> None:
-    assert tab.locator("#count").text_content() == "9 of 9 configurations"
+def test_a_row_opens_and_stays_above_what_it_shows(tab: Any) -> None:
+    name = "<script>alert(1)</script>"
+    button = tab.locator("#b0").get_by_role("button", name=name, exact=True).first
+    assert button.get_attribute("aria-expanded") == "false"
+    button.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    below = tab.locator(f"#{button.get_attribute('aria-controls')}")
+    tab.locator("#b0 .results > thead button").first.click()
+    assert below.evaluate("(below, name) => below.previousElementSibling.dataset.method === name", name)
+    assert f"python -m cl_bench 'method={name}' seed=0" in below.text_content()
+    link = below.get_by_role("link", name="a matrix")
+    assert Path(unquote(link.evaluate("(link) => link.href").removeprefix("file://"))).is_file()
+    tab.fill("#words", "ewc")
+    assert not below.is_visible()
+    tab.fill("#words", "")
+    below.get_by_role("button", name="Copy").click()
+    button.press("Enter")
+    assert not below.is_visible()
+
+
+def test_filters_combine_and_stand_in_the_address(tab: Any) -> None:
+    count = tab.locator("#count")
+    assert count.text_content() == "9 of 9 configurations"
     tab.fill("#words", "DGR n_gen=12000")
-    assert tab.locator("#count").text_content() == "1 of 9 configurations"
+    assert count.text_content() == "1 of 9 configurations"
     assert rows(tab) == ["dgr"]
     assert tab.locator("section.benchmark:visible").count() == 1
     assert tab.locator("#b0 .matrix:visible").count() == 1
     assert tab.locator("#b0 .samples figure:visible").count() == 1
     assert tab.locator("#b0 .chart").first.locator(".series:visible").first.is_visible()
-    tab.fill("#words", "")
-    tab.select_option("#method", "er")
+    assert tab.url.endswith("#words=DGR%20n_gen=12000")
+    tab.click("#clear")
+    tab.locator("summary", has_text="Method").click()
+    tab.get_by_label("er", exact=True).check()
+    tab.get_by_label("ewc", exact=True).check()
+    assert tab.url.endswith("#method=er,ewc")
+    assert rows(tab) == ["er", "ewc"]
+    assert tab.locator(".overview tbody tr:visible").count() == 2
+    tab.go_back()
     assert rows(tab) == ["er"]
-    assert tab.locator("section.benchmark:visible").count() == 2
-    tab.select_option("#benchmark", "b1")
+    tab.go_back()
+    assert count.text_content() == "9 of 9 configurations"
+
+
+def test_filters_are_read_from_the_address_and_what_is_unknown_is_said(tab: Any) -> None:
+    tab.evaluate("location.hash = 'method=er,ewk,EWC&scenario=class&metod=er'")
+    tab.wait_for_function("!document.getElementById('wrong').hidden")
+    assert rows(tab) == ["er", "ewc"]
     assert tab.locator("section.benchmark:visible").count() == 1
-    tab.select_option("#benchmark", "")
-    tab.select_option("#method", "")
-    assert tab.locator("#count").text_content() == "9 of 9 configurations"
+    said = tab.locator("#wrong").text_content()
+    assert "no row has method=ewk (there are" in said
+    assert "there is no filter metod" in said
+    tab.locator(".contents a", has_text="figures").first.click()  # a place of the page: what is chosen stays
+    assert rows(tab) == ["er", "ewc"]
+    tab.locator("#clear").click()
+    assert not tab.locator("#wrong").is_visible()
+    assert tab.locator("section.benchmark:visible").count() == 2
+    tab.locator("#b0-budgets ~ .wide a").first.click()
+    tab.wait_for_function("location.hash.includes('budget=')")
+    assert tab.locator("#count").text_content() == "4 of 9 configurations"  # all but dgr
+
+
+def test_a_legend_switches_what_it_names(tab: Any) -> None:
+    entries = tab.locator("#b0 .legend [aria-pressed]")
+    lines = tab.locator("#b0 .chart").first.locator(".series:has(.line):visible")
+    n = entries.count()
+    assert lines.count() == n
+    entries.first.press("Enter")
+    assert lines.count() == n - 1
+    assert len(rows(tab)) == n  # the table keeps its rows
+    tab.locator("#b0 .legend .all button").click()
+    assert lines.count() == n
+    entries.nth(1).dblclick()
+    assert lines.count() == 1
+    entries.nth(1).dblclick()
+    assert lines.count() == n
 
 
 def test_pointing_at_a_row_singles_it_out(tab: Any) -> None:
-    tab.locator("#b0 .results tbody tr").first.hover()
+    tab.locator("#b0 .results > tbody > tr").first.hover()
     hot = tab.locator("#b0 .chart").first.locator(".series.hot")
     assert hot.count() >= 1
     assert hot.count() < tab.locator("#b0 .chart").first.locator(".series").count()
@@ -283,7 +365,10 @@ def test_text_can_be_read_in_either_mode_and_on_a_phone(browser: Any, page: Path
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     tab = context.new_page()
     tab.goto(page.as_uri())
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    tab.locator("#b0 .expand").first.click()
+    for facet in tab.locator(".facet summary").all():
+        facet.click()
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 360
     contrast = """() => {
       const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map((v) => (v /= 255) <= .04045 ? v / 12.92
         : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
@@ -302,6 +387,6 @@ def test_it_says_what_it_is_to_a_screen_reader(tab: Any) -> None:
     assert tab.get_by_role("heading", level=1).count() == 1
     assert tab.get_by_role("img", name="Accuracy against task: accuracy on tasks so far, %").count() == 2
     assert tab.get_by_role("columnheader", name="ACC more is better").count() == 2
-    assert tab.get_by_label("Method").count() == 1
+    assert tab.get_by_role("group", name="Method", include_hidden=True).count() == 1
     unnamed = "() => [...document.querySelectorAll('figure > svg')].filter((s) => !s.getAttribute('aria-label')).length"
     assert tab.evaluate(unnamed) == 0
