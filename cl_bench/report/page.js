@@ -75,14 +75,14 @@ function inside(row) {
   };
   const origin = ([number, folder, date, of]) => {
     const [version, commit, machine, ...figures] = origins[of];
-    return [number, date, version, commit && made("span", { title: commit }, commit.slice(0, 10)), machine,
-      made("a", { href: `${folder}/` }, place(folder)), links(folder, figures)];
+    return [number, made("a", { href: `${folder}/` }, place(folder)), links(folder, figures), date, version,
+      commit && made("span", { title: commit }, commit.replace(/^(.{10})[0-9a-f]*/, "$1")), machine];
   };
   return made("div", { class: "inside" },
     table(`Seeds of ${name}`, [seed, ...columns[row.closest("section").id]], runs.map(([number, , , , texts]) => [number, ...texts])),
     made("p", { class: "facts" }, commands.length ? "The command that makes these runs again, or shows them where they are:" : "The records keep no command."),
     ...commands.map(copying),
-    table(`Where the runs of ${name} are`, [seed, "Began, UTC", "Version", "Commit", "Machine", "Folder", "Figures"], runs.map(origin)));
+    table(`Where the runs of ${name} are`, [seed, "Folder", "Figures", "Began, UTC", "Version", "Commit", "Machine"], runs.map(origin)));
 }
 
 function open(row, button) {
@@ -261,7 +261,7 @@ every(".legend").forEach((legend) => {
 
 /* A table that is wider than the page leaves out columns, and puts intervals below their means; a button shows all. */
 every(".results").forEach((results) => {
-  const more = every("thead .more", results).length, button = made("button", { type: "button", "aria-pressed": "false" });
+  const button = made("button", { type: "button", "aria-pressed": "false" });
   const fit = () => {
     if (!results.offsetParent) return; // filtered away
     for (const how of ["", "brief", "brief tight"]) {
@@ -269,8 +269,9 @@ every(".results").forEach((results) => {
       if (button.ariaPressed === "false") results.classList.add(...how.split(" ").filter(Boolean));
       if (results.offsetWidth <= results.parentNode.clientWidth) break;
     }
-    button.textContent = results.classList.contains("brief") ? `Show ${more} more columns` : "As many columns as fit";
-    button.hidden = !more || (button.ariaPressed === "false" && !results.classList.contains("brief"));
+    const out = [...results.tHead.rows[0].cells].filter((head) => !head.offsetWidth).length;
+    button.textContent = out ? `Show ${out} more columns` : "Only the columns that fit";
+    button.hidden = !out && button.ariaPressed === "false";
   };
   button.addEventListener("click", () => {
     button.ariaPressed = `${button.ariaPressed === "false"}`;
