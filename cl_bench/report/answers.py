@@ -18,7 +18,7 @@ NAMED = 4  # so many of those that lead stand in a sentence
 
 
 def leaders(benchmark: Benchmark) -> list[str]:
-    """A sentence for each protocol: which configurations have the highest ACC, and whether the tests tell them apart."""
+    """For each protocol where two compete which has the highest ACC, and whether the tests tell it from the others."""
     found = []
     for protocol, rows in by_protocol(benchmark.configurations).items():
         if said := leader(rows, rows):

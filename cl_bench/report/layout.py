@@ -15,15 +15,13 @@ from cl_bench.report.tables import Column
 
 @dataclass(frozen=True)
 class Number:
-    """A cell of the table of results. value: what it is sorted by. n: seeds behind it. more: of a column
-    that is left out where there is no room."""
+    """A cell of the table of results. value: what it is sorted by. n: seeds behind it."""
 
     mean: str
     half: str
     value: float | str
     n: int
     best: bool
-    more: bool
 
 
 @dataclass(frozen=True)

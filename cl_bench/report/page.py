@@ -272,9 +272,9 @@ class Section:
         def number(configuration: Configuration, column: Column) -> Number:
             value = configuration.estimate(column.name)
             if value is None:
-                return Number("", "", "", 0, False, column.name in MORE)
+                return Number("", "", "", 0, False)
             half = "" if value.half is None else column.write(value.half)
-            return Number(column.write(value.mean), half, value.mean, value.n, configuration in best[column], column.name in MORE)
+            return Number(column.write(value.mean), half, value.mean, value.n, configuration in best[column])
 
         return [
             Row(
