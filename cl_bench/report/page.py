@@ -11,15 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
-from cl_bench.report.answers import leaders, mean_ranks, published_beside
-from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
+from cl_bench.report.answers import leaders, published_beside
+from cl_bench.report.benchmarks import Benchmark, Configuration, mixtures, sweeps
 from cl_bench.report.budgets import NONE, at_equal_budgets
 from cl_bench.report.charts import Style, swatch
 from cl_bench.report.comparisons import comparisons
 from cl_bench.report.details import details, link
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.layout import (
-    Brief,
     Condition,
     Content,
     Matrix,
@@ -30,11 +29,11 @@ from cl_bench.report.layout import (
     Row,
     Sample,
 )
+from cl_bench.report.overview import best_of_methods, bounds_first, overview, ranks
 from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.published_tables import HEADS
-from cl_bench.report.rank_chart import rank_chart
 from cl_bench.report.runs import MACHINE, Run, Unread
-from cl_bench.report.tables import ACC, Column, best_of, columns_of, relative
+from cl_bench.report.tables import Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
@@ -115,40 +114,6 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),
         copies=copies,
     )
-
-
-def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[Brief]]]:
-    """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
-    runs of that benchmark follow, or else under the next."""
-    columns = []
-    for place, benchmark in enumerate(found):
-        counts = Counter(configuration.method for configuration in benchmark.configurations)
-        first: dict[str, Configuration] = {}
-        for configuration in best_of_methods(benchmark.configurations):  # in the order of the protocols
-            first.setdefault(configuration.method, configuration)
-        cells = []
-        for method in methods:
-            notes = [f"best of {counts[method]}"] if counts[method] > 1 else []
-            notes += [first[method].protocol] if method in first and len(benchmark.protocols) > 1 else []
-            text = ACC.cell(first[method].estimate("ACC")) if method in first else ""
-            cells.append(Brief(f"b{place}", text, ", ".join(notes) if text else ""))
-        columns.append(cells)
-    return list(zip(methods, map(list, zip(*columns, strict=True)), strict=True))
-
-
-def ranks(found: Sequence[Benchmark]) -> Markup | None:
-    """The mean ranks of the methods that all benchmarks have, by their highest ACC under the main protocol of each."""
-    scores = []
-    for benchmark in found:
-        main = [row for row in benchmark.configurations if row.protocol == "P1" and row.method not in BOUNDS]
-        best = best_of_methods(main)
-        scores.append({row.method: value.mean for row in best if (value := row.estimate("ACC"))})
-    of_methods = mean_ranks(scores)
-    return rank_chart(of_methods) if of_methods else None
-
-
-def bounds_first(method: str) -> tuple[bool, str]:
-    return method not in BOUNDS, method
 
 
 class Section:
@@ -310,22 +275,6 @@ class Section:
                 caption = ", ".join([f"seed {run.seed}", *numbers])
                 return Sample(self.numbers[configuration], configuration.label, caption, data)
         return None
-
-
-def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
-    """Of each method and protocol the configuration with the highest ACC, in the same order."""
-    best: dict[tuple[str, str], tuple[float, Configuration]] = {}
-    for configuration in configurations:
-        value = configuration.estimate("ACC")
-        reached = value.mean if value else -1.0
-        kind = (configuration.method, configuration.protocol)
-        if kind not in best or reached > best[kind][0]:
-            best[kind] = (reached, configuration)
-    return [
-        configuration
-        for configuration in configurations
-        if best[configuration.method, configuration.protocol][1] is configuration
-    ]
 
 
 def common(configurations: Sequence[Configuration]) -> str:
