@@ -191,6 +191,9 @@ function show() {
     const drawn = part.closest(".chart");
     part.classList.toggle("off", !part.dataset.id.split(" ").some((id) => shown.has(id) && !(drawn && muted.has(id))));
   });
+  every(".front").forEach((front) => { /* the best of all: not of those that are left */
+    front.classList.toggle("off", every("[data-id]", front.closest(".chart")).some((part) => part.classList.contains("off")));
+  });
   every(".legend").forEach((legend) => {
     const entries = every("[data-id]", legend);
     entries.forEach((entry) => entry.querySelector("button").setAttribute("aria-pressed", `${!muted.has(entry.dataset.id)}`));
@@ -203,6 +206,7 @@ function show() {
     summary.classList.toggle("some", names.length > 0);
   });
   found("count").textContent = `${shown.size} of ${rows.length} configurations${shown.size || !rows.length ? "" : ": none has all of this"}`;
+  found("partly").hidden = shown.size === rows.length;
   found("clear").disabled = address() === "#" && !muted.size && wrong.hidden;
 }
 words.addEventListener("input", () => say(false));

@@ -152,8 +152,10 @@ def test_a_legend_switches_what_it_names(tab: Any) -> None:
     lines = tab.locator("#b0 .chart").first.locator(".series:has(.line):visible")
     n = entries.count()
     assert lines.count() == n
+    assert tab.locator("#b0 .front:visible").count() > 0
     entries.first.press("Enter")
     assert lines.count() == n - 1
+    assert tab.locator("#b0 .front:visible").count() == 0  # it would join points that are not there
     assert len(rows(tab)) == n  # the table keeps its rows
     tab.locator("#b0 .legend .all button").click()
     assert lines.count() == n
