@@ -131,10 +131,7 @@ def best_of(configurations: Sequence[Configuration], column: Column) -> set[Conf
         rivals = {place for place in means if rows[place].method not in BOUNDS}
         if len(rivals) > 1:
             top = max(rivals, key=lambda place: column.better * means[place])
-            pairs = [pair for pair in compared(rows, column.name) if pair.clear]
-            beaten = {pair.second for pair in pairs if pair.first == top and column.better * pair.difference.mean > 0}
-            beaten |= {pair.first for pair in pairs if pair.second == top and column.better * pair.difference.mean < 0}
-            if rivals <= beaten | {top}:
+            if rivals <= compared(rows, column.name).clearly_below(top, column.better) | {top}:
                 best.add(rows[top])
     return best
 
