@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
@@ -50,6 +50,11 @@ class Configuration:
         self.protocol, self.label, self.full_label, self.brief = protocol, label, full_label, brief
 
     @property
+    def target(self) -> str:
+        """The path of the method's class."""
+        return str(self.config.get("method._target_"))
+
+    @property
     def seeds(self) -> list[int]:
         return [run.seed for run in self.runs]
 
@@ -62,8 +67,7 @@ class Configuration:
     def conditions(self) -> dict[str, Any]:
         """All values but those of the method, and the masks."""
         found = {key: value for key, value in self.config.items() if not key.startswith(OWN)} | self.rules
-        stated = stated_mask(str(self.config.get("method._target_")))
-        if stated == self.train_mask:  # of the method, as its paper has it
+        if stated_mask(self.target) == self.train_mask:  # of the method, as its paper has it
             found |= {key: STATED for key in ("scenario.train_mask", "mask.train") if key in found}
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
 from cl_bench.report.answers import leaders, mean_ranks, published_beside
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
-from cl_bench.report.charts import Style, swatch
+from cl_bench.report.charts import swatch
 from cl_bench.report.comparisons import comparisons
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.layout import (
@@ -28,6 +28,7 @@ from cl_bench.report.layout import (
     Row,
     Sample,
 )
+from cl_bench.report.looks import FAMILIES, Look, looks_of
 from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.published_tables import HEADS
 from cl_bench.report.rank_chart import rank_chart
@@ -53,9 +54,14 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    # those that bound the others come first, and colours and markers go by method, the same in every benchmark
+    # those that bound the others come first; a method looks the same in every benchmark
     methods = sorted(
         {configuration.method for benchmark in found for configuration in benchmark.configurations}, key=bounds_first
+    )
+    looks = looks_of(
+        (configuration.method, configuration.target)
+        for benchmark in found
+        for configuration in benchmark.configurations
     )
     numbers = {
         configuration: str(i)
@@ -66,7 +72,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     left = PICTURES
     sections = []
     for place, benchmark in enumerate(found):
-        section = Section(benchmark, methods, numbers, left)
+        section = Section(benchmark, looks, numbers, left)
         left -= len(section.samples)
         sections.append(section.content(f"b{place}"))
     unfinished = [
@@ -95,9 +101,12 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     finished = sum(run.finished for run in runs)
     return environment.get_template("page.html").render(
         style=Markup((here / "page.css").read_text()),
-        script=Markup((here / "page.js").read_text()),
+        script=Markup((here / "page.js").read_text() + (here / "charts.js").read_text()),
         sections=sections,
         methods=methods,
+        families=[
+            (place, family) for place, family in enumerate(FAMILIES) if family in {of.family for of in looks.values()}
+        ],
         overview=overview(found, methods) if len(found) > 1 else [],
         ranks=ranks(found),
         published_heads=HEADS,
@@ -148,21 +157,21 @@ def bounds_first(method: str) -> tuple[bool, str]:
 class Section:
     """A benchmark as the page tells it.
 
-    methods: of the whole page, in order. numbers: of all its configurations. pictures: how many it may show.
+    looks: of the methods of the page. numbers: of all its configurations. pictures: how many it may show.
     """
 
     def __init__(
-        self, benchmark: Benchmark, methods: Sequence[str], numbers: dict[Configuration, str], pictures: int
+        self, benchmark: Benchmark, looks: Mapping[str, Look], numbers: dict[Configuration, str], pictures: int
     ) -> None:
         self.benchmark, self.numbers = benchmark, numbers
         self.all = benchmark.configurations
         ranks: dict[str, int] = {}
-        self.styles: dict[Configuration, Style] = {}
+        self.styles = {}
         for configuration in self.all:
             rank = ranks[configuration.method] = ranks.get(configuration.method, -1) + 1
-            self.styles[configuration] = Style.of(methods.index(configuration.method), rank)
+            self.styles[configuration] = looks[configuration.method].style(rank)
         self.drawn = self.all if len(self.all) <= FEW else best_of_methods(self.all)
-        self.plots = Plots(self.drawn, numbers, self.styles, methods, benchmark.n_tasks, benchmark.shared_test)
+        self.plots = Plots(self.drawn, numbers, self.styles, looks, benchmark.n_tasks, benchmark.shared_test)
         self.samples = [sample for configuration in self.drawn if (sample := self.sample(configuration))]
         self.left_out = max(0, len(self.samples) - pictures)
         self.samples = self.samples[:pictures]
