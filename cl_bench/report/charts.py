@@ -226,7 +226,9 @@ def middle(value: float | Estimate) -> float:
 
 
 def cut(label: str, longest: int = LONGEST) -> str:
-    return label if len(label) <= longest else label[: longest - 1] + "…"
+    """A label without its middle where it is too long: it begins with the method and ends with what tells it apart."""
+    half = longest // 2
+    return label if len(label) <= longest else f"{label[: longest - half - 1]}…{label[-half:]}"
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -76,5 +76,5 @@ def dot_plot(
     if any(len(curve.points) > 1 for curve in rows):
         ends = x.write(max(middle(curve.points[-1][0]) for curve in rows))
         note = escape(f"marker: {x.title} {ends}; small dots: before it")
-        parts.append(f'<text x="{centre:.1f}" y="{base + 52}" text-anchor="middle">{note}</text>')
+        parts.append(f'<text x="{WIDTH / 2}" y="{base + 52}" text-anchor="middle">{note}</text>')
     return drawing(f"{name}: {y.title}, {len(rows)} series", base + FOOT, parts)

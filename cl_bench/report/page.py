@@ -48,8 +48,15 @@ CONDITIONS = (
 """Columns of the table of results: title, attribute of a configuration, meaning."""
 
 
-def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:
-    """The page as HTML that needs nothing else, to lie in `out`."""
+def render(
+    found: Sequence[Benchmark],
+    runs: Sequence[Run],
+    unread: Sequence[Unread],
+    copies: int,
+    out: Path,
+    pdf: bool = False,
+) -> str:
+    """The page as HTML that needs nothing else, to lie in `out`. pdf: it links to the charts as files, see `pdf`."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -110,6 +117,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         overview=overview(found, methods) if len(found) > 1 else [],
         ranks=ranks(found),
         published_heads=HEADS,
+        pdf=pdf,
         finished=finished,
         configurations=len(numbers),
         unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),

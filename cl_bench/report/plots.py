@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +31,11 @@ class Figure:
     chart: Markup
     caption: str
     numbers: list[list[str]]  # the same as a table, its head first
+
+    @property
+    def slug(self) -> str:
+        """The title as the name of a file."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 @dataclass(frozen=True)
