@@ -19,7 +19,6 @@ ARROWS = {1: r"$\uparrow$", -1: r"$\downarrow$", 0: ""}
 LATEX = {
     "\\": r"\textbackslash{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     MINUS: "$-$",
     "±": r"$\pm$",
     "·": r"$\cdot$",
@@ -59,8 +58,8 @@ def latex(found: Sequence[Benchmark], columns: Sequence[Column]) -> str:
         label = "tab:" + re.sub(r"[^a-z0-9]+", "-", benchmark.title.lower()).strip("-")
         labels.append(label)
         again = f"-{labels.count(label)}" if labels.count(label) > 1 else ""
-        lines += ["", "\\begin{table}", "\\centering\\footnotesize\\sloppy\\setlength{\\tabcolsep}{2.5pt}"]
-        lines += [f"\\caption{{{breakable(caption)}}}", f"\\label{{{label}{again}}}"]
+        lines += ["", "\\begin{table}", "\\centering\\footnotesize\\sloppy\\setlength{\\tabcolsep}{2pt}"]
+        lines += [f"\\caption{{{breakable(caption)}}}", f"\\label{{{label}{again}}}\\smallskip"]
         form = r"@{}>{\raggedright\arraybackslash\hspace{0pt}}Xr" + "r" * len(here) + "@{}"
         lines += [f"\\begin{{tabularx}}{{\\linewidth}}{{{form}}}", "\\toprule"]
         lines.append(" & ".join(["", "n", *(escaped(column.title) for column in here)]) + r" \\")
@@ -87,7 +86,7 @@ def cell(column: Column, value: Estimate | None) -> str:
 
 def breakable(text: str) -> str:
     """Text whose lines may end after a sign within a name, too."""
-    return re.sub(r"(\\_|=|/|(?<=\w)\.(?=\w)|,(?=\S))", r"\1\\allowbreak{}", escaped(text))
+    return re.sub(r"(\\_|=|/|(?<=\w)\.(?=\w)|,(?=\S))", r"\1\\hspace{0pt}", escaped(text))
 
 
 def escaped(text: str) -> str:

@@ -32,7 +32,6 @@ ANGLES = 24
 LINE = 13  # height of a name
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
-Boxes = npt.NDArray[np.float64]
 
 
 def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series], front: Sequence[tuple[float, float]] = ()) -> Markup:
@@ -48,17 +47,17 @@ def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series], front: Sequen
         path = f"M{steps[0][0]:.1f} {steps[0][1]:.1f}" + "".join(f"H{px:.1f}V{py:.1f}" for px, py in steps[1:])
         parts.append(f'<path class="front" d="{path}"/>')
         for (px, py), (to_x, to_y) in pairwise(steps):
-            names.taken += [(px, py - 2, to_x, py + 2), (to_x - 2, min(py, to_y), to_x + 2, max(py, to_y))]
+            names.lines += [(px, py - 2, to_x, py + 2), (to_x - 2, min(py, to_y), to_x + 2, max(py, to_y))]
     points = [(curve, at, value) for curve in series for at, value in curve.points]
     places = [(frame.x(middle(at)), frame.y(value.mean)) for _, at, value in points]
     for (_, at, value), (px, py) in zip(points, places, strict=True):
         names.taken.append((px - 6, py - 6, px + 6, py + 6))
         if value.half is not None:
             low, high = frame.up(value)
-            names.taken.append((px - 4, high, px + 4, low))
+            names.lines.append((px - 4, high, px + 4, low))
         if isinstance(at, Estimate) and at.half is not None:
             start, end = frame.across(at)
-            names.taken.append((start, py - 2, end, py + 2))
+            names.lines.append((start, py - 2, end, py + 2))
     for (curve, at, value), (px, py) in zip(points, places, strict=True):
         parts += [opening(curve), frame.upright(px, value), frame.level(at, py)]
         parts += [
@@ -71,22 +70,26 @@ def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series], front: Sequen
 
 @dataclass
 class Names:
-    """Finds the places of names in a frame. taken: what they may not cover."""
+    """Finds the places of names in a frame. taken: marks and names, which no name and no leader may cover. lines: which
+    no name may cover."""
 
     frame: Frame
     taken: list[Box] = field(default_factory=list)
+    lines: list[Box] = field(default_factory=list)
 
     def of(self, px: float, py: float, text: str) -> str:
         """The name of a point at the nearest free place, '' where there is none."""
-        width, taken = LETTER * len(text), np.array(self.taken)
+        width, taken, everything = LETTER * len(text), np.array(self.taken), np.array([*self.taken, *self.lines])
         for radius in RADII:
             for turn in range(ANGLES):
                 angle = -math.pi / 4 + 2 * math.pi * turn / ANGLES
                 to = (px + radius * math.cos(angle), py + radius * math.sin(angle))
                 box, anchor = beside(to, angle, width)
                 leader = line((px, py), to) if radius > RADII[0] else []
-                if self.inside(box) and clear(box, leader, taken, (px, py)):
-                    self.taken += [box, *leader]
+                away = [part for part in leader if math.dist(part[:2], (px, py)) > 9]
+                if self.inside(box) and not overlaps([box], everything) and not overlaps(away, taken):
+                    self.taken.append(box)
+                    self.lines += leader
                     path = f'<path class="leader" d="M{px:.1f} {py:.1f}L{to[0]:.1f} {to[1]:.1f}"/>' if leader else ""
                     at = {"start": box[0] + 1, "middle": (box[0] + box[2]) / 2, "end": box[2] - 1}[anchor]
                     return f'{path}<text x="{at:.1f}" y="{box[3] - 3:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
@@ -95,14 +98,6 @@ class Names:
     def inside(self, box: Box) -> bool:
         left, top, right, bottom = box
         return left > LEFT and right < self.frame.right + 8 and top > 0 and bottom < self.frame.height - BOTTOM
-
-
-def clear(box: Box, leader: Sequence[Box], taken: Boxes, start: tuple[float, float]) -> bool:
-    """Whether a name and its leader, but for where that begins, cover nothing."""
-    if overlaps(np.array([box]), taken):
-        return False
-    away = [part for part in leader if math.dist(part[:2], start) > 9]
-    return not (away and overlaps(np.array(away), taken))
 
 
 def beside(to: tuple[float, float], angle: float, width: float) -> tuple[Box, str]:
@@ -123,7 +118,8 @@ def line(start: tuple[float, float], to: tuple[float, float]) -> list[Box]:
     return [(x - 1, y - 1, x + 1, y + 1) for x, y in shares]
 
 
-def overlaps(some: Boxes, others: Boxes) -> bool:
+def overlaps(some: Sequence[Box], others: npt.NDArray[np.float64]) -> bool:
     """Whether any box of the one covers a part of any of the other."""
-    apart = (some[:, None, :2] >= others[None, :, 2:]) | (others[None, :, :2] >= some[:, None, 2:])
+    boxes = np.array(some).reshape(-1, 1, 4)
+    apart = (boxes[..., :2] >= others[:, 2:]) | (others[:, :2] >= boxes[..., 2:])
     return bool((~apart.any(2)).any())
