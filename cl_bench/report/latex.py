@@ -86,16 +86,16 @@ def cell(column: Column, value: Estimate | None) -> str:
 
 def breakable(text: str) -> str:
     """Text whose lines may end after a sign within a name, too."""
-    return re.sub(r"(\\_|=|/|(?<=\w)\.(?=\w)|,(?=\S))", r"\1\\hspace{0pt}", escaped(text))
+    return re.sub(r"(\\_|=|\{\]\}|/|(?<=\w)\.(?=\w)|,(?=\S))", r"\1\\hspace{0pt}", escaped(text))
 
 
 def escaped(text: str) -> str:
     """Text as LaTeX prints it; a character that it has no sign for by its number.
 
     >>> escaped("n_gen=1200: 84.1 ± 1.2 %"), escaped("猫")
-    ('n\\\\_gen=1200: 84.1 $\\\\pm$ 1.2 \\\\%', '{[}U+732B{]}')
+    ('n\\\\_gen=1200: 84.1 $\\\\pm$ 1.2 \\\\%', '{[}732B{]}')
     """
     found = "".join(
-        LATEX.get(char, char) if char.isascii() or char in LATEX else f"{{[}}U+{ord(char):04X}{{]}}" for char in text
+        LATEX.get(char, char) if char.isascii() or char in LATEX else f"{{[}}{ord(char):04X}{{]}}" for char in text
     )
     return found.replace("--", "-{}-")
