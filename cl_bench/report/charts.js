@@ -32,7 +32,7 @@ function drawing(chart) {
     if (style.display === "none") part.setAttribute("display", "none");
   });
   const [, , width, height] = chart.getAttribute("viewBox").split(" ");
-  Object.entries({ xmlns: "http://www.w3.org/2000/svg", width, height }).forEach((pair) => copy.setAttribute(...pair));
+  Object.entries({ width, height }).forEach((pair) => copy.setAttribute(...pair));
   return new XMLSerializer().serializeToString(copy);
 }
 charts.forEach((chart) => {
