@@ -16,7 +16,7 @@ from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
-from cl_bench.config.training import check_training, with_scheduler
+from cl_bench.config.training import OFF, check_training, with_scheduler
 from cl_bench.config.tuned import at, picked_up
 from cl_bench.config.types import Decay, NonNegative, Positive
 from cl_bench.config.weights import weights_of
@@ -80,7 +80,8 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     nodes |= {group: check(apart[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
         nodes["memory"] = check_budget(settings.get("memory"))
-    check_training(settings, declared(settings, "refused"))
+    refused = declared(settings, "refused") if trains(settings) else dict.fromkeys(OFF, "learns without gradients")
+    check_training(settings, refused)
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     return nodes
@@ -146,6 +147,11 @@ def declared(settings: Mapping[str, Any], name: str) -> Any:
     if found is None:
         raise InputError(f"method._target_={path}: is no Method")
     return found
+
+
+def trains(settings: Mapping[str, Any]) -> bool:
+    """Whether the method trains anything by gradients: all of it, or a network on the first task."""
+    return declared(settings, "trains") or settings["method"].get("first_task") is True
 
 
 def reads_memory(settings: Mapping[str, Any]) -> bool:
@@ -247,7 +253,7 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
     trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
     if not isinstance(trainer, dict) or not isinstance(optimizer, dict):
         return
-    if not declared(settings, "trains") and settings["method"].get("first_task") is not True:
+    if not trains(settings):
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}

@@ -270,8 +270,8 @@ class Fit:
         self.saved_at = time.monotonic()
 
     def _course(self, module: Learner, data: Data, steps: int) -> Course | None:
-        """What is decided along a phase of the method; None for its parts, and where there is nothing to decide."""
-        if not isinstance(module, Method) or not (self.schedule or self.patience):
+        """What is decided along a phase that trains the method; None for its parts, and where nothing is decided."""
+        if not (isinstance(module, Method) and module.by_gradients) or not (self.schedule or self.patience):
             return None
         per_pass = data.n_batches(self.batch_size) * data.updates
         return Course(module, steps, per_pass, self.schedule, self.patience, self.validate_current)
