@@ -381,7 +381,10 @@ def test_images_that_do_not_fit_are_one_line(er: cl_bench.Run, call: Any, images
             cl_bench.evaluate(er, dataset)
     domain = call("method=finetune", "scenario=domain_incremental")
     for classes, words in [
-        ([3, 7], r"^dataset: can't be cut into the tasks of this run; the run has classes 0 1 .* \(scenario.n_tasks=5: 2"),
+        (
+            [3, 7],
+            r"^dataset: can't be cut into the tasks of this run; the run has classes 0 1 .* \(scenario.n_tasks=5: 2",
+        ),
         ([0, 1, 2, 3, 4, 5, 7, 6, 8, 9], "^dataset: the run has classes 6 7 in task 4, this data set 7 6"),
     ]:
         node = node_of("digits", domain.config, [f"dataset.classes={classes}".replace(" ", "")])

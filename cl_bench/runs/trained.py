@@ -151,7 +151,7 @@ class Trained:
             except InputError as error:
                 if not str(error).startswith("scenario."):
                     raise
-                has = f"the run has classes {brief(sum(map(list, classes), []))}"
+                has = f"the run has classes {brief([name for names in classes for name in names])}"
                 raise InputError(f"dataset: can't be cut into the tasks of this run; {has} ({error})") from None
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.problem, name), getattr(scenario.problem, name)
