@@ -68,6 +68,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     if "features" in settings and (keep := settings.get("keep_models", "none")) != "none":
         why = "a model of a run on features would lack the network that makes them; its checkpoints are used"
         raise InputError(f"keep_models={keep}: {why}; set none")
+    check_means(settings)
     packages = allowed(settings["plugins"])
     chosen = [group for group in GROUPS if settings[group] or group not in ("dataset", "scheduler")]  # none of them
     chosen += ["features"] * ("features" in settings)
@@ -101,6 +102,24 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     if every is not None and scenario.get("passes") == "online":
         stream = "a stream (scenario.passes=online) is measured after so many images; set scenario.measure_every"
         raise InputError(f"evaluate_every={every}: {stream}")
+
+
+def check_means(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a mean of the images that nothing sees: features and their networks have their own."""
+    dataset, network = settings.get("dataset") or {}, settings["network"]
+    if not str(dataset.get("_target_")).startswith("cl_bench."):
+        return
+    for key, off in (("mean", None), ("std", None), ("normalize", False)):
+        value = dataset.get(key, off)
+        if value == off:
+            continue
+        if "features" in settings:
+            whose = "features=... work on images that their own network scales"
+        elif "mean" not in types_of(path_of(network, "network", allowed(settings.get("plugins"))), "network"):
+            whose = f"network._target_={network['_target_']} scales images in its own way"
+        else:
+            continue
+        raise InputError(f"dataset.{key}={typed(value)}: {whose}, and this would say nothing; set {typed(off)}")
 
 
 def check_stream(settings: Mapping[str, Any]) -> None:
