@@ -314,15 +314,17 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 def written_out(override: str) -> str:
     """An override as Hydra wants it: memory=100 is memory.images=100, a group without a choice is ~GROUP, and all that
-    is legal is there, so that +KEY is KEY.
+    is legal is there, so that +KEY is KEY, but in the space of a search, which may have any key.
 
     >>> written_out("memory=100,200"), written_out("memory={images: 9, per: class}"), written_out("seed=1")
     ('memory.images=100,200', 'memory={images: 9, per: class}', 'seed=1')
-    >>> written_out("experiment=null"), written_out("+method.strength=1")
-    ('~experiment', 'method.strength=1')
+    >>> written_out("experiment=null"), written_out("+method.strength=1"), written_out("hparams_search.space.seed=1")
+    ('~experiment', 'method.strength=1', '++hparams_search.space.seed=1')
     """
     override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
+    if key.startswith("hparams_search.space."):
+        return f"++{override}"
     if key in ("features", "experiment", "hparams_search", *TUNED) and value == "null":
         return f"~{key}"
     return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override
