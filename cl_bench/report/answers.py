@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,21 +18,25 @@ NAMED = 4  # so many of those that lead stand in a sentence
 
 
 def leaders(benchmark: Benchmark) -> list[str]:
-    """A sentence for each protocol: which configurations have the highest ACC, and whether the tests tell them apart.
-    Bounds don't compete."""
+    """For each protocol where two compete which has the highest ACC, and whether the tests tell it from the others."""
     found = []
     for protocol, rows in by_protocol(benchmark.configurations).items():
-        scores = {place: value.mean for place, row in enumerate(rows) if (value := row.estimate("ACC"))}
-        rivals = [place for place in scores if rows[place].method not in BOUNDS]
-        if len(rivals) < 2:
-            continue
-        rivals.sort(key=lambda place: -scores[place])
-        first = rivals[0]
-        apart = {frozenset((pair.first, pair.second)) for pair in compared(rows, "ACC") if pair.clear}
-        tied = [place for place in rivals[1:] if frozenset((first, place)) not in apart]
-        start = f"{protocol}: " if len(benchmark.protocols) > 1 else ""
-        found.append(start + sentence(rows, first, tied))
+        if said := leader(rows, rows):
+            found.append(f"{protocol}: {said}" if len(benchmark.protocols) > 1 else said)
     return found
+
+
+def leader(rows: tuple[Configuration, ...], members: Iterable[Configuration]) -> str:
+    """Which of the members of a protocol have the highest ACC, and whether the tests of all its rows tell them apart;
+    '' where fewer than two compete. Bounds don't."""
+    wanted = set(members)
+    scores = {place: value.mean for place, row in enumerate(rows) if row in wanted and (value := row.estimate("ACC"))}
+    rivals = sorted((place for place in scores if rows[place].method not in BOUNDS), key=lambda place: -scores[place])
+    if len(rivals) < 2:
+        return ""
+    first = rivals[0]
+    apart = {frozenset((pair.first, pair.second)) for pair in compared(rows, "ACC") if pair.clear}
+    return sentence(rows, first, [place for place in rivals[1:] if frozenset((first, place)) not in apart])
 
 
 def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int]) -> str:
