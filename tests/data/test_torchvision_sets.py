@@ -120,7 +120,7 @@ def test_photographs_stay_on_disk_with_their_labels(name: str, tmp_path: Path, m
     {"DTD": write_textures, "Caltech101": write_caltech}[name](tmp_path)
     options = {"partition": 2} if name == "DTD" else None
 
-    def of(on_disk: bool | str = True) -> list[list[int]]:
+    def of(on_disk: Any = True) -> list[list[int]]:
         data = torchvision_set(tmp_path, name=name, options=options, size=8, on_disk=on_disk)
         assert isinstance(data.x_train, OnDisk) == (on_disk is True)
         images = (in_memory(x, "")[:, 0, 0, 0].tolist() for x in (data.x_train, data.x_test))
