@@ -118,7 +118,7 @@ def write_caltech(root: Path) -> None:
 def test_photographs_stay_on_disk_with_their_labels(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cl_bench.data.on_disk.BLOCK", 500)
     {"DTD": write_textures, "Caltech101": write_caltech}[name](tmp_path)
-    options = {"partition": 2} if name == "DTD" else None
+    options: Any = {"partition": 2} if name == "DTD" else None
 
     def of(on_disk: Any = True) -> list[list[int]]:
         data = torchvision_set(tmp_path, name=name, options=options, size=8, on_disk=on_disk)
