@@ -123,7 +123,7 @@ def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int
     Raises InputError when that can't be.
     """
     node = None if dataset is None else node_of(os.fspath(dataset), run.config)
-    return run._trained(after).accuracies(node)
+    return run._trained(after).accuracies(node, run.classes)
 
 
 class Run:

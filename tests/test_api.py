@@ -25,6 +25,7 @@ from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
 from cl_bench.data.datasets import Dataset, digits
 from cl_bench.methods.er import ER
+from cl_bench.runs.asked import node_of
 from cl_bench.runs.loggers import CSVLog, Row
 from cl_bench.runs.loop import run as carry_out
 from cl_bench.runs.trained import as_images
@@ -378,6 +379,17 @@ def test_images_that_do_not_fit_are_one_line(er: cl_bench.Run, call: Any, images
     ]:
         with pytest.raises(InputError, match=words):
             cl_bench.evaluate(er, dataset)
+    domain = call("method=finetune", "scenario=domain_incremental")
+    for classes, words in [
+        (
+            [3, 7],
+            r"^dataset: can't be cut into the tasks of this run; the run has classes 0 1 .* \(scenario.n_tasks=5: 2",
+        ),
+        ([0, 1, 2, 3, 4, 5, 7, 6, 8, 9], "^dataset: the run has classes 6 7 in task 4, this data set 7 6"),
+    ]:
+        node = node_of("digits", domain.config, [f"dataset.classes={classes}".replace(" ", "")])
+        with pytest.raises(InputError, match=words):
+            domain._trained(None).accuracies(node, domain.classes)
     several = call("method=finetune", "scenario=sequence", "scenario.datasets=[digits,digits]", "scenario.kind=domain")
     assert cl_bench.evaluate(several).tolist() == several.R[-1].tolist()
     with pytest.raises(InputError, match="has images of its own; there is none to replace"):

@@ -16,7 +16,7 @@ from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
-from cl_bench.config.training import check_training, with_scheduler
+from cl_bench.config.training import OFF, check_training, with_scheduler
 from cl_bench.config.tuned import at, picked_up
 from cl_bench.config.types import Decay, NonNegative, Positive
 from cl_bench.config.weights import weights_of
@@ -68,6 +68,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     if "features" in settings and (keep := settings.get("keep_models", "none")) != "none":
         why = "a model of a run on features would lack the network that makes them; its checkpoints are used"
         raise InputError(f"keep_models={keep}: {why}; set none")
+    check_means(settings)
     packages = allowed(settings["plugins"])
     chosen = [group for group in GROUPS if settings[group] or group not in ("dataset", "scheduler")]  # none of them
     chosen += ["features"] * ("features" in settings)
@@ -80,7 +81,8 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     nodes |= {group: check(apart[group], group, packages=packages) for group in chosen}
     if reads_memory(settings):
         nodes["memory"] = check_budget(settings.get("memory"))
-    check_training(settings, declared(settings, "refused"))
+    refused = declared(settings, "refused") if trains(settings) else dict.fromkeys(OFF, "learns without gradients")
+    check_training(settings, refused)
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     return nodes
@@ -100,6 +102,24 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     if every is not None and scenario.get("passes") == "online":
         stream = "a stream (scenario.passes=online) is measured after so many images; set scenario.measure_every"
         raise InputError(f"evaluate_every={every}: {stream}")
+
+
+def check_means(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a mean of the images that nothing sees: features and their networks have their own."""
+    dataset, network = settings.get("dataset") or {}, settings["network"]
+    if not str(dataset.get("_target_")).startswith("cl_bench."):
+        return
+    for key, off in (("mean", None), ("std", None), ("normalize", False)):
+        value = dataset.get(key, off)
+        if value == off:
+            continue
+        if "features" in settings:
+            whose = "features=... work on images that their own network scales"
+        elif "mean" not in types_of(path_of(network, "network", allowed(settings.get("plugins"))), "network"):
+            whose = f"network._target_={network['_target_']} scales images in its own way"
+        else:
+            continue
+        raise InputError(f"dataset.{key}={typed(value)}: {whose}, and this would say nothing; set {typed(off)}")
 
 
 def check_stream(settings: Mapping[str, Any]) -> None:
@@ -146,6 +166,11 @@ def declared(settings: Mapping[str, Any], name: str) -> Any:
     if found is None:
         raise InputError(f"method._target_={path}: is no Method")
     return found
+
+
+def trains(settings: Mapping[str, Any]) -> bool:
+    """Whether the method trains anything by gradients: all of it, or a network on the first task."""
+    return declared(settings, "trains") or settings["method"].get("first_task") is True
 
 
 def reads_memory(settings: Mapping[str, Any]) -> bool:
@@ -247,7 +272,7 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
     trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
     if not isinstance(trainer, dict) or not isinstance(optimizer, dict):
         return
-    if not declared(settings, "trains") and settings["method"].get("first_task") is not True:
+    if not trains(settings):
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
@@ -289,15 +314,17 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 def written_out(override: str) -> str:
     """An override as Hydra wants it: memory=100 is memory.images=100, a group without a choice is ~GROUP, and all that
-    is legal is there, so that +KEY is KEY.
+    is legal is there, so that +KEY is KEY, but in the space of a search, which may have any key.
 
     >>> written_out("memory=100,200"), written_out("memory={images: 9, per: class}"), written_out("seed=1")
     ('memory.images=100,200', 'memory={images: 9, per: class}', 'seed=1')
-    >>> written_out("experiment=null"), written_out("+method.strength=1")
-    ('~experiment', 'method.strength=1')
+    >>> written_out("experiment=null"), written_out("+method.strength=1"), written_out("hparams_search.space.seed=1")
+    ('~experiment', 'method.strength=1', '++hparams_search.space.seed=1')
     """
     override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
+    if key.startswith("hparams_search.space."):
+        return f"++{override}"
     if key in ("features", "experiment", "hparams_search", *TUNED) and value == "null":
         return f"~{key}"
     return f"memory.images={value}" if key == "memory" and not value.lstrip().startswith("{") else override

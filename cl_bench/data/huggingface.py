@@ -17,6 +17,7 @@ from cl_bench.config import InputError, Share, Side
 from cl_bench.config.content import natural
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import place
+from cl_bench.data.cache import OnDiskKey
 from cl_bench.data.classes import Classes
 from cl_bench.data.dataset import Dataset, Deviations, Means, seen_as, unlike
 from cl_bench.data.listed import Listed, read_listed
@@ -25,6 +26,7 @@ from cl_bench.data.reading import reason
 
 
 def huggingface(
+    data_dir: Path,
     *,
     path: str | None = None,
     name: str | None = None,
@@ -42,6 +44,7 @@ def huggingface(
     augment: bool = False,
     mean: Means | None = None,
     std: Deviations | None = None,
+    on_disk: OnDiskKey = "auto",
 ) -> Dataset:
     """The splits of a folder that `save_to_disk` made (path), or of a set that is in the local cache (name, config).
 
@@ -63,6 +66,7 @@ def huggingface(
 
     image, label = columns_of(splits[train], where, image, label)
     files: list[Row] = []
+    held_in: list[Path] = []
     labels: list[Any] = []
     of_part: list[str] = []
     kind = splits[train].features[label]
@@ -72,6 +76,7 @@ def huggingface(
             raise InputError(f"{where}: the split {split} has other columns than {train}, or other classes in {label}")
         pictures = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         files += [Row(pictures, image, row, split) for row in range(len(rows))]
+        held_in += files_of(pictures, image)
         labels += rows.select_columns([label])[:][label]
         of_part += [part] * len(rows)
     numbers, names = numbered(labels, kind, where)
@@ -85,6 +90,9 @@ def huggingface(
         background=background,
         test_fraction=test_fraction,
         classes=classes,
+        on_disk=on_disk,
+        data_dir=data_dir,
+        held_in=held_in,
     )
     return seen_as(read, augment, mean, std)
 
@@ -106,6 +114,16 @@ class Row:
         if not found or (found["bytes"] is None and not found["path"]):
             raise ValueError("there is no picture")
         return BytesIO(found["bytes"]) if found["bytes"] is not None else Path(found["path"]).open(mode)
+
+
+def files_of(rows: Any, column: str) -> list[Path]:
+    """The files that hold these rows, and those of pictures that are named in them."""
+    held_in = [Path(file["filename"]) for file in rows.cache_files]
+    for part in rows.data.column(column).chunks:
+        held_in += [
+            Path(path) for path in part.filter(part.field("bytes").is_null()).field("path").drop_null().to_pylist()
+        ]
+    return held_in
 
 
 def stored(path: str | None, name: str | None, config: str | None) -> Mapping[str, Any]:

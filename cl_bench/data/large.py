@@ -89,10 +89,12 @@ def pictures_of(
     *,
     on_disk: OnDiskKey,
     cache: Path,
+    held_in: Sequence[Path] | None = None,
 ) -> np.ndarray | OnDisk:
     """The pictures as `pictures.read_pictures` gives them, or the same on disk.
 
-    on_disk: see `cache.stays_on_disk`. cache: see `cache.cache_of`.
+    on_disk: see `cache.stays_on_disk`. cache: see `cache.cache_of`. held_in: the files that hold the pictures, where
+    these are no files themselves; the text of each then says which of them it is.
     """
     import PIL
 
@@ -106,7 +108,9 @@ def pictures_of(
         for rows in in_blocks(len(files), (channels, size, size)):
             yield read_pictures(files[rows.start : rows.stop], size, bool(grayscale), background, where)
 
-    name = named(found(digest_of(files, str(cache)), where), size, grayscale, background, PIL.__version__)
+    content = found(digest_of(files if held_in is None else held_in, str(cache)), where)
+    which = () if held_in is None else ([*map(str, files)],)
+    name = named(content, *which, size, grayscale, background, PIL.__version__)
     return mapped(cache, name, blocks, one_channel_if_grey=grayscale is None)
 
 

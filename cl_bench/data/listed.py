@@ -47,11 +47,13 @@ def read_listed(
     classes: Classes | None = None,
     on_disk: OnDiskKey = False,
     data_dir: Path = Path("data"),
+    held_in: Sequence[Path] | None = None,
 ) -> Dataset:
     """The set of these pictures, or of those of some classes, which are numbered in the order of the list.
 
     test_fraction: of each class, evenly spaced, set aside for testing where no picture is for that; None: some are.
-    size, grayscale, background: see `read_pictures`. on_disk: see `cache.stays_on_disk`; it takes files on disk.
+    size, grayscale, background: see `read_pictures`. on_disk: see `cache.stays_on_disk`. held_in: see
+    `large.pictures_of`.
     Raises InputError for a class that isn't in each part.
     """
     where = f"dataset={name}: {source}"
@@ -76,7 +78,8 @@ def read_listed(
     at = {part: np.flatnonzero(parts == part) for part in there}
     order = np.concatenate([*at.values()])  # so that the parts are slices, and nothing is copied
     files, known = [listed.files[row] for row in rows[order].tolist()], f"dataset={name}"
-    images = pictures_of(files, size, grayscale, background, known, on_disk=on_disk, cache=cache_of(data_dir))
+    cache = cache_of(data_dir)
+    images = pictures_of(files, size, grayscale, background, known, on_disk=on_disk, cache=cache, held_in=held_in)
     arrays, start = {}, 0
     for part, found in at.items():
         end = start + len(found)

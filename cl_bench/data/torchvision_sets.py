@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 
 from cl_bench.config import InputError, Share, Side
+from cl_bench.config.content import digest_of, files_below
 from cl_bench.config.errors import nearest
+from cl_bench.data.cache import OnDiskKey, cache_of, in_blocks, mapped, named, stays_on_disk
 from cl_bench.data.classes import Classes
 from cl_bench.data.dataset import Dataset, Deviations, Means, dataset_of, evenly, seen_as, some_classes, unlike
+from cl_bench.data.on_disk import OnDisk, in_memory
 from cl_bench.data.reading import Arrays, reason
 
 Split = bool | str
@@ -25,12 +29,14 @@ class Splits(NamedTuple):
     """How a set of torchvision names its splits.
 
     parameter: of its class, which says the split; None for a set without splits. names: those whose labels are known,
-    that to learn first and that to test on second. photographs: whether its images differ in size.
+    that to learn first and that to test on second. photographs: whether its images differ in size. whole: whether
+    torchvision has its images in memory.
     """
 
     parameter: str | None
     names: tuple[Split, ...] = ()
     photographs: bool = True
+    whole: bool = False
 
     @property
     def typed(self) -> list[str]:
@@ -39,15 +45,15 @@ class Splits(NamedTuple):
 
 
 TRUTH: dict[Split, str] = {True: "train", False: "test"}
-EITHER = Splits("train", (True, False), photographs=False)
+EITHER = Splits("train", (True, False), photographs=False, whole=True)
 SETS: dict[str, Splits] = {
     **dict.fromkeys(("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "CIFAR10", "CIFAR100", "USPS"), EITHER),
-    "QMNIST": Splits("what", ("train", "test", "test10k", "test50k", "nist"), photographs=False),
-    "SVHN": Splits("split", ("train", "test", "extra"), photographs=False),
-    "STL10": Splits("split", ("train", "test"), photographs=False),
-    "FER2013": Splits("split", ("train", "test"), photographs=False),
+    "QMNIST": Splits("what", ("train", "test", "test10k", "test50k", "nist"), photographs=False, whole=True),
+    "SVHN": Splits("split", ("train", "test", "extra"), photographs=False, whole=True),
+    "STL10": Splits("split", ("train", "test"), photographs=False, whole=True),
+    "FER2013": Splits("split", ("train", "test"), photographs=False, whole=True),
     "PCAM": Splits("split", ("train", "test", "val"), photographs=False),
-    "SEMEION": Splits(None, photographs=False),
+    "SEMEION": Splits(None, photographs=False, whole=True),
     **dict.fromkeys(("Food101", "GTSRB", "StanfordCars"), Splits("split", ("train", "test"))),
     **dict.fromkeys(("DTD", "Flowers102", "RenderedSST2"), Splits("split", ("train", "test", "val"))),
     **dict.fromkeys(("CLEVRClassification", "ImageNet", "Imagenette"), Splits("split", ("train", "val"))),
@@ -77,6 +83,7 @@ def torchvision_set(
     augment: bool = False,
     mean: Means | None = None,
     std: Deviations | None = None,
+    on_disk: OnDiskKey = "auto",
 ) -> Dataset:
     """torchvision.datasets.NAME, its images and labels as torchvision reads them.
 
@@ -88,15 +95,17 @@ def torchvision_set(
     if name not in SETS:
         raise InputError(no_such_set(name))
     splits, where = SETS[name], f"dataset=torchvision: {name}"
+    if splits.whole and on_disk is True:
+        raise InputError(f"dataset.on_disk=true: torchvision has all images of {name} in memory; set auto, or false")
     if splits.photographs and size is None:
         raise InputError(f"dataset.size=null: the pictures of {name} differ in size; set one, e.g. dataset.size=64")
     extra = DEFAULTS.get(name, {}) | checked_options(name, splits, options)
     parts = chosen(name, splits, {"train": train, "test": test, "val": val})
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     names: list[str] = []
     for part, split in parts.items():
         given = extra if splits.parameter is None else extra | {splits.parameter: split}
-        images, labels, names = read(name, data_dir, given, size if splits.photographs else None)
+        images, labels, names = read(name, data_dir, given, size if splits.photographs else None, on_disk)
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
     if splits.parameter is None:
         x, y = arrays["x_train"], arrays["y_train"]
@@ -167,9 +176,13 @@ def parameters(name: str) -> list[str]:
 
 
 def read(
-    name: str, data_dir: Path, given: Mapping[str, Any], size: int | None
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The images, labels and class names of a split; size: of the square at each centre, None for the images' own."""
+    name: str, data_dir: Path, given: Mapping[str, Any], size: int | None, on_disk: OnDiskKey
+) -> tuple[np.ndarray | OnDisk, np.ndarray, list[str]]:
+    """The images, labels and class names of a split.
+
+    size: of the square at each centre, None for the images' own. on_disk: see `cache.stays_on_disk`.
+    """
+    import torchvision
     from torchvision import datasets
 
     source: Callable[..., Any] = getattr(datasets, name)
@@ -213,19 +226,61 @@ def read(
     if SETS[name] is EITHER:  # whole in memory as they are
         return np.asarray(images.data), np.asarray(images.targets, np.int64), names_of(images)
     first, _ = sample(0)
-    pixels, labels = np.empty((len(images), *first.shape), np.uint8), np.empty(len(images), np.int64)
+    labels = np.full(len(images), -1)
 
-    def put(row: int) -> None:
-        pixels[row], labels[row] = sample(row)
+    def some(rows: range) -> np.ndarray:
+        """The images of these rows, whose labels are put where they belong."""
+        pixels = np.empty((len(rows), *first.shape), np.uint8)
 
-    if size is None:  # of small images a thread would take longer than the work
-        for row in range(len(images)):
-            put(row)
-    else:
-        with ThreadPoolExecutor() as pool:
-            for _ in pool.map(put, range(len(images))):
+        def put(row: int) -> None:
+            pixels[row - rows.start], labels[row] = sample(row)
+
+        if size is None:  # of small images a thread would take longer than the work
+            for row in rows:
+                put(row)
+        else:
+            with ThreadPoolExecutor() as pool:
+                for _ in pool.map(put, rows):
+                    pass
+        return pixels
+
+    if SETS[name].whole or not stays_on_disk(on_disk, len(images) * first.size):
+        return some(range(len(images))), labels, names_of(images)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for rows in in_blocks(len(images), first.shape):
+            yield np.moveaxis(some(rows), -1, 1)
+
+    def labels_as_images() -> Iterator[np.ndarray]:
+        if (labels < 0).any():  # the images were there already
+            for _ in blocks():
                 pass
-    return pixels, labels, names_of(images)
+        yield labels.view(np.uint8).reshape(-1, 1, 1, labels.itemsize)
+
+    cache = cache_of(data_dir)
+    made_of = (name, content_of(images, data_dir), size, torchvision.__version__, PIL.__version__)
+    pixels = mapped(cache, named(*made_of, "images"), blocks)
+    known = in_memory(mapped(cache, named(*made_of, "labels"), labels_as_images), where)
+    return pixels, known.numpy().reshape(-1).view(np.int64), names_of(images)
+
+
+def content_of(images: Any, data_dir: Path) -> str:
+    """What names the content of a set of torchvision: the files that it lists, or all in its folder, and all that it
+    knows of them, labels too, but for where they lie."""
+    about = {key: value for key, value in vars(images).items() if not callable(value)}
+    lists = [value for value in about.values() if isinstance(value, list) and len(value) == len(images)]
+    for entries in lists:
+        names = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
+        if all(isinstance(name, str | Path) for name in names) and Path(names[0]).is_file():
+            files = [Path(name) for name in names]
+            break
+    else:
+        own = Path(images.root)
+        files = files_below(images._base_folder if own == data_dir else own)
+    found = digest_of(files, str(cache_of(data_dir)))
+    if found is None:
+        raise InputError(f"dataset=torchvision: {type(images).__name__}: a file below {data_dir} can't be read")
+    return named(found, repr(about).replace(str(data_dir), ""))
 
 
 def names_of(images: Any) -> list[str]:

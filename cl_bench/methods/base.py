@@ -111,10 +111,11 @@ class Method(Learner):
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
     it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
-    else how long, and by which optimizer, says nothing (but of a network that `method.first_task` trains). refused:
-    keys of the configuration that it can't follow, and why. answers_by: how the names of what answers begin in its
-    state. grows: whether another run may go on with it, see `runs.continued`. family: the kind of method, by which the
-    report colours it. index: of the task being learned, or learned last; -1 before the first.
+    else how long, by which optimizer, and the keys of `config.training` say nothing (but of a network that
+    `method.first_task` trains). by_gradients: whether in the phase that runs. refused: keys of the configuration that
+    it can't follow, and why. answers_by: how the names of what answers begin in its state. grows: whether another run
+    may go on with it, see `runs.continued`. family: the kind of method, by which the report colours it. index: of the
+    task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -131,7 +132,7 @@ class Method(Learner):
     def __init__(self, problem: Problem) -> None:
         super().__init__()
         self.problem = problem
-        self.index = -1
+        self.index, self.by_gradients = -1, self.trains
 
     def learn_task(self, task: Task, fit: Fit) -> dict[str, Any]:
         """Learns one task, and returns what is worth knowing of it (plain Python values, kept with its results)."""

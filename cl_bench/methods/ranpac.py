@@ -26,6 +26,10 @@ class RanPAC(FrozenFeatures):
     A ridge that isn't given is the one of 1e-8, 1e-7, ..., 1e8 with the least generalized cross-validation error (Golub
     et al., 1979), which follows from G and Q: see `least_error`.
 
+    A stream asks for an answer to each mini-batch H (B, M) before it is taken in. It is H P Q, where P is the inverse
+    of G + ridge I, worked out, with a ridge chosen anew, each time as many images came as before, and brought up to
+    date between (Woodbury): P <- P - P H^T (I + H P H^T)^-1 H P.
+
     Args:
         projections: M; None: no projection and no relu, h = phi.
         ridge: lambda; None: chosen anew whenever the answer is worked out.
@@ -35,6 +39,8 @@ class RanPAC(FrozenFeatures):
     projection: Tensor
     products: Tensor
     targets: Tensor
+    inverse: Tensor
+    inverted_at: Tensor
 
     def __init__(
         self,
@@ -47,16 +53,19 @@ class RanPAC(FrozenFeatures):
         first_task: bool,
     ) -> None:
         super().__init__(problem, network, optimizer, first_task=first_task)
-        self.ridge, n = ridge, projections or self.width
+        self.ridge, n, copies = ridge, projections or self.width, 3 + problem.online
         if projections:
             what = f"method.projections={projections}: sums of their products need"
-            products = self.products_of(n, n, what=what, way="make it smaller")
+            products = self.products_of(n, n, copies=copies, what=what, way="make it smaller")
             self.register_buffer("projection", torch.randn(self.width, n))
         else:
-            products = self.products_of(n, n)
+            products = self.products_of(n, n, copies=copies)
         self.projected = projections is not None
         self.register_buffer("products", products)
         self.register_buffer("targets", torch.zeros(problem.n_outputs, n, dtype=torch.float64))  # Q^T
+        if problem.online:
+            self.register_buffer("inverse", torch.zeros_like(products))  # P
+            self.register_buffer("inverted_at", torch.zeros((), dtype=torch.float64))  # images, when it was worked out
 
     def hidden(self, features: Tensor) -> Tensor:
         """h, float64 (B, M)."""
@@ -67,22 +76,38 @@ class RanPAC(FrozenFeatures):
         hidden = self.hidden(features)
         self.products.addmm_(hidden.T, hidden)
         self.targets.index_add_(0, y, hidden)
+        if self.problem.online:
+            self.follow(hidden)
+
+    def follow(self, hidden: Tensor) -> None:
+        """Brings the inverse up to date with a mini-batch that was added to the sums."""
+        n = self.counts.sum()
+        if n >= 2 * self.inverted_at:
+            self.inverse.copy_(self.solved(torch.eye(len(self.products)).to(self.products))[0])
+            self.inverted_at.copy_(n)
+        else:
+            own = self.inverse @ hidden.T
+            within = torch.eye(len(hidden)).to(own) + hidden @ own
+            self.inverse.addmm_(own, torch.linalg.solve(within, own.T), alpha=-1)
 
     def worked_out(self) -> tuple[Tensor, ...]:
+        weight, ridge = self.solved(self.targets)
+        return weight, torch.zeros_like(self.counts), ridge
+
+    def solved(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows, (N, M), times the inverse of G + ridge I, and the ridge."""
         if self.ridge is None:
             values, vectors = torch.linalg.eigh(self.products)
-            turned = self.targets @ vectors
-            ridge = least_error(values, turned, self.counts)
-            weight = (turned / (values.clamp(min=0) + ridge)) @ vectors.T
-        else:
-            ridge = self.products.new_tensor(self.ridge)
-            weight = torch.linalg.solve(
-                self.products + ridge * torch.eye(len(self.products)).to(ridge), self.targets.T
-            ).T
-        return weight, torch.zeros_like(self.counts), ridge
+            ridge = least_error(values, self.targets @ vectors, self.counts)
+            return ((rows @ vectors) / (values.clamp(min=0) + ridge)) @ vectors.T, ridge
+        ridge = self.products.new_tensor(self.ridge)
+        return torch.linalg.solve(self.products + ridge * torch.eye(len(self.products)).to(ridge), rows.T).T, ridge
 
     def scores(self, features: Tensor) -> Tensor:
         return self.hidden(features) @ self.answer[0].T
+
+    def online_scores(self, features: Tensor) -> Tensor:
+        return self.hidden(features) @ self.inverse @ self.targets.T
 
     def diagnostics(self) -> dict[str, Any]:
         return {"ridge": float(self.answer[2])}

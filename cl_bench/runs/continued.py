@@ -67,6 +67,11 @@ def check_goes_on(settings: Mapping[str, Any], results: Results, where: str) -> 
                     f"{where}: its run has {key}={typed(theirs.get(key))}, here {typed(ours.get(key))}; what goes on "
                     f"has one method, network and memory"
                 )
+    for key in ("mean", "std", "normalize"):
+        ours, theirs = ((config.get("dataset") or {}).get(key) for config in (settings, results.config))
+        if ours and ours != theirs:
+            why = f"pixels are normalized as in its run, which has {typed(theirs)}; leave it out"
+            raise InputError(f"{where}: dataset.{key}={typed(ours)}: {why}")
     if settings["optimizer"].get("keep_state"):
         raise InputError(f"{where}: optimizer.keep_state=true goes on with moments of the smaller head; set false")
     if not declared(settings, "grows"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from io import BytesIO
+from contextlib import redirect_stderr
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import torch
@@ -56,9 +58,15 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
     ]
     expected = [model(images) for images in examples]
     name = f"export: method={trained.settings['choices']['method']}"
+    torchs = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    said, torchs.disabled = (
+        torchs.disabled,
+        True,
+    )  # with the graph so far, which torch prints, pages before our one line
     try:
         shapes = {"images": {0: torch.export.Dim("images", min=1, max=2**20)}}
-        program = torch.export.export(model, (examples[0],), dynamic_shapes=shapes, strict=False)
+        with redirect_stderr(StringIO()):
+            program = torch.export.export(model, (examples[0],), dynamic_shapes=shapes, strict=False)
         content = BytesIO()
         labels = labels_of(trained.problem, trained.after) | {"task": task}
         with warnings.catch_warnings():
@@ -69,6 +77,8 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
         found = [graph(images) for images in examples]
     except Exception as error:  # of what it can't trace it raises many classes
         raise InputError(f"{name}: is no graph that torch alone can compute ({reason(error)})") from error
+    finally:
+        torchs.disabled = said
     for ours, theirs in zip(expected, found, strict=True):
         same = ours.argmax(1).equal(theirs.argmax(1))
         if not same or not torch.allclose(ours, theirs, atol=CLOSE * float(ours[:, model.allowed].abs().max())):

@@ -224,8 +224,8 @@ class Fit:
         return steps_before + self.checkpoint.load(task)
 
     def _course(self, module: Learner, per_pass: int, steps: int) -> Course | None:
-        """What is decided along a phase of the method; None for its parts, and where there is nothing to decide."""
-        if not isinstance(module, Method) or not (self.schedule or self.patience):
+        """What is decided along a phase that trains the method; None for its parts, and where nothing is decided."""
+        if not (isinstance(module, Method) and module.by_gradients) or not (self.schedule or self.patience):
             return None
         return Course(module, steps, per_pass, self.schedule, self.patience, self.validate_current)
 

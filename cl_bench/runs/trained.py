@@ -131,10 +131,10 @@ class Trained:
         background = (self.settings.get("dataset") or {}).get("background", "white")
         return read_pictures(pictures, height, channels == 1, background, "images")
 
-    def accuracies(self, dataset: Mapping[str, Any] | None) -> np.ndarray:
+    def accuracies(self, dataset: Mapping[str, Any] | None, classes: Sequence[Sequence[str]]) -> np.ndarray:
         """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.
 
-        dataset: another data set, as a node of the configuration, cut into the same tasks.
+        dataset: another data set, as a node of the configuration, cut into the same tasks. classes: of the run's tasks.
         Raises InputError when its tasks, classes or images are not those of the run.
         """
         nodes = self.nodes
@@ -146,11 +146,21 @@ class Trained:
             if not takes_dataset(nodes["scenario"]):
                 raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
             other = check(self._sized(dataset), "dataset", packages=allowed(self.settings["plugins"]))
-            scenario = own_scenario(self.settings, {**nodes, "dataset": other})
+            try:
+                scenario = own_scenario(self.settings, {**nodes, "dataset": other})
+            except InputError as error:
+                if not str(error).startswith("scenario."):
+                    raise
+                has = f"the run has classes {brief([name for names in classes for name in names])}"
+                raise InputError(f"dataset: can't be cut into the tasks of this run; {has} ({error})") from None
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:
                     raise InputError(f"dataset: the run has {what} {brief(ours)}, this data set {brief(theirs)}")
+            for number, (ours, task) in enumerate(zip(classes, scenario.tasks, strict=True), 1):
+                if list(ours) != list(task.names):
+                    theirs = f"this data set {brief(task.names)}; they must come in one order"
+                    raise InputError(f"dataset: the run has classes {brief(ours)} in task {number}, {theirs}")
         score = Score(scenario.to(self.method.device))
         score.to(self.method.device).measure(self.method, self.after)
         return np.array(score.results().R[self.after], dtype=float)

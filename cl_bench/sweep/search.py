@@ -21,6 +21,7 @@ from cl_bench.config.compose import check_settings, compose
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import key_of, name_of, place
 from cl_bench.config.schema import build, check
+from cl_bench.config.tuned import MAY_SET
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
@@ -103,6 +104,8 @@ def distributions(
         found, known = f"{path}{key}", [name for name in given if name != "_target_"]
         if key not in known:
             raise InputError(f"{where}{found}: there is no {found} to search{nearest(key, known, where + path)}")
+        if isinstance(given[key], Mapping) and isinstance(node, Mapping) and "choices" in node:
+            raise InputError(f"{where}{found}: which {key} it is can't be searched; search once for each {key}=NAME")
         if isinstance(given[key], Mapping):
             yield from distributions(node, given[key], where, f"{found}.")
         elif not isinstance(node, Mapping):
@@ -176,7 +179,7 @@ def summary_of(study: optuna.Study, trial: FrozenTrial) -> str:
 def chosen_with(overrides: Sequence[str], values: Mapping[str, Any], plan: Plan) -> list[str]:
     """The command line of a run with these values, without a search and the validation images that it sets apart."""
     searched = ("hparams_search", *(f"{key}=" for key in values))
-    own = [override for override in overrides if not override.lstrip("~").startswith(searched)]
+    own = [override for override in overrides if not override.lstrip("~+").startswith(searched)]
     return [*own, *assigned(values), f"tuned_on={plan.protocol}"]
 
 
@@ -208,7 +211,11 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
     print(f"best of {len(done)} trials ({len(trials) - len(done)} failed), on validation images of {tasks}:")
     print(f"  {summary_of(study, best)}")
     print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join(whole)}")
-    print(f"picked up by itself as conf/tuned/scenario/{file.name}:\n")
+    other = [key for key in best.params if key.partition(".")[0] not in MAY_SET["tuned/scenario"]]
+    if other:
+        print(f"no file of conf/tuned, which may set the method and its optimizer alone, and not {', '.join(other)}:\n")
+    else:
+        print(f"picked up by itself as conf/tuned/scenario/{file.name}:\n")
     print(file.read_text())
     print(f"study.db, history.png, importance.png and the runs of the trials are in {root}")
     return settings

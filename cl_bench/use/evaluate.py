@@ -56,7 +56,7 @@ def evaluate(words: Sequence[str]) -> None:
     if given.data_dir is not None:
         run.config["data_dir"] = given.data_dir
     node = node_of(dataset[0], run.config, keys) if dataset else None
-    accuracies = run._trained(given.after).accuracies(node)
+    accuracies = run._trained(given.after).accuracies(node, run.classes)
     names = [f"task {task}: {' '.join(names)}" for task, names in enumerate(run.classes)]
     if len(accuracies) < len(names):
         names = ["all tasks"]

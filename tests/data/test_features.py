@@ -224,6 +224,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, worked_out: list[int], small
         (("method=dgr", *FEATURES), "method=dgr: generates images"),
         (("method=er", *FEATURES[:2], "network=cnn"), "network._target_=cl_bench.networks.cnn.CNN: has convolutions"),
         (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: takes grey or colour images"),
+        (("method=er", *FEATURES, "dataset=mnist", "dataset.normalize=true"), "dataset.normalize=true: features=... w"),
     ]:
         with pytest.raises(InputError) as caught:
             prepare(small(*overrides, where))

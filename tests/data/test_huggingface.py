@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from pictures_on_disk import greys, one_line
 from PIL import Image
 
 from cl_bench.config import InputError
-from cl_bench.data.huggingface import huggingface
+from cl_bench.data import huggingface as sets
+from cl_bench.data.on_disk import OnDisk, in_memory
 
 hf: Any = pytest.importorskip("datasets")
+huggingface = partial(sets.huggingface, Path("nowhere"))
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +54,53 @@ def test_a_folder(folder: str) -> None:
     assert greys(data.x_val) == [80, 81, 82, 83, 84, 85]
     assert (data.y_test.tolist(), data.mean) == ([1, 0, 1, 0, 1, 0], (0.5,))
     assert sorted(Path(folder).rglob("*")) == before  # else its digest, and with it the run, would be another
+
+
+def test_pictures_stay_on_disk_named_by_what_holds_them(tmp_path: Path) -> None:
+    def save(first: int) -> str:
+        here = tmp_path / str(len([*tmp_path.iterdir()]))
+        hf.DatasetDict(train=rows(first), test=rows(40)).save_to_disk(here)
+        return str(here)
+
+    def images(path: str, **more: Any) -> Any:
+        found = sets.huggingface(tmp_path / "data", path=path, size=8, **more)
+        parts = (found.x_train, found.x_test)
+        return isinstance(found.x_train, OnDisk), *(greys(in_memory(part, "")) for part in parts)
+
+    def made() -> int:
+        return len([*(tmp_path / "data").rglob("*.npy")])
+
+    first, moved, other = save(0), save(0), save(1)
+    whole = images(first, on_disk=False)
+    assert (images(first), made()) == (whole, 0)  # there is memory enough
+    assert images(first, on_disk=True) == (True, *whole[1:])
+    assert (images(moved, on_disk=True), made()) == ((True, *whole[1:]), 1)
+    assert images(other, on_disk=True)[1] != whole[1]
+    assert images(first, on_disk=True, train="test", test="train") == (True, *whole[:0:-1])
+    assert made() == 3
+
+
+def test_pictures_on_disk_that_a_table_names_count_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of the cache do that `load_dataset` made of a folder: a picture that changed is read again."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    place = tmp_path / "pets" / "default" / "0.0.0" / "abc"
+    place.mkdir(parents=True)
+    files = [tmp_path / f"{i}.png" for i in range(6)]
+    for grey, file in enumerate(files):
+        Image.new("L", (9, 9), grey).save(file)
+    with hf.arrow_writer.ArrowWriter(path=str(place / "pets-train.arrow"), features=rows(0).features) as writer:
+        writer.write_batch({"picture": list(map(str, files)), "kind": [0, 2] * 3})
+        writer.finalize()
+    (place / "dataset_info.json").write_text(json.dumps({"splits": {"train": {}}}))
+
+    def train() -> list[int]:
+        found = sets.huggingface(tmp_path, name="pets", size=8, on_disk=True)
+        assert isinstance(found.x_train, OnDisk)
+        return greys(in_memory(found.x_train, ""))
+
+    assert train() == [2, 3, 4, 5]
+    Image.new("L", (9, 9), 200).save(files[3])
+    assert train() == [2, 200, 4, 5]
 
 
 def test_a_single_split_and_plain_labels(tmp_path: Path) -> None:

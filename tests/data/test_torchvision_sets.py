@@ -16,6 +16,7 @@ from torchvision import datasets as theirs
 
 from cl_bench.config import InputError
 from cl_bench.data.datasets import mnist
+from cl_bench.data.on_disk import OnDisk, in_memory
 from cl_bench.data.torchvision_sets import DEFAULTS, SETS, torchvision_set
 
 
@@ -105,10 +106,51 @@ def test_a_set_without_splits(tmp_path: Path) -> None:
     )
 
 
+def write_caltech(root: Path) -> None:
+    (root / "caltech101/101_ObjectCategories/BACKGROUND_Google").mkdir(parents=True)
+    for label, name in enumerate(("ant", "bass")):
+        for i in range(1, 5):
+            file = root / f"caltech101/101_ObjectCategories/{name}/image_{i:04}.jpg"
+            write_picture(file, 40 * label + i, (9 + i, 12), "RGB")
+
+
+@pytest.mark.parametrize("name", ["DTD", "Caltech101"])  # it lists its files, or it knows a folder
+def test_photographs_stay_on_disk_with_their_labels(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cl_bench.data.on_disk.BLOCK", 500)
+    {"DTD": write_textures, "Caltech101": write_caltech}[name](tmp_path)
+    options: Any = {"partition": 2} if name == "DTD" else None
+
+    def of(on_disk: Any = True) -> list[list[int]]:
+        data = torchvision_set(tmp_path, name=name, options=options, size=8, on_disk=on_disk)
+        assert isinstance(data.x_train, OnDisk) == (on_disk is True)
+        images = (in_memory(x, "")[:, 0, 0, 0].tolist() for x in (data.x_train, data.x_test))
+        return [*images, data.y_train.tolist(), data.y_test.tolist()]
+
+    whole = of(False)
+    assert of("auto") == whole  # there is memory enough
+    assert of() == whole
+    made = [*(tmp_path / ".cache").glob("*.npy")]
+    assert len(made) == (4 if name == "DTD" else 2)  # images and labels of each split
+    with monkeypatch.context() as no_more:
+        no_more.setattr("cl_bench.data.cache.make", None)
+        assert of() == whole
+    min(made, key=lambda file: file.stat().st_size).unlink()  # labels alone
+    assert of() == whole
+    if name == "DTD":  # the same pictures under other labels
+        for folder in ("labels/train2.txt", "labels/test2.txt"):
+            file = tmp_path / "dtd/dtd" / folder
+            file.write_text("\n".join(file.read_text().splitlines()[::-1]))
+        assert of() == of(False) == [part[::-1] for part in whole]
+    else:
+        write_picture(tmp_path / "caltech101/101_ObjectCategories/ant/image_0002.jpg", 200, (9, 12), "RGB")
+        assert of() == of(False) != whole
+
+
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a slip": ({"name": "EMNISTT"}, ("dataset.name=EMNISTT", "did you mean 'EMNIST'?")),
     "boxes": ({"name": "CocoDetection"}, ("one class for each image", "choose from CIFAR10, CIFAR100")),
     "attributes": ({"name": "CelebA"}, ("dataset.name=CelebA", "one class for each image")),
+    "in memory": ({"name": "MNIST", "on_disk": True}, ("dataset.on_disk=true", "all images of MNIST in memory")),
     "no path to code": ({"name": "utils"}, ("torchvision has no such set",)),
     "another split": ({"name": "DTD", "train": "trian", "size": 8}, ("dataset.train=trian", "did you mean 'train'?")),
     "no such split": ({"name": "MNIST", "val": "val"}, ("dataset.val=val: MNIST has no such split",)),

@@ -60,3 +60,24 @@ def test_the_answer_counts_the_projection(small: Any) -> None:
     method.learn_task(scenario.tasks[0], one_pass)
     network, head = 4 * (64 * 32 + 32), 8 * (10 * 50 + 10 + 1)
     assert method.answer_bytes == network + head + 4 * 32 * 50
+
+
+@pytest.mark.parametrize("ridge", ["0.5", "null"])
+def test_a_stream_is_answered_by_all_that_came_and_solved_anew_when_it_has_doubled(
+    ridge: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images(200)
+    method = ranpac("scenario.passes=online", "method.projections=90", f"method.ridge={ridge}")
+    solved, at = method.solved, []
+    monkeypatch.setattr(method, "solved", lambda rows: (at.append(int(method.counts.sum())), solved(rows))[1])
+    ridges = []
+    for rows in torch.arange(200).split(4):
+        if len(at):
+            H, Y = method.hidden(x[: rows[0]]), F.one_hot(y[: rows[0]], 10).double()
+            weight = torch.linalg.solve(H.T @ H + ridges[-1] * torch.eye(90, dtype=torch.float64), H.T @ Y)
+            expected = method.hidden(x[rows]) @ weight
+            torch.testing.assert_close(method.online_scores(x[rows]), expected, rtol=1e-5, atol=1e-6)
+        method.add(x[rows], y[rows])
+        if int(method.counts.sum()) in (4, 8, 16, 32, 64, 128):
+            ridges.append(float(solved(method.targets)[1]))
+    assert at == [4, 8, 16, 32, 64, 128]

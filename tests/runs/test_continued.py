@@ -27,6 +27,8 @@ from cl_bench.record import Results, load_results
 from cl_bench.runs.continued import check_goes_on, grown, state_to_go_on
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import checked, own_scenario, prepare
+from cl_bench.runs.tensorboard_log import TensorBoardLog
+from cl_bench.runs.trackers import Point
 from cl_bench.sweep.jobs import carried_out
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -103,6 +105,22 @@ def test_the_new_tasks_come_after_the_old_ones(settings: Settings) -> None:
     assert set(again.predict(digits().x_test)) <= set(new.class_names)
     with pytest.raises(InputError, match="this run continues another one"):
         cl_bench.evaluate(again, "digits")
+
+
+def test_trackers_go_on_with_its_steps_and_tasks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a kill too; `of_phase` is the axis of W&B, `at` that of the others."""
+    points: list[Point] = []
+    monkeypatch.setattr(TensorBoardLog, "send", lambda self, new: points.extend(new))
+    old, then = both(settings, "er", "logger=tensorboard", "trainer.log_every=1")
+    before = sum(phase.steps for record in old.tasks for phase in record.phases)
+    points.clear()
+    with killed_after(2, "save_phase"), pytest.raises(Killed):
+        run(then | {"checkpoint_every": 0})
+    new = run(then)
+    steps = range(before + 1, sum(phase.steps for record in new.tasks for phase in record.phases) + 1)
+    assert [point.at for point in points if point.phase == "train"] == [*steps]
+    assert [point.of_phase for point in points if point.phase == "train"] == [*steps]
+    assert [point.at for point in points if point.phase == "task"] == [2, 3]
 
 
 @pytest.mark.parametrize("method", ["er", "ewc"])
@@ -233,6 +251,10 @@ def finished(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
         (["scenario=task_incremental"], "scenario.kind=task: the run that is continued is class-incremental"),
         (["scenario.train_mask=all"], "scenario.train_mask=all: the run that is continued has seen"),
         (["dataset.size=9"], "dataset: has images of 1x9x9, the run that is continued of 1x8x8"),
+        (
+            ["dataset.mean=[0.5]", "dataset.std=[0.2]"],
+            r"dataset.mean=\[0.5\]: pixels are normalized as in its run, which has n",
+        ),
         (["dataset.path=FIRST"], "dataset: class 'zero' is known from the run that is continued"),
         (["scenario.passes=online"], "this one is a stream"),
         (["reference=x"], "leave out reference"),

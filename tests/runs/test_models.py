@@ -431,3 +431,13 @@ def test_what_is_no_graph_is_refused_with_the_reason(small: Compose) -> None:
     with pytest.raises(InputError, match=r"^export: method=supsup: is no graph that torch alone can compute \(.+\)$"):
         cl_bench.load(folder_of(settings)).export()
     assert not (folder_of(settings) / "models").exists()
+
+
+def test_a_graph_that_torch_cannot_trace_is_one_line(small: Compose, capfd: pytest.CaptureFixture[str]) -> None:
+    """fecam looks at its features on the way: torch prints the graph so far, and a warning."""
+    settings = small("method=fecam", "scenario.n_tasks=2")
+    run(settings)
+    capfd.readouterr()
+    with pytest.raises(InputError, match=r"^export: method=fecam: is no graph .*data-dependent"):
+        cl_bench.load(folder_of(settings)).export()
+    assert capfd.readouterr() == ("", "")

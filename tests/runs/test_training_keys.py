@@ -173,7 +173,7 @@ META = ("scenario.meta_classes=5", "method.meta_steps=3", "method.trajectory_cla
 def test_each_optimizer_of_each_method_follows_clipped_gradients(
     method: str, tmp_path: Path, stepped: list[tuple[torch.optim.Optimizer, float, float]]
 ) -> None:
-    if "trainer.gradient_clip" in said_of(method, "refused"):
+    if "trainer.gradient_clip" in said_of(method, "refused") or not said_of(method, "trains"):
         return
     more = META if method == "oml" else ()
     scenario, learner = made(method, f"scenario={kind_of(method)}_incremental", "scenario.val_fraction=0.2", *more)
@@ -253,7 +253,7 @@ def test_mini_batches_of_one_image(method: str, small: Compose) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_says_which_keys_have_no_meaning_with_it(method: str) -> None:
-    refused = said_of(method, "refused")
+    refused = said_of(method, "refused") if said_of(method, "trains") else OFF
     assert refused.keys() <= OFF.keys()
     for key in refused:
         settings = compose(f"method={method}", f"scenario={kind_of(method)}_incremental", *ON[key])
@@ -263,6 +263,27 @@ def test_a_method_says_which_keys_have_no_meaning_with_it(method: str) -> None:
             plateau = settings | {"trainer": settings["trainer"] | {"patience": None}, "scheduler": PLATEAU}
             with pytest.raises(InputError, match=rf"^scheduler\.monitor=val_accuracy: method={method} .*=train_loss$"):
                 check_settings(plateau)
+
+
+def test_a_network_trained_on_the_first_task_alone_follows_the_keys_there(small: Compose) -> None:
+    """As that of fine-tuning does; the sums that follow have no schedule, no losses and no early stop."""
+    keys = (*ON["trainer.gradient_clip"], *ON["label_smoothing"], "trainer.patience=1", "trainer.epochs=5")
+    plateau = ("scheduler=plateau", "scheduler.warmup=0.3", "scheduler.monitor=train_loss")
+    slda = ("method=slda", "method.first_task=true")
+    states: list[Any] = []
+    for chosen in (("method=finetune", *plateau), (*slda, *plateau), slda):
+        settings = small(*keys, "optimizer.lr=0.1", *chosen, *TWO)
+        results = run(settings)
+        checkpoints = RunFolder(folder_of(settings), "").path / "checkpoints"
+        states.append(torch.load(checkpoints / "task0.pt", weights_only=True)["method"])
+        states.append(results.tasks[0].phases[0].steps)
+    of_network = [{k: v for k, v in state.items() if k.startswith("network.")} for state in states[::2]]
+    assert same(of_network[0], of_network[1])
+    assert states[1] == states[3]
+    assert not same(of_network[1], of_network[2])
+    frozen = (*ON["trainer.freeze_batch_norm"], *NORMS, "method.first_task=true")
+    with pytest.raises(InputError, match=r"^trainer.freeze_batch_norm=true: method=slda trains nothing after the"):
+        run(small("method=slda", *frozen, *TWO))
 
 
 def test_a_loss_that_nobody_logs_is_no_silent_plateau(tmp_path: Path) -> None:
@@ -308,7 +329,7 @@ EVERY = [pytest.param(method, "patience", marks=pytest.mark.slow) for method in 
 @pytest.mark.parametrize(("method", "key"), [*(("er", key) for key in KILLED), *EVERY])
 def test_a_run_goes_on_after_kills_in_the_middle_of_phases(method: str, key: str, small: Compose) -> None:
     """Killed after checkpoints until none is left, two or three chunks apart."""
-    if f"trainer.{key}" in said_of(method, "refused"):
+    if f"trainer.{key}" in said_of(method, "refused") or not said_of(method, "trains"):
         return
     more = (*META, "scenario.n_tasks=5") if method == "oml" else ()
     chosen = (

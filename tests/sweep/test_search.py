@@ -101,6 +101,33 @@ def test_what_a_search_chooses_and_leaves_behind(
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_keys_of_training_are_searched_and_stay_out_of_tuned_files(
+    small_search: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = {
+        "scheduler.warmup": "{low: 0.1, high: 0.5}",
+        "trainer.patience": "{low: 1, high: 2}",
+        "label_smoothing": "{choices: [0.1, 0.2]}",
+    }
+    added = (f"hparams_search.space.{key}={values}" for key, values in space.items())
+    settings = small_search(
+        "~hparams_search.space.method",
+        *added,
+        "hparams_search.trials=1",
+        "scheduler=cosine",
+        "scenario.val_fraction=0.2",
+        "trainer.epochs=2",
+    )
+    said = capsys.readouterr().out
+    assert 0.1 <= settings["scheduler"]["warmup"] <= 0.5
+    assert settings["trainer"]["patience"] in (1, 2)
+    assert settings["label_smoothing"] in (0.1, 0.2)
+    assert settings["scenario"]["val_fraction"] == 0.2
+    assert "picked up" not in said
+    assert "no file of conf/tuned, which may set the method and its optimizer alone, and not " in said
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_no_test_image_has_a_say(small_search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_search(root="clean")
     clean = run(compose(*RUN, f"output_root={tmp_path / 'clean'}"))
@@ -226,6 +253,10 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
         ("hparams_search.space.method=5", "hparams_search.space.method=5: has keys of its own"),
         ("method=finetune", "hparams_search.space.method.strength: there is no method.strength to search"),
         ("hparams_search=n_gen", "hparams_search.space.method.n_gen: there is no method.n_gen to search"),
+        (
+            "+hparams_search.space.scheduler={choices: [none]}",
+            r"space.scheduler: which scheduler it is can't be searched",
+        ),
         ("seed=-1", "seed=-1"),
         ("trainer.patience=1", "trainer.patience=1: goes by the validation images"),  # which the last run lacks
         ("scheduler=plateau", "scheduler.monitor=val_accuracy: goes by the validation images"),

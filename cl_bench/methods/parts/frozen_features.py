@@ -38,13 +38,7 @@ class FrozenFeatures(Classifier):
     family = "frozen features"
     needs_borders: ClassVar[bool] = False
     trains: ClassVar[bool] = False
-    refused: ClassVar[dict[str, str]] = {
-        "scheduler": "learns without gradients",
-        "trainer.patience": "learns without gradients",
-        "trainer.gradient_clip": "learns without gradients",
-        "trainer.freeze_batch_norm": "learns without gradients",
-        "label_smoothing": "learns without gradients",
-    }
+    refused: ClassVar[dict[str, str]] = {"trainer.freeze_batch_norm": "trains nothing after the first task"}
     counts: Tensor
     sums: Tensor
 
@@ -57,7 +51,7 @@ class FrozenFeatures(Classifier):
             )
         if first_task and not any(weights.requires_grad for weights in network.features.parameters()):
             raise InputError("method.first_task=true: the features of this network have nothing to train; set false")
-        self.first_task, self.training_network = first_task, False
+        self.first_task = first_task
         self.width = network.head.in_features
         self.register_buffer("counts", torch.zeros(problem.n_outputs, dtype=torch.float64))
         self.register_buffer("sums", torch.zeros(problem.n_outputs, self.width, dtype=torch.float64))
@@ -65,9 +59,9 @@ class FrozenFeatures(Classifier):
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
         if self.first_task and task.index == 0:
-            self.training_network = True
+            self.by_gradients = True
             fit(self, task.train, phase="first task")
-            self.training_network = False
+            self.by_gradients = False
         in_order = torch.arange(len(task.train))  # each image once: no last mini-batch is filled up
         fit(self, replace(task.train, augment=None, order=in_order), phase="statistics", epochs=1, step=self.take_in)
         return self.diagnostics()
@@ -103,7 +97,7 @@ class FrozenFeatures(Classifier):
         """A step: no optimizer has a part in it. A stream's images are answered before."""
         features = self.features(batch.x)
         if self.problem.online:
-            self.answered(self.logits(features), batch.y)
+            self.answered(self.logits(self.online_scores(features)), batch.y)
         self.add(features, batch.y)
         self._answer = None
         return {}
@@ -141,13 +135,17 @@ class FrozenFeatures(Classifier):
         weight, bias = self.answer
         return features @ weight.T + bias
 
-    def logits(self, features: Tensor) -> Tensor:
+    def online_scores(self, features: Tensor) -> Tensor:
+        """The same for a mini-batch of a stream before it is taken in: here as for any other images."""
+        return self.scores(features)
+
+    def logits(self, scores: Tensor) -> Tensor:
         """The scores as float32; a class that didn't come answers where no other may."""
-        scores = self.scores(features).float()
+        scores = scores.float()
         return scores.masked_fill(self.counts == 0, torch.finfo(scores.dtype).min / 2)
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        return self.network(x) if self.training_network else self.logits(self.features(x))
+        return self.network(x) if self.by_gradients else self.logits(self.scores(self.features(x)))
 
     @property
     def answer_bytes(self) -> int:
