@@ -72,8 +72,8 @@ class FeCAM(FrozenFeatures):
         return (self.products[output] - n * torch.outer(mean, mean)) / (n - 1).clamp(min=1)
 
     def inverse(self, output: int) -> Tensor:
-        """N^-1 of a class; where a feature of it never varies, of the others alone. Of a single image, or of equal ones,
-        all features count alike: without any the class would be at distance 0 from everything."""
+        """N^-1 of a class; where a feature of it never varies, of the others alone. Where none does, as in a single
+        image, all count alike: without any the class would be at distance 0 from everything."""
         if output not in self._inverses:
             covariance = self.covariance(output)
             if (covariance.diagonal() <= 1e-12 * self.products[output].diagonal()).all():  # nothing, or rounding
