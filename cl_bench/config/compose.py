@@ -81,9 +81,23 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     if reads_memory(settings):
         nodes["memory"] = check_budget(settings.get("memory"))
     check_training(settings, declared(settings, "refused"))
+    check_normalization(settings)
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     return nodes
+
+
+def check_normalization(settings: Mapping[str, Any]) -> None:
+    """Raises InputError for a mean and a deviation of pixels that nothing is to divide by."""
+    dataset, on_features = settings.get("dataset") or {}, "features" in settings
+    try:
+        has_its_own = on_features or "mean" not in signatures.parameters(str(settings["network"].get("_target_")))
+    except LookupError:  # what it takes isn't known
+        has_its_own = False
+    for key, off in (("mean", "null, and std too"), ("normalize", "false")):
+        if dataset.get(key) and has_its_own:
+            whose = "frozen features (features=...) have their" if on_features else "this network has its"
+            raise InputError(f"dataset.{key}={typed(dataset[key])}: {whose} own mean and deviation; set {off}")
 
 
 def stream_of(scenario: Mapping[str, Any]) -> dict[str, Any]:
