@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -34,15 +35,20 @@ def layer_of(file: Path) -> str:
     return file.relative_to(ROOT).with_suffix("").parts[0]
 
 
-def imports(file: Path) -> set[str]:
-    """The parts of this package that a file imports, anywhere in it."""
+def imported(file: Path) -> set[str]:
+    """The modules, and the names in modules, that a file imports, anywhere in it."""
     modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = {module.split(".")[1] for module in modules if module.startswith("cl_bench.")}
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {module for module in modules if module.startswith("cl_bench.")}
+
+
+def imports(file: Path) -> set[str]:
+    """The parts of this package that a file imports, anywhere in it."""
+    parts = {module.split(".")[1] for module in imported(file)}
     return {part for part in parts if not part.startswith("__")}
 
 
@@ -52,6 +58,12 @@ def test_imports_go_down_only(file: Path) -> None:
     assert own in LEVEL, f"{own} has no layer yet: add it to the list"
     for other in imports(file) - {own}:
         assert LEVEL[other] < LEVEL[own], f"{own} must not import {other}"
+
+
+def test_no_files_import_each_other() -> None:
+    names = {file: ".".join(("cl_bench", *file.relative_to(ROOT).with_suffix("").parts)) for file in FILES}
+    graph = {name: imported(file) & set(names.values()) for file, name in names.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError with the files
 
 
 def test_what_must_answer_at_once_imports_no_torch() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -18,27 +18,31 @@ NAMED = 4  # so many of those that lead stand in a sentence
 
 
 def leaders(benchmark: Benchmark) -> list[str]:
-    """A sentence for each protocol: which configurations have the highest ACC, and whether the tests tell them apart.
-    Bounds don't compete."""
+    """For each protocol where two compete which has the highest ACC, and whether the tests tell it from the others."""
     found = []
     for protocol, rows in by_protocol(benchmark.configurations).items():
-        scores = {place: value.mean for place, row in enumerate(rows) if (value := row.estimate("ACC"))}
-        rivals = [place for place in scores if rows[place].method not in BOUNDS]
-        if len(rivals) < 2:
-            continue
-        rivals.sort(key=lambda place: -scores[place])
-        first = rivals[0]
-        tied, untested = [], []
-        pairs = {frozenset((pair.first, pair.second)): pair for pair in compared(rows, "ACC")}
-        for place in rivals[1:]:
-            pair = pairs.get(frozenset((first, place)))
-            if pair is None or (pair.p is None and pair.difference.mean):
-                untested.append(place)
-            elif not pair.clear or (pair.difference.mean > 0) != (pair.first == first):
-                tied.append(place)
-        start = f"{protocol}: " if len(benchmark.protocols) > 1 else ""
-        found.append(start + sentence(rows, first, tied, untested))
+        if said := leader(rows, rows):
+            found.append(f"{protocol}: {said}" if len(benchmark.protocols) > 1 else said)
     return found
+
+
+def leader(rows: tuple[Configuration, ...], members: Iterable[Configuration]) -> str:
+    """Which of the members of a protocol have the highest ACC, and whether the tests of all its rows tell them apart;
+    '' where fewer than two compete. Bounds don't."""
+    wanted = set(members)
+    scores = {place: value.mean for place, row in enumerate(rows) if row in wanted and (value := row.estimate("ACC"))}
+    rivals = sorted((place for place in scores if rows[place].method not in BOUNDS), key=lambda place: -scores[place])
+    if len(rivals) < 2:
+        return ""
+    first, tied, untested = rivals[0], [], []
+    pairs = {frozenset((pair.first, pair.second)): pair for pair in compared(rows, "ACC")}
+    for place in rivals[1:]:
+        pair = pairs.get(frozenset((first, place)))
+        if pair is None or (pair.p is None and pair.difference.mean):
+            untested.append(place)
+        elif not pair.clear or (pair.difference.mean > 0) != (pair.first == first):
+            tied.append(place)
+    return sentence(rows, first, tied, untested)
 
 
 def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int], untested: Sequence[int]) -> str:
@@ -69,11 +73,9 @@ def listed(names: Sequence[str]) -> str:
     ('er, gem and icarl', 'a, b, c, d and 2 more')
     """
     shown, more = names[:NAMED], len(names) - NAMED
-    return (
-        f"{', '.join(shown)} and {more} more"
-        if more > 0
-        else " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-    )
+    if more > 0:
+        return f"{', '.join(shown)} and {more} more"
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
 def published_beside(benchmark: Benchmark) -> list[list[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from cl_bench.report.budgets import Equal
 from cl_bench.report.comparisons import Tests
 from cl_bench.report.plots import Figure
 from cl_bench.report.tables import Column
@@ -25,12 +26,13 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A configuration in the table of results. conditions: training mask, budget, length of training."""
+    """A configuration in the table of results. facets: what it is filtered by, besides what its section has.
+    conditions: training mask, budget, length of training."""
 
     id: str
     label: str
     full: str
-    method: str
+    facets: Mapping[str, str]
     swatch: Markup
     seeds: list[int]
     conditions: list[str]
@@ -98,6 +100,7 @@ class NotFinished:
 
     status: str
     folder: str
+    link: str
     name: str
     seed: str
     progress: str
@@ -106,8 +109,9 @@ class NotFinished:
 
 @dataclass(frozen=True)
 class Brief:
-    """A cell of the overview."""
+    """A cell of the overview; section: the id of its benchmark."""
 
+    section: str
     text: str
     note: str
 
@@ -118,6 +122,7 @@ class Content:
 
     id: str
     title: str
+    facets: Mapping[str, str]
     mask: str
     shared_test: bool
     seeds: list[int]
@@ -126,6 +131,7 @@ class Content:
     runs_of: Mapping[str, int]
     protocol: str
     answers: list[str]
+    budgets: list[Equal]
     published: list[list[str]]
     notes: list[str]
     conditions: list[Condition]

@@ -11,13 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
-from cl_bench.report.answers import leaders, mean_ranks, published_beside
-from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, mixtures, sweeps
+from cl_bench.report.answers import leaders, published_beside
+from cl_bench.report.benchmarks import Benchmark, Configuration, mixtures, sweeps
+from cl_bench.report.budgets import NONE, at_equal_budgets
 from cl_bench.report.charts import Style, swatch
 from cl_bench.report.comparisons import comparisons
+from cl_bench.report.details import details, link
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.layout import (
-    Brief,
     Condition,
     Content,
     Matrix,
@@ -28,11 +29,11 @@ from cl_bench.report.layout import (
     Row,
     Sample,
 )
+from cl_bench.report.overview import best_of_methods, bounds_first, overview, ranks
 from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.published_tables import HEADS
-from cl_bench.report.rank_chart import rank_chart
 from cl_bench.report.runs import MACHINE, Run, Unread
-from cl_bench.report.tables import ACC, Column, best_of, columns_of, relative
+from cl_bench.report.tables import Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
@@ -45,6 +46,9 @@ CONDITIONS = (
     ("Length", "length", "of training, for each task"),
 )
 """Columns of the table of results: title, attribute of a configuration, meaning."""
+MORE = ("A5", "later_AAA", "top5_ACC", "dead_units", "effective_rank", "weight_magnitude", "intransigence", "retention")
+MORE += ("plasticity_gap", "answer_bytes", "growth_rate")
+"""Numbers whose columns are left out first where a table is wider than the window."""
 
 
 def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:
@@ -53,6 +57,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     # those that bound the others come first, and colours and markers go by method, the same in every benchmark
     methods = sorted(
         {configuration.method for benchmark in found for configuration in benchmark.configurations}, key=bounds_first
@@ -73,6 +78,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         NotFinished(
             status="failed" if run.results.status == "failed" else "not finished",
             folder=relative(run.folder, out),
+            link=link(run.folder, out),
             name=f"{run.dataset}-{run.scenario}-{run.method}",
             seed=str(run.seed),
             progress=f"{run.tasks_done} of {run.n_tasks} tasks",
@@ -85,6 +91,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
         NotFinished(
             status="not read" if run.damaged else "not finished",
             folder=relative(run.folder, out),
+            link=link(run.folder, out),
             name=run.folder.parent.name,
             seed=run.folder.name.partition("-")[0].removeprefix("seed"),
             progress="none",
@@ -96,53 +103,17 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     return environment.get_template("page.html").render(
         style=Markup((here / "page.css").read_text()),
         script=Markup((here / "page.js").read_text()),
+        details=details(found, numbers, out),
         sections=sections,
-        methods=methods,
         overview=overview(found, methods) if len(found) > 1 else [],
         ranks=ranks(found),
         published_heads=HEADS,
+        more=MORE,
         finished=finished,
         configurations=len(numbers),
         unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),
         copies=copies,
     )
-
-
-def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[Brief]]]:
-    """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
-    runs of that benchmark follow, or else under the next."""
-    rows = []
-    for method in methods:
-        cells = []
-        for benchmark in found:
-            own = [
-                configuration
-                for configuration in best_of_methods(benchmark.configurations)
-                if configuration.method == method
-            ]
-            first = min(own, key=lambda configuration: int(configuration.protocol[1:]), default=None)
-            several = sum(configuration.method == method for configuration in benchmark.configurations)
-            notes = [f"best of {several}"] if several > 1 else []
-            notes += [first.protocol] if first and len(benchmark.protocols) > 1 else []
-            text = ACC.cell(first.estimate("ACC")) if first else ""
-            cells.append(Brief(text, ", ".join(notes) if text else ""))
-        rows.append((method, cells))
-    return rows
-
-
-def ranks(found: Sequence[Benchmark]) -> Markup | None:
-    """The mean ranks of the methods that all benchmarks have, by their highest ACC under the main protocol of each."""
-    scores = []
-    for benchmark in found:
-        main = [row for row in benchmark.configurations if row.protocol == "P1" and row.method not in BOUNDS]
-        best = best_of_methods(main)
-        scores.append({row.method: value.mean for row in best if (value := row.estimate("ACC"))})
-    of_methods = mean_ranks(scores)
-    return rank_chart(of_methods) if of_methods else None
-
-
-def bounds_first(method: str) -> tuple[bool, str]:
-    return method not in BOUNDS, method
 
 
 class Section:
@@ -198,6 +169,7 @@ class Section:
         return Content(
             id=id,
             title=self.benchmark.title,
+            facets={"dataset": self.benchmark.dataset, "scenario": self.benchmark.scenario},
             mask=self.benchmark.mask,
             shared_test=self.benchmark.shared_test,
             seeds=sorted({run.seed for run in self.benchmark.runs}),
@@ -206,6 +178,7 @@ class Section:
             runs_of=Counter(configuration.protocol for configuration in self.all for _ in configuration.runs),
             protocol=common(self.all),
             answers=leaders(self.benchmark),
+            budgets=at_equal_budgets(self.benchmark),
             published=published_beside(self.benchmark),
             notes=mixtures(self.benchmark),
             conditions=[
@@ -273,7 +246,13 @@ class Section:
                 id=self.numbers[configuration],
                 label=configuration.label,
                 full=configuration.full_label,
-                method=configuration.method,
+                facets={
+                    "method": configuration.method,
+                    "network": shown("_target_", configuration.config.get("network._target_", NONE)),
+                    "budget": configuration.budget or NONE,
+                    "length": configuration.length or NONE,
+                    "protocol": configuration.protocol,
+                },
                 swatch=swatch(self.styles[configuration]),
                 seeds=configuration.seeds,
                 conditions=[getattr(configuration, name) for _, name, _ in CONDITIONS],
@@ -296,22 +275,6 @@ class Section:
                 caption = ", ".join([f"seed {run.seed}", *numbers])
                 return Sample(self.numbers[configuration], configuration.label, caption, data)
         return None
-
-
-def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
-    """Of each method and protocol the configuration with the highest ACC, in the same order."""
-    best: dict[tuple[str, str], tuple[float, Configuration]] = {}
-    for configuration in configurations:
-        value = configuration.estimate("ACC")
-        reached = value.mean if value else -1.0
-        kind = (configuration.method, configuration.protocol)
-        if kind not in best or reached > best[kind][0]:
-            best[kind] = (reached, configuration)
-    return [
-        configuration
-        for configuration in configurations
-        if best[configuration.method, configuration.protocol][1] is configuration
-    ]
 
 
 def common(configurations: Sequence[Configuration]) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,13 +19,14 @@ from cl_bench.methods.base import Classifier, Learner, Method
 from cl_bench.networks.base import batch_norms
 from cl_bench.networks.schedules import Schedule
 from cl_bench.record import Phase
-from cl_bench.runs.callbacks import restore, states_of, usable
+from cl_bench.runs.callbacks import usable
 from cl_bench.runs.course import Course
 from cl_bench.runs.evaluating import Evaluate
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.progress import RunProgress
-from cl_bench.runs.watch import Watch
+from cl_bench.runs.task_checkpoint import TaskCheckpoint
+from cl_bench.runs.watch import NO_POINTS, Points, Validate, Watch
 from cl_bench.seeding import derive, seeded
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
@@ -39,22 +37,6 @@ ONE_IMAGE = (
     "network: its batch normalization can't train on a single image; raise memory, method.n_replay or "
     "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
 )
-
-Validate = Callable[[Learner], float | None]
-
-
-class Points(NamedTuple):
-    """Where a stream is measured while it is learned.
-
-    seen: by the number of steps of this task's phase, how many images of the whole stream have come by then.
-    measure: given that number, the accuracy on what can have been learned.
-    """
-
-    seen: Mapping[int, int]
-    measure: Callable[[int], float]
-
-
-NO_POINTS = Points({}, lambda seen: math.nan)
 
 
 class Fit:
@@ -96,28 +78,22 @@ class Fit:
         progress: bool = True,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.folder, self.logger, self.seed, self.checkpoint_every = folder, logger, seed, checkpoint_every
+        self.logger, self.seed, self.default_root_dir = logger, seed, folder.path
         self.epochs, self.iterations, self.batch_size, self.chunk = epochs, iterations, batch_size, chunk
         self.schedule, self.patience = schedule, patience
         self.gradient_clip, self.freeze_batch_norm = gradient_clip, freeze_batch_norm
         self.log_every, self.progress = log_every, RunProgress(shown=progress)
-        self.callbacks = usable(callbacks)
+        self.checkpoint = TaskCheckpoint(folder, checkpoint_every, usable(callbacks))
         self.device = device_of(accelerator)
         self.precision: Literal["32-true", "bf16-mixed"] = precision
         torch.backends.cudnn.deterministic = True  # else the same command may give other numbers on a GPU
         if threads:
             torch.set_num_threads(threads)
-        self.signal: int | None = None
         self.validate: Validate = lambda module: None
         self.validate_current = self.validate
-        self.points, self.measure = NO_POINTS
+        self.points = NO_POINTS
         self.evaluate: Evaluate | None = None
-        self.saved_at = 0.0  # seconds, on the monotonic clock
-        self.phases: list[Phase] = []  # of this task, the finished ones
         self.steps_before = 0  # mini-batches of the run so far
-        self._ends: list[dict[str, Any]] = []  # the state at the end of each of them
-        self._saved: dict[str, Any] | None = None
-        self._task, self._began = -1, 0.0
 
     @contextmanager
     def task(
@@ -134,15 +110,13 @@ class Fit:
         points: where a stream is measured. validate_current: the accuracy on validation images of this task alone.
         evaluate: how all tasks so far are measured, while this one is learned.
         """
-        self.validate_current, self.evaluate = validate_current, evaluate
-        self.validate, (self.points, self.measure) = validate, points
-        self._task, self.phases, self._ends = index, [], []
-        self.saved_at = time.monotonic()
-        self._began = self.saved_at - (self._saved["seconds"] if self._saved else 0.0)
+        self.validate, self.validate_current = validate, validate_current
+        self.points, self.evaluate = points, evaluate
+        self.checkpoint.begin(index)
         self.progress.begin_task(index)
         with seeded(self.seed, "task", index):
             yield
-        self._saved = None
+        self.checkpoint.end()
 
     def __call__(
         self,
@@ -155,43 +129,52 @@ class Fit:
         steps: int | None = None,
         times: int = 1,
     ) -> Phase:
-        number = len(self.phases)
-        saved, start = self._saved, 0
-        if self.signal:
-            if not saved or number > len(saved["ends"]):  # else what is there already is farther
-                self.save(None)
-            raise Stopped(self.signal)
-        if saved and number < len(saved["ends"]):
-            finished = Phase.of(saved["phases"][number])
-            module.load_state_dict(saved["ends"][number])
+        checkpoint = self.checkpoint
+        task, number = checkpoint.task, len(checkpoint.phases)
+        if checkpoint.signal:
+            if not checkpoint.ahead:
+                checkpoint.save(None)
+            raise Stopped(checkpoint.signal)
+        if checkpoint.finished:
+            finished, state = checkpoint.finished
+            module.load_state_dict(state)
             self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
-            return self._end(finished, saved["ends"][number])
+            return self._end(finished, state)
         fixed = steps is not None or (epochs is None and self.iterations is not None)
         if steps is None:
             steps = self._steps(data, epochs, times)
 
-        points = self.points if data.order is not None else {}
         per_pass = data.n_batches(self.batch_size) * data.updates
-        evaluating = self.evaluate.phase(module, steps, per_pass) if self.evaluate else None
-        course = self._course(module, data, steps)
-        watch = Watch(self, module, f"task {self._task + 1}, {phase}", steps, points, course, evaluating)
-        if saved and number == len(saved["ends"]) and saved["running"]:
-            start = watch.restore(saved["running"])
+        watch = Watch(
+            module,
+            checkpoint,
+            self.logger,
+            self.progress,
+            where=f"task {task + 1}, {phase}",
+            steps=steps,
+            log_every=self.log_every,
+            gradient_clip=self.gradient_clip,
+            validate=self.validate,
+            points=self.points if data.order is not None else NO_POINTS,
+            course=self._course(module, per_pass, steps),
+            evaluating=self.evaluate.phase(module, steps, per_pass) if self.evaluate else None,
+        )
+        start = watch.restore(checkpoint.running) if checkpoint.running else 0
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
-        self.logger.phase(self._task, phase, self.steps_before)
+        self.logger.phase(task, phase, self.steps_before)
         batches = Batches(
             data,
             batch_size=self.batch_size,
             steps=steps,
-            seed=derive(self.seed, "batches", self._task, number),
+            seed=derive(self.seed, "batches", task, number),
             chunk=self.chunk,
             start=steps if watch.course and watch.course.stopped else start,
             step=step,
             after_step=watch.after_step,
         )
-        with seeded(self.seed, "phase", self._task, number):
+        with seeded(self.seed, "phase", task, number):
             module.train()
-            if self.freeze_batch_norm and self._task and isinstance(module, Classifier):
+            if self.freeze_batch_norm and task and isinstance(module, Classifier):
                 for norm in batch_norms(module.network):
                     norm.eval()
             if len(batches):
@@ -206,7 +189,7 @@ class Fit:
                     trainer.strategy.optimizers = []
                     vars(trainer).clear()
                     module.trainer = None
-                if self.callbacks and watch.done < steps and not (watch.course and watch.course.stopped):
+                if checkpoint.callbacks and watch.done < steps and not (watch.course and watch.course.stopped):
                     stopped = f"one of them stopped {watch.where} after step {watch.done} of {steps}"
                     raise InputError(f"trainer.callbacks: {stopped}; set trainer.epochs or trainer.iterations")
         module.to(self.device)
@@ -223,57 +206,27 @@ class Fit:
             watch.validation,
             online_accuracy=watch.online.value,
             stream=watch.stream or None,
-            evaluation=evaluating and evaluating.record,
+            evaluation=watch.evaluating and watch.evaluating.record,
         )
         return self._end(finished, module.state_dict())
 
     def stop(self, signal: int) -> None:
         """The run is to stop at the end of the current chunk, once that is saved."""
-        self.signal = signal
+        self.checkpoint.stop(signal)
         self.progress.stopping()
-
-    @property
-    def seconds(self) -> float:
-        """Spent on this task so far, before a kill too."""
-        return time.monotonic() - self._began
-
-    def set_aside(self, seconds: float) -> None:
-        """These seconds of the task were not spent on training."""
-        self._began += seconds
 
     def resume(self, task: int, steps_before: int) -> int:
         """Looks for what was saved in the middle of this task, and returns how many mini-batches the run has had.
 
         steps_before: mini-batches of the tasks before.
         """
-        self._saved, self.steps_before = self.folder.load_phase(task), steps_before
-        saved = self._saved
-        if not saved:
-            return steps_before
-        self.restore_callbacks()
-        return (
-            steps_before + sum(phase["steps"] for phase in saved["phases"]) + (saved["running"] or {"step": 0})["step"]
-        )
+        self.steps_before = steps_before
+        return steps_before + self.checkpoint.load(task)
 
-    def restore_callbacks(self) -> None:
-        """Puts the callbacks where they were when the running phase was saved."""
-        if self._saved:
-            restore(self.callbacks, self._saved.get("callbacks"))
-
-    def save(self, running: dict[str, Any] | None) -> None:
-        """Saves this task's finished phases and the running one."""
-        phases = [asdict(phase) for phase in self.phases]  # plain values: a checkpoint holds no classes
-        state = {"task": self._task, "seconds": self.seconds, "phases": phases, "ends": self._ends}
-        if self.callbacks:
-            state["callbacks"] = states_of(self.callbacks)
-        self.folder.save_phase(state | {"running": running})
-        self.saved_at = time.monotonic()
-
-    def _course(self, module: Learner, data: Data, steps: int) -> Course | None:
+    def _course(self, module: Learner, per_pass: int, steps: int) -> Course | None:
         """What is decided along a phase of the method; None for its parts, and where there is nothing to decide."""
         if not isinstance(module, Method) or not (self.schedule or self.patience):
             return None
-        per_pass = data.n_batches(self.batch_size) * data.updates
         return Course(module, steps, per_pass, self.schedule, self.patience, self.validate_current)
 
     def _steps(self, data: Data, epochs: int | None, times: int) -> int:
@@ -282,8 +235,7 @@ class Fit:
         return (epochs or self.epochs) * data.n_batches(self.batch_size) * data.updates
 
     def _end(self, phase: Phase, state: dict[str, Any]) -> Phase:
-        self.phases.append(phase)
-        self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
+        self.checkpoint.add(phase, state)
         self.steps_before += phase.steps
         return phase
 
@@ -295,11 +247,11 @@ class Fit:
             precision=self.precision,
             logger=self.logger,
             log_every_n_steps=1,
-            callbacks=[watch, *self.callbacks],  # it is first: what is saved is what they left
+            callbacks=[watch, *self.checkpoint.callbacks],  # it is first: what is saved is what they left
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            default_root_dir=self.folder.path,
+            default_root_dir=self.default_root_dir,
         )
 
 

@@ -33,8 +33,8 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
             with fit.task(task.index, recorder.validate, *watched):
                 diagnostics = method.learn_task(task, fit)
             recorder.record(task, diagnostics, before)
-            if fit.signal:
-                raise Stopped(fit.signal)
+            if fit.checkpoint.signal:
+                raise Stopped(fit.checkpoint.signal)
         return recorder.finish()
 
 

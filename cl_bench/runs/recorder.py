@@ -43,13 +43,14 @@ from cl_bench.runs.callbacks import restore, states_of
 from cl_bench.runs.continued import grown, state_to_go_on, tasks_before
 from cl_bench.runs.evaluating import Evaluate, evaluate, warn_if_idle
 from cl_bench.runs.figures import draw_results
-from cl_bench.runs.fit import NO_POINTS, Fit, Points
+from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.models import Models, keep_of, wanted
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.samples import sample_grid
+from cl_bench.runs.watch import NO_POINTS, Points
 from cl_bench.seeding import seeded
 
 try:
@@ -129,7 +130,7 @@ class Recorder:
                     self.method.load_state_dict(self.folder.state_after(task)["method"])
                     self.models.write(self.method, task)
             self.method.load_state_dict(state["method"])
-            restore(self.fit.callbacks, state.get("callbacks"))
+            restore(self.fit.checkpoint.callbacks, state.get("callbacks"))
             self.score.load_state_dict(state["score"])
             self.lines = state["records"]
             self.records = [from_json(TaskRecord, json.loads(line)) for line in self.lines]
@@ -204,10 +205,10 @@ class Recorder:
 
         noted: what `learn_task` returned. before: how the network was, see `evaluation.plasticity`.
         """
-        seconds, index = self.fit.seconds, task.index  # of training alone
+        seconds, index = self.fit.checkpoint.seconds, task.index  # of training alone
         self.fit.progress.say_what("evaluation")
         if self.method.measurable and not self.warned:
-            self.warned = warn_if_idle(self.settings, self.fit.phases)
+            self.warned = warn_if_idle(self.settings, self.fit.checkpoint.phases)
         self.method.eval()
         top5, by_class = None, None
         if self.method.measurable and index in self.measured:
@@ -218,14 +219,14 @@ class Recorder:
         diagnostics = Diagnostics.of(noted)
         record = TaskRecord(
             task=index,
-            phases=self.fit.phases,
+            phases=self.fit.checkpoint.phases,
             seconds=seconds,
             bytes_kept=bytes_of(self.method.state_dict()),
             diagnostics=diagnostics,
             generated=generated,
             memory=self.memory(index, diagnostics.generator_bytes),
             answer_bytes=self.method.answer_bytes,
-            plasticity=before if self.fit.phases else None,
+            plasticity=before if self.fit.checkpoint.phases else None,
             top5=top5,
             by_class=by_class,
         )
@@ -238,8 +239,8 @@ class Recorder:
         if self.keep_models == "all":  # before the task is done: after a kill it is learned and written again
             self.models.write(self.method, index)
         state = {"method": self.method.state_dict(), "score": self.score.state_dict(), "records": self.lines}
-        if self.fit.callbacks:
-            state["callbacks"] = states_of(self.fit.callbacks)
+        if self.fit.checkpoint.callbacks:
+            state["callbacks"] = states_of(self.fit.checkpoint.callbacks)
         self.folder.save_task(index, state)
         if "trial" not in self.settings:  # a search has a line for each of its trials
             shared = self.scenario.shared_test

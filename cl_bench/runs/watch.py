@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -17,12 +18,28 @@ from cl_bench.networks.optimizers import clip_gradients
 from cl_bench.runs.course import Course
 from cl_bench.runs.curves import Logged, averaged
 from cl_bench.runs.evaluating import Evaluating
+from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.progress import RunProgress
+from cl_bench.runs.task_checkpoint import TaskCheckpoint
 from cl_bench.seeding import restore_rng, rng
 
-if TYPE_CHECKING:
-    from cl_bench.runs.fit import Fit
-
 VALIDATIONS = 20  # in a phase, at most
+
+Validate = Callable[[Learner], float | None]
+
+
+class Points(NamedTuple):
+    """Where a stream is measured while it is learned.
+
+    seen: by the number of steps of this task's phase, how many images of the whole stream have come by then.
+    measure: given that number, the accuracy on what can have been learned.
+    """
+
+    seen: Mapping[int, int]
+    measure: Callable[[int], float]
+
+
+NO_POINTS = Points({}, lambda seen: math.nan)
 
 
 class Diverged(KnownError):
@@ -32,22 +49,37 @@ class Diverged(KnownError):
 class Watch(pl.Callback):
     """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad.
 
-    where: the phase, for a message. steps: of all of it. points: see `fit.Points`. course: what is decided along it.
-    evaluating: see `evaluating`.
+    Args:
+        checkpoint: keeps the phase. logger, progress: are told of it.
+        where: the phase, for a message.
+        steps: of all of it.
+        log_every: steps whose mean is one point of a curve.
+        gradient_clip: the largest norm of a gradient, see `Fit`.
+        validate: the accuracy on validation images.
+        points: where a stream is measured.
+        course: what is decided along it.
+        evaluating: how all tasks so far are measured along it.
     """
 
     def __init__(
         self,
-        fit: Fit,
         module: Learner,
+        checkpoint: TaskCheckpoint,
+        logger: RunLogger,
+        progress: RunProgress,
+        *,
         where: str,
         steps: int,
-        points: Mapping[int, int],
+        log_every: int,
+        gradient_clip: float | None,
+        validate: Validate,
+        points: Points,
         course: Course | None,
-        evaluating: Evaluating | None = None,
+        evaluating: Evaluating | None,
     ) -> None:
-        self.fit, self.module, self.where, self.steps, self.points = fit, module, where, steps, points
-        self.course, self.evaluating = course, evaluating
+        self.module, self.checkpoint, self.logger, self.progress = module, checkpoint, logger, progress
+        self.where, self.steps, self.log_every, self.gradient_clip = where, steps, log_every, gradient_clip
+        self.validate, self.points, self.course, self.evaluating = validate, points, course, evaluating
         self.optimizer_steps: list[int] = []  # of each optimiser
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
@@ -76,13 +108,13 @@ class Watch(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._saved:
-            self.fit.restore_callbacks()  # here, as Lightning does where it goes on itself
+            self.checkpoint.restore_callbacks()  # here, as Lightning does where it goes on itself
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
         for number, optimizer in enumerate(trainer.optimizers):
-            if self.fit.gradient_clip:
+            if self.gradient_clip:
                 optimizer.register_step_pre_hook(self._clip)
             optimizer.register_step_post_hook(partial(self._look, number))
         if self._saved:
@@ -98,12 +130,12 @@ class Watch(pl.Callback):
         restore_rng(saved["rng"])
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._saved and self.fit.callbacks:  # what they did since, when a phase starts, is in what was saved
+        if self._saved and self.checkpoint.callbacks:  # what they did since, when a phase starts, is in what was saved
             self.module.load_state_dict(self._saved["module"])
-            self.fit.restore_callbacks()
+            self.checkpoint.restore_callbacks()
             self._put_back(trainer, self._saved)
         self._saved = None
-        stop = self.fit.signal  # one that comes later waits for the next chunk, which is then saved
+        stop = self.checkpoint.signal  # one that comes later waits for the next chunk, which is then saved
         self._save(trainer, module, bool(stop))
         if stop and self.done:
             raise Stopped(stop)
@@ -118,19 +150,19 @@ class Watch(pl.Callback):
             trainer.should_stop = True
         logged = self._check()
         self.losses.update({name: value for _, name, value in logged})
-        self.fit.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
+        self.progress.step(step, self.seconds, [(name, value) for _, name, value in logged])
         points, self._unlogged = averaged(
-            self._unlogged + logged, self.fit.log_every, step, step if trainer.should_stop else self.steps
+            self._unlogged + logged, self.log_every, step, step if trainer.should_stop else self.steps
         )
-        self.fit.logger.log_points(points)
+        self.logger.log_points(points)
         for done, seen, accuracy in self._looked:
-            self.fit.logger.log_stream(done, seen, accuracy)
+            self.logger.log_stream(done, seen, accuracy)
         self._looked.clear()
         if self.evaluating:
-            self.fit.logger.log_evaluation(self.evaluating.new_points())
+            self.logger.log_evaluation(self.evaluating.new_points())
         before = time.monotonic()
         if step * VALIDATIONS // self.steps > len(self.validation):
-            accuracy = self.fit.validate(self.module)
+            accuracy = self.validate(self.module)
             if accuracy is not None:
                 self.validation.append((step, accuracy))
         self._set_aside(time.monotonic() - before)
@@ -138,21 +170,21 @@ class Watch(pl.Callback):
     def after_step(self, done: int) -> bool:
         """Measures where that is to be, and at the end of a pass: inside of a chunk, as one for each point would cost
         more than its steps. Returns whether the phase ends here."""
-        if done in self.points:
-            before, seen = time.monotonic(), self.points[done]
-            with torch.autocast(self.fit.device.type, enabled=False):
-                self.stream.append((seen, self.fit.measure(seen)))
+        if done in self.points.seen:
+            before, seen = time.monotonic(), self.points.seen[done]
+            with torch.autocast(self.module.device.type, enabled=False):
+                self.stream.append((seen, self.points.measure(seen)))
             self._looked.append((done, *self.stream[-1]))
             self._set_aside(time.monotonic() - before)
         ends = False
         if self.course:
             before = time.monotonic()
-            with torch.autocast(self.fit.device.type, enabled=False):
+            with torch.autocast(self.module.device.type, enabled=False):
                 ends = self.course.after_step(done)
             self._set_aside(time.monotonic() - before)
         if self.evaluating and (ends or self.evaluating.due(done)):
             before = time.monotonic()
-            with torch.autocast(self.fit.device.type, enabled=False):
+            with torch.autocast(self.module.device.type, enabled=False):
                 self.evaluating.look(done)
             self._set_aside(time.monotonic() - before)
         return ends
@@ -163,25 +195,25 @@ class Watch(pl.Callback):
             return
         before = time.monotonic()
         self.module.load_state_dict(self.course.best)
-        accuracy = self.fit.validate(self.module)
+        accuracy = self.validate(self.module)
         if accuracy is not None:
             self.validation = [*(point for point in self.validation if point[0] < done), (done, accuracy)]
-        self.fit.set_aside(time.monotonic() - before)
+        self.checkpoint.set_aside(time.monotonic() - before)
 
     def _set_aside(self, seconds: float) -> None:
         """Measuring is no training."""
         self._began += seconds
-        self.fit.set_aside(seconds)
+        self.checkpoint.set_aside(seconds)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not self.fit.callbacks:  # they have yet to hear of the end: what was saved before has them hear of it
-            self._save(trainer, module, bool(self.fit.signal))
+        if not self.checkpoint.callbacks:  # they have yet to hear of the end: what was saved before has them hear of it
+            self._save(trainer, module, bool(self.checkpoint.signal))
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, now: bool) -> None:
         """Saves after a chunk when it is due, once the chunk has been logged: one that is saved and not logged would be
         missing from the curves of a run killed in between."""
-        if self.done and (now or time.monotonic() - self.fit.saved_at >= self.fit.checkpoint_every):
-            self.fit.save(
+        if self.done and (now or self.checkpoint.due):
+            self.checkpoint.save(
                 {
                     "step": self.done,
                     "module": module.state_dict(),
@@ -201,8 +233,8 @@ class Watch(pl.Callback):
 
     def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Before a step of an optimizer, whichever method makes it."""
-        if self.fit.gradient_clip:
-            clip_gradients(optimizer, self.fit.gradient_clip)
+        if self.gradient_clip:
+            clip_gradients(optimizer, self.gradient_clip)
 
     def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """After a step of an optimiser: counts it and notes its gradients' sums.

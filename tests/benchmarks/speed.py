@@ -85,8 +85,8 @@ def ours(
                 began = now(device)
                 learn(method, task, fit)
                 whole += now(device) - began
-            steps += sum(phase.steps for phase in fit.phases)
-            training += sum(phase.seconds for phase in fit.phases)
+            steps += sum(phase.steps for phase in fit.checkpoint.phases)
+            training += sum(phase.seconds for phase in fit.checkpoint.phases)
     return Timing(weights_of(method), steps, training, whole)
 
 

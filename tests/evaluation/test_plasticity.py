@@ -98,7 +98,7 @@ def test_online_accuracy_is_of_answers_before_each_step_of_the_first_pass(kind: 
 def noted(method: Any, task: Any, fit: Any) -> Any:
     """The online accuracy of the first phase."""
     method.learn_task(task, fit)
-    return fit.phases[0].online_accuracy
+    return fit.checkpoint.phases[0].online_accuracy
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if "joint" not in method])

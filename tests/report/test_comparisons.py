@@ -104,7 +104,7 @@ def test_what_differs_is_said_where_it_is_seen(tmp_path: Path) -> None:
     write(tmp_path, "ewc", trainer__epochs=100, train_mask="all")
     text = page(tmp_path)
     table = text.partition('<table class="results')[2].partition("</table>")[0]
-    assert re.findall(r'<td class="condition">(.*?)</td>', table) == [
+    assert re.findall(r'<td class="context condition[^>]*>(.*?)</td>', table) == [
         "seen", "memory=200", "10 epochs", "all", "", "100 epochs",
     ]  # fmt: skip
     assert table.count('class="differs"') == 2  # the mask and the length; one memory alone differs from none

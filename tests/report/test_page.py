@@ -1,4 +1,4 @@
-"""The page: what stands in it, that it needs nothing else, and in a real browser that it renders, sorts and filters."""
+"""The page: what stands in it, and that it needs nothing else. What it does in a browser is in test_browser.py."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import base64
 import csv
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from example_records import plastic_record, task_record
 from runs_on_disk import write
 
 from cl_bench.report.__main__ import main
+from cl_bench.report.tables import MINUS
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +28,18 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for place, method in enumerate(("finetune", "er", "ewc")):
             for seed in range(3):
                 acc = (0.2, 0.9, 0.4)[place] + 0.01 * seed * place
-                write(folder, method, seed, acc=acc, scenario=scenario)
+                file = write(folder, method, seed, acc=acc, scenario=scenario) / "results.json"
+                if method == "ewc":  # the least is kept here
+                    file.write_text(file.read_text().replace('"bytes_kept": 4000', '"bytes_kept": 2000'))
     for n_gen in (1200, 12000):
         for seed in range(3):
             path = write(folder, "dgr", seed, acc=0.7 + n_gen / 1e5 - 0.02 * seed, method__n_gen=n_gen)
             (path / "samples").mkdir()
             (path / "samples" / "task3.png").write_bytes(PIXEL)
     write(folder, "er", 3, status="failed")
-    write(folder, "<script>alert(1)</script>", 0, acc=0.5, folder="evil/seed0-0")
+    evil = write(folder, "<script>alert(1)</script>", 0, acc=0.5, folder="evil #1% </script>/seed0-0")
+    (evil / "figures").mkdir()
+    (evil / "figures" / "a_matrix.png").write_bytes(PIXEL)
     assert main([str(folder)]) == 0
     return folder / "report" / "index.html"
 
@@ -70,12 +72,13 @@ def test_the_page_is_whole_and_needs_nothing_else(page: Path) -> None:
     outline.feed(text)
     assert outline.open == []
     assert len(set(outline.ids)) == len(outline.ids)
-    anchors = {link[1:] for link in outline.links if link.startswith("#")}
+    anchors = {link[1:] for link in outline.links if link.startswith("#") and "=" not in link}
     assert anchors
     assert anchors <= set(outline.ids)
     beside = [link for link in outline.links if not link.startswith(("#", "data:"))]
-    assert beside
-    assert all((page.parent / link).is_dir() for link in beside)  # the folders of what is not finished
+    # the table of all runs, and the folders of what is not finished
+    assert [link for link in beside if not (page.parent / unquote(link)).is_dir()] == ["results.csv"]
+    assert len(beside) > 1
     assert "http" not in re.sub(r"http-equiv", "", text)
 
 
@@ -90,6 +93,24 @@ def test_what_the_page_says(page: Path) -> None:
     assert "Holm-corrected for the" in text
     assert text.count("data:image/png;base64,") == 2
     assert "<script>alert" not in text
+
+
+def test_a_row_opens_on_data_that_stand_in_the_page_once(page: Path) -> None:
+    text = page.read_text()
+    kept = re.findall(r'<script type="application/json" id="details">(.*?)</script>', text, re.S)
+    found = json.loads(kept[0])
+    number = {name: id for id, name in re.findall(r'<tr data-id="(\d+)" data-method="(.*?)"', text)}
+    commands, runs = found["rows"][number["ewc"]]
+    assert commands == ["python -m cl_bench -m method=ewc seed=0,1,2"]
+    assert [run[0] for run in runs] == [0, 1, 2]
+    ACC, BWT = (found["columns"]["b1"].index(head) for head in ("ACC (%)", "BWT (points)"))
+    assert [run[-1][ACC] for run in runs] == ["40.00", "42.00", "44.00"]
+    assert runs[0][-1][BWT] == f"{MINUS}58.00"
+    assert runs[0][2] == "2026-01-02 03:04"
+    assert found["origins"][runs[0][3]] == ["cl_bench 0.1.0, torch 2", "c0ffee" * 6, "a processor"]
+    assert len(found["origins"]) == 2  # with figures, and without
+    _, [[_, link, _, origin, _]] = found["rows"][number["&lt;script&gt;alert(1)&lt;/script&gt;"]]
+    assert (page.parent / unquote(link) / "figures" / found["origins"][origin][3]).is_file()
 
 
 def test_of_many_configurations_the_figures_show_the_best_of_each_method(tmp_path: Path) -> None:
@@ -181,127 +202,3 @@ def test_bad_input_is_one_line(
     assert message in said.err
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium: one on this machine, else the one of playwright."""
-    api = pytest.importorskip("playwright.sync_api", reason="no playwright (pip install 'cl_bench[dev]')")
-    own = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    with api.sync_playwright() as playwright:
-        if not own and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip(f"no browser: none of {', '.join(BROWSERS)}, and `playwright install chromium` was not run")
-        found = playwright.chromium.launch(executable_path=own, args=["--no-sandbox"])
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def tab(browser: Any, page: Path) -> Iterator[Any]:
-    """The page in a browser without a network; nothing may go wrong in its console."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
-    tab, wrong = context.new_page(), []
-    tab.on("console", lambda message: wrong.append(message.text))
-    tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("requestfailed", lambda request: wrong.append(request.url))
-    tab.goto(page.as_uri())
-    yield tab
-    context.close()
-    assert wrong == []
-
-
-def rows(tab: Any) -> list[str]:
-    """The methods of the rows of the first table, as they are shown."""
-    shown = tab.locator("#b0 .results tbody tr:visible")
-    return [shown.nth(i).get_attribute("data-method") for i in range(shown.count())]
-
-
-def test_it_renders(tab: Any) -> None:
-    assert tab.title() == "cl_bench report"
-    assert tab.locator("section.benchmark").count() == 2
-    charts = tab.locator("#b0 .chart > svg")
-    assert charts.count() >= 6
-    for i in range(charts.count()):
-        box = charts.nth(i).bounding_box()
-        assert box["width"] > 300
-        assert box["height"] > 200
-    # no label of a chart is cut off at the edge of its picture
-    over = """() => [...document.querySelectorAll('.chart svg text')].filter((text) => {
-        const own = text.getBoundingClientRect(), all = text.closest('svg').getBoundingClientRect();
-        return own.left < all.left - 1 || own.right > all.right + 1 || own.bottom > all.bottom + 1;
-    }).map((text) => text.textContent)"""
-    assert tab.evaluate(over) == []
-    loaded = "() => [...document.images].every((image) => image.complete && image.naturalWidth > 0)"
-    assert tab.evaluate(loaded)
-
-
-def test_it_sorts(tab: Any) -> None:
-    head = tab.locator("#b0 .results thead th").filter(has_text="ACC")
-    before = rows(tab)
-    head.locator("button").click()
-    assert head.get_attribute("aria-sort") == "descending"
-    descending = rows(tab)
-    assert descending[:3] == ["er", "dgr", "dgr"]
-    assert descending[-1] == "finetune"
-    head.locator("button").press("Enter")
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert rows(tab) == descending[::-1]
-    tab.locator("#b0 .results thead th button").first.click()
-    assert head.get_attribute("aria-sort") == "none"
-    assert sorted(before) == rows(tab)
-
-
-def test_it_filters(tab: Any) -> None:
-    assert tab.locator("#count").text_content() == "9 of 9 configurations"
-    tab.fill("#words", "DGR n_gen=12000")
-    assert tab.locator("#count").text_content() == "1 of 9 configurations"
-    assert rows(tab) == ["dgr"]
-    assert tab.locator("section.benchmark:visible").count() == 1
-    assert tab.locator("#b0 .matrix:visible").count() == 1
-    assert tab.locator("#b0 .samples figure:visible").count() == 1
-    assert tab.locator("#b0 .chart").first.locator(".series:visible").first.is_visible()
-    tab.fill("#words", "")
-    tab.select_option("#method", "er")
-    assert rows(tab) == ["er"]
-    assert tab.locator("section.benchmark:visible").count() == 2
-    tab.select_option("#benchmark", "b1")
-    assert tab.locator("section.benchmark:visible").count() == 1
-    tab.select_option("#benchmark", "")
-    tab.select_option("#method", "")
-    assert tab.locator("#count").text_content() == "9 of 9 configurations"
-
-
-def test_pointing_at_a_row_singles_it_out(tab: Any) -> None:
-    tab.locator("#b0 .results tbody tr").first.hover()
-    hot = tab.locator("#b0 .chart").first.locator(".series.hot")
-    assert hot.count() >= 1
-    assert hot.count() < tab.locator("#b0 .chart").first.locator(".series").count()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_either_mode_and_on_a_phone(browser: Any, page: Path, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    tab = context.new_page()
-    tab.goto(page.as_uri())
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    contrast = """() => {
-      const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map((v) => (v /= 255) <= .04045 ? v / 12.92
-        : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-      const paper = light(getComputedStyle(document.body).backgroundColor);
-      return [...document.querySelectorAll('p, th, td:not(.matrix td), .series, figcaption, a')].map((one) => {
-        const ink = light(getComputedStyle(one).color);
-        return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
-      });
-    }"""
-    assert min(tab.evaluate(contrast)) >= 4.5
-    context.close()
-
-
-def test_it_says_what_it_is_to_a_screen_reader(tab: Any) -> None:
-    assert tab.get_by_role("main").count() == 1
-    assert tab.get_by_role("heading", level=1).count() == 1
-    assert tab.get_by_role("img", name="Accuracy against task: accuracy on tasks so far, %").count() == 2
-    assert tab.get_by_role("columnheader", name="ACC more is better").count() == 2
-    assert tab.get_by_label("Method").count() == 1
-    unnamed = "() => [...document.querySelectorAll('figure > svg')].filter((s) => !s.getAttribute('aria-label')).length"
-    assert tab.evaluate(unnamed) == 0

@@ -121,7 +121,25 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+MORE_DAMAGES = {  # of kinds that another one stands for
+    "moved only",
+    "phase of garbage",
+    "phase empty",
+    "phase of another thing",
+    "phase a malicious pickle",
+    "newest task malicious inside",
+    "results of something else",
+    "a folder like a checkpoint",
+    "a pipe for a checkpoint",
+    "a pipe for the log",
+    "a pipe beside the results",
+    "a half written next checkpoint",
+}
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(name, marks=[pytest.mark.slow] * (name in MORE_DAMAGES)) for name in DAMAGES]
+)
 def test_a_damaged_folder_ends_with_the_same_numbers(
     damage: str,
     killed: Path,

@@ -154,7 +154,14 @@ def test_accuracy_on_validation_images_while_the_learner_trains(plain: Results, 
     assert plain.tasks[1].phases[0].validation == []  # nothing is set apart
 
 
-@pytest.mark.parametrize("name", ["BackwardTransfer", "Forgetting", "WeightedAccuracy", "AverageAccuracy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BackwardTransfer",
+        "AverageAccuracy",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Forgetting", "WeightedAccuracy")),
+    ],
+)
 def test_no_metric_ends_a_run(
     name: str, small: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -66,7 +66,7 @@ def same(a: Any, b: Any) -> bool:
 
 def learned(method: Method, task: Task, fit: Any) -> list[Phase]:
     method.learn_task(task, fit)
-    return fit.phases
+    return fit.checkpoint.phases
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_what_has_no_meaning_is_left_out_of_a_sweep(
     assert {kind for method, kind in attempted if method == "PackNet"} == {"task"}
     said, complaints = capsys.readouterr()
     assert complaints == ""
-    assert "18 runs in 0:00:0" in said
+    assert "18 runs in " in said
     assert ": 10 finished, 8 not applicable\n" in said
     lines = [line for line in said.splitlines() if "has no meaning" in line]
     assert len(lines) == 2

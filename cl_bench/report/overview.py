@@ -1,0 +1,64 @@
+"""What the page says of all benchmarks: the ACC of each method, and their mean ranks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from cl_bench.report.answers import mean_ranks
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration
+from cl_bench.report.layout import Brief
+from cl_bench.report.rank_chart import rank_chart
+from cl_bench.report.tables import ACC
+
+
+def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[Brief]]]:
+    """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
+    runs of that benchmark follow, or else under the next."""
+    columns = []
+    for place, benchmark in enumerate(found):
+        counts = Counter(configuration.method for configuration in benchmark.configurations)
+        first: dict[str, Configuration] = {}
+        for configuration in best_of_methods(benchmark.configurations):  # in the order of the protocols
+            first.setdefault(configuration.method, configuration)
+        cells = []
+        for method in methods:
+            notes = [f"best of {counts[method]}"] if counts[method] > 1 else []
+            notes += [first[method].protocol] if method in first and len(benchmark.protocols) > 1 else []
+            text = ACC.cell(first[method].estimate("ACC")) if method in first else ""
+            cells.append(Brief(f"b{place}", text, ", ".join(notes) if text else ""))
+        columns.append(cells)
+    return list(zip(methods, map(list, zip(*columns, strict=True)), strict=True))
+
+
+def ranks(found: Sequence[Benchmark]) -> Markup | None:
+    """The mean ranks of the methods that all benchmarks have, by their highest ACC under the main protocol of each."""
+    scores = []
+    for benchmark in found:
+        main = [row for row in benchmark.configurations if row.protocol == "P1" and row.method not in BOUNDS]
+        best = best_of_methods(main)
+        scores.append({row.method: value.mean for row in best if (value := row.estimate("ACC"))})
+    of_methods = mean_ranks(scores)
+    return rank_chart(of_methods) if of_methods else None
+
+
+def bounds_first(method: str) -> tuple[bool, str]:
+    return method not in BOUNDS, method
+
+
+def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
+    """Of each method and protocol the configuration with the highest ACC, in the same order."""
+    best: dict[tuple[str, str], tuple[float, Configuration]] = {}
+    for configuration in configurations:
+        value = configuration.estimate("ACC")
+        reached = value.mean if value else -1.0
+        kind = (configuration.method, configuration.protocol)
+        if kind not in best or reached > best[kind][0]:
+            best[kind] = (reached, configuration)
+    return [
+        configuration
+        for configuration in configurations
+        if best[configuration.method, configuration.protocol][1] is configuration
+    ]
