@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -61,12 +64,17 @@ def explanation(word: str) -> str:
 
 def of_top(word: str) -> str:
     """The lines of a key outside all groups; of '' all of these keys."""
-    text = (CONF / "config.yaml").read_text().partition("\nhydra:")[0]
+    text = top()
     if found := lines_of(text, word) if word else text:
         return found
     if choices := [f"{group}={word}" for group in groups() if word in files_of(group)]:
         raise InputError(f"{word}: no such key; did you mean '{choices[0]}'?")
     raise InputError(f"{word}: no such key{nearest(word, {*keys_of(text), *groups()})}")
+
+
+def top() -> str:
+    """The YAML outside of all groups, without Hydra's own."""
+    return (CONF / "config.yaml").read_text().partition("\nhydra:")[0]
 
 
 def of_group(group: str, key: str) -> str:
@@ -77,7 +85,7 @@ def of_group(group: str, key: str) -> str:
             return explanation(place)
         texts = {f"{place}={name}": file.read_text() for name, file in files_of(place).items()} if rest else {}
         if found := {name: part for name, text in texts.items() if (part := lines_of(text, rest))}:
-            return "\n".join(f"# {name}\n{part}" for name, part in found.items())
+            return "\n\n".join(f"# {name}\n{part}" for name, part in found.items())
         if place == group and (part := of_every_choice(f"{group}.{rest}")):
             return f"# any {group}\n{part}"
         known |= {path if place == group else f"{place}.{path}" for text in texts.values() for path in keys_of(text)}
@@ -116,18 +124,117 @@ def first_comment(file: Path) -> str:
 
 
 def lines_of(text: str, key: str) -> str:
-    """The lines of a YAML file that set a dotted key, with their comments; '' where there is no such key.
+    """The lines of a YAML file that set a dotted key, with their comments, also those above; '' where it isn't there.
 
-    >>> print(lines_of("a: 1\\nb:  # of two\\n  c: 2  # the first\\n  d: 3\\n", "b.c"))
-      c: 2  # the first
+    >>> print(lines_of("a: 1\\nb:  # of two\\n  # the first\\n  c: 2\\n  d: 3  # the second\\n", "b.c"))
+      # the first
+      c: 2
     """
-    node, start, end = yaml.compose(text), 0, len(text.splitlines())
+    lines = text.splitlines()
+    node, start, end = yaml.compose(text), 0, len(lines)
     for name in key.split("."):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        starts = [own.start_mark.line for own, _ in pairs]
+        starts = [own.start_mark.line - len(above(lines, own)) for own, _ in pairs]
         place = next((i for i, (own, _) in enumerate(pairs) if own.value == name), None)
         if place is None:
             return ""
         start, end = starts[place], [*starts, end][place + 1]
         node = pairs[place][1]
-    return "\n".join(text.splitlines()[start:end]).rstrip()
+    return "\n".join(lines[start:end]).rstrip()
+
+
+def above(lines: Sequence[str], key: yaml.Node) -> list[str]:
+    """The lines of comment right above a key, which are of it; those that begin a file are of the file."""
+    line = key.start_mark.line
+    indent = len(lines[line]) - len(lines[line].lstrip())
+    found = list(takewhile(lambda text: text.startswith(" " * indent + "#"), reversed(lines[:line])))[::-1]
+    return found if len(found) < line else []
+
+
+# ------------------------------------------------------------------------------------- as tables of a page
+
+
+class Setting(NamedTuple):
+    """A key that can be set: as it is typed, its value as the file has it, what its comment says."""
+
+    key: str
+    value: str
+    meaning: str
+
+
+def settings_of(text: str, prefix: str = "") -> Iterator[Setting]:
+    """The keys of a YAML file, with a prefix, in their order; those that stand in its defaults are choices of groups.
+
+    >>> text = "a: 1.0  # how far\\nb:\\n  # of two\\n  # things\\n  c: [2]\\n"
+    >>> [tuple(setting) for setting in settings_of(text, "x.")]
+    [('x.a', '1.0', 'how far'), ('x.b.c', '[2]', 'of two things')]
+    """
+    lines = text.splitlines()
+
+    def below(node: yaml.Node, path: str) -> Iterator[Setting]:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else []:
+            if key.value == "defaults":
+                chosen = (entry for entry in value.value if isinstance(entry, yaml.MappingNode))
+                yield from (setting for entry in chosen for setting in below(entry, "") if " " not in setting.key)
+            elif isinstance(value, yaml.MappingNode) and not value.flow_style:
+                yield from below(value, f"{path}{key.value}.")
+            elif key.value != "_target_":
+                group = key.value.removeprefix("/")  # typed with the place where it belongs
+                name = f"{group}@{prefix}{group}" if group != key.value else f"{path}{key.value}"
+                last = value if value.end_mark.line == key.end_mark.line else key
+                beside = lines[key.end_mark.line][last.end_mark.column :].lstrip(": ")
+                meaning = " ".join(line.strip(" #") for line in [*above(lines, key), beside]).strip()
+                yield Setting(name, text[value.start_mark.index : value.end_mark.index], meaning)
+
+    return below(yaml.compose(text), prefix)
+
+
+def settings_named(word: str) -> dict[str, list[Setting]]:
+    """By each choice the keys that a word names: GROUP=NAME, all choices of a GROUP, or by '' a key outside of groups
+    and all below it. A group that belongs somewhere else is GROUP@PLACE.
+
+    Raises InputError for what there isn't.
+    """
+    name, _, choice = word.partition("=")
+    group, _, place = name.partition("@")
+    if group in groups():
+        explanation(word)  # refuses a choice that there isn't
+        files = {own: file for own, file in files_of(group).items() if choice in ("", own)}
+        return {own: list(settings_of(file.read_text(), f"{place or group}.")) for own, file in files.items()}
+    of_top(word)
+    return {"": [setting for setting in settings_of(top()) if f"{setting.key}.".startswith(f"{word}.")]}
+
+
+def keys_table(words: str) -> str:
+    """The keys that words name, as a Markdown table. Choices of a group share a row where a key means the same."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    for word in words.split():
+        found = settings_named(word)
+        keys: dict[str, dict[str, dict[str, list[str]]]] = {}  # by meaning, by value: of which choices
+        for choice, settings in found.items():
+            for key, value, meaning in settings:
+                keys.setdefault(key, {}).setdefault(meaning, {}).setdefault(value, []).append(f"`{choice}`")
+        for key, meanings in keys.items():
+            for meaning, values in meanings.items():
+                defaults = (
+                    ("must be given" if value == "???" else f"`{value}`")
+                    + (f" ({', '.join(choices)})" if len(choices) < len(found) else "")
+                    for value, choices in values.items()
+                )
+                lines.append(f"| `{key}` | {', '.join(defaults)} | {styled(meaning)} |")
+    return "\n".join(lines)
+
+
+TYPED = re.compile(
+    r"(?:(?<![^(])|(?<=[.;|] ))(?:[a-z0-9][\w.-]*|[A-Z])(?=:| \||$)"  # a choice, before what it means or between bars
+    r"|[\w./@]*[=_][\w./=@\[\],]*[\w\]]|\bnull\b"
+)
+
+
+def styled(comment: str) -> str:
+    """A comment as a cell of a Markdown table: what can be typed as code, bars escaped.
+
+    >>> print(styled("what answers. mean: the nearest | net: as in a_b, c=1; null: both"))
+    what answers. `mean`: the nearest \\| `net`: as in `a_b`, `c=1`; `null`: both
+    """
+    return TYPED.sub(lambda word: f"`{word[0]}`", comment).replace("|", "\\|")

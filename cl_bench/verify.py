@@ -15,10 +15,11 @@ from cl_bench.config import InputError
 from cl_bench.config.arguments import Parser
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import key_of, place
+from cl_bench.manual import keys_table
 from cl_bench.process import OWNER
 from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, configuration_of, keep, kept, ours, row_of
-from cl_bench.report.published_tables import HEADS, line_of, rewritten
+from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
 from cl_bench.report.runs import MACHINE, read, run_folders
 from cl_bench.runs.asked import by_itself, composed_of
 
@@ -38,7 +39,11 @@ def parser() -> Parser:
     found.add_argument("--seeds", help="of each run, e.g. 0,1,2; default: those of each number")
     found.add_argument("--no-run", action="store_true", help="compare the runs that are there, and begin none")
     found.add_argument("--keep", action="store_true", help="write the runs into results/*.csv of this checkout")
-    found.add_argument("--tables", action="store_true", help="only make the tables of README.md and docs/ again")
+    found.add_argument(
+        "--tables",
+        action="store_true",
+        help="make the tables of README.md and docs/ again, of numbers and of keys; without --keep nothing else",
+    )
     return found
 
 
@@ -46,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs, compares and returns the exit code: 1 where a number lies outside of what is expected or is missing."""
     try:
         options = parser().parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
-        if options.tables:
+        if options.tables and not options.keep:
+            if vars(options) != vars(parser().parse_args(["--tables"])):
+                raise InputError(
+                    "--tables: goes alone, or with --keep, which runs and keeps before the tables are made"
+                )
             return tables()
         overrides = [word for word in options.words if "=" in word]
         if seed := next((word for word in overrides if word.startswith("seed=")), None):
@@ -65,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.keep:
             for family, kept_rows in found.items():
                 keep(family, kept_rows)
+        if options.tables:
+            tables()
         return show(chosen, found)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -203,3 +214,9 @@ def tables() -> int:
             changed.append(page)
     print("\n".join(f"made again: {page}" for page in changed) or "all tables are up to date")
     return 0
+
+
+def rewritten(text: str) -> str:
+    """A page with its tables of results made again from the data, and its tables of keys from the comments of the
+    configuration. Raises InputError for a table of what there isn't."""
+    return remade(remade(text, "results", results_table), "keys", keys_table)

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
+
+from cl_bench.config.explain import paths_of
 from cl_bench.config.names import CONF
-from cl_bench.manual import explanation, files_of, groups, main
+from cl_bench.manual import explanation, files_of, groups, main, settings_of, top
+
+UNEXPLAINED = (
+    "experiment",
+    "tuned",
+    "tuned/scenario",
+    "benchmark",
+    "sweeps",
+    "hparams_search",
+    "hydra/launcher",
+    "logger",
+)
+
+
+def value_at(node: Any, key: str) -> Any:
+    """The value of a key with the prefix `x.`."""
+    for name in key.split(".")[1:]:
+        node = node[name]
+    return node
 
 
 @pytest.mark.parametrize(
@@ -38,7 +61,14 @@ def test_no_file_of_the_configuration_is_left_out() -> None:
         ("memory.images", ["  images: 200    # real images kept"]),
         ("method.selection", ["# method=er"]),
         ("optimizer.lr", ["# optimizer=adam", "# optimizer=sgd"]),
-        ("method.gan.n_critic", ["# gan=dcgan", "n_critic: 2           # critic steps per generator step"]),
+        (
+            "method.gan.n_critic",
+            [
+                "# gan=dcgan",
+                "# steps of the critic per step of the generator. More give the generator a better slope",
+                "n_critic: 2",
+            ],
+        ),
         ("method.gan.critic.hidden", ["# gan=mlp", "  hidden: [512, 256]  # width of each hidden layer"]),
         ("gan@method.gan=mlp", ["lambda_gp: 10.0       # weight of the gradient penalty"]),
         ("method.gan", ["gan=mlp  # WGAN-GP of two multi-layer perceptrons: quick, good enough for digits and MNIST."]),
@@ -49,6 +79,42 @@ def test_no_file_of_the_configuration_is_left_out() -> None:
 def test_a_key_is_shown_with_its_comment(word: str, lines: list[str]) -> None:
     said = explanation(word).splitlines()
     assert all(any(shown.startswith(line) for shown in said) for line in lines), said
+
+
+def test_the_comment_above_a_key_is_shown_with_it_and_not_with_the_key_before() -> None:
+    """Choices that have a key follow each other with an empty line between them."""
+    said = explanation("method.n_replay").split("\n\n")
+    assert {part.splitlines()[0] for part in said} >= {"# method=er", "# method=der"}
+    assert all(part.count("n_replay:") == 1 for part in said)
+    assert explanation("method.online") == f"# method=ewc\n{said_of('ewc', 'online')}"
+    assert explanation("method.decay").splitlines()[0] == "# method=continual_backprop"
+
+
+def said_of(method: str, key: str) -> str:
+    return next(line for line in files_of("method")[method].read_text().splitlines() if line.startswith(f"{key}:"))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(file for group in groups() if group not in UNEXPLAINED for file in files_of(group).values()),
+        CONF / "config.yaml",
+    ],
+    ids=lambda file: f"{file.parent.name}/{file.stem}",
+)
+def test_each_key_has_one_comment_beside_it_or_above_it(file: Path) -> None:
+    """What it is and what raising it does: tables of the pages are made from it."""
+    text = top() if file.stem == "config" else file.read_text()
+    lines, node = text.splitlines(), yaml.safe_load(text) or {}
+    found = {setting.key: setting for setting in settings_of(text, "x.")}
+    paths = {path for path in paths_of(node) if path.split(".")[0] != "defaults"}
+    leaves = {path for path in paths if not any(other.startswith(f"{path}.") for other in paths)}
+    assert {f"x.{path}" for path in leaves} <= found.keys()
+    assert max(map(len, lines)) <= 120
+    for setting in found.values():
+        assert setting.meaning, setting
+        if setting.key.startswith("x."):  # others are choices in the defaults
+            assert yaml.safe_load(setting.value) == value_at(node, setting.key), setting
 
 
 def test_the_keys_of_hydra_are_left_out() -> None:

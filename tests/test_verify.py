@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,13 @@ from conftest import there
 
 from cl_bench import __main__, verify
 from cl_bench.config import InputError
-from cl_bench.config.names import CONF, options_of
+from cl_bench.config.names import options_of
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report import published
 from cl_bench.report.published import Cell, Row, cells, keep, kept, ours
-from cl_bench.report.published_tables import BEGIN, END, line_of, markdown, rewritten
+from cl_bench.report.published_tables import line_of, markdown, results_table
+from cl_bench.verify import rewritten
 
-ROOT = CONF.parent
 FAMILIES = sorted(cells())
 QUICK = "dataset=digits method=finetune trainer.iterations=2 network.hidden=[4] scenario=class_incremental"
 
@@ -83,15 +84,6 @@ def test_every_cell_can_be_composed_and_every_kept_run_is_of_today(family: str) 
         assert verify.composed(cell.configuration)["choices"]["method"] == cell.method
 
 
-def test_the_tables_of_the_pages_are_made_from_the_data() -> None:
-    """`cl-bench verify --tables` makes them again."""
-    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
-    texts = {page: page.read_text() for page in pages}
-    assert any(BEGIN in text for text in texts.values())
-    for page, text in texts.items():
-        assert rewritten(text) == text, page
-
-
 # ------------------------------------------------------------------------------------------------ values
 
 
@@ -129,10 +121,16 @@ def test_a_table_by_hand() -> None:
     cell = Cell(experiment="split_mnist", overrides=("method=er",), value=0.5, range=(0, 1), source="A (2020)")
     assert line_of(cell, None)[2:] == [".500", ".000 to 1.000", "", "0 of 3", "not run here"]
     assert markdown([(cell, [row(0, 0.5), row(1, 0.7)])]).splitlines()[2:] == [
-        "| `split_mnist` `method=er` | `ACC` | .500 | .000 to 1.000 | .600 ± 1.271 | 2 of 3 | inside |",
+        "| `split_mnist` `method=er` | `ACC` | .500 | .000 to 1.000 | .600 ± 1.271 | 2 of 3 | inside | 1 |",
         "",
-        "`er`: Published: A (2020).",
+        "1. Published: A (2020).",
     ]
+
+
+def test_a_number_of_an_older_version_is_shown_until_there_is_one_of_todays() -> None:
+    cell = Cell(experiment="split_mnist", overrides=("method=er",), before=".61 ± .02, 2 seeds")
+    assert line_of(cell, None)[4:] == ["", "0 of 3", "measured before: .61 ± .02, 2 seeds"]
+    assert line_of(cell, Estimate(0.6, None, n=1))[4:] == [".600", "1 of 3", ""]
 
 
 @pytest.mark.parametrize(
@@ -171,16 +169,33 @@ def test_runs_are_kept_and_read_again(own: Path) -> None:
 
 
 def test_a_page_gets_its_table_and_keeps_the_rest(own: Path) -> None:
-    page = f"before\n\n{BEGIN}quick -->\nold\n{END}\n\nafter\n"
+    begin, end = "<!-- results of quick -->", "<!-- end of results -->"
+    page = f"before\n\n{begin}\nold\n{end}\n\n<!-- keys of memory -->\n<!-- end of keys -->\nafter `{begin}`\n"
     made = rewritten(page)
-    assert made.startswith(f"before\n\n{BEGIN}quick -->\n\n| experiment |")
-    assert made.endswith(f"\n\n{END}\n\nafter\n")
+    assert made.startswith(f"before\n\n{begin}\n\n| experiment |")
+    assert "\n| `memory.images` | `200` | " in made
+    assert made.endswith(f"\n\n<!-- end of keys -->\nafter `{begin}`\n")
     assert rewritten(made) == made
-    assert markdown([]) in rewritten(page.replace("quick", "method=er"))
-    with pytest.raises(InputError, match="there is no such family; did you mean 'quick'"):
-        rewritten(page.replace("quick", "quikc"))
-    with pytest.raises(InputError, match="has no end"):
-        rewritten(page.replace(END, ""))
+    for wrong, reason in {
+        page.replace("quick", "quikc"): "results of quikc: there is no such family; did you mean 'quick'",
+        page.replace(f"{end}\n", ""): "results of quick -->: has no end, ",
+        page.replace("keys of memory", "keys of memroy"): "memroy: no such key; did you mean 'memory'",
+        page.replace("keys of memory", "keys of method=err"): "method=err: no such method; did you mean 'er'",
+    }.items():
+        with pytest.raises(InputError, match=reason):
+            rewritten(wrong)
+
+
+def test_the_table_of_a_method_has_what_is_measured_or_published_and_follows_the_runs(own: Path) -> None:
+    """The cells of `own` are of finetune: one is published, the other is ours alone."""
+    assert results_table("method=er") == "Nothing is published for it or measured yet."
+    columns = [line.split(" | ")[1] for line in results_table("method=finetune").splitlines() if line.startswith("| `")]
+    assert columns == ["`ACC`"]
+    run = row(0, 0.25, overrides=tuple(QUICK.split()))  # type: ignore[arg-type]
+    keep("quick", [dataclasses.replace(run, metrics={"ACC": 0.25, "BWT": -0.125})])
+    lines = results_table("method=finetune").splitlines()
+    assert "| `ACC` | .500 | .000 to 1.000 | .250 | 1 of 2 | inside | 1 |" in lines[2]
+    assert "| `BWT` |  |  | -.125 | 1 of 2 |  |  |" in lines[3]
 
 
 # ----------------------------------------------------------------------------------------------- the command
@@ -202,7 +217,11 @@ def test_what_is_missing_runs_and_is_compared(
     assert "0 of 2   not run here" in capsys.readouterr().out
     assert not commands
     assert verify.main(["split_mnist", root, "--keep", "--seeds", "0"]) == 0
-    assert verify.main(["split_mnist", root, "--keep"]) == 0  # now seed 1
+    page = tmp_path / "README.md"
+    page.write_text("<!-- results of quick -->\n<!-- end of results -->\n")
+    monkeypatch.chdir(tmp_path)
+    assert verify.main(["split_mnist", root, "--keep", "--tables"]) == 0  # now seed 1
+    assert "| 2 of 2 | inside | 1 |" in page.read_text()
     assert [command[-2] for command in commands] == ["seed=0", "seed=1"]
     assert "2 of 2   inside" in capsys.readouterr().out
     rows = kept("quick")
@@ -223,6 +242,10 @@ def test_what_is_missing_runs_and_is_compared(
         (["--budget", "tpu"], "argument --budget: invalid choice: 'tpu' (choose from 'cpu', 'gpu'); see --help"),
         (["class_incremental_cifar100"], "--budget=cpu: class_incremental_cifar100 needs a GPU; choose gpu"),
         (["split_mnist", "seed=3"], "seed=3: which seeds run is said by --seeds 3"),
+        (
+            ["split_mnist", "--tables"],
+            "--tables: goes alone, or with --keep, which runs and keeps before the tables are made",
+        ),
         (["split_mnist", "sede=1", "--no-run"], "sede: no such key; did you mean 'seed'?"),
     ],
 )

@@ -32,6 +32,7 @@ class AGEM(Classifier):
         n_replay: images of memory in each step.
     """
 
+    family = "optimization"
     grows = True
     needs_borders: ClassVar[bool] = False
 

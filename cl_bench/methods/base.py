@@ -113,8 +113,8 @@ class Method(Learner):
     it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
     else how long, and by which optimizer, says nothing (but of a network that `method.first_task` trains). refused:
     keys of the configuration that it can't follow, and why. answers_by: how the names of what answers begin in its
-    state. grows: whether another run may go on with it, see `runs.continued`. index: of the task being learned, or
-    learned last; -1 before the first.
+    state. grows: whether another run may go on with it, see `runs.continued`. family: the kind of method, by which the
+    report colours it. index: of the task being learned, or learned last; -1 before the first.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -126,6 +126,7 @@ class Method(Learner):
     refused: ClassVar[dict[str, str]] = {}
     answers_by: ClassVar[tuple[str, ...]] = ("",)
     grows: ClassVar[bool] = False
+    family: ClassVar[str] = "other"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

@@ -67,6 +67,7 @@ class BiC(DistilledRehearsal):
             the paper's short descent stops somewhere; higher stays nearer to no correction.
     """
 
+    family = "rehearsal"
     grows = True
     kinds: tuple[Kind, ...] = ("class",)
 

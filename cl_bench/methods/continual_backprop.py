@@ -41,6 +41,8 @@ class ContinualBackprop(Classifier):
         utility: which contribution.
     """
 
+    family = "optimization"
+
     def __init__(
         self,
         problem: Problem,

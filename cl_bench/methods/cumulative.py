@@ -17,6 +17,7 @@ class Cumulative(Classifier):
     With epochs the cost grows with the square of the number of tasks; with iterations each task costs the same.
     """
 
+    family = "reference"
     grows = True
     refused: ClassVar[dict[str, str]] = {
         "trainer.patience": "learns all tasks so far, and validation images are of the current one alone",

@@ -62,6 +62,7 @@ class DEN(Growing, Classifier):
         new_units: k, in each hidden layer.
     """
 
+    family = "architecture"
     kinds: ClassVar[tuple[Kind, ...]] = ("task",)
     n_phases = 5
     born: nn.ParameterList

@@ -34,6 +34,7 @@ class DER(Classifier):
         n_replay: images in each draw; None: as many as the mini-batch has.
     """
 
+    family = "rehearsal"
     train_mask: ClassVar[TrainMask] = "all"
     needs_borders: ClassVar[bool] = False
 

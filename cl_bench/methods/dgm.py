@@ -56,6 +56,7 @@ class DGM(TwoPlayers, Classifier):
         generator_steps: mini-batches per task instead.
     """
 
+    family = "generative replay"
     plasticity: Tensor
     kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
     answers_by = ("discriminator.",)

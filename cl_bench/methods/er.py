@@ -29,6 +29,7 @@ class ER(Classifier):
             task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
     """
 
+    family = "rehearsal"
     grows = True
     needs_borders: ClassVar[bool] = False
 

@@ -29,6 +29,7 @@ class ERACE(Classifier):
         n_replay: images of memory in each step; None: as many as the mini-batch has.
     """
 
+    family = "rehearsal"
     grows = True
     needs_borders: ClassVar[bool] = False
 

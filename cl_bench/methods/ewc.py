@@ -40,6 +40,7 @@ class EWC(Classifier):
         fisher_samples: images used for F, None for all.
     """
 
+    family = "regularization"
     grows = True
     needs_borders: ClassVar[bool] = False
 

@@ -10,5 +10,6 @@ from cl_bench.methods.base import Classifier
 class Finetune(Classifier):
     """Objective at task t: the cross-entropy on its own images, from the weights that task t-1 left."""
 
+    family = "reference"
     grows = True
     needs_borders: ClassVar[bool] = False

@@ -31,6 +31,7 @@ class GEM(Classifier):
             the projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
     """
 
+    family = "optimization"
     grows = True
 
     def __init__(

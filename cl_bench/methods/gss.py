@@ -39,6 +39,7 @@ class GSS(Classifier):
         n_compared: images of memory whose gradients a new one is compared with; more see better what is kept already.
     """
 
+    family = "rehearsal"
     needs_borders: ClassVar[bool] = False
 
     def __init__(

@@ -47,6 +47,7 @@ class ICaRL(Exemplary):
             them do (the paper's "hybrid 1").
     """
 
+    family = "rehearsal"
     grows = True
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task")
     answers_by = ("network.", "means")

@@ -26,6 +26,7 @@ class JointGAN(Method):
         generator_steps: mini-batches instead.
     """
 
+    family = "reference"
     kinds = ("class", "task")
     answers_by = ("gan.discriminator.",)
     refused: ClassVar[dict[str, str]] = {

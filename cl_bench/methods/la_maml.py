@@ -47,6 +47,7 @@ class LaMAML(Classifier):
     Raises InputError for a network that an image can't train alone.
     """
 
+    family = "optimization"
     needs_borders: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {
         "trainer.gradient_clip": "clips by method.clip",

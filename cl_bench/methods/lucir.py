@@ -53,6 +53,7 @@ class LUCIR(Exemplary):
         top: K, new classes that an old image is held apart from.
     """
 
+    family = "rehearsal"
     grows = True
     kinds: tuple[Kind, ...] = ("class",)
 

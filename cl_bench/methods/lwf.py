@@ -49,6 +49,7 @@ class LwF(Classifier):
             the code behind the table of van de Ven and Tolias did until May 2019.
     """
 
+    family = "distillation"
     grows = True
 
     def __init__(

@@ -29,6 +29,7 @@ class MAS(Classifier):
         strength: lambda; higher forgets less and learns less.
     """
 
+    family = "regularization"
     grows = True
 
     def __init__(

@@ -44,6 +44,7 @@ class MER(Classifier):
     Raises InputError for an optimizer that isn't plain SGD, and for a network that an image can't train alone.
     """
 
+    family = "optimization"
     needs_borders: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {
         "trainer.gradient_clip": "steps image by image without an optimizer",

@@ -39,6 +39,7 @@ class MIR(Classifier):
     Raises InputError for fewer candidates than are to be retrieved.
     """
 
+    family = "rehearsal"
     grows = True
     needs_borders: ClassVar[bool] = False
 

@@ -50,6 +50,8 @@ class OGD(Classifier):
     Raises InputError for gradients that this machine can't hold, and for layers whose inputs can't be projected.
     """
 
+    family = "optimization"
+
     def __init__(
         self,
         problem: Problem,

@@ -40,6 +40,7 @@ class OML(Classifier):
         remembered: images of all meta-training classes in each step of the pretraining.
     """
 
+    family = "optimization"
     train_mask: ClassVar[TrainMask] = "all"
     needs_borders: ClassVar[bool] = False
 

@@ -47,6 +47,7 @@ class PNN(Growing, Method):
             learn nothing, the paper's control: what is gained by them is not transfer.
     """
 
+    family = "architecture"
     kinds: ClassVar[tuple[Kind, ...]] = ("task",)
     own: Tensor
 

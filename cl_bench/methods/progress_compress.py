@@ -54,6 +54,7 @@ class ProgressCompress(EWC):
         fisher_samples: images used for F_k, None for all.
     """
 
+    family = "architecture"
     grows = False
     n_phases = 2
     needs_borders: ClassVar[bool] = True

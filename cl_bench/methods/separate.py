@@ -22,6 +22,7 @@ class Separate(Growing, Classifier):
     means something.
     """
 
+    family = "reference"
     refused: ClassVar[dict[str, str]] = {
         "trainer.freeze_batch_norm": "starts anew in every task",
     }

@@ -24,6 +24,8 @@ class ShrinkPerturb(Classifier):
         noise: sigma; higher wakes dead units sooner, and disturbs what is learned.
     """
 
+    family = "optimization"
+
     def __init__(
         self, problem: Problem, network: Network, optimizer: Optimizer, *, shrink: NonNegative, noise: NonNegative
     ) -> None:

@@ -34,6 +34,7 @@ class SI(Classifier):
         consolidate_every: mini-batches after which Omega grows, theta* = theta and w = 0; None: when a task ends.
     """
 
+    family = "regularization"
     grows = True
     needs_borders: ClassVar[bool] = False
 

@@ -33,6 +33,7 @@ class SSIL(Classifier):
         n_replay: exemplars in each step; more weigh the past more.
     """
 
+    family = "rehearsal"
     grows = True
     kinds: tuple[Kind, ...] = ("class",)
 

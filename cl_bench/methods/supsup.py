@@ -46,6 +46,7 @@ class SupSup(Classifier):
             the superfluous ones blocked.
     """
 
+    family = "architecture"
     train_mask = "all"
 
     def __init__(

@@ -32,6 +32,7 @@ class WA(DistilledRehearsal):
             logit where features are not negative.
     """
 
+    family = "rehearsal"
     grows = True
     kinds: tuple[Kind, ...] = ("class",)
 

@@ -10,14 +10,18 @@ if __name__ == "__main__":  # at once: what follows takes its time
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from cl_bench.config import InputError
 from cl_bench.config.arguments import Parser
 from cl_bench.report.benchmarks import benchmarks
+from cl_bench.report.latex import PAPER, latex, named
 from cl_bench.report.page import render
+from cl_bench.report.pdf import charts
+from cl_bench.report.plots import BY_NAME
 from cl_bench.report.runs import read, select
-from cl_bench.report.tables import csv_of, latex, markdown
+from cl_bench.report.tables import csv_of, markdown, parquet_of, rows_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,21 +36,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="KEY=VALUE",
         help="only these runs, e.g. method=dgr,dgm dataset=mnist method.n_gen=1200",
     )
+    parser.add_argument(
+        "--columns",
+        metavar="NAME,NAME",
+        help="of table.md and table.tex, e.g. ACC,BWT,seconds: names as in results.csv",
+    )
+    parser.add_argument("--parquet", action="store_true", help="writes results.parquet, too (needs pyarrow)")
+    parser.add_argument("--pdf", action="store_true", help="writes each chart as a PDF into charts/, too")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: FOLDER/report of the first folder")
     try:
         options = parser.parse_args(arguments)
-        report(options.folders, options.where, options.out or options.folders[0] / "report")
+        report(
+            options.folders,
+            options.where,
+            options.out or options.folders[0] / "report",
+            options.columns,
+            options.parquet,
+            options.pdf,
+        )
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
+def report(
+    folders: Sequence[Path],
+    where: Sequence[str],
+    out: Path,
+    columns: str | None = None,
+    parquet: bool = False,
+    pdf: bool = False,
+) -> None:
     """Writes index.html, results.csv, table.md and table.tex, all of them or none: an older page stays until then.
 
-    Raises InputError where there is nothing to report of, or conditions that can't be met.
+    columns: of the two tables, see `latex.named`. parquet: results.parquet, too. pdf: charts/NAME.pdf, too. Raises
+    InputError where there is nothing to report of, for conditions and columns that can't be met, and without pyarrow.
     """
+    if parquet and find_spec("pyarrow") is None:
+        raise InputError("--parquet needs pyarrow: pip install 'cl_bench[parquet]'")
     runs, unread, copies = read(folders)
     for run in unread:
         if run.damaged:
@@ -54,17 +82,27 @@ def report(folders: Sequence[Path], where: Sequence[str], out: Path) -> None:
     if where:
         runs, unread = select(runs, where), []
     found = benchmarks(runs)
+    chosen = None if columns is None else named(columns, found)
+    head, rows = rows_of(runs, found, out)
+    page = render(found, runs, unread, copies, out, pdf)
     texts = {
-        "index.html": render(found, runs, unread, copies, out),
-        "table.md": markdown(found),
-        "table.tex": latex(found),
-        "results.csv": csv_of(runs, found, out),
+        "index.html": page,
+        "table.md": markdown(found, chosen),
+        "table.tex": latex(found, chosen or [BY_NAME[name] for name in PAPER]),
+        "results.csv": csv_of(head, rows),
     }
+    files = {name: text.encode(errors="replace") for name, text in texts.items()}  # a folder may have any name
+    if parquet:
+        files["results.parquet"] = parquet_of(head, rows)
+    if pdf:
+        files |= {f"charts/{name}.pdf": content for name, content in charts(page)}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new", dir=out) as beside:
-        for name, text in texts.items():
-            (Path(beside) / name).write_bytes(text.encode(errors="replace"))  # a folder may have any bytes in its name
-        for name in texts:
+        for name, content in files.items():
+            (Path(beside) / name).parent.mkdir(exist_ok=True)
+            (Path(beside) / name).write_bytes(content)
+        for name in files:
+            (out / name).parent.mkdir(exist_ok=True)
             (Path(beside) / name).replace(out / name)
     finished = sum(run.finished for run in runs)
     rest = len(runs) - finished + len(unread)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
 
 from cl_bench.config.signatures import constant
-from cl_bench.evaluation.statistics import Comparison, Estimate, compare, estimate
+from cl_bench.evaluation.statistics import Comparisons, Estimate, compare, estimate
 from cl_bench.report.labels import ABSENT, as_typed, differing, short, shown, telling
 from cl_bench.report.runs import Run
 
@@ -40,6 +40,7 @@ class Configuration:
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.label = self.full_label = self.brief = self.protocol = ""
+        self.numbers: dict[str, dict[int, float]] = {}
         self.runs = sorted(runs, key=lambda run: run.seed)
         first = self.runs[0]
         self.method, self.config, self.n_tasks = first.method, first.config, first.n_tasks
@@ -47,6 +48,11 @@ class Configuration:
 
     def name(self, protocol: str, label: str, full_label: str, brief: str) -> None:
         self.protocol, self.label, self.full_label, self.brief = protocol, label, full_label, brief
+
+    @property
+    def target(self) -> str:
+        """The path of the method's class."""
+        return str(self.config.get("method._target_"))
 
     @property
     def seeds(self) -> list[int]:
@@ -57,11 +63,11 @@ class Configuration:
         """The values of the method, and of what it keeps."""
         return {key: value for key, value in self.config.items() if key.startswith(OWN)}
 
-    @property
+    @cached_property
     def conditions(self) -> dict[str, Any]:
         """All values but those of the method, and the masks."""
         found = {key: value for key, value in self.config.items() if not key.startswith(OWN)} | self.rules
-        if stated_mask(self.config) == self.train_mask:  # of the method, as its paper has it
+        if stated_mask(self.target) == self.train_mask:  # of the method, as its paper has it
             found |= {key: STATED for key in ("scenario.train_mask", "mask.train") if key in found}
         return found
 
@@ -89,8 +95,10 @@ class Configuration:
         return ""
 
     def by_seed(self, name: str) -> dict[int, float]:
-        values = ((run.seed, run.number(name)) for run in self.runs)
-        return {seed: value for seed, value in values if value is not None}
+        if name not in self.numbers:  # each is asked for by several tables and figures
+            values = ((run.seed, run.number(name)) for run in self.runs)
+            self.numbers[name] = {seed: value for seed, value in values if value is not None}
+        return self.numbers[name]
 
     def estimate(self, name: str) -> Estimate | None:
         return estimate(list(self.by_seed(name).values()))
@@ -167,7 +175,7 @@ class Benchmark:
 
 
 @lru_cache(maxsize=256)
-def compared(rows: tuple[Configuration, ...], name: str) -> list[Comparison]:
+def compared(rows: tuple[Configuration, ...], name: str) -> Comparisons:
     """All pairs of the configurations of a protocol by a metric; three tables mark the best of them.
 
     None may be left out: to test those alone that came out best would find differences where there are none.
@@ -182,10 +190,11 @@ def by_protocol(configurations: Iterable[Configuration]) -> dict[str, tuple[Conf
     return {protocol: tuple(found[protocol]) for protocol in sorted(found, key=lambda name: int(name[1:]))}
 
 
-def stated_mask(config: Mapping[str, Any]) -> str | None:
-    """The training mask of a method's paper, where its class states one."""
+@cache
+def stated_mask(method: str) -> str | None:
+    """The training mask of a method's paper, where its class states one; method: the path of that."""
     try:
-        return constant(str(config.get("method._target_")), "train_mask")
+        return constant(method, "train_mask")
     except LookupError:
         return None
 

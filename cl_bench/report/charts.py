@@ -1,6 +1,6 @@
 """Charts as inline SVG, drawn with the page's own colours: they follow its dark mode and need no script.
 
-Every series has a colour and a marker, and lines a dash, so that none depends on its colour alone.
+Every mark says its name and value in a <title>, which a pointer shows, and charts.js on a tap.
 """
 
 from __future__ import annotations
@@ -12,39 +12,11 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from cl_bench.evaluation.statistics import Estimate
+from cl_bench.report.looks import DASHES, Style
 
 WIDTH, HEIGHT = 440, 300
 LEFT, TOP, BOTTOM = 64, 14, 48
 LETTER, LONGEST = 7.2, 19  # width of a letter of a label, about, and how many of them there are at most
-COLOURS, MARKERS, DASHES = 8, 7, ("", "6 3", "2 3", "9 3 2 3")
-
-SHAPES = (
-    '<circle r="4"/>',
-    '<rect x="-3.6" y="-3.6" width="7.2" height="7.2"/>',
-    '<path d="M0-4.8 4.6 3.4H-4.6Z"/>',
-    '<path d="M0-5.2 5.2 0 0 5.2-5.2 0Z"/>',
-    '<path d="M0 4.8 4.6-3.4H-4.6Z"/>',
-    '<path class="open" d="M0-5V5M-5 0H5"/>',
-    '<path class="open" d="M-4-4 4 4M-4 4 4-4"/>',
-)
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a series looks everywhere: numbers of its colour, marker and dash."""
-
-    colour: int
-    marker: int
-    dash: int
-
-    @staticmethod
-    def of(method: int, configuration: int = 0) -> Style:
-        """Methods differ in colour and marker, the configurations of one in marker and dash."""
-        return Style(method % COLOURS, (method + configuration) % MARKERS, (method // MARKERS + configuration) % 4)
-
-    @property
-    def shape(self) -> str:
-        return SHAPES[self.marker]
 
 
 @dataclass(frozen=True)
@@ -78,23 +50,26 @@ class Axis:
         return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values, about five of them.
+        """Round values, four to ten of them.
 
         >>> Axis("accuracy", [0, 100]).ticks()
         [0, 20, 40, 60, 80, 100]
         """
         low, high = self.low, self.high
-        if self.log and high - low > 0.7:
+        if self.log:
             powers = range(math.floor(low), math.ceil(high) + 1)
-            factors = (1,) if high - low > 2.5 else (1, 3) if high - low > 1 else (1, 2, 5)
-            found = [factor * 10.0**power for power in powers for factor in factors]
-            return [value for value in found if low <= math.log10(value) <= high]
-        if self.log:  # less than a power of ten
+            for factors in ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7)):
+                found = [factor * 10.0**power for power in powers for factor in factors]
+                found = [value for value in found if low <= math.log10(value) <= high]
+                if len(found) >= 4:
+                    return found[:: -(-len(found) // 8)]
             low, high = 10**low, 10**high
-        step = 10 ** math.floor(math.log10((high - low) / 4))
-        step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= 6)
-        start, end = math.ceil(low / step), math.floor(high / step)
-        return [round(i * step, 10) for i in range(start, end + 1)]
+        unit = 10 ** math.floor(math.log10((high - low) / 4))
+        for factor in (10, 5, 2, 1):
+            start, end = math.ceil(low / (factor * unit)), math.floor(high / (factor * unit))
+            if end - start >= 3:
+                break
+        return [round(i * factor * unit, 10) for i in range(start, end + 1)]
 
 
 def line_chart(
@@ -106,107 +81,60 @@ def line_chart(
     joined: bool = True,
     lines: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> Markup:
-    """Lines with markers and intervals, each named where it ends.
+    """Lines with markers and intervals, each named beside the area, with a leader to its end.
 
     ticks: of the x axis, (value, text). joined: whether there is anything between two ticks. lines: to hold the others
-    against, by their names, which stand where they begin.
+    against, by their names.
     """
-    right = WIDTH - 12 - LETTER * max(len(cut(curve.label)) for curve in series)
+    references = lines or {}
+    names = [*(curve.label for curve in series), *references]
+    right = WIDTH - 12 - LETTER * max(len(cut(label)) for label in names)
     frame = Frame(x, y, right)
     parts = frame.axes(ticks)
-    for name_of_line, points_of_line in (lines or {}).items():
+    ends = [(frame.x(middle(at)), frame.y(value.mean)) for at, value in (curve.points[-1] for curve in series)]
+    for points_of_line in references.values():
         places = [(frame.x(at), frame.y(value)) for at, value in points_of_line]
-        path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in places)
-        px, py = places[0]
-        parts.append(f'<path class="reference" d="{path}"/>')
-        parts.append(f'<text class="reference" x="{px + 4:.1f}" y="{py - 4:.1f}">{escape(name_of_line)}</text>')
+        parts.append(f'<path class="reference" d="{path_of(places)}"/>')
+        ends.append(places[-1])
     for place, curve in enumerate(series):
         shift = 2.5 * (place - (len(series) - 1) / 2) / max(1, len(series) / 4)  # intervals side by side
         points = [(frame.x(middle(at)) + shift, frame.y(value.mean), value) for at, value in curve.points]
-        path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py, _ in points)
+        path = path_of([(px, py) for px, py, _ in points])
         dash = f' stroke-dasharray="{DASHES[curve.style.dash]}"' if curve.style.dash else ""
         parts += [opening(curve), f'<path class="line" d="{path}"{dash}/>' if joined else ""]
         for (px, py, value), (at, _) in zip(points, curve.points, strict=True):
             parts += [frame.upright(px, value), marker(curve, px, py, f"{x.title} {x.write(middle(at))}", y, value)]
         parts.append("</g>")
-    ends = [frame.y(curve.points[-1][1].mean) for curve in series]
-    for curve, end, label in zip(series, ends, spread(ends, 13, TOP + 4, HEIGHT - BOTTOM), strict=True):
-        start = frame.x(middle(curve.points[-1][0])) + 6
+    openings = [*map(opening, series), *['<g class="held">'] * len(references)]
+    heights = spread([end for _, end in ends], 13, TOP + 4, HEIGHT - BOTTOM)
+    for head, name_of_line, (start, end), label in zip(openings, names, ends, heights, strict=True):
         parts += [
-            opening(curve),
-            f'<path class="leader" d="M{start:.1f} {end:.1f}L{right + 1:.1f} {label:.1f}h3"/>',
-            f'<text x="{right + 7:.1f}" y="{label + 4:.1f}">{escape(cut(curve.label))}</text></g>',
+            head,
+            f'<path class="leader" d="M{start + 6:.1f} {end:.1f}L{right + 1:.1f} {label:.1f}h3"/>',
+            f'<text x="{right + 7:.1f}" y="{label + 4:.1f}">{escape(cut(name_of_line))}</text></g>',
         ]
     return frame.drawing(name, parts, len(series))
 
 
-def scatter(name: str, x: Axis, y: Axis, series: Sequence[Series], front: Sequence[tuple[float, float]] = ()) -> Markup:
-    """Points with intervals both ways, each named beside it where there is room (the legend names all).
-
-    front: the points that no other beats both ways, from the left; a line of steps joins them.
-    """
-    frame = Frame(x, y, WIDTH - 12)
-    parts = frame.axes([(value, x.write(value)) for value in x.ticks()])
-    if len(front) > 1:
-        steps = [f"M{frame.x(front[0][0]):.1f} {frame.y(front[0][1]):.1f}"]
-        steps += [f"H{frame.x(across):.1f}V{frame.y(up):.1f}" for across, up in front[1:]]
-        parts.append(f'<path class="front" d="{"".join(steps)}"/>')
-    places = [(frame.x(middle(at)), frame.y(value.mean)) for curve in series for at, value in curve.points]
-    taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in places]
-    for curve in series:
-        parts.append(opening(curve))
-        for at, value in curve.points:
-            px, py = frame.x(middle(at)), frame.y(value.mean)
-            parts += [frame.upright(px, value), frame.level(at, py)]
-            parts.append(marker(curve, px, py, f"{x.title} {x.write(middle(at))}", y, value))
-            if place := free_place(px, py, LETTER * len(cut(curve.label)), taken, frame):
-                box, anchor = place
-                taken.append(box)
-                at_x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]
-                label = escape(cut(curve.label))
-                parts.append(f'<text x="{at_x:.1f}" y="{box[3] - 3:.1f}" text-anchor="{anchor}">{label}</text>')
-        parts.append("</g>")
-    return frame.drawing(name, parts, len(series))
-
-
-Box = tuple[float, float, float, float]
-
-
-def free_place(px: float, py: float, width: float, taken: Sequence[Box], frame: Frame) -> tuple[Box, str] | None:
-    """The first place around a point where a label of this width covers nothing, and which of its ends is at the
-    point; None if there is none."""
-    left, centre = -8 - width, -width / 2
-    for dx, dy, anchor in (
-        (8, -7, "start"),
-        (left, -7, "end"),
-        (centre, -21, "middle"),
-        (centre, 7, "middle"),
-        (7, -19, "start"),
-        (7, 5, "start"),
-        (left, -19, "end"),
-        (left, 5, "end"),
-    ):
-        box = (px + dx, py + dy, px + dx + width, py + dy + 14)
-        inside = box[0] > LEFT and box[2] < frame.right + 10 and box[1] > 0 and box[3] < HEIGHT - BOTTOM
-        if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
-            return box, anchor
-    return None
+def path_of(points: Sequence[tuple[float, float]]) -> str:
+    """Straight lines through points."""
+    return "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
 
 
 class Frame:
     """The area of a chart between its axes."""
 
-    def __init__(self, x: Axis, y: Axis, right: float) -> None:
-        self.x_axis, self.y_axis, self.right = x, y, right
+    def __init__(self, x: Axis, y: Axis, right: float, height: float = HEIGHT) -> None:
+        self.x_axis, self.y_axis, self.right, self.height = x, y, right, height
 
     def x(self, value: float) -> float:
         return LEFT + self.x_axis.place(value) * (self.right - LEFT)
 
     def y(self, value: float) -> float:
-        return HEIGHT - BOTTOM - self.y_axis.place(value) * (HEIGHT - BOTTOM - TOP)
+        return self.height - BOTTOM - self.y_axis.place(value) * (self.height - BOTTOM - TOP)
 
     def axes(self, ticks: Sequence[tuple[float, str]]) -> list[str]:
-        base = HEIGHT - BOTTOM
+        base = self.height - BOTTOM
         parts = [f'<path class="axis" d="M{LEFT} {base}H{self.right:.1f}"/>']
         for value in self.y_axis.ticks():
             at = self.y(value)
@@ -217,9 +145,9 @@ class Frame:
             parts.append(f'<path class="axis" d="M{at:.1f} {base}v4"/>')
             parts.append(f'<text x="{at:.1f}" y="{base + 18}" text-anchor="middle">{escape(text)}</text>')
         centre = (LEFT + self.right) / 2
-        middle_y = (TOP + base) / 2
+        middle_y, below = (TOP + base) / 2, self.height - 8
         titles = (
-            f'<text class="title" x="{centre:.1f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(self.x_axis.title)}'
+            f'<text class="title" x="{centre:.1f}" y="{below}" text-anchor="middle">{escape(self.x_axis.title)}'
             f'</text><text class="title" transform="translate(14 {middle_y:.1f}) rotate(-90)" text-anchor="middle">'
             f"{escape(self.y_axis.title)}</text>"
         )
@@ -229,27 +157,37 @@ class Frame:
         """The interval of a y value."""
         if value.half is None:
             return ""
-        low, high = (self.y(min(max(end, self.ends[0]), self.ends[1])) for end in interval(value))
+        low, high = self.up(value)
         return f'<path class="interval" d="M{px:.1f} {low:.1f}V{high:.1f}m-3 0h6M{px - 3:.1f} {low:.1f}h6"/>'
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        return self.y_axis.low, self.y_axis.high
 
     def level(self, value: float | Estimate, py: float) -> str:
         """The interval of an x value, as far as the axis goes."""
         if not isinstance(value, Estimate) or value.half is None:
             return ""
+        start, end = self.across(value)
+        return f'<path class="interval" d="M{start:.1f} {py:.1f}H{end:.1f}"/>'
+
+    def across(self, value: Estimate) -> tuple[float, float]:
+        """From where to where the interval of an x value goes."""
         low, high = interval(value)
         start = 0.0 if self.x_axis.log and low <= 0 else max(0.0, self.x_axis.place(low))
         end = min(1.0, self.x_axis.place(high))
-        start, end = (LEFT + share * (self.right - LEFT) for share in (start, end))
-        return f'<path class="interval" d="M{start:.1f} {py:.1f}H{end:.1f}"/>'
+        return LEFT + start * (self.right - LEFT), LEFT + end * (self.right - LEFT)
+
+    def up(self, value: Estimate) -> tuple[float, float]:
+        """From where to where the interval of a y value goes, the lower end first."""
+        ends = self.y_axis.low, self.y_axis.high
+        low, high = (self.y(min(max(end, ends[0]), ends[1])) for end in interval(value))
+        return low, high
 
     def drawing(self, name: str, parts: Sequence[str], count: int) -> Markup:
         label = f"{name}: {self.y_axis.title} against {self.x_axis.title}, {count} series"
-        inner = "".join(parts)
-        return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{inner}</svg>')
+        return drawing(label, self.height, parts)
+
+
+def drawing(label: str, height: float, parts: Sequence[str]) -> Markup:
+    inner = "".join(parts)
+    return Markup(f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label)}">{inner}</svg>')
 
 
 def opening(series: Series) -> str:
@@ -257,9 +195,17 @@ def opening(series: Series) -> str:
 
 
 def marker(series: Series, px: float, py: float, where: str, y: Axis, value: Estimate) -> str:
-    interval = "" if value.half is None else f" ± {y.write(value.half)}"
-    title = escape(f"{series.label}: {y.title} {y.write(value.mean)}{interval}, {where}, n = {value.n}")
-    return f'<g transform="translate({px:.1f} {py:.1f})"><title>{title}</title>{series.style.shape}</g>'
+    return mark(px, py, said(series, where, y, value), series.style.shape)
+
+
+def said(series: Series, where: str, axis: Axis, value: Estimate) -> str:
+    """What a mark says when it is pointed at: its name and value."""
+    interval = "" if value.half is None else f" ± {axis.write(value.half)}"
+    return f"{series.label}: {axis.title} {axis.write(value.mean)}{interval}, {where}, n = {value.n}"
+
+
+def mark(px: float, py: float, text: str, shape: str) -> str:
+    return f'<g class="mark" transform="translate({px:.1f} {py:.1f})"><title>{escape(text)}</title>{shape}</g>'
 
 
 def swatch(style: Style) -> Markup:
@@ -279,8 +225,10 @@ def middle(value: float | Estimate) -> float:
     return value.mean if isinstance(value, Estimate) else value
 
 
-def cut(label: str) -> str:
-    return label if len(label) <= LONGEST else label[: LONGEST - 1] + "…"
+def cut(label: str, longest: int = LONGEST) -> str:
+    """A label without its middle where it is too long: it begins with the method and ends with what tells it apart."""
+    half = longest // 2
+    return label if len(label) <= longest else f"{label[: longest - half - 1]}…{label[-half:]}"
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -14,7 +14,7 @@ from cl_bench.record import MOST_TASKS, measured_rows, thinned
 from cl_bench.report.answers import leaders, published_beside
 from cl_bench.report.benchmarks import Benchmark, Configuration, mixtures, sweeps
 from cl_bench.report.budgets import NONE, at_equal_budgets
-from cl_bench.report.charts import Style, swatch
+from cl_bench.report.charts import swatch
 from cl_bench.report.comparisons import comparisons
 from cl_bench.report.details import details, link
 from cl_bench.report.labels import as_typed, short, shown
@@ -29,6 +29,7 @@ from cl_bench.report.layout import (
     Row,
     Sample,
 )
+from cl_bench.report.looks import FAMILIES, Look, Style, looks_of
 from cl_bench.report.overview import best_of_methods, bounds_first, overview, ranks
 from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.published_tables import HEADS
@@ -51,16 +52,28 @@ MORE += ("plasticity_gap", "answer_bytes", "growth_rate")
 """Numbers whose columns are left out first where a table is wider than the window."""
 
 
-def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unread], copies: int, out: Path) -> str:
-    """The page as HTML that needs nothing else, to lie in `out`."""
+def render(
+    found: Sequence[Benchmark],
+    runs: Sequence[Run],
+    unread: Sequence[Unread],
+    copies: int,
+    out: Path,
+    pdf: bool = False,
+) -> str:
+    """The page as HTML that needs nothing else, to lie in `out`. pdf: it links to the charts as files, see `pdf`."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    # those that bound the others come first, and colours and markers go by method, the same in every benchmark
+    # those that bound the others come first; a method looks the same in every benchmark
     methods = sorted(
         {configuration.method for benchmark in found for configuration in benchmark.configurations}, key=bounds_first
+    )
+    looks = looks_of(
+        (configuration.method, configuration.target)
+        for benchmark in found
+        for configuration in benchmark.configurations
     )
     numbers = {
         configuration: str(i)
@@ -71,7 +84,7 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     left = PICTURES
     sections = []
     for place, benchmark in enumerate(found):
-        section = Section(benchmark, methods, numbers, left)
+        section = Section(benchmark, looks, numbers, left)
         left -= len(section.samples)
         sections.append(section.content(f"b{place}"))
     unfinished = [
@@ -102,13 +115,17 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
     finished = sum(run.finished for run in runs)
     return environment.get_template("page.html").render(
         style=Markup((here / "page.css").read_text()),
-        script=Markup((here / "page.js").read_text()),
+        script=Markup((here / "page.js").read_text() + (here / "charts.js").read_text()),
         details=details(found, numbers, out),
         sections=sections,
+        families=[
+            (place, family) for place, family in enumerate(FAMILIES) if family in {of.family for of in looks.values()}
+        ],
         overview=overview(found, methods) if len(found) > 1 else [],
         ranks=ranks(found),
         published_heads=HEADS,
         more=MORE,
+        pdf=pdf,
         finished=finished,
         configurations=len(numbers),
         unfinished=sorted(unfinished, key=lambda run: (run.status, run.folder)),
@@ -119,11 +136,11 @@ def render(found: Sequence[Benchmark], runs: Sequence[Run], unread: Sequence[Unr
 class Section:
     """A benchmark as the page tells it.
 
-    methods: of the whole page, in order. numbers: of all its configurations. pictures: how many it may show.
+    looks: of the methods of the page. numbers: of all its configurations. pictures: how many it may show.
     """
 
     def __init__(
-        self, benchmark: Benchmark, methods: Sequence[str], numbers: dict[Configuration, str], pictures: int
+        self, benchmark: Benchmark, looks: Mapping[str, Look], numbers: dict[Configuration, str], pictures: int
     ) -> None:
         self.benchmark, self.numbers = benchmark, numbers
         self.all = benchmark.configurations
@@ -131,9 +148,9 @@ class Section:
         self.styles: dict[Configuration, Style] = {}
         for configuration in self.all:
             rank = ranks[configuration.method] = ranks.get(configuration.method, -1) + 1
-            self.styles[configuration] = Style.of(methods.index(configuration.method), rank)
+            self.styles[configuration] = looks[configuration.method].style(rank)
         self.drawn = self.all if len(self.all) <= FEW else best_of_methods(self.all)
-        self.plots = Plots(self.drawn, numbers, self.styles, methods, benchmark.n_tasks, benchmark.shared_test)
+        self.plots = Plots(self.drawn, numbers, self.styles, looks, benchmark.n_tasks, benchmark.shared_test)
         self.samples = [sample for configuration in self.drawn if (sample := self.sample(configuration))]
         self.left_out = max(0, len(self.samples) - pictures)
         self.samples = self.samples[:pictures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +12,16 @@ from markupsafe import Markup
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration, Curve
-from cl_bench.report.charts import Axis, Series, Style, line_chart, middle, scatter
+from cl_bench.report.charts import Axis, Series, line_chart, middle
+from cl_bench.report.dot_plot import dot_plot
 from cl_bench.report.labels import as_typed, short, shown
+from cl_bench.report.looks import Look, Style
+from cl_bench.report.scatter import scatter
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, SIZES_PER_TASK, Column
 
 WHILE = "Before each training image was learned for the first time, mean over those of the task."
 BEFORE = "Before the task is learned: {}."
+MOST_LINES = 8  # that a reader can follow in one chart
 BY_NAME = {column.name: column for column in COLUMNS}
 
 
@@ -27,19 +32,24 @@ class Figure:
     caption: str
     numbers: list[list[str]]  # the same as a table, its head first
 
+    @property
+    def slug(self) -> str:
+        """The title as the name of a file."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
 
 @dataclass(frozen=True)
 class Plots:
     """What draws the charts of a benchmark.
 
     drawn: the configurations that a chart shows. numbers, styles: of each of them, and of those on a curve along a
-    parameter. methods: of the whole page, in order.
+    parameter. looks: of the methods of the whole page.
     """
 
     drawn: Sequence[Configuration]
     numbers: Mapping[Configuration, str]
     styles: Mapping[Configuration, Style]
-    methods: Sequence[str]
+    looks: Mapping[str, Look]
     n_tasks: int
     shared_test: bool = False
 
@@ -91,7 +101,7 @@ class Plots:
             ticks = [(value, along.write(value)) for value in along.ticks()]
             up = share_axis("accuracy" if self.shared_test else "accuracy on tasks so far, %", series)
             caption = "Mean over the tasks so far, while each is learned (evaluate_every)."
-            figures.append(Figure(title, line_chart(title, along, up, series, ticks), caption, numbers))
+            figures.append(Figure(title, lines_or_dots(title, along, up, series, ticks), caption, numbers))
         return figures
 
     def over_stream(self) -> Figure | None:
@@ -114,7 +124,7 @@ class Plots:
         )
         title = "Accuracy against images seen"
         ticks = [(value, along.write(value)) for value in along.ticks()]
-        chart = line_chart(title, along, share_axis("accuracy on what came, %", series), series, ticks)
+        chart = lines_or_dots(title, along, share_axis("accuracy on what came, %", series), series, ticks)
         return Figure(title, chart, "On the test images of what came, while the stream comes.", numbers)
 
     def plasticity(self) -> list[Figure]:
@@ -177,13 +187,14 @@ class Plots:
             elif points:
                 caption += f" {name.capitalize()}: {points[-1][1]:.1f}% in the end, beyond the axis."
         around = [value for line in lines.values() for _, value in line]
-        chart = line_chart(
+        chart = lines_or_dots(
             title,
             Axis(along, [1.0, float(max(2, self.n_tasks))], write=lambda value: f"{value:g}"),
             share_axis(up, series, around) if column.unit == "%" else axis_of(up, series),
             series,
             [(float(task + 1), str(task + 1)) for task in tasks[::every]],
             lines=lines,
+            better=column.better,
         )
         if len(tasks) < self.n_tasks and self.n_tasks > MOST_TASKS:
             caption += f" {len(tasks)} of {self.n_tasks} tasks are shown."
@@ -236,11 +247,11 @@ class Plots:
             numbers.append([label, *(column.cell(found.get(place)) for place in sorted(texts))])
             if line:
                 ids = " ".join(self.numbers[configuration] for _, configuration in points)
-                series.append(Series(label, ids, Style.of(self.methods.index(method), rank), line))
+                series.append(Series(label, ids, self.looks[method].style(rank), line))
         if not series:
             return None
         title = f"{column.title} against {short(key)}"
-        chart = line_chart(
+        chart = lines_or_dots(
             title,
             Axis(
                 short(key) + (", logarithmic" if log else ""), list(placed.values()), log=log, write=lambda v: texts[v]
@@ -249,8 +260,25 @@ class Plots:
             series,
             sorted(texts.items()),
             joined=numeric,
+            better=column.better,
         )
         return Figure(title, chart, column.meaning.capitalize() + ".", numbers)
+
+
+def lines_or_dots(
+    title: str,
+    x: Axis,
+    y: Axis,
+    series: Sequence[Series],
+    ticks: Sequence[tuple[float, str]],
+    joined: bool = True,
+    lines: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    better: int = 1,
+) -> Markup:
+    """A line for each series, or of more than a reader can follow a row of dots for each."""
+    if len(series) <= MOST_LINES:
+        return line_chart(title, x, y, series, ticks, joined, lines)
+    return dot_plot(title, x, y, series, better or 1, {name: line[-1][1] for name, line in (lines or {}).items()})
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -32,8 +32,9 @@ class Cell(BaseModel):
     published; None where there is none, and the number is ours alone. spread: published beside it. range: between
     which two numbers, both included, ours is expected; None: it is reported only. seeds: of our runs. source: the
     paper, with its table. differs: what our protocol does in another way. why: why ours lies outside, where an
-    experiment showed it. device: gpu, where a CPU takes many hours. minutes: that one run takes on one core of a CPU,
-    or on a GPU, where that is known.
+    experiment showed it. before: ours by an older version of cl_bench, shown until there is a run of today's. device:
+    gpu, where a CPU takes many hours. minutes: that one run takes on one core of a CPU, or on a GPU, where that is
+    known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,7 @@ class Cell(BaseModel):
     source: str = ""
     differs: str = ""
     why: str = ""
+    before: str = ""
     device: Literal["cpu", "gpu"] = "cpu"
     minutes: Annotated[float, Field(gt=0)] | None = None
 
@@ -82,7 +84,8 @@ class Cell(BaseModel):
     def verdict(self, ours: Estimate | None) -> str:
         """Where our mean lies, and whether chance may have put it there, as far as the seeds tell."""
         if not ours:
-            return "not run here" + ": needs a GPU" * (self.device == "gpu")
+            missing = "not run here" + ": needs a GPU" * (self.device == "gpu")
+            return f"measured before: {self.before}" if self.before else missing
         placed = self.placed(ours)
         if placed in ("above", "below") and self.range and ours.half is not None:
             low, high = self.range

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 from cl_bench.config import InputError
 from cl_bench.config.errors import nearest
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report.published import Cell, Row, cells, kept, ours
 
-HEADS = ("experiment", "metric", "published", "expected", "ours", "seeds", "")
+HEADS = ("experiment", "metric", "published", "expected", "ours", "seeds", "verdict")
 
 
 def line_of(cell: Cell, found: Estimate | None) -> list[str]:
@@ -40,44 +41,55 @@ def number(value: float) -> str:
 
 
 def markdown(found: Iterable[tuple[Cell, Sequence[Row]]]) -> str:
-    """A table of cells with the rows of their family, and below it their sources, differences and causes."""
-    lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
-    notes: dict[str, list[str]] = {}
+    """A table of cells with the rows of their family, and below it their sources, differences and causes by number."""
+    heads = [*HEADS, "notes"]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    numbers: dict[str, int] = {}
     for cell, rows in found:
         texts = line_of(cell, ours(cell, rows))
         texts[:2] = [" ".join(f"`{word}`" for word in text.split()) for text in texts[:2]]
+        notes = filter(None, (cell.source and f"Published: {cell.source}.", cell.differs, cell.why))
+        texts.append(", ".join(map(str, sorted(numbers.setdefault(note, len(numbers) + 1) for note in notes))))
         lines.append(f"| {' | '.join(texts)} |")
-        for note in (cell.source and f"Published: {cell.source}.", cell.differs, cell.why):
-            if note:
-                notes.setdefault(note, []).append(f"`{cell.method}`")
-    for note, methods in notes.items():
-        lines += ["", f"{', '.join(dict.fromkeys(methods))}: {note}"]
+    if numbers:
+        lines += ["", *(f"{number}. {note}" for note, number in numbers.items())]
     return "\n".join(lines)
 
 
-BEGIN, END = "<!-- results of ", "<!-- end of results -->"
-"""What stands around a table in a page that is made from the data: BEGIN NAME -->, a family or method=NAME, and END."""
+def remade(text: str, kind: str, table: Callable[[str], str]) -> str:
+    """A page with each of its tables of a kind made again: what stands between the lines `<!-- KIND of NAME -->` and
+    `<!-- end of KIND -->` is what `table` makes of the name. Raises InputError for one that has no end.
+
+    >>> print(remade("<!-- sums of 1 2 -->\\nold\\n<!-- end of sums -->", "sums", lambda name: name.replace(" ", "+")))
+    <!-- sums of 1 2 -->
+    <BLANKLINE>
+    1+2
+    <BLANKLINE>
+    <!-- end of sums -->
+    """
+    end = f"<!-- end of {kind} -->"
+    done, *parts = re.split(rf"^<!-- {kind} of (.*) -->$", text, flags=re.MULTILINE)
+    for name, rest in zip(parts[::2], parts[1::2], strict=True):
+        _, found, after = rest.partition(f"\n{end}")
+        if not found:
+            raise InputError(f"<!-- {kind} of {name} -->: has no end, {end}")
+        done += f"<!-- {kind} of {name} -->\n\n{table(name)}\n\n{end}{after}"
+    return done
 
 
-def rewritten(text: str) -> str:
-    """A page with each of its tables made again. Raises InputError for a table of what there isn't."""
-    parts = text.split(BEGIN)
-    done = [parts[0]]
-    for part in parts[1:]:
-        name, _, rest = part.partition(" -->")
-        _, end, after = rest.partition(END)
-        if not end:
-            raise InputError(f"{BEGIN}{name} -->: has no end")
-        done.append(f"{name} -->\n\n{markdown(selected(name))}\n\n{END}{after}")
-    return BEGIN.join(done)
+def results_table(name: str) -> str:
+    """The table of a family, or of method=NAME what is measured or published of it in all families.
 
-
-def selected(name: str) -> Iterator[tuple[Cell, Sequence[Row]]]:
-    """The cells of a family, or of method=NAME in all families, with the rows of their families."""
+    Raises InputError for a family that there isn't.
+    """
     method = name.partition("method=")[2]
     if not method and name not in cells():
-        raise InputError(f"{BEGIN}{name} -->: there is no such family{nearest(name, cells())}")
+        raise InputError(f"results of {name}: there is no such family{nearest(name, cells())}")
+    found = []
     for family, content in cells().items():
-        if method or family == name:
-            rows = kept(family)
-            yield from ((cell, rows) for cell in content if not method or cell.method == method)
+        rows = kept(family)
+        if not method and family == name:
+            found += [(cell, rows) for cell in content]
+        own = [cell for cell in content if method and cell.method == method]
+        found += [(cell, rows) for cell in own if cell.value is not None or cell.before or ours(cell, rows)]
+    return markdown(found) if found else "Nothing is published for it or measured yet."

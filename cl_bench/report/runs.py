@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +194,16 @@ def read_run(folder: Path) -> Run | Unread:
     config = {
         key: value
         for key, value in flat(as_ever(by_content(settings))).items()
-        if not key.startswith("memory.") or keeps_images(settings)
+        if not key.startswith("memory.") or keeps_images(str(settings["method"].get("_target_")))
     }
     return Run(folder, results, config, dataset, scenario, method, changed)
 
 
-def keeps_images(settings: Mapping[str, Any]) -> bool:
+@cache
+def keeps_images(method: str) -> bool:
     """Whether the key `memory` has an effect on a run: whether its method takes it, as far as that is known."""
     try:
-        return "memory" in parameters(str(settings["method"].get("_target_")))
+        return "memory" in parameters(method)
     except LookupError:
         return True
 

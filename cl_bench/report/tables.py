@@ -6,8 +6,9 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import COSTS, PLASTICITY, SIZES
@@ -16,6 +17,7 @@ from cl_bench.report.labels import as_typed
 from cl_bench.report.runs import MEMORY, Run
 
 MINUS = "\N{MINUS SIGN}"
+NULL = "null"  # of a key in a table
 
 
 @dataclass(frozen=True)
@@ -131,19 +133,16 @@ def best_of(configurations: Sequence[Configuration], column: Column) -> set[Conf
         rivals = {place for place in means if rows[place].method not in BOUNDS}
         if len(rivals) > 1:
             top = max(rivals, key=lambda place: column.better * means[place])
-            pairs = [pair for pair in compared(rows, column.name) if pair.clear]
-            beaten = {pair.second for pair in pairs if pair.first == top and column.better * pair.difference.mean > 0}
-            beaten |= {pair.first for pair in pairs if pair.second == top and column.better * pair.difference.mean < 0}
-            if rivals <= beaten | {top}:
+            if rivals <= compared(rows, column.name).clearly_below(top, column.better) | {top}:
                 best.add(rows[top])
     return best
 
 
-def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
-    """One row per run: what it is, its metrics and costs, every value of its configuration.
+def rows_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> tuple[list[str], list[list[Any]]]:
+    """The heads, and one row per run: what it is, its metrics and costs, every value of its configuration.
 
     Runs that aren't finished have no metrics: theirs tell of fewer tasks and must not be averaged with others.
-    Folders are relative to `out`, where it will lie.
+    Folders are relative to `out`, where the table will lie. None: not measured, or no key of the run; NULL: its value.
     """
     place = {
         run.folder: (benchmark, configuration)
@@ -153,48 +152,72 @@ def csv_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> str:
     }
     runs = sorted(runs, key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     metrics = list(dict.fromkeys(name for run in runs for name in run.results.metrics))
+    numbers = [*metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY]
     keys = sorted({key for run in runs for key in run.config})
     head = ["folder", "status", "reason", "dataset", "scenario", "method", "seed", "configuration", "protocol"]
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]
-    text = StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow([*head, *metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY, *keys])
+    rows = []
     for run in runs:
         results, (_, configuration) = run.results, place.get(run.folder, (None, None))
-        what = [
-            relative(run.folder, out),
-            results.status,
-            results.reason,
-            run.dataset,
-            run.scenario,
-        ]
-        what += [
-            run.method,
-            run.seed,
-            configuration and configuration.full_label,
-            configuration and configuration.protocol,
-            run.n_tasks,
-            run.tasks_done,
-        ]
-        what += [results.masks.train, results.masks.evaluation, results.device]
+        what = [relative(run.folder, out), results.status, results.reason, run.dataset, run.scenario, run.method]
+        what += [run.seed, configuration and configuration.full_label, configuration and configuration.protocol]
+        what += [run.n_tasks, run.tasks_done, results.masks.train, results.masks.evaluation, results.device]
         what += [results.versions.get("cl_bench")]
-        numbers = [
-            run.number(name) if run.finished else None for name in (*metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY)
-        ]
-        values = [as_typed(run.config[key]) if key in run.config else None for key in keys]
-        rows.writerow([*what, *numbers, *values])
+        measured = [run.number(name) if run.finished else None for name in numbers]
+        rows.append(
+            [*what, *measured, *(NULL if run.config.get(key, "") is None else run.config.get(key) for key in keys)]
+        )
+    return [*head, *numbers, *keys], rows
+
+
+def csv_of(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The rows as text, nothing for None."""
+    text = StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(head)
+    for row in rows:
+        table.writerow([value if value is None else as_typed(value) for value in row])
     return text.getvalue()
+
+
+def parquet_of(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:
+    """The rows as columns of one type each: whole numbers, numbers, yes or no, or else the text of results.csv."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    columns = [typed_column(values) for values in zip(*rows, strict=True)]
+    into = BytesIO()
+    write_table(pyarrow.table([pyarrow.array(values) for values in columns], names=list(head)), into)
+    return into.getvalue()
+
+
+def typed_column(values: Sequence[Any]) -> list[Any]:
+    """Values that one type holds.
+
+    >>> typed_column([1, None, 2.5]), typed_column([True, [1, 2]])
+    ([1.0, None, 2.5], ['true', '[1,2]'])
+    """
+    known = [value for value in values if value not in (None, NULL)]
+    kinds = set(map(type, known))
+    if kinds == {bool} or (kinds == {int} and all(-(2**63) <= value < 2**63 for value in known)):
+        return [None if value == NULL else value for value in values]
+    if known and kinds <= {int, float}:
+        return [None if value in (None, NULL) else float(value) for value in values]
+    texts = [None if value is None else as_typed(value) for value in values]
+    return [text and text.encode(errors="replace").decode() for text in texts]  # a folder may have any bytes
 
 
 def relative(folder: Path, to: Path) -> str:
     return Path(os.path.relpath(folder, to.resolve())).as_posix()
 
 
-def markdown(found: Sequence[Benchmark]) -> str:
-    """A table per benchmark, as GitHub shows it."""
+def markdown(found: Sequence[Benchmark], chosen: Sequence[Column] | None = None) -> str:
+    """A table per benchmark, as GitHub shows it, with all columns that it has or with these of them."""
     lines = []
     for benchmark in found:
         columns = columns_of(benchmark.configurations)
+        if chosen:
+            columns = [column for column in chosen if column in columns]
         best = {column: best_of(benchmark.configurations, column) for column in columns}
         heads = [f"{column.title} {column.arrow}".strip() + unit(column) for column in columns]
         lines += [f"## {benchmark.title}", "", *explained(benchmark), ""]
@@ -208,28 +231,6 @@ def markdown(found: Sequence[Benchmark]) -> str:
             lines.append(f"| {' | '.join([label, str(len(configuration.runs)), *cells])} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def latex(found: Sequence[Benchmark]) -> str:
-    """A table per benchmark; needs \\usepackage{booktabs}."""
-    lines = ["% \\usepackage{booktabs}"]
-    for benchmark in found:
-        columns = columns_of(benchmark.configurations)
-        best = {column: best_of(benchmark.configurations, column) for column in columns}
-        arrows = {1: r" $\uparrow$", -1: r" $\downarrow$", 0: ""}
-        heads = [escaped(column.title) + arrows[column.better] + escaped(unit(column)) for column in columns]
-        caption = " ".join([f"{benchmark.title}.", *explained(benchmark)])
-        lines += ["", "\\begin{table}", "\\centering", f"\\caption{{{escaped(caption)}}}"]
-        lines += [f"\\begin{{tabular}}{{lr{'r' * len(columns)}}}", "\\toprule"]
-        lines += [" & ".join(["Configuration", "Seeds", *heads]) + r" \\", "\\midrule"]
-        for configuration in benchmark.configurations:
-            cells = []
-            for column in columns:
-                text = escaped(column.cell(configuration.estimate(column.name)))
-                cells.append(f"\\textbf{{{text}}}" if configuration in best[column] else text)
-            lines.append(" & ".join([escaped(configuration.label), str(len(configuration.runs)), *cells]) + r" \\")
-        lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}"]
-    return "\n".join(lines) + "\n"
 
 
 def explained(benchmark: Benchmark) -> Iterator[str]:
@@ -246,26 +247,3 @@ def explained(benchmark: Benchmark) -> Iterator[str]:
 
 def unit(column: Column) -> str:
     return f" ({column.unit})" if column.unit else ""
-
-
-LATEX = {
-    "\\": r"\textbackslash{}",
-    MINUS: "$-$",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "…": r"\dots{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-}
-
-
-def escaped(text: str) -> str:
-    """Text as LaTeX prints it.
-
-    >>> escaped("n_gen=1200: 84.1 ± 1.2 %")
-    'n\\\\_gen=1200: 84.1 $\\\\pm$ 1.2 \\\\%'
-    """
-    return "".join(LATEX.get(char, char) for char in text)

@@ -130,13 +130,3 @@ def test_every_sweep_drives_the_real_command_line(file: Path) -> None:
 def test_a_sweep_that_the_command_line_would_refuse_is_found(wrong: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         accepted("method=ewc", "logger=wandb", wrong)
-
-
-def test_every_key_is_explained() -> None:
-    """YAML is the manual: each plain key of a group's file has a comment behind it."""
-    for group in GROUPS:
-        for name in options_of(group):
-            lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
-            keys = [line for line in lines if line[:1].isalpha() and not line.startswith(("_target_", "defaults"))]
-            assert lines[0].startswith("#"), f"{group}/{name}.yaml says nothing of itself"
-            assert all("#" in line for line in keys if not line.endswith(":")), f"{group}/{name}.yaml"

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import zlib
+from itertools import pairwise
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
+from cl_bench.config.names import CONF, file_of
 from cl_bench.evaluation.statistics import Estimate
-from cl_bench.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Series, Style, line_chart, scatter, spread
+from cl_bench.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Series, line_chart, spread
+from cl_bench.report.dot_plot import dot_plot
+from cl_bench.report.looks import FAMILIES, MARKERS, Look, family_of, looks_of
+from cl_bench.report.pdf import pdf_of
+from cl_bench.report.scatter import scatter
 
 
 @pytest.mark.parametrize(
@@ -28,22 +36,27 @@ from cl_bench.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Serie
 def test_axes_have_a_few_round_ticks(values: list[float], log: bool) -> None:
     axis = Axis("", values, log=log)
     ticks = axis.ticks()
-    assert 2 <= len(ticks) <= 8
+    assert 4 <= len(ticks) <= 10
     assert all(0 <= axis.place(tick) <= 1 for tick in ticks)
     assert all(0 < axis.place(value) < 1 for value in values)
     assert all(float(f"{tick:.4g}") == pytest.approx(tick) for tick in ticks)
 
 
-def test_styles_of_methods_differ_in_more_than_colour() -> None:
-    styles = [Style.of(method) for method in range(20)]
-    assert len({(style.marker, style.dash) for style in styles}) == len(styles)
-    one_method = [Style.of(3, rank) for rank in range(12)]
-    assert len({(style.marker, style.dash) for style in one_method}) == 12
+def test_methods_differ_by_the_colour_of_their_family_and_by_their_marker_in_it() -> None:
+    ours = {file.stem: file_of("method", file.stem)["_target_"] for file in (CONF / "method").glob("*.yaml")}
+    assert {family_of(path) for path in ours.values()} == {*FAMILIES} - {"other"}  # each says its own
+    looks = looks_of([*ours.items(), ("theirs", "theirs.methods.Theirs"), ("gone", "cl_bench.methods.gone.Gone")])
+    assert [looks["theirs"].family, looks["gone"].family] == ["other", "other"]
+    styles = {name: look.style() for name, look in looks.items()}
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles) > 40
+    assert len({(style.marker, style.dash) for style in map(looks["er"].style, range(12))}) == 12
+    later = Look("rehearsal", MARKERS + 1).style()
+    assert (later.marker, later.dash) == (1, 1)
 
 
 def series(label: str, values: list[float], half: float | None = None) -> Series:
     points = [(float(x), Estimate(y, half, 3)) for x, y in enumerate(values, 1)]
-    return Series(label, "0", Style.of(0), points)
+    return Series(label, "0", Look("rehearsal", 0).style(), points)
 
 
 def test_lines_and_their_intervals() -> None:
@@ -68,9 +81,10 @@ def test_one_seed_draws_no_interval() -> None:
 
 
 def test_points_are_named_where_there_is_room() -> None:
-    far = [Series(f"m{i}", str(i), Style.of(i), [(10.0**i, Estimate(20.0 * i, None, 1))]) for i in range(5)]
-    near = [Series(f"m{i}", str(i), Style.of(i), [(10.0, Estimate(50.0, None, 1))]) for i in range(30)]
-    for found, named in ((far, range(5, 6)), (near, range(4, 12))):
+    style = Look("other", 0).style()
+    far = [Series(f"m{i}", str(i), style, [(10.0**i, Estimate(20.0 * i, None, 1))]) for i in range(5)]
+    near = [Series(f"m{i}", str(i), style, [(10.0, Estimate(50.0, None, 1))]) for i in range(30)]
+    for found, named in ((far, range(5, 6)), (near, range(4, 31))):
         drawn = scatter("", Axis("x", [1, 1e4], log=True), Axis("y", [0, 100]), found)
         root = ElementTree.fromstring(drawn)
         texts = [one for one in root.iter("text") if (one.text or "").startswith("m")]
@@ -84,3 +98,58 @@ def test_labels_keep_their_distance_and_order() -> None:
     gaps = [b - a for a, b in zip(sorted(moved), sorted(moved)[1:], strict=False)]
     assert min(gaps) >= 12
     assert max(moved) <= 100
+
+
+BLOB = [
+    Series(f"method_{i}", str(i), Look("other", i).style(), [(Estimate(x, 5, 3), Estimate(y, 4, 3))])
+    for i, (x, y) in enumerate(np.random.default_rng(0).normal(50, 12, (30, 2)).tolist())
+]
+"""Thirty points on a heap, each with an interval both ways."""
+
+
+def test_names_of_thirty_points_cover_no_line_no_marker_and_no_other_name() -> None:
+    root = ElementTree.fromstring(scatter("", Axis("x", [0, 100]), Axis("y", [0, 100]), BLOB))
+    boxes, lines = [], []
+    for group in (group for group in root if group.tag == "g"):
+        for text in group.findall("text"):
+            width = 6.2 * len(text.text or "")
+            left = float(text.attrib["x"]) - {"start": 0, "middle": width / 2, "end": width}[text.attrib["text-anchor"]]
+            boxes.append((left + 1, float(text.attrib["y"]) - 8, left + width - 1, float(text.attrib["y"]) - 1))
+        (mark,) = [part for part in group if part.get("class") == "mark"]
+        px, py = map(float, re.findall(r"[\d.]+", mark.attrib["transform"]))
+        lines += [(px - 4, py - 4, px + 4, py + 4)]
+        for path in group.findall("path"):
+            numbers = [float(number) for number in re.findall(r"[\d.]+", path.attrib["d"])]
+            if "H" in path.attrib["d"] and "V" not in path.attrib["d"]:
+                lines.append((numbers[0], numbers[1] - 0.5, numbers[2], numbers[1] + 0.5))
+    assert len(boxes) >= 10
+    for place, box in enumerate(boxes):
+        for other in [*boxes[:place], *lines]:
+            assert box[2] <= other[0] or other[2] <= box[0] or box[3] <= other[1] or other[3] <= box[1]
+
+
+def test_many_series_are_rows_of_dots_the_best_first() -> None:
+    curves = [series(f"m{i}", [90, 10 * i], 3) for i in range(1, 10)]
+    y = Axis("ACC, %", [0, 100], write=lambda value: f"{value:g}")
+    root = ElementTree.fromstring(dot_plot("", Axis("task", [1, 2]), y, curves, lines={"chance": 10, "joint": 11}))
+    names = [text for text in root.iter("text") if re.fullmatch(r"m\d", text.text or "")]
+    assert [text.text for text in names] == [f"m{i}" for i in range(9, 0, -1)]
+    heights = [float(text.attrib["y"]) for text in names]
+    assert min(b - a for a, b in pairwise(heights)) >= 13
+    titles = [title.text for title in root.iter("title")]
+    assert titles[:2] == ["m9: ACC, % 90 ± 3, task 1.0, n = 3", "m9: ACC, % 90 ± 3, task 2.0, n = 3"]
+    chance, joint = (float(text.attrib["x"]) for text in root.iter("text") if text.text in ("chance", "joint"))
+    assert joint - chance > 40
+    worst_first = ElementTree.fromstring(dot_plot("", Axis("task", [1, 2]), y, curves, better=-1))
+    assert next(text.text for text in worst_first.iter("text") if (text.text or "").startswith("m")) == "m1"
+
+
+def test_a_chart_as_a_pdf_holds_its_letters_and_the_colours_of_the_page() -> None:
+    style = Look("regularization", 5).style()
+    curve = Series("ewc", "0", style, [(1.0, Estimate(1, 0.2, 3)), (2.0, Estimate(2, 0.2, 3))])
+    found = pdf_of(line_chart("", Axis("task", [1, 2]), Axis("ACC", [0, 3]), [curve], [(1, "1"), (2, "2")]))
+    assert found.startswith(b"%PDF")
+    assert b"/TrueType" in found or b"/Type0" in found  # letters, no outlines
+    assert f"/MediaBox [ 0 0 {WIDTH} {HEIGHT} ]".encode() in found
+    streams = re.findall(rb"FlateDecode >>\nstream\n(.*?)\nendstream", found, re.DOTALL)
+    assert any(b"0 0.4039215686 0.6470588235 RG" in zlib.decompress(stream) for stream in streams)  # --c0: #0067a5

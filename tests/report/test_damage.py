@@ -123,7 +123,7 @@ def test_a_report_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: py
     before = [file.read_bytes() for file in files]
     assert [file.name for file in files] == ["index.html", "results.csv", "table.md", "table.tex"]
     write(tmp_path, "ewc")
-    monkeypatch.setattr("cl_bench.report.__main__.latex", lambda found: 1 / 0)
+    monkeypatch.setattr("cl_bench.report.__main__.latex", lambda found, columns: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main([str(tmp_path)])
     monkeypatch.undo()

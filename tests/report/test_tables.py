@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from runs_on_disk import write
 
 from cl_bench.report.__main__ import main
 from cl_bench.report.benchmarks import benchmarks
+from cl_bench.report.labels import as_typed
 from cl_bench.report.runs import read
 from cl_bench.report.tables import ACC, best_of, columns_of
 
@@ -59,12 +64,12 @@ def test_markdown(out: Path) -> None:
 
 def test_latex(out: Path) -> None:
     text = (out / "table.tex").read_text()
-    assert r"er $\cdot$ P1 & 2 & 85.00 $\pm$ 63.53 &" in text
-    assert r"scenario.train\_mask=seen" in text
+    assert r"er $\cdot$ P1 & 2 & 85.00{\scriptsize$\pm$63.53} &" in text
+    assert r"scenario.\hspace{0pt}train\_\hspace{0pt}mask=\hspace{0pt}seen" in text
     assert text.isascii()
     body = text.partition("\\midrule")[2].partition("\\bottomrule")[0].strip().splitlines()
-    columns = len(text.partition("\\begin{tabular}{")[2].partition("}")[0])
-    assert all(row.count("&") == columns - 1 and row.endswith("\\\\") for row in body)
+    (form,) = re.findall(r"hspace\{0pt\}\}(Xr+)@", text)
+    assert all(row.count("&") == len(form) - 1 and row.endswith("\\\\") for row in body)
 
 
 def test_the_best_is_bold_where_it_is_more_than_chance_and_bounds_do_not_compete(tmp_path: Path) -> None:
@@ -84,3 +89,90 @@ def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
     (benchmark,) = benchmarks(read([tmp_path])[0])
     names = [column.name for column in columns_of(benchmark.configurations)]
     assert names == ["ACC", "LA", "BWT", "FWT", "bytes_kept", "seconds"]
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Runs of methods with long names and of one whose name is full of LaTeX's own signs, three seeds each."""
+    names = ["continual_backprop", "meta_regularized", "er", r"[*a]_--b|_c\d_{e}_^~$_&#%_<\"", "方法é"]
+    for place, name in enumerate(names):
+        for seed in range(3):
+            acc = 0.9 - 0.1 * place + 0.07 * seed * (place % 2)
+            changes = {"method__strength": 1e5, "train_mask": "current"} if name == "er" else {}
+            path = write(tmp_path, "x", seed, acc=acc, folder=f"of{place}/seed{seed}", **changes)
+            kept = json.loads((path / "results.json").read_text())
+            kept["config"]["choices"]["method"] = name
+            kept["metrics"]["forgetting"] = 1 - acc
+            (path / "results.json").write_text(json.dumps(kept))
+    return tmp_path
+
+
+def test_the_columns_of_the_tables_are_chosen(many: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(many), "--columns", "BWT,ACC"]) == 0
+    text = (many / "report" / "table.tex").read_text()
+    assert r"& n & BWT & ACC \\" in text
+    assert r"& points $\uparrow$ & \% $\uparrow$ \\" in text
+    assert "| configuration | seeds | BWT ↑ (points) | ACC ↑ (%) |" in (many / "report" / "table.md").read_text()
+    capsys.readouterr()
+    for columns, message in (
+        ("ACC,forgeting", "there is no column 'forgeting'; did you mean 'forgetting'?"),
+        ("FID", "no finished run has FID"),
+        ("ACC,ACC", "ACC stands there twice"),
+        ("", "there is no column ''"),
+    ):
+        assert main([str(many), "--columns", columns]) == 1
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    assert (many / "report" / "table.tex").read_text() == text  # the older one stays
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex (apt-get install texlive-latex-recommended)")
+def test_the_table_of_four_columns_fits_a_column_of_a_paper(many: Path) -> None:
+    """Compiled at 3.25 inches: no error, and no line is wider."""
+    assert main([str(many)]) == 0
+    text = (many / "report" / "table.tex").read_text()
+    assert r"& n & ACC & BWT & Forgetting & Kept \\" in text
+    page = r"\usepackage[paperwidth=4in,paperheight=11in,textwidth=3.25in,textheight=10in]{geometry}"
+    head = ["\\documentclass{article}", page, "\\usepackage{booktabs,tabularx}", "\\begin{document}"]
+    end = "see Table~\\ref{tab:digits-class-incremental-3-tasks} \\end{document}"
+    (many / "paper.tex").write_text("\n".join([*head, text, end]))
+    for _ in range(2):  # the second knows the number of the table
+        made = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"], cwd=many, capture_output=True
+        )
+    log = (many / "paper.log").read_text(errors="replace")
+    assert made.returncode == 0, log[-2000:]
+    assert "Overfull" not in log
+    assert "undefined" not in log
+    assert (many / "paper.pdf").exists()
+
+
+def test_parquet_holds_what_the_csv_does_with_types(many: Path) -> None:
+    """Cell by cell; a number is a number, and null where there is none."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="no pyarrow (pip install 'cl_bench[parquet]')")
+    write(many, "er", 7, status="failed", method__strength=2, network__bias=None, network__hidden=64, memory__per=True)
+    assert main([str(many), "--parquet"]) == 0
+    table = parquet.read_table(many / "report" / "results.parquet")
+    with (many / "report" / "results.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert table.column_names == head
+    assert table.num_rows == len(rows) == 16
+    for name, texts in zip(head, zip(*rows, strict=True), strict=True):
+        values = table[name].to_pylist()
+        for value, text in zip(values, texts, strict=True):
+            assert text in ("", "null") if value is None else as_typed(value) == text, name
+    types = {name: str(table.schema.field(name).type) for name in head}
+    expected = {"seed": "int64", "n_tasks": "int64", "ACC": "double", "seconds": "double", "method.strength": "double"}
+    expected |= {"method": "string", "network.hidden": "string", "folder": "string"}
+    assert {name: types[name] for name in expected} == expected
+
+
+def test_parquet_without_pyarrow_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cl_bench.report.__main__.find_spec", lambda name: None)
+    write(tmp_path, "er")
+    assert main([str(tmp_path), "--parquet"]) == 1
+    assert capsys.readouterr().err == "error: --parquet needs pyarrow: pip install 'cl_bench[parquet]'\n"
+    assert not (tmp_path / "report").exists()

@@ -16,7 +16,8 @@ from cl_bench.network_record import Evaluation, Phase
 from cl_bench.record import TaskRecord
 from cl_bench.report.__main__ import main
 from cl_bench.report.benchmarks import Benchmark, benchmarks
-from cl_bench.report.charts import Series, Style
+from cl_bench.report.charts import Series
+from cl_bench.report.looks import Look
 from cl_bench.report.plots import near
 from cl_bench.report.runs import read
 
@@ -87,7 +88,7 @@ def test_accuracies_are_held_against_chance_and_joint_training(
 
 
 def test_a_line_far_from_all_curves_does_not_flatten_them() -> None:
-    series = [Series("a", "0", Style.of(0), [(1.0, Estimate(98, None, 1)), (2.0, Estimate(90, None, 1))])]
+    series = [Series("a", "0", Look("other", 0).style(), [(1.0, Estimate(98, None, 1)), (2.0, Estimate(90, None, 1))])]
     assert near([(1.0, 75.0)], series)
     assert not near([(1.0, 50.0)], series)
 

@@ -35,6 +35,7 @@ class FrozenFeatures(Classifier):
     features have no weights to train.
     """
 
+    family = "frozen features"
     needs_borders: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {

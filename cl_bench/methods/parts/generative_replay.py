@@ -50,6 +50,7 @@ class GenerativeReplay(Classifier):
         generator_steps: mini-batches instead, one number or one per task.
     """
 
+    family = "generative replay"
     n_phases = 2
 
     def __init__(

@@ -23,6 +23,7 @@ class Isolation(Classifier):
     Nothing says to which task an image belongs, so the task must be given.
     """
 
+    family = "architecture"
     kinds = ("task",)
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
