@@ -165,8 +165,10 @@ def _eight_bits(picture: Image.Image, file: ImageFile.ImageFile) -> np.ndarray:
 def _laid_on(background: Background, picture: Image.Image) -> Image.Image:
     flat = Image.new("RGBA", picture.size, background)
     flat.alpha_composite(picture)
-    alpha, colours = np.asarray(picture.getchannel("A")), np.asarray(flat.convert("RGB"))
-    if alpha.min() < alpha.max() and (colours == colours[0, 0]).all():
+    pixels, colours = np.asarray(picture), np.asarray(flat.convert("RGB"))
+    if (colours == colours[0, 0]).all() and not (pixels == pixels[0, 0]).all():
+        if not pixels[..., 3].any():
+            raise Unclear("is transparent all over; save it without its alpha channel")
         other = "black" if background == "white" else "white"
         raise Unclear(f"vanishes on a {background} background; set dataset.background={other}")
     return flat

@@ -109,16 +109,15 @@ class BiC(DistilledRehearsal):
     def set_apart(self, new: Data) -> tuple[Data, Data]:
         """As many images of each class, old and new, and all the others.
 
-        Raises InputError for a new class that has no more images than those.
+        Raises InputError for a class that has no more images than those.
         """
         share = max(1, round(self.held_out * int(self.memory.labels.unique(return_counts=True)[1].min())))
-        labels, counts = new.labels.unique(return_counts=True)
+        data = self.with_exemplars(new)
+        labels, counts = data.labels.unique(return_counts=True)
         if counts.min() <= share:
             rare = self.problem.class_names[labels[counts.argmin()]]
-            raise InputError(
-                f"method.held_out={self.held_out}: sets apart {share} images of class '{rare}', all it has"
-            )
-        data = self.with_exemplars(new)
+            images = f"{share} image{'s' * (share > 1)}"
+            raise InputError(f"method.held_out={self.held_out}: sets apart {images} of class '{rare}', all it has")
         data = data[torch.randperm(len(data)).to(data.labels.device)]
         apart = rank(data.labels) < share
         return data[apart.nonzero().squeeze(1)], data[(~apart).nonzero().squeeze(1)]

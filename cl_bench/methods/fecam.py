@@ -72,9 +72,13 @@ class FeCAM(FrozenFeatures):
         return (self.products[output] - n * torch.outer(mean, mean)) / (n - 1).clamp(min=1)
 
     def inverse(self, output: int) -> Tensor:
-        """N^-1 of a class; where a feature of it never varies, of the others alone."""
+        """N^-1 of a class; where a feature of it never varies, of the others alone. Where none does, as in a single
+        image, all count alike: without any the class would be at distance 0 from everything."""
         if output not in self._inverses:
-            normal = correlation(shrunk(self.covariance(output), self.alpha_1, self.alpha_2))
+            covariance = self.covariance(output)
+            if (covariance.diagonal() <= 1e-12 * self.products[output].diagonal()).all():  # nothing, or rounding
+                covariance = torch.eye(self.width).to(covariance)
+            normal = correlation(shrunk(covariance, self.alpha_1, self.alpha_2))
             root, failed = torch.linalg.cholesky_ex(normal)
             self._inverses[output] = (
                 torch.linalg.pinv(normal, hermitian=True) if failed else torch.cholesky_inverse(root)

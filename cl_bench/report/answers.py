@@ -34,25 +34,48 @@ def leader(rows: tuple[Configuration, ...], members: Iterable[Configuration]) ->
     rivals = sorted((place for place in scores if rows[place].method not in BOUNDS), key=lambda place: -scores[place])
     if len(rivals) < 2:
         return ""
-    first = rivals[0]
-    apart = {frozenset((pair.first, pair.second)) for pair in compared(rows, "ACC") if pair.clear}
-    return sentence(rows, first, [place for place in rivals[1:] if frozenset((first, place)) not in apart])
+    first, tied, untested = rivals[0], [], []
+    pairs = {frozenset((pair.first, pair.second)): pair for pair in compared(rows, "ACC")}
+    for place in rivals[1:]:
+        pair = pairs.get(frozenset((first, place)))
+        if pair is None or (pair.p is None and pair.difference.mean):
+            untested.append(place)
+        elif not pair.clear or (pair.difference.mean > 0) != (pair.first == first):
+            tied.append(place)
+    return sentence(rows, first, tied, untested)
 
 
-def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int]) -> str:
-    """first: the place of the best. tied: of those that the tests don't tell from it."""
-    best, labels = rows[first], [row.label.removesuffix(f" · {row.protocol}") for row in rows]
-    value, name = best.estimate("ACC"), labels[first]
+def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int], untested: Sequence[int]) -> str:
+    """first: the place of the best. tied: of those that the tests don't tell from it, or on shared seeds above it.
+    untested: of those that no test can tell from it."""
+    labels = [row.label.removesuffix(f" · {row.protocol}") for row in rows]
+    value, name = rows[first].estimate("ACC"), labels[first]
     reached = f"(ACC {ACC.cell(value)})"
-    if not tied:
-        return f"{name} leads {reached}: it is better than every other by more than chance."
-    if len(best.runs) < 2:
+    if value and value.n < 2:
         return f"{name} is highest {reached}, by one seed, which says nothing of chance."
-    names = [name, *(labels[place] for place in tied[: NAMED - 1])]
-    more = len(tied) - len(names) + 1
-    listed = f"{', '.join(names)} and {more} more" if more else f"{', '.join(names[:-1])} and {names[-1]}"
-    what = "them apart" if len(tied) == 1 else f"any of the others from {name}"
-    return f"{listed} lead {reached}; the tests don't tell {what}."
+    if tied:
+        what = "them apart" if len(tied) == 1 else f"any of the others from {name}"
+        said = f"{listed([name, *(labels[place] for place in tied)])} lead {reached}; the tests don't tell {what}."
+    elif untested:
+        said = f"{name} is highest {reached}."
+    else:
+        said = f"{name} leads {reached}: it is better than every other by more than chance."
+    if untested:
+        others = listed([labels[place] for place in untested])
+        said += f" Not tested against {others}: it takes two shared seeds, and differences that aren't all the same."
+    return said
+
+
+def listed(names: Sequence[str]) -> str:
+    """Of many the first few.
+
+    >>> listed(["er", "gem", "icarl"]), listed(list("abcdef"))
+    ('er, gem and icarl', 'a, b, c, d and 2 more')
+    """
+    shown, more = names[:NAMED], len(names) - NAMED
+    if more > 0:
+        return f"{', '.join(shown)} and {more} more"
+    return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
 def published_beside(benchmark: Benchmark) -> list[list[str]]:

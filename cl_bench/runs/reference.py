@@ -10,8 +10,9 @@ from typing import Any
 from cl_bench.config import InputError
 from cl_bench.config.content import by_content
 from cl_bench.config.errors import typed
-from cl_bench.config.names import as_ever, place
+from cl_bench.config.names import WITHOUT_EFFECT, as_ever, place
 from cl_bench.config.tuned import leaves
+from cl_bench.config.weights import by_weights
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import References
 from cl_bench.record import Damaged, Results, load_results
@@ -99,14 +100,15 @@ def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario)
 
     The length of training and all that belongs to a method may differ.
     """
-    settings, theirs = as_ever(by_content(settings)), as_ever(by_content(results.config))
+    settings, theirs = (as_ever(by_weights(by_content(config))) for config in (settings, results.config))
 
     def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-        """The values of a group by their dotted keys; what isn't set is not there."""
-        node = {group: {"": config["choices"].get(group), **(config.get(group) or {})}}
-        return {key.removesuffix("."): value for key, value in leaves(node) if value is not None}
+        """The values of a group by their dotted keys; what isn't set, or changes no number, is not there."""
+        node = {"": config["choices"].get(group), **(config.get(group) or {})}
+        kept = {name: value for name, value in node.items() if name not in WITHOUT_EFFECT.get(group, ())}
+        return {key.removesuffix("."): value for key, value in leaves({group: kept}) if value is not None}
 
-    for group in ("dataset", "scenario"):
+    for group in ("dataset", "scenario", "features"):
         own, other = by_key(settings, group), by_key(theirs, group)
         same_kind = own.get(f"{group}._target_") == other.get(f"{group}._target_")
         for key in dict.fromkeys([*own, *other]):

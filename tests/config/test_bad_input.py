@@ -55,6 +55,12 @@ BAD = [
     ("method=dgr gan@method.gan=../gan/mlp", "../gan/mlp: is a path"),
     ("-m method=ewc,../../x", "method=../../x", "is a path"),
     ("--config-dir=FILES experiment=out", "../optimizer/sgd: is a path"),
+    # pixels are normalized by the backbone
+    ("dataset=mnist dataset.normalize=true network=pretrained", "dataset.normalize=true: network._target_="),
+    (
+        "dataset=npz dataset.path=x dataset.mean=[.5] features=efficientnet_lite0",
+        "dataset.mean=[0.5]: features=... work on images",
+    ),
     # keys
     ("sed=1", "sed: no such key", "did you mean 'seed'?"),
     ("methd=ewc", "methd", "did you mean 'method'?"),

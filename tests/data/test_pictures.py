@@ -136,6 +136,17 @@ def test_what_is_transparent_shows_the_background(tmp_path: Path, ending: str) -
         read(tmp_path / f"a.{ending}")
 
 
+@pytest.mark.parametrize("ending", ["png", "tga"])
+def test_a_picture_with_nothing_but_transparent_shapes_is_named(tmp_path: Path, ending: str) -> None:
+    """As some programs save 32 bits whose last 8 mean nothing. A blank picture is one, whatever its alpha."""
+    hidden = np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)])
+    Image.fromarray(hidden).save(tmp_path / f"a.{ending}")
+    with pytest.raises(InputError, match=rf"a\.{ending} is transparent all over; save it without its alpha channel"):
+        read(tmp_path / f"a.{ending}")
+    Image.fromarray(np.zeros_like(hidden)).save(tmp_path / f"a.{ending}")
+    assert (read(tmp_path / f"a.{ending}") == 255).all()
+
+
 def test_other_kinds_of_transparency(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     half = np.where(np.arange(8)[:, None] < 4, 10, 200).repeat(8, 1).astype(np.uint8)

@@ -140,3 +140,15 @@ def test_the_teacher_answers_with_the_pairs_of_its_tasks() -> None:
     method.learn_task(scenario.tasks[2], fit)
     assert torch.equal(answers[0], expected)
     assert method.head.a[1] != 1
+
+
+def test_an_old_class_of_which_all_exemplars_would_be_set_apart_is_named() -> None:
+    """Nothing of it would be left to train on, and it would be forgotten without a word."""
+    method, scenario = bic()
+    first = scenario.tasks[0].train
+    rows = torch.cat([(first.labels == 0).nonzero().squeeze(1), (first.labels == 1).nonzero().squeeze(1)[:1]])
+    method.index = 0
+    method.keep_exemplars(first[rows])
+    method.index = 1
+    with pytest.raises(InputError, match=r"^method\.held_out=0\.1: sets apart 1 image of class '1', all it has$"):
+        method.set_apart(scenario.tasks[1].train)

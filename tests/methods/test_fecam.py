@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import Compose, made, one_pass
 
 from cl_bench.config import InputError
@@ -39,6 +40,21 @@ def test_a_feature_that_never_varies_and_a_single_image() -> None:
     alone = scenario.tasks[1].train[torch.arange(1)]
     method.take_in(next(alone.batches()), None)
     assert method(next(scenario.tests[0].batches()).x).isfinite().all()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_class_of_a_single_image_is_at_its_euclidean_distance(times: int) -> None:
+    """Not at distance 0 from every image, which made it the answer to all of them."""
+    scenario, method = made("fecam", "network=linear")
+    method.learn_task(scenario.tasks[0], one_pass)
+    test = next(scenario.tests[0].batches())
+    alone = scenario.tasks[1].train[torch.zeros(times, dtype=torch.int64)]
+    method.take_in(next(alone.batches()), None)
+    answers = method(test.x)
+    units = F.normalize(test.x.flatten(1) ** 0.5)
+    image = F.normalize((alone.images[:1].flatten(1) / 255) ** 0.5)
+    torch.testing.assert_close(answers[:, int(alone.labels[0])], -(units - image).square().sum(1), rtol=1e-4, atol=1e-5)
+    assert (answers.argmax(1) == test.y).all()
 
 
 def test_negative_features_have_no_power(small: Compose) -> None:

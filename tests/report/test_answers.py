@@ -51,6 +51,29 @@ def test_one_seed_says_nothing_of_chance(tmp_path: Path) -> None:
     assert leaders(benchmark) == ["gem is highest (ACC 90.00), by one seed, which says nothing of chance."]
 
 
+def test_what_no_test_was_made_of_isn_t_called_a_tie(tmp_path: Path) -> None:
+    """One seed, no shared seed, the same difference on each; and who is highest by seeds that the other lacks."""
+    seeds(tmp_path, "gem", [0.90, 0.91, 0.92])
+    write(tmp_path, "er", 0, acc=0.2)
+    write(tmp_path, "si", 7, acc=0.3)
+    seeds(tmp_path, "mas", [0.40, 0.41, 0.42])
+    (answer,) = leaders(found_in(tmp_path)[0])
+    others = "mas, si and er: it takes two shared seeds, and differences that aren't all the same."
+    assert answer == f"gem is highest (ACC 91.00 ± 2.48). Not tested against {others}"
+    seeds(tmp_path, "lwf", [0.8, 0.801, 0.81])
+    assert leaders(found_in(tmp_path)[0]) == [answer]  # is tested, and below
+    seeds(tmp_path, "rwalk", [0.90, 0.91, 0.92])
+    (answer,) = leaders(found_in(tmp_path)[0])
+    assert answer.startswith("gem and rwalk lead (ACC 91.00 ± 2.48); the tests don't tell them apart. Not tested")
+
+
+def test_the_highest_doesn_t_lead_where_it_loses_on_shared_seeds(tmp_path: Path) -> None:
+    seeds(tmp_path, "gem", [0.50, 0.51, 0.52, *[0.99] * 7])
+    seeds(tmp_path, "er", [0.80, 0.811, 0.82])
+    (answer,) = leaders(found_in(tmp_path)[0])
+    assert answer.startswith("gem and er lead")
+
+
 def test_each_protocol_has_its_own_answer_and_one_rival_has_none(tmp_path: Path) -> None:
     seeds(tmp_path, "gem", [0.90, 0.91])
     seeds(tmp_path, "er", [0.50, 0.52])

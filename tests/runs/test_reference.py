@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_another_benchmark_is_refused_by_name(run_of: str, overrides: str, named
     assert f": {named}" in str(error.value)
     assert "choose a run of the same ones" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_features_are_part_of_a_benchmark_and_where_images_lie_is_not(joint: dict[str, Path]) -> None:
+    results = load_results(joint[""])
+    settings = compose(*SMALL, "method=er")
+    scenario, _ = prepare(settings)
+    on_disk = settings | {"dataset": {**settings["dataset"], "on_disk": True}}
+    assert differing(results, on_disk, scenario) == ""
+    node = {"_target_": "cl_bench.data.features.Features", "backbone": "timm/x", "weights": None, "size": 32}
+    on_features = settings | {"features": node, "weights": {"features": "1234"}}
+    assert differing(results, on_features, scenario).startswith("features.")
+    theirs = replace(results, config=on_features)
+    assert differing(theirs, settings, scenario).startswith("features.")
+    assert differing(theirs, on_features | {"features": node | {"weights": "/elsewhere"}}, scenario) == ""
+    other = differing(theirs, on_features | {"weights": {"features": "5678"}}, scenario)
+    assert other == "features.weights=1234, here 5678"
+    assert differing(theirs, on_features | {"features": node | {"size": 64}}, scenario) == "features.size=32, here 64"
 
 
 def altered(folder: Path, to: Path, **changes: Any) -> Path:
