@@ -58,11 +58,9 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
     ]
     expected = [model(images) for images in examples]
     name = f"export: method={trained.settings['choices']['method']}"
+    # torch prints the graph so far, pages of it, before our one line
     torchs = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    said, torchs.disabled = (
-        torchs.disabled,
-        True,
-    )  # with the graph so far, which torch prints, pages before our one line
+    before, torchs.disabled = torchs.disabled, True
     try:
         shapes = {"images": {0: torch.export.Dim("images", min=1, max=2**20)}}
         with redirect_stderr(StringIO()):
@@ -78,7 +76,7 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
     except Exception as error:  # of what it can't trace it raises many classes
         raise InputError(f"{name}: is no graph that torch alone can compute ({reason(error)})") from error
     finally:
-        torchs.disabled = said
+        torchs.disabled = before
     for ours, theirs in zip(expected, found, strict=True):
         same = ours.argmax(1).equal(theirs.argmax(1))
         if not same or not torch.allclose(ours, theirs, atol=CLOSE * float(ours[:, model.allowed].abs().max())):
