@@ -186,13 +186,16 @@ def test_every_command_can_be_typed(page: Path, arguments: list[str], request: p
     if page.stem.startswith("adding_"):
         request.getfixturevalue("examples")
     given = [one for one in arguments if one not in ("-m", "--config-dir", "conf")]  # where `examples` puts all files
-    choices = [re.split(r",(?![^\[]*\])", one.partition("=")[2]) for one in given]
+    choices = [re.split(r",(?![^\[{]*[\]}])", one.partition("=")[2]) for one in given]
     names = [one.partition("=")[0] for one in given]
     assert "-m" in arguments or all(len(values) == 1 for values in choices), "a sweep needs -m"
     most = max((len(values) for name, values in zip(names, choices, strict=True) if name != "seed"), default=1)
     for n in range(most):
         settings = compose(
-            *(f"{key}={values[min(n, len(values) - 1)]}" for key, values in zip(names, choices, strict=True))
+            *(  # ~KEY has no value
+                f"{key}={values[min(n, len(values) - 1)]}" if "=" in typed else typed
+                for typed, key, values in zip(given, names, choices, strict=True)
+            )
         )
         assert settings["scenario"]["kind"] in declared(settings, "kinds")
 

@@ -111,11 +111,10 @@ class Method(Learner):
     learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
     them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
     it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
-    else how long, by which optimizer, and the keys of `config.training` say nothing (but of a network that
-    `method.first_task` trains). by_gradients: whether in the phase that runs. refused: keys of the configuration that
-    it can't follow, and why. answers_by: how the names of what answers begin in its state. grows: whether another run
-    may go on with it, see `runs.continued`. family: the kind of method, by which the report colours it. index: of the
-    task being learned, or learned last; -1 before the first.
+    else length, optimizer and the keys of `config.training` say nothing (but of what `method.first_task` trains).
+    by_gradients: whether in the phase that runs. refused: keys of the configuration that it can't follow, and why.
+    answers_by: how the names of what answers begin in its state. grows: whether another run may go on with it, see
+    `runs.continued`. family: its kind, a color of the report. index: of the task being learned, or the last one.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")

@@ -60,7 +60,8 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
     name = f"export: method={trained.settings['choices']['method']}"
     # torch prints the graph so far, pages of it, before our one line
     torchs = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    before, torchs.disabled = torchs.disabled, True
+    before = torchs.level
+    torchs.setLevel(logging.CRITICAL + 1)
     try:
         shapes = {"images": {0: torch.export.Dim("images", min=1, max=2**20)}}
         with redirect_stderr(StringIO()):
@@ -76,7 +77,7 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
     except Exception as error:  # of what it can't trace it raises many classes
         raise InputError(f"{name}: is no graph that torch alone can compute ({reason(error)})") from error
     finally:
-        torchs.disabled = before
+        torchs.setLevel(before)
     for ours, theirs in zip(expected, found, strict=True):
         same = ours.argmax(1).equal(theirs.argmax(1))
         if not same or not torch.allclose(ours, theirs, atol=CLOSE * float(ours[:, model.allowed].abs().max())):
