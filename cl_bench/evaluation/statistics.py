@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,8 +88,15 @@ class Comparisons:
     holm: Floats
 
     def __iter__(self) -> Iterator[Comparison]:
+        return self._those(slice(None))
+
+    def of(self, place: int) -> Iterator[Comparison]:
+        """Those of one configuration with the others."""
+        return self._those((self.first == place) | (self.second == place))
+
+    def _those(self, chosen: Any) -> Iterator[Comparison]:
         columns = (self.first, self.second, self.n, self.mean, self.half, self.p, self.holm)
-        for first, second, n, mean, *rest in zip(*(column.tolist() for column in columns), strict=True):
+        for first, second, n, mean, *rest in zip(*(column[chosen].tolist() for column in columns), strict=True):
             half, p, corrected = (None if math.isnan(value) else value for value in rest)
             yield Comparison(first, second, Estimate(mean, half, n), p, corrected)
 

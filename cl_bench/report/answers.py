@@ -35,9 +35,9 @@ def leader(rows: tuple[Configuration, ...], members: Iterable[Configuration]) ->
     if len(rivals) < 2:
         return ""
     first, tied, untested = rivals[0], [], []
-    pairs = {frozenset((pair.first, pair.second)): pair for pair in compared(rows, "ACC")}
+    pairs = {pair.first + pair.second - first: pair for pair in compared(rows, "ACC").of(first)}  # by the other's place
     for place in rivals[1:]:
-        pair = pairs.get(frozenset((first, place)))
+        pair = pairs.get(place)
         if pair is None or (pair.p is None and pair.difference.mean):
             untested.append(place)
         elif not pair.clear or (pair.difference.mean > 0) != (pair.first == first):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+encode = json.JSONEncoder(separators=(",", ":")).encode  # one for all: `dumps` makes one each time
 ABSENT = "absent"  # the value of a key that a configuration doesn't have
 
 
@@ -25,7 +26,7 @@ def as_typed(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, separators=(",", ":"))
+    return encode(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
