@@ -135,8 +135,8 @@ class Fit:
             if not checkpoint.ahead:
                 checkpoint.save(None)
             raise Stopped(checkpoint.signal)
-        if checkpoint.finished:
-            finished, state = checkpoint.finished
+        if ended := checkpoint.finished:
+            finished, state = ended
             module.load_state_dict(state)
             self.progress.begin_phase(phase, finished.steps, done=finished.steps, seconds=finished.seconds)
             return self._end(finished, state)
@@ -159,7 +159,7 @@ class Fit:
             course=self._course(module, per_pass, steps),
             evaluating=self.evaluate.phase(module, steps, per_pass) if self.evaluate else None,
         )
-        start = watch.restore(checkpoint.running) if checkpoint.running else 0
+        start = watch.restore(cut) if (cut := checkpoint.running) else 0
         self.progress.begin_phase(phase, steps, fixed=fixed, done=start, seconds=watch.seconds)
         self.logger.phase(task, phase, self.steps_before)
         batches = Batches(
