@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
+
 from cl_bench.config import InputError, Stopped
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.config.schema import build
@@ -45,6 +47,9 @@ def run(settings: Mapping[str, Any]) -> Results:
     learns the first tasks alone if that is asked for.
     Raises InputError for anything that can't be done, before training where that can be known.
     """
+    # numbers below 1e-38 take a CPU up to a hundred times as long, and masks near 0 make many. Before torch starts its
+    # threads, which take this over
+    torch.set_flush_denormal(True)
     folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
     nodes = checked(settings)
     scenario, method = prepare(settings, nodes)

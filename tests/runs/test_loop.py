@@ -109,6 +109,11 @@ def test_intransigence_against_a_reference_run(reference: str, small: Compose, n
         run(small("method=finetune", "reference=nowhere", root="other"))
 
 
+def test_numbers_below_the_normal_ones_are_zero(plain: Results) -> None:
+    """A CPU takes up to a hundred times as long for them, and masks near 0 make many."""
+    assert float(torch.tensor(1e-39) * 1) == 0.0
+
+
 def test_seconds_are_of_training_alone(small: Compose, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = Judge.measure
 
