@@ -184,7 +184,7 @@ class Trained:
         if content_of(self.settings) != self.settings.get("content"):
             raise InputError(f"{self.folder}: the images that it was trained on aren't where they were, or changed")
         if weights_of(self.settings) != self.settings.get("weights", {}):
-            raise InputError(f"{self.folder}: the weights of its features are other ones than they were")
+            raise InputError(f"{self.folder}: the weights of its features aren't where they were, or changed")
 
 
 def sureness(logits: Tensor) -> np.ndarray:
