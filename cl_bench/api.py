@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError, Stopped
-from cl_bench.config.errors import nearest
+from cl_bench.config.errors import no_such_folder
 from cl_bench.files import Damaged
 from cl_bench.record import load_results
 from cl_bench.runs.asked import AT_WORK, by_itself, composed_of, node_of, places_of
@@ -117,7 +117,7 @@ def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int
     Args:
         run: of which the model is.
         dataset: another data set with the same classes and images of the same shape, cut into the same tasks: a name
-            as behind `dataset=`, an .npz file of your own, or a folder of pictures with a folder per class.
+            as behind `dataset=`, an .npz or .csv file of your own, or a folder of pictures with a folder per class.
         after: the task after which the model is taken, 0 for the first; None for the last one learned.
 
     Raises InputError when that can't be.
@@ -291,10 +291,7 @@ def missing(folder: Path) -> str:
     below = sorted(folder.glob("**/results.json"))
     if below:
         return f"is no folder of one run; load one below it, such as {below[0].parent}, or cl_bench.results(...) of all"
-    if folder.is_dir():
-        return "has no results.json"
-    beside = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    return f"no such folder{nearest(folder.name, beside)}"
+    return "has no results.json" if folder.is_dir() else no_such_folder(folder)
 
 
 def as_cell(value: Any) -> Any:

@@ -13,7 +13,7 @@ from cl_bench.config import signatures
 from cl_bench.config.came_from import came_from
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
-from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
+from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of, place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
 from cl_bench.config.training import OFF, check_training, with_scheduler
@@ -64,6 +64,9 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
         if not isinstance(settings.get(group), Mapping):
             raise InputError(f"{group}: needs a choice{nearest('', options_of(group))}")
     build(check({key: value for key, value in settings.items() if key not in BELOW}, "", Top))
+    for key in ("output_root", "data_dir", "continue_from"):  # a shell's variable that isn't set is no wish for none
+        if settings.get(key) is not None:
+            place(settings[key], key)
     check_evaluation(settings)
     if "features" in settings and (keep := settings.get("keep_models", "none")) != "none":
         why = "a model of a run on features would lack the network that makes them; its checkpoints are used"

@@ -5,7 +5,11 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+MOST_CHOICES = 100
+"""More of them are no help in one line."""
 
 
 class KnownError(Exception):
@@ -36,15 +40,35 @@ class Stopped(BaseException):
 
 
 def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
-    """'; did you mean X?' with the choice most like `name`, or the list of choices when none is near.
+    """'; did you mean X?' with the choice most like `name`, whatever its capitals, or the list of choices when none is
+    near.
 
     prefix: what stands before each choice when it is typed, such as 'method.'.
     """
     choices = sorted(map(str, choices))
-    near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean '{prefix}{near[0]}'?"
-    return f"; choose from {', '.join(prefix + choice for choice in choices)}" if choices else ""
+    if near := most_like(str(name), choices):
+        return f"; did you mean '{prefix}{near}'?"
+    more = f", ... ({len(choices):,} in all)" if len(choices) > MOST_CHOICES else ""
+    some = choices[: 10 if more else None]
+    return f"; choose from {', '.join(prefix + choice for choice in some)}{more}" if choices else ""
+
+
+def most_like(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that is most like a name, whatever its capitals; None when none is near.
+
+    >>> most_like("Emnist", ["EMNIST", "Omniglot"]), most_like("xyz", ["EMNIST"])
+    ('EMNIST', None)
+    """
+    small = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(name.lower(), small, n=1, cutoff=0.5)
+    return small[near[0]] if near else None
+
+
+def no_such_folder(folder: Path) -> str:
+    """That a folder isn't there, and which one beside it may be meant."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    names = [other.name for other in beside if other.is_dir() and not other.name.startswith(".")]
+    return f"no such folder{nearest(folder.name, names)}"
 
 
 def typed(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cl_bench.config.errors import InputError, KnownError, nearest
+from cl_bench.config.errors import InputError, KnownError, most_like, nearest
 from cl_bench.config.names import check_name, conf_of, options_of
 
 
@@ -83,6 +83,10 @@ def _unknown(full_key: str, parent: Any) -> str:
     prefix = above and f"{above}."
     if deeper:
         return f"{full_key}: no such key; did you mean '{prefix}{min(deeper, key=len)}'?"
+    if not most_like(key, choices):  # here; it may be somewhere else
+        ends = {path.rpartition(".")[2]: path for path in paths_of(OmegaConf.to_container(parent._get_root()))}
+        if there := most_like(key, ends):
+            return f"{full_key}: no such key; did you mean '{ends[there]}'?"
     return f"{full_key}: no such key{nearest(key, choices, prefix) or f'; {above} has none'}"
 
 

@@ -80,6 +80,8 @@ def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) 
     names = np.asarray(arrays.class_names) if len(arrays.class_names) else train.astype(str)
     if names.dtype.kind != "U" or names.shape != train.shape or len(np.unique(names)) < len(names):
         raise InputError(f"{where}: class_names must be {len(train)} different texts, one for each label that occurs")
+    if strange := [name for name in names.tolist() if not name.strip() or not name.isprintable()]:
+        raise InputError(f"{where}: a class is called {strange[0]!r}; a name must be one line that can be printed")
     y = dict(zip(parts, (torch.from_numpy(np.searchsorted(train, y)) for y in labels), strict=True))
     x = dict(zip(parts, (_sized(x, size) for x in images), strict=True))
     return Dataset(

@@ -50,6 +50,7 @@ class PNN(Growing, Method):
     family = "architecture"
     kinds: ClassVar[tuple[Kind, ...]] = ("task",)
     own: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -69,6 +70,8 @@ class PNN(Growing, Method):
         self.columns = nn.ModuleList([self.shaped(0, network.features)])  # of each task so far; one before the first
         self.random = nn.ModuleList()
         self.register_buffer("own", problem.mask("own", after=0), persistent=False)
+        # of each output among those of a task, (n_tasks, n_outputs); any for others
+        self.register_buffer("place", (self.own.cumsum(1) - 1).clamp(min=0), persistent=False)
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         if task.index:
@@ -89,8 +92,7 @@ class PNN(Growing, Method):
             own = self.column(task)(x, self.below(x, task))
         else:
             own = x.new_zeros(len(x), len(self.problem.outputs[task]))
-        lowest = own.new_full((len(x), self.problem.n_outputs), torch.finfo(own.dtype).min)
-        return lowest.masked_scatter(self.own[task], own)
+        return own[:, self.place[task]].masked_fill(~self.own[task], torch.finfo(own.dtype).min)
 
     @torch.no_grad()
     def below(self, x: Tensor, index: int) -> list[list[Tensor]]:

@@ -59,9 +59,8 @@ class Backbone(nn.Module):
     def __init__(self, where: str, backbone: str, weights: str | None, size: int | None) -> None:
         super().__init__()
         self.size = size
-        file = weights_file(where, backbone, weights)
         with torch.device("cpu"):  # however large the network on it is, the weights are needed
-            loaded = load(where, backbone, file)
+            loaded = load(where, backbone, weights)
             self.normalize = Normalize(loaded.mean, loaded.std)
         self.width = loaded.width
         self.shared = Shared(loaded.network.to(memory_format=torch.channels_last))
@@ -92,10 +91,11 @@ class Backbone(nn.Module):
         return super()._apply(fn, recurse)
 
 
-def load(where: str, backbone: str, file: Path) -> Loaded:
-    """The network `backbone` with the weights in a file. Raises InputError, see `Backbone`."""
+def load(where: str, backbone: str, weights: str | None) -> Loaded:
+    """The network `backbone` with its weights. Raises InputError, see `Backbone`."""
     library, _, name = backbone.partition("/")
-    if backbone == LITE0:
+    if backbone == LITE0 or library not in ("torchvision", "timm"):
+        file = weights_file(where, backbone, weights)
         with torch.device("meta"):
             network = EfficientNetLite0()
         fill(network, where, backbone, file)
@@ -107,6 +107,7 @@ def load(where: str, backbone: str, file: Path) -> Loaded:
         if name not in models.list_models(module=models):
             near = nearest(name, models.list_models(module=models), "torchvision/")
             raise InputError(f"{where}.backbone={backbone}: torchvision has no such network{near}")
+        file = weights_file(where, backbone, weights)
         with torch.device("meta"):
             network = models.get_model(name, weights=None)
         fill(network, where, backbone, file)
@@ -121,6 +122,7 @@ def load(where: str, backbone: str, file: Path) -> Loaded:
     if not timm.is_model(name.partition(".")[0]):
         near = nearest(name, timm.list_models(), "timm/")
         raise InputError(f"{where}.backbone={backbone}: timm has no such network{near}")
+    file = weights_file(where, backbone, weights)
     with torch.device("meta"):
         network = timm.create_model(name, pretrained=False)
     fill(network, where, backbone, file)
@@ -141,6 +143,8 @@ def fill(network: nn.Module, where: str, backbone: str, file: Path) -> None:
             f"{key}: is of another network than {backbone}, where {wrong} is {shape(own, wrong)}; in the file it is "
             f"{shape(state, wrong)}"
         )
+    if odd := next((name for name, value in state.items() if not value.isfinite().all()), None):
+        raise InputError(f"{key}: {odd} holds numbers that aren't finite; take a sound file of {backbone}")
     network.load_state_dict(state, assign=True)
 
 

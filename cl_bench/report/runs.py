@@ -13,7 +13,7 @@ from typing import Any
 
 from cl_bench.config import InputError
 from cl_bench.config.content import by_content
-from cl_bench.config.errors import nearest
+from cl_bench.config.errors import nearest, no_such_folder
 from cl_bench.config.names import WITHOUT_EFFECT, as_ever, name_of
 from cl_bench.config.signatures import parameters
 from cl_bench.config.tuned import leaves
@@ -169,9 +169,7 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
 def run_folders(top: Path) -> Iterator[Path]:
     """The folders of runs below a folder, or that folder itself."""
     if not top.is_dir():
-        beside = top.parent.iterdir() if top.parent.is_dir() else ()
-        names = [entry.name for entry in beside if entry.is_dir() and not entry.name.startswith(".")]
-        raise InputError(f"{top}: no such folder{nearest(top.name, names)}")
+        raise InputError(f"{top}: {no_such_folder(top)}")
     for path, below, files in os.walk(top):
         if "results.json" in files or "checkpoints" in below:
             yield Path(path).resolve()

@@ -26,12 +26,14 @@ def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -
     known = [name for name in options_of("dataset") if name != "none"]
     own = None
     if dataset not in known:
-        own = "npz" if dataset.endswith(".npz") else "image_folder" if Path(dataset).is_dir() else None
+        endings = {".npz": "npz", ".csv": "files"}
+        own = endings.get(Path(dataset).suffix.lower(), "image_folder" if Path(dataset).is_dir() else None)
         if own is None:
-            raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, [*known, 'PATH.npz', 'FOLDER'])}")
+            choices = [*known, "PATH.npz", "PATH.csv", "FOLDER"]
+            raise InputError(f"dataset={dataset}: no such dataset{nearest(dataset, choices)}")
     sized = any(key.partition("=")[0] == "dataset.size" for key in keys)
     words = [f"dataset={own or dataset}", *(["dataset.path=any"] if own else [])]
-    if "image_folder" in (own, dataset) and not sized:  # it needs one; see `Trained.accuracies`
+    if {"image_folder", "files"} & {own, dataset} and not sized:  # it needs one; see `Trained.accuracies`
         words.append("dataset.size=1")
     with by_itself():
         node = composed_of([*words, *keys], keys)["dataset"]

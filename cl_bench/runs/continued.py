@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.came_from import SAME, came_from
 from cl_bench.config.compose import declared
-from cl_bench.config.errors import nearest, typed
+from cl_bench.config.errors import no_such_folder, typed
 from cl_bench.config.names import file_of, options_of, place
 from cl_bench.config.tuned import leaves
 from cl_bench.record import Damaged, Results, load_results
@@ -34,8 +34,7 @@ def earlier(settings: Mapping[str, Any]) -> Results:
     try:
         results = load_results(folder)
     except FileNotFoundError:
-        beside = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        there = "has no results.json" if folder.is_dir() else f"no such folder{nearest(folder.name, beside)}"
+        there = "has no results.json" if folder.is_dir() else no_such_folder(folder)
         raise InputError(f"{where}: {there}; it is the folder of one finished run") from None
     except Damaged as error:
         raise InputError(f"{where}: {error}") from None

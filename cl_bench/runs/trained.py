@@ -145,7 +145,8 @@ class Trained:
                 raise InputError("dataset: this run continues another one; there are several data sets to replace")
             if not takes_dataset(nodes["scenario"]):
                 raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
-            other = check(self._sized(dataset), "dataset", packages=allowed(self.settings["plugins"]))
+            dataset = self._sized(self._of_classes(dataset, classes))
+            other = check(dataset, "dataset", packages=allowed(self.settings["plugins"]))
             try:
                 scenario = own_scenario(self.settings, {**nodes, "dataset": other})
             except InputError as error:
@@ -165,6 +166,12 @@ class Trained:
         score.to(self.method.device).measure(self.method, self.after)
         return np.array(score.results().R[self.after], dtype=float)
 
+    def _of_classes(self, dataset: Mapping[str, Any], classes: Sequence[Sequence[str]]) -> Mapping[str, Any]:
+        """The node of a data set, with the classes that this run took of its own by their names, where none are set."""
+        taken = list(map(str, (self.settings.get("dataset") or {}).get("classes") or []))
+        named = {name for names in classes for name in names}.issuperset(taken)
+        return {**dataset, "classes": taken} if named and taken and dataset.get("classes", ()) is None else dataset
+
     def _sized(self, dataset: Mapping[str, Any]) -> Mapping[str, Any]:
         """The node of pictures in folders, with the size of this run's images where none is set."""
         if "test_fraction" not in dataset or dataset["size"] is not None:
@@ -177,7 +184,7 @@ class Trained:
         if content_of(self.settings) != self.settings.get("content"):
             raise InputError(f"{self.folder}: the images that it was trained on aren't where they were, or changed")
         if weights_of(self.settings) != self.settings.get("weights", {}):
-            raise InputError(f"{self.folder}: the weights of its features are other ones than they were")
+            raise InputError(f"{self.folder}: the weights of its features aren't where they were, or changed")
 
 
 def sureness(logits: Tensor) -> np.ndarray:

@@ -14,14 +14,15 @@ from cl_bench.config import InputError
 from cl_bench.runs.asked import node_of
 from cl_bench.use.words import answered, options, sorted_out
 
-USAGE = "cl-bench evaluate FOLDER [dataset=NAME|FILE.npz|PICTURES]"
+USAGE = "cl-bench evaluate FOLDER [dataset=NAME|FILE.npz|TABLE.csv|PICTURES]"
 HELP = f"""\
 {USAGE}
 
 Measures the model of a run on the test images of each task. FOLDER is that of the run, such as
 outputs/digits-class_incremental-er/seed0-1a2b3c4d.
 
-  dataset=...       another data set with the same classes: a name, an .npz file, or pictures in a folder per class;
+  dataset=...       another data set with the same classes: a name, an .npz file, a table of pictures, or a folder of
+                    them with a folder per class;
                     without it, the test images of the run
   dataset.KEY=...   its settings, such as dataset.path=... dataset.size=...
   data_dir=...      where data sets lie, if not where they were

@@ -29,6 +29,8 @@ def options(kind: type[T], words: Sequence[str]) -> T:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"{word}: is no KEY=VALUE") from None
+        if not value:
+            raise InputError(f"{word}: needs a value")
     return build(check(values, "", kind))
 
 

@@ -198,6 +198,8 @@ WRONG: dict[str, tuple[Arrays, tuple[str, ...]]] = {
     "too few names": ({"class_names": np.array(["cat", "dog"])}, ("class_names must be 3 different texts",)),
     "one name twice": ({"class_names": np.array(["cat", "dog", "cat"])}, ("class_names must be 3 different texts",)),
     "names that are numbers": ({"class_names": np.arange(3)}, ("class_names must be 3 different texts",)),
+    "a name of two lines": ({"class_names": np.array(["cat", "d\nog", "cow"])}, (r"a class is called 'd\nog'",)),
+    "a name of nothing": ({"class_names": np.array(["cat", " ", "cow"])}, ("a class is called ' '",)),
     "names of bytes": ({"class_names": np.array([b"a", b"b", b"c"])}, ("class_names must be 3 different texts",)),
     "empty": ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, ("x_test is empty",)),
     "objects": ({"y_train": np.array([0, 1, 2, 0, 1, None])}, ("y_train cannot be read", "plain numbers")),

@@ -65,3 +65,18 @@ def test_negative_features_have_no_power(small: Compose) -> None:
 def test_covariances_that_no_memory_holds(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"^method=fecam: 10 covariances of 400000 features"):
         run(small("method=fecam", "network.hidden=[400000]"))
+
+
+def test_a_stream_works_out_anew_what_came_alone() -> None:
+    """Answered after each mini-batch, the last answers are those of all images at once."""
+    scenario, method = made("fecam", "network=linear")
+    train, test = scenario.tasks[0].train, next(scenario.tests[0].batches()).x
+    zeros, ones = ((train.labels == label).nonzero().squeeze(1) for label in (0, 1))
+    for rows, label in ((zeros, 0), (ones[:9], 1), (ones[9:], 1)):
+        kept = dict(method._metrics)
+        method.take_in(train.batch(rows), None)
+        answers = method(test)
+        assert all(method._metrics[other] is kept[other] for other in kept if other != label)
+    whole = made("fecam", "network=linear")[1]
+    whole.take_in(train.batch(torch.cat((ones, zeros))), None)
+    torch.testing.assert_close(answers, whole(test), rtol=1e-6, atol=1e-6)

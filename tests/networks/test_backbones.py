@@ -102,6 +102,12 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda file: torch.save(torch.load(file, weights_only=True) | {"_fc.bias": torch.zeros(9)}, file),
         "is of another network than efficientnet_lite0, where _fc.bias is 1000; in the file it is 9",
     ),
+    "no number": (
+        lambda file: torch.save(
+            torch.load(file, weights_only=True) | {"_fc.bias": torch.full((1000,), torch.inf)}, file
+        ),
+        "_fc.bias holds numbers that aren't finite",
+    ),
     "something more": (
         lambda file: torch.save(torch.load(file, weights_only=True) | {"more": torch.zeros(9)}, file),
         "is of another network than efficientnet_lite0, where more is missing; in the file it is 9",
@@ -144,8 +150,9 @@ def test_networks_of_torchvision_and_timm_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is damaged or no file of weights"):
         Backbone("features", "timm/test_resnet", str(tmp_path / "weights.safetensors"), 32)
     for name in ("torchvision/mobilenet_v3_smal", "timm/test_resne"):
-        with pytest.raises(InputError, match=rf"has no such network; did you mean '{name}"):
-            Backbone("features", name, str(tmp_path / "weights.pth"), 32)
+        for file in (str(tmp_path / "weights.pth"), None):  # not that the weights of no network are missing
+            with pytest.raises(InputError, match=rf"has no such network; did you mean '{name}"):
+                Backbone("features", name, file, 32)
 
 
 def test_images_of_more_channels_are_refused() -> None:

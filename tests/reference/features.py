@@ -72,11 +72,11 @@ def slda(tasks: Images, weights: Iterable[Tensor]) -> Timing:
 
 
 def fecam(tasks: Images, weights: Iterable[Tensor]) -> Timing:
-    """Square roots; an inverse correlation matrix for each class."""
+    """Square roots; a correlation matrix for each class, as its root."""
     network, features = network_of(weights)
     timing = Timing(list(network.parameters()))
     sums = summed(lambda x: features(x).sqrt(), tasks, timing, products=True)
-    means, inverses = torch.zeros(10, len(sums[0][1]), dtype=torch.float64), []
+    means, roots = torch.zeros(10, len(sums[0][1]), dtype=torch.float64), []
     for c, (n, total, products) in sorted(sums.items()):
         means[c] = F.normalize(total, dim=0)
         covariance = (products - torch.outer(total, total) / n) / (n - 1)
@@ -85,8 +85,8 @@ def fecam(tasks: Images, weights: Iterable[Tensor]) -> Timing:
         spread, shared = covariance.diagonal().mean(), covariance[~eye.bool()].mean()
         covariance = covariance + spread * eye + shared * (1 - eye)
         scale = covariance.diagonal().sqrt()
-        inverses.append(torch.linalg.inv(covariance / torch.outer(scale, scale)))
-    timing.weights += [means, *inverses]
+        roots.append(torch.linalg.cholesky(covariance / torch.outer(scale, scale)))
+    timing.weights += [means, *roots]
     return timing
 
 

@@ -292,6 +292,30 @@ def test_it_is_measured_on_pictures_in_folders(er: Path, pictures: Path) -> None
     assert found.tolist() == [right[2 * task : 2 * task + 2].mean() for task in range(5)]
 
 
+def test_it_is_measured_on_a_table_and_on_the_classes_that_it_took(
+    own: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of pictures of ten classes it takes those of its own, which its dataset.classes names."""
+    taken = ["digit 7", "digit 2", "digit 4", "digit 0"]
+    words = [f"dataset.classes=[{','.join(taken)}]", "scenario.n_tasks=2", "keep_models=last"]
+    settings = small_settings(*ER_QUICK, "dataset=npz", f"dataset.path={own}", *words)
+    settings |= {"output_root": str(tmp_path / "outputs")}
+    run(settings)
+    files = sorted(pictures.glob("*/*.png"))
+    rows = [f"{file},{file.parent.name},{'test' if number % 4 else 'train'}" for number, file in enumerate(files)]
+    table = tmp_path / "my.csv"
+    table.write_text("\n".join(["path,label,split", *rows]))
+    own_run = cl_bench.load(folder_of(settings))
+    answers = [(file.parent.name, own_run.predict(file)[0]) for number, file in enumerate(files) if number % 4]
+    expected = [[said == true for true, said in answers if true in taken[i : i + 2]] for i in (0, 2)]
+    found = cl_bench.evaluate(own_run, table)
+    capsys.readouterr()  # what the training said
+    np.testing.assert_allclose(found, [np.mean(right) for right in expected])
+    code, out, err = said(evaluate, capsys, own_run.folder, f"dataset={table}")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{found[0]:.4f}  task 0: digit 7 digit 2")
+
+
 def test_the_best_classes_and_how_sure_it_is_of_them(er: Path) -> None:
     run, images = cl_bench.load(er), digits().x_test[:20]
     best, scores = run.predict(images, top=3), run.scores(images)
@@ -362,6 +386,7 @@ def test_a_run_is_measured_from_the_command_line(er: Path, own: Path, capsys: py
         (predict, ["RUN", "EMPTY", "tsk=0"], "tsk: no such key; did you mean 'task'?"),
         (export, ["RUN", "task=5"], "task=5: there is no such task, 0 to 4"),
         (export, ["RUN", "fil=x"], "fil: no such key; did you mean 'file'?"),
+        (export, ["RUN", "file="], "file=: needs a value"),
     ],
 )
 def test_a_command_that_cannot_be_done_is_one_line(
@@ -423,6 +448,15 @@ def test_a_graph_of_one_task(small: Compose) -> None:
     assert file == folder_of(settings) / "models" / "task4" / "model-of-task1.pt2"
     answers = torch.export.load(file).module()(digits().x_test / 255).argmax(1).tolist()
     assert [own.class_names[output] for output in answers] == own.predict(digits().x_test, task=1).tolist()
+
+
+def test_a_graph_of_columns(small: Compose) -> None:
+    settings = small("method=pnn", "scenario=task_incremental", "trainer.epochs=1", "scenario.n_tasks=2")
+    run(settings)
+    own = cl_bench.load(folder_of(settings))
+    graph = torch.export.load(own.export(task=1)).module()
+    images = digits().x_test[:9] / 255
+    torch.testing.assert_close(graph(images), own.model()(images, index=1))
 
 
 def test_what_is_no_graph_is_refused_with_the_reason(small: Compose) -> None:
