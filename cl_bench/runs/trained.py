@@ -20,9 +20,8 @@ from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
-from cl_bench.methods.base import Method
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.models import Models, answer_state
+from cl_bench.runs.models import Models, put_in
 from cl_bench.runs.setup import checked, method_of, own_scenario, prepare, scenario_of, takes_dataset
 
 
@@ -58,7 +57,7 @@ class Trained:
             self._check_content()
             self._scenario, self.method = prepare(settings, self.nodes)
             self.problem, self._seen_by_task = self._scenario.problem, True
-            self.method.load_state_dict(state["method"])
+            put_in(self.method, state["method"], folder / "checkpoints", whole=True)
         self.whole = not model
         self.method.eval()
         if not self.method.measurable:
@@ -183,18 +182,6 @@ class Trained:
 def sureness(logits: Tensor) -> np.ndarray:
     """The softmax of logits, as `Run.scores` explains."""
     return logits.double().softmax(1).numpy()
-
-
-def put_in(method: Method, state: Mapping[str, Any], where: Path) -> None:
-    """Gives a new method the state of what answers. Raises InputError for that of another network."""
-    try:
-        unexpected = method.load_state_dict(state, strict=False).unexpected_keys
-    except RuntimeError as error:  # of a size that differs
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{where}: is of another network ({reason})") from None
-    if odd := [*(name for name in answer_state(method) if name not in state), *unexpected]:
-        says = "isn't there" if odd[0] not in state else "isn't part of this one"
-        raise InputError(f"{where}: is of another network ({odd[0]} {says})")
 
 
 def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
