@@ -114,7 +114,7 @@ class Diagnostics:
     generator_bytes: Count | None = None
     replay_histogram: list[Count] | None = None
     disagreement: Accuracy = None
-    plasticity: Sequence[Sequence[Measured]] | None = None
+    plasticity: Sequence[tuple[Measured, Measured]] | None = None
     more: dict[str, Any] | None = None
 
     @classmethod

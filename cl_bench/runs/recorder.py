@@ -185,7 +185,8 @@ class Recorder:
         first = first_places(self.scenario.problem, task)
 
         def measure(seen: int) -> float:
-            return self.score.on_stream(self.method, task.index, came=first < seen - before)
+            came = first < seen - before
+            return self.score.or_nan("accuracy_on_stream", lambda: self.score.on_stream(self.method, task.index, came))
 
         n = data.n_batches(self.fit.batch_size)
         ends = [before + self.fit.batch_size * i for i in range(n)] + [before + len(data)]
