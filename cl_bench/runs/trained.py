@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check
 from cl_bench.config.weights import weights_of
 from cl_bench.data.batches import at_once
+from cl_bench.data.on_disk import rows_at_once
 from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
@@ -121,14 +122,16 @@ class Trained:
         """Of the images that it is given, (C, H, W), also where it learned from their features."""
         return (self.problem.pictures or self.problem).image_shape
 
-    def pictures(self, pictures: Sequence[Path]) -> np.ndarray:
-        """Picture files as the images of this run, uint8 (N, C, H, W), see `data.pictures.square`."""
+    def pictures(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        """Picture files as the images of this run, uint8 (N, C, H, W), some of many at a time; see `data.pictures`."""
         channels, height, width = self.image_shape
         if height != width or channels not in (1, 3):
             shape = "x".join(map(str, self.image_shape))
             raise InputError(f"images: this run takes {shape}, and pictures are cut square, with 1 or 3 channels")
         background = (self.settings.get("dataset") or {}).get("background", "white")
-        return read_pictures(pictures, height, channels == 1, background, "images")
+        size = rows_at_once((len(pictures), *self.image_shape))
+        for start in range(0, len(pictures), size):
+            yield read_pictures(pictures[start : start + size], height, channels == 1, background, "images")
 
     def accuracies(self, dataset: Mapping[str, Any] | None, classes: Sequence[Sequence[str]]) -> np.ndarray:
         """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.

@@ -310,14 +310,24 @@ def test_the_best_classes_and_how_sure_it_is_of_them(er: Path) -> None:
         run.predict(images, after=1, top=5)
 
 
-def test_pictures_from_the_command_line(er: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_from_the_command_line(
+    er: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = next(pictures.glob("*/*.png"))
     code, out, err = said(predict, capsys, er, file, "top=2")
     run = cl_bench.load(er)
     (names,), (scores,) = run.predict(file, top=2).tolist(), np.sort(run.scores(file))[:, ::-1]
     assert (code, err) == (0, "")
     assert out == f"{file}\t{names[0]}\t{scores[0]:.4f}\t{names[1]}\t{scores[1]:.4f}\n"
-    assert len(said(predict, capsys, er, pictures)[1].splitlines()) == 40
+    whole, names = said(predict, capsys, er, pictures)[1], run.predict(pictures)
+    assert len(whole.splitlines()) == 40
+    monkeypatch.setattr("cl_bench.runs.trained.rows_at_once", lambda shape: 7)  # of many, some at a time
+    assert said(predict, capsys, er, pictures)[1] == whole
+    assert run.predict(pictures).tolist() == names.tolist()
+    monkeypatch.setattr("cl_bench.runs.trained.read_pictures", lambda *_: bytearray(2**60))
+    code, out, err = said(predict, capsys, er, pictures)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: out of memory; ")
 
 
 # ------------------------------------------------------------------------------------------------ the commands
