@@ -172,7 +172,7 @@ def kept(family: str) -> list[Row]:
     file = RESULTS / f"{family}.csv"
     if not file.exists():
         return []
-    rows, number = [], 1
+    rows, number = [], 1  # the last line that could be read
     try:
         for line in csv.DictReader(StringIO(file.read_text("utf-8"), newline="")):
             number += 1

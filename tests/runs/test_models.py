@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, Compose, Killed, small_settings
+from conftest import METHODS, Compose, Killed, made, small_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -27,7 +27,7 @@ from cl_bench.methods.base import Classifier
 from cl_bench.methods.er import ER
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
-from cl_bench.runs.models import Models, answer_state, labels_of, problem_of
+from cl_bench.runs.models import Models, answer_state, labels_of, problem_of, put_in
 from cl_bench.sweep.jobs import finished
 from cl_bench.use import evaluate, export, predict
 
@@ -205,6 +205,14 @@ def test_a_finished_run_makes_the_model_that_is_asked_for_later(small: Compose) 
     run(all_states)
     assert run(all_states | {"keep_models": "all"}).R == results.R
     assert not Models(folder_of(all_states), key_of(all_states)).lacking(range(5))
+
+
+def test_the_state_of_another_network_is_one_line() -> None:
+    """As after a change of its code, which no key knows of."""
+    (_, method), (_, wider), (_, other) = made("er"), made("er", "network.hidden=[9]"), made("finetune")
+    for state in (wider.state_dict(), other.state_dict()):
+        with pytest.raises(InputError, match=r"^there: is of another network \([^\n]+\)$"):
+            put_in(method, state, Path("there"), whole=True)
 
 
 def test_a_method_that_has_learned_nothing_yet_says_so(small: Compose) -> None:
