@@ -26,6 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from cl_bench import __version__
 from cl_bench.config import InputError, KnownError, Stopped
 from cl_bench.config.compose import plain, written_out
+from cl_bench.config.errors import out_of_memory
 from cl_bench.config.explain import explained
 from cl_bench.config.names import CONF
 from cl_bench.config.search_path import with_plugins
@@ -124,8 +125,7 @@ def complain(error: Exception, debug: bool, which: str = "") -> str:
     Returns the line.
     """
     line = " ".join(str(error).split())
-    memory = isinstance(error, MemoryError) or "allocate memory" in line or "out of memory" in line
-    if memory:
+    if out_of_memory(error):
         line = f"out of memory{relief(error)} ({line.rpartition(': ')[2]})"
     elif not isinstance(error, KnownError | OSError):
         line = f"{type(error).__name__}: {line}"

@@ -236,7 +236,11 @@ class Run:
         files = places_of(images)
         pictures = None if files is None else pictures_in(files)
         trained = self._trained(after)
-        return ask(trained, images if pictures is None else trained.pictures(pictures))
+        if pictures is None:
+            return ask(trained, images)
+        import numpy as np
+
+        return np.concatenate([ask(trained, some) for some in trained.pictures(pictures)])
 
     def _check_task(self, task: int | None) -> None:
         tasks = f", 0 to {len(self.classes) - 1}"

@@ -82,6 +82,11 @@ class Capacity:
     weights_used: list[Count] | None = None
     weights_free: list[Count] | None = None
 
+    def __post_init__(self) -> None:
+        values = (self.total, self.new, self.reused, self.reserved, self.free)
+        if any(len(of_layers) != len(self.layers) for of_layers in values):
+            raise ValueError("has not a value for each layer")
+
 
 PLASTICITY = ("online_accuracy", "dead_units", "effective_rank", "weight_magnitude")
 """Numbers of each task that say how well a network still learns: see `TaskRecord.of_plasticity`."""

@@ -58,6 +58,19 @@ class Choices(TypedDict):
     experiment: NotRequired[str | None]
 
 
+class CameFrom(TypedDict):
+    """The run that another one continues, see `config.came_from`."""
+
+    dataset: str
+    key: str
+    tasks: Count
+    digest: str
+    seed: NotRequired[Count]
+
+
+Group = NotRequired[dict[str, Any] | None]
+
+
 class Config(TypedDict):
     """What is read of a configuration by name; the rest of it may be anything that JSON can hold."""
 
@@ -66,9 +79,16 @@ class Config(TypedDict):
     method: dict[str, Any]
     scenario: dict[str, Any]
     dataset: NotRequired[dict[str, Any]]
-    content: NotRequired[str | list[Any]]
+    features: Group
+    network: Group
+    optimizer: Group
+    scheduler: Group
     trainer: NotRequired[dict[str, Any]]
-    memory: NotRequired[dict[str, Any] | None]
+    memory: Group
+    content: NotRequired[str | list[Any]]
+    weights: NotRequired[dict[str, str]]
+    came_from: NotRequired[CameFrom]
+    continue_from: NotRequired[str | None]
     reference: NotRequired[str | list[str] | None]
 
 
@@ -94,7 +114,7 @@ class Diagnostics:
     generator_bytes: Count | None = None
     replay_histogram: list[Count] | None = None
     disagreement: Accuracy = None
-    plasticity: Sequence[Sequence[Measured]] | None = None
+    plasticity: Sequence[tuple[Measured, Measured]] | None = None
     more: dict[str, Any] | None = None
 
     @classmethod

@@ -20,7 +20,7 @@ from cl_bench.process import OWNER
 from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, configuration_of, keep, kept, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
-from cl_bench.report.runs import MACHINE, read, run_folders
+from cl_bench.report.runs import MACHINE, read, run_folders, say_damaged
 from cl_bench.runs.asked import by_itself, composed_of
 
 DESCRIPTION = "Compares our numbers with published ones; runs what is missing, as a sweep that can be interrupted."
@@ -77,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tables:
             tables()
         return show(chosen, found)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError, UnicodeError) as error:  # a page that is no UTF-8
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 
@@ -138,7 +138,8 @@ def run_missing(chosen: Mapping[str, Sequence[Cell]], runs: Mapping[str, Results
 def finished(overrides: Sequence[str]) -> dict[str, Results]:
     """The finished runs below the folder of runs, by their key, whatever machine they ran on."""
     root = place(composed(ours_of(overrides))["output_root"], "output_root")
-    runs = read([root])[0] if root.is_dir() and any(run_folders(root)) else []
+    runs, unread, _ = read([root]) if root.is_dir() and any(run_folders(root)) else ([], [], 0)
+    say_damaged(unread)
     return {key_on_any_machine(run.results.config): run.results for run in runs if run.finished}
 
 
@@ -160,7 +161,8 @@ def key(overrides: Sequence[str], seed: int) -> str:
 
 def key_on_any_machine(settings: Mapping[str, Any]) -> str:
     """The key of a run without how many threads it had and on what device it was."""
-    trainer = {name: value for name, value in settings["trainer"].items() if f"trainer.{name}" not in MACHINE}
+    trainer = settings.get("trainer", {})  # of somebody's results.json it may not be there
+    trainer = {name: value for name, value in trainer.items() if f"trainer.{name}" not in MACHINE}
     return key_of({**settings, "trainer": trainer})
 
 

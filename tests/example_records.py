@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cl_bench.record import Capacity, Diagnostics, Generated, Masks, Phase, Plasticity, Results, TaskRecord
+from cl_bench.network_record import Evaluation
+from cl_bench.record import (
+    ByClass,
+    Capacity,
+    Diagnostics,
+    Generated,
+    Masks,
+    MemoryUse,
+    Phase,
+    Plasticity,
+    Results,
+    TaskRecord,
+)
 
 
 def task_record(task: int, **known: Any) -> TaskRecord:
@@ -33,6 +45,41 @@ def plastic_record(task: int, dead: int = 3, online: float | None = 0.5) -> Task
     )
     phase = Phase("train", 10, [10], 1.0, {}, [], online)
     return task_record(task, plasticity=before, phases=[phase])
+
+
+def full_record(task: int) -> TaskRecord:
+    """A task of three, of which everything is known that a record can hold."""
+    points = [(step, [0.5] * (task + 1)) for step in (5, 10)]
+    phase = Phase(
+        phase="train",
+        steps=10,
+        optimizer_steps=[10],
+        seconds=1.0,
+        losses={"loss": 0.5},
+        validation=[(5, 0.5), (10, 0.75)],
+        online_accuracy=0.5,
+        stream=[(100 * task + 50, 0.4), (100 * task + 100, None)],
+        evaluation=Evaluation("test images", [*range(task + 1)], points),
+    )
+    noted = Diagnostics(
+        capacity=capacity(parameters=9, weights=[4, 4], weights_used=[1, 1], weights_free=[3, 3]),
+        generator_bytes=80,
+        replay_histogram=[1] * 6,
+        disagreement=0.1,
+        plasticity=[(0.1, 0.2), (0.5, 0.1)],
+        more={"replaced": 3},
+    )
+    return task_record(
+        task,
+        phases=[phase],
+        diagnostics=noted,
+        generated=generated([50.0] * 6, [0.5] * 6),
+        memory=MemoryUse(images=20, bytes=300, generator_bytes=80, raw_bytes_uint8=640, raw_bytes_float32=640),
+        answer_bytes=1000,
+        plasticity=Plasticity(images=9, units=[10, 6], dead=[3, 0], effective_rank=[4.0, None], weight_magnitude=0.1),
+        top5=0.9,
+        by_class=ByClass([0.5, None] * 3, [[1] * 6 for _ in range(6)]),
+    )
 
 
 def results(R: Sequence[Sequence[float | None]], **known: Any) -> Results:

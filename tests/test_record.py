@@ -128,7 +128,16 @@ def test_what_a_method_notes_is_kept_by_its_name() -> None:
     assert to_json(Diagnostics()) == {}
 
 
-@pytest.mark.parametrize(("name", "value"), [("mine", np.ones(2)), ("generator_bytes", -1), ("capacity", {"free": []})])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mine", np.ones(2)),
+        ("generator_bytes", -1),
+        ("capacity", {"free": []}),
+        ("capacity", to_json(capacity()) | {"free": [1]}),  # of two layers; its picture can't be drawn
+        ("plasticity", [[0.5]]),
+    ],
+)
 def test_what_no_file_can_hold_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=r"^diagnostics of the method: .*; note plain Python values$") as error:
         Diagnostics.of({name: value})

@@ -151,12 +151,20 @@ def test_a_wrong_file_is_one_line(own: Path, cell: dict, reason: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["split_mnist,,x,0a,0.1.0,,2026-01-01,cpu,1.5,0.5", "split_mnist,,0"])
-def test_a_damaged_file_of_runs_is_named_with_its_line(own: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        (b"split_mnist,,x,0a,0.1.0,,2026-01-01,cpu,1.5,0.5", 3),
+        (b"split_mnist,,0", 3),
+        (b"split_mnist,,0," + b"0" * 10**6, 2),  # the csv module has a limit
+        (b"split_mnist,,0,caf\xe9", 1),  # no UTF-8
+    ],
+)
+def test_a_damaged_file_of_runs_is_named_with_its_line(own: Path, line: bytes, number: int) -> None:
     keep("quick", [row(0, 0.5)])
     file = own / "quick.csv"
-    file.write_text(file.read_text() + line + "\n")
-    with pytest.raises(InputError, match=r"quick\.csv: line 3 is damaged"):
+    file.write_bytes(file.read_bytes() + line + b"\n")
+    with pytest.raises(InputError, match=rf"quick\.csv: line {number} is damaged"):
         kept("quick")
 
 

@@ -88,6 +88,9 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     check_training(settings, refused)
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
+    if "features" in settings and nodes["method"].parts:  # a generator draws pixels, from 0 to 1
+        why = "generates images, and there are none to learn from (features=...); leave features out"
+        raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
     return nodes
 
 

@@ -39,6 +39,11 @@ class Stopped(BaseException):
         self.signal = signal
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what went wrong; torch says so in words alone."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)
+
+
 def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
     """'; did you mean X?' with the choice most like `name`, whatever its capitals, or the list of choices when none is
     near.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import SupportsFloat
+from typing import SupportsFloat, TypeVar
 
 from cl_bench.config import KnownError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class OrNaN:
@@ -23,8 +24,13 @@ class OrNaN:
 
     def __call__(self, name: str, measure: Callable[[], SupportsFloat], of: str = "") -> float:
         """of: what it is measured of, for the warning."""
+        found = self.attempt(name, lambda: float(measure()), of)
+        return math.nan if found is None else found
+
+    def attempt(self, name: str, measure: Callable[[], T], of: str = "") -> T | None:
+        """What `measure()` gives, whatever that is; None where it can't be measured."""
         try:
-            return float(measure())
+            return measure()
         except KnownError:  # a signal to stop, say
             raise
         except Exception as error:
@@ -32,4 +38,4 @@ class OrNaN:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 log.warning("%s can't be measured: NaN (%s%s)", name, of and f"{of}: ", reason)
             self.warned.add(name)
-            return math.nan
+            return None

@@ -41,7 +41,8 @@ def plasticity(method: Method, data: Data, index: int) -> Plasticity | None:
     """What the hidden units of a method do on images of a task that it hasn't learned; None where it has no unit with
     an activation among `ACTIVATIONS`.
 
-    It leaves the method in evaluation mode, and draws no random number.
+    It leaves the method in evaluation mode, and draws no random number. Raises ValueError where layers answer to some
+    of the images only, as where each image chooses its own part of the network.
 
     Args:
         data: the training images of the task, of which PROBE at equal distances are looked at.
@@ -55,6 +56,8 @@ def plasticity(method: Method, data: Data, index: int) -> Plasticity | None:
         with hidden_units(method) as activations:
             method(batch.x, index=index if method.problem.kind == "task" else None)
         layers = layers or [Hidden() for _ in activations]
+        if len(activations) != len(layers):
+            raise ValueError("not every image goes through the same hidden layers")
         for layer, h in zip(layers, activations, strict=True):
             layer.add(h)
     if not layers:

@@ -97,13 +97,16 @@ class BiC(DistilledRehearsal):
         return cast(CorrectedHead, self.network.head)
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
-        if task.index:
+        brings_classes = bool((self.head.task_of_output == task.index).any())
+        if task.index and brings_classes:
             apart, others = self.set_apart(task.train)
             self.rehearse(others, fit)
             self.correct(apart)
-        else:
-            self.rehearse(task.train, fit)
+        else:  # nothing to correct
+            self.rehearse(self.with_exemplars(task.train), fit)
         self.keep_exemplars(task.train)
+        if not brings_classes:
+            return {}
         return {"a": self.head.a[task.index].item(), "b": self.head.b[task.index].item()}
 
     def set_apart(self, new: Data) -> tuple[Data, Data]:

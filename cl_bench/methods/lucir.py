@@ -90,7 +90,7 @@ class LUCIR(Exemplary):
         """What the last task left, as a task begins."""
         old = self.task_of_output < self.index
         new = self.task_of_output == self.index
-        weight = self.strength * math.sqrt(int(old.sum()) / int(new.sum()))
+        weight = self.strength * math.sqrt(int(old.sum()) / max(1, int(new.sum())))  # a task may have old classes alone
         return Past(frozen(self.network.features), Frozen({self.head.weight: old.unsqueeze(1)}), weight, new)
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from cl_bench.report.latex import PAPER, latex, named
 from cl_bench.report.page import render
 from cl_bench.report.pdf import charts
 from cl_bench.report.plots import BY_NAME
-from cl_bench.report.runs import read, select
+from cl_bench.report.runs import printable, read, say_damaged, select
 from cl_bench.report.tables import csv_of, markdown, parquet_of, rows_of
 
 
@@ -76,9 +76,7 @@ def report(
     if parquet and find_spec("pyarrow") is None:
         raise InputError("--parquet needs pyarrow: pip install 'cl_bench[parquet]'")
     runs, unread, copies = read(folders)
-    for run in unread:
-        if run.damaged:
-            print(f"not read: {printable(run.folder)}: {run.reason}", file=sys.stderr)
+    say_damaged(unread)
     if where:
         runs, unread = select(runs, where), []
     found = benchmarks(runs)
@@ -109,8 +107,3 @@ def report(
     configurations = sum(len(benchmark.configurations) for benchmark in found)
     aside = f", {rest} not finished" if rest else ""
     print(f"{finished} finished runs of {configurations} configurations{aside}: {printable(out / 'index.html')}")
-
-
-def printable(path: Path) -> str:
-    """A path as any terminal can show it."""
-    return str(path).encode(errors="replace").decode()

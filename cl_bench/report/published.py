@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -150,16 +151,17 @@ class Row:
 
 def row_of(cell: Cell, results: Results, key: str) -> Row:
     """What is kept of a finished run of a cell."""
-    machine = results.provenance.get("machine") or {}
+    made_by, machine = results.provenance, results.provenance.get("machine")
+    machine = machine if isinstance(machine, Mapping) else {}
     return Row(
         cell.experiment,
         cell.overrides,
         results.seed,
         key,
         results.versions.get("cl_bench", ""),
-        results.provenance.get("commit") or "",
-        str(results.provenance.get("date", ""))[:10],
-        machine.get("gpu") or machine.get("cpu") or results.device,
+        str(made_by.get("commit") or ""),
+        str(made_by.get("date") or "")[:10],
+        str(machine.get("gpu") or machine.get("cpu") or results.device),
         round(results.seconds, 1),
         {name: value for name, value in results.metrics.items() if value is not None},
     )
@@ -170,24 +172,24 @@ def kept(family: str) -> list[Row]:
     file = RESULTS / f"{family}.csv"
     if not file.exists():
         return []
-    rows = []
-    with file.open(newline="", encoding="utf-8") as lines:
-        for number, line in enumerate(csv.DictReader(lines), start=2):
-            try:
-                run = {name: line.pop(name) for name in RUN}
-                texts = {name: run[name] for name in ("experiment", "key", "version", "commit", "date", "device")}
-                metrics = {name: float(value) for name, value in line.items() if value}
-                rows.append(
-                    Row(
-                        **texts,
-                        overrides=tuple(run["overrides"].split()),
-                        seed=int(run["seed"]),
-                        seconds=float(run["seconds"]),
-                        metrics=metrics,
-                    )
+    rows, number = [], 1  # the last line that could be read
+    try:
+        for line in csv.DictReader(StringIO(file.read_text("utf-8"), newline="")):
+            number += 1
+            run = {name: line.pop(name) for name in RUN}
+            texts = {name: run[name] for name in ("experiment", "key", "version", "commit", "date", "device")}
+            metrics = {name: float(value) for name, value in line.items() if value}
+            rows.append(
+                Row(
+                    **texts,
+                    overrides=tuple(run["overrides"].split()),
+                    seed=int(run["seed"]),
+                    seconds=float(run["seconds"]),
+                    metrics=metrics,
                 )
-            except (KeyError, ValueError, TypeError) as error:
-                raise InputError(f"{file}: line {number} is damaged ({error!r})") from None
+            )
+    except (AttributeError, KeyError, ValueError, TypeError, csv.Error) as error:  # ValueError: no UTF-8, too
+        raise InputError(f"{file}: line {number} is damaged ({error!r})") from None
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -164,6 +165,18 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
     if not found and not unread:
         raise InputError(f"no results.json below {' or '.join(map(str, folders))}")
     return list(found.values()), unread, copies
+
+
+def say_damaged(unread: Iterable[Unread]) -> None:
+    """A line on stderr for each run that can't be read."""
+    for run in unread:
+        if run.damaged:
+            print(f"not read: {printable(run.folder)}: {run.reason}", file=sys.stderr)
+
+
+def printable(path: Path) -> str:
+    """A path as any terminal can show it."""
+    return str(path).encode(errors="replace").decode()
 
 
 def run_folders(top: Path) -> Iterator[Path]:

@@ -34,8 +34,9 @@ warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpe
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*in eval mode.*")  # frozen batch normalization
 
 ONE_IMAGE = (
-    "network: its batch normalization can't train on a single image; raise memory, method.n_replay or "
-    "trainer.batch_size, whichever is 1, or choose a network without it, such as network=cnn"
+    "network: its batch normalization can't train on a single image; raise memory, method.n_replay, "
+    "trainer.batch_size or, of a stream, scenario.batch_size, whichever is 1, or choose a network without it, such as "
+    "network=cnn"
 )
 
 

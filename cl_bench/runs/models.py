@@ -231,6 +231,19 @@ def as_safetensors(method: Method) -> bytes:
     return save(tensors, {"plain": plain})  # of two keys safetensors writes now one first, now the other
 
 
+def put_in(method: Method, state: Mapping[str, Any], where: Path, *, whole: bool = False) -> None:
+    """Gives a new method the state of what answers, or the whole state of one. Raises InputError for that of another
+    network, as after a change of its code."""
+    try:
+        unexpected = method.load_state_dict(state, strict=whole).unexpected_keys
+    except RuntimeError as error:  # of a size that differs
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{where}: is of another network ({reason})") from None
+    if odd := [*(name for name in answer_state(method) if name not in state), *unexpected]:
+        says = "isn't there" if odd[0] not in state else "isn't part of this one"
+        raise InputError(f"{where}: is of another network ({odd[0]} {says})")
+
+
 def from_safetensors(content: bytes) -> dict[str, Tensor | Any]:
     """The state that `as_safetensors` was given."""
     from safetensors.torch import load

@@ -46,7 +46,7 @@ from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder, read_results
 from cl_bench.runs.loggers import RunLogger
-from cl_bench.runs.models import Models, keep_of, wanted
+from cl_bench.runs.models import Models, keep_of, put_in, wanted
 from cl_bench.runs.progress import Plan
 from cl_bench.runs.provenance import continued, provenance, versions
 from cl_bench.runs.samples import sample_grid
@@ -119,7 +119,7 @@ class Recorder:
         """Puts everything where the last saved task left it; the first time, measures the untrained method."""
         self.method.to(self.fit.device)
         state = self.folder.load_task()
-        begun = state is not None
+        begun, where = state is not None, self.folder.path / "checkpoints"
         if not begun and self.settings.get("continue_from"):
             state = state_to_go_on(self.settings)
             state |= {name: grown(state[name], getattr(self, name).state_dict()) for name in ("method", "score")}
@@ -127,9 +127,9 @@ class Recorder:
         if state:
             if self.keep_models == "all":  # a run may have kept none before
                 for task in self.models.lacking(range(tasks_before(self.settings), len(state["records"]))):
-                    self.method.load_state_dict(self.folder.state_after(task)["method"])
+                    put_in(self.method, self.folder.state_after(task)["method"], where, whole=True)
                     self.models.write(self.method, task)
-            self.method.load_state_dict(state["method"])
+            put_in(self.method, state["method"], where, whole=True)
             restore(self.fit.checkpoint.callbacks, state.get("callbacks"))
             self.score.load_state_dict(state["score"])
             self.lines = state["records"]
@@ -185,7 +185,8 @@ class Recorder:
         first = first_places(self.scenario.problem, task)
 
         def measure(seen: int) -> float:
-            return self.score.on_stream(self.method, task.index, came=first < seen - before)
+            came = first < seen - before
+            return self.score.or_nan("accuracy_on_stream", lambda: self.score.on_stream(self.method, task.index, came))
 
         n = data.n_batches(self.fit.batch_size)
         ends = [before + self.fit.batch_size * i for i in range(n)] + [before + len(data)]

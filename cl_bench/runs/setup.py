@@ -119,7 +119,6 @@ def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scen
     scenario: Scenario = build(nodes["scenario"], **context)
     check_applicable(settings, scenario.problem.kind)  # of somebody's scenario it may not be known before
     if "features" in nodes:
-        check_generates_nothing(nodes["method"], settings)
         device = device_of(settings["trainer"].get("accelerator", "auto"))
         scenario = as_features(scenario, build(nodes["features"], **context), device)
     stream: Stream | None = build(nodes["stream"]) if "stream" in nodes else None
@@ -183,15 +182,6 @@ def check_memory(node: Node, **shapes: Any) -> None:
         key, size = max(sizes(node), key=lambda item: max(np.ravel(item[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"
         raise InputError(f"{key}={typed(size)}: {needs}; make it smaller")
-
-
-def check_generates_nothing(method: Node, settings: Mapping[str, Any]) -> None:
-    """Raises InputError for a method that has a generator: it draws pixels, from 0 to 1."""
-    if method.parts:
-        name = settings["choices"]["method"]
-        raise InputError(
-            f"method={name}: generates images, and there are none to learn from (features=...); leave features out"
-        )
 
 
 def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check
 from cl_bench.config.weights import weights_of
 from cl_bench.data.batches import at_once
+from cl_bench.data.on_disk import rows_at_once
 from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
-from cl_bench.methods.base import Method
 from cl_bench.runs.folder import RunFolder
-from cl_bench.runs.models import Models, answer_state
+from cl_bench.runs.models import Models, put_in
 from cl_bench.runs.setup import checked, method_of, own_scenario, prepare, scenario_of, takes_dataset
 
 
@@ -58,7 +58,7 @@ class Trained:
             self._check_content()
             self._scenario, self.method = prepare(settings, self.nodes)
             self.problem, self._seen_by_task = self._scenario.problem, True
-            self.method.load_state_dict(state["method"])
+            put_in(self.method, state["method"], folder / "checkpoints", whole=True)
         self.whole = not model
         self.method.eval()
         if not self.method.measurable:
@@ -122,14 +122,16 @@ class Trained:
         """Of the images that it is given, (C, H, W), also where it learned from their features."""
         return (self.problem.pictures or self.problem).image_shape
 
-    def pictures(self, pictures: Sequence[Path]) -> np.ndarray:
-        """Picture files as the images of this run, uint8 (N, C, H, W), see `data.pictures.square`."""
+    def pictures(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        """Picture files as the images of this run, uint8 (N, C, H, W), some of many at a time; see `data.pictures`."""
         channels, height, width = self.image_shape
         if height != width or channels not in (1, 3):
             shape = "x".join(map(str, self.image_shape))
             raise InputError(f"images: this run takes {shape}, and pictures are cut square, with 1 or 3 channels")
         background = (self.settings.get("dataset") or {}).get("background", "white")
-        return read_pictures(pictures, height, channels == 1, background, "images")
+        size = rows_at_once((len(pictures), *self.image_shape))
+        for start in range(0, len(pictures), size):
+            yield read_pictures(pictures[start : start + size], height, channels == 1, background, "images")
 
     def accuracies(self, dataset: Mapping[str, Any] | None, classes: Sequence[Sequence[str]]) -> np.ndarray:
         """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.
@@ -190,18 +192,6 @@ class Trained:
 def sureness(logits: Tensor) -> np.ndarray:
     """The softmax of logits, as `Run.scores` explains."""
     return logits.double().softmax(1).numpy()
-
-
-def put_in(method: Method, state: Mapping[str, Any], where: Path) -> None:
-    """Gives a new method the state of what answers. Raises InputError for that of another network."""
-    try:
-        unexpected = method.load_state_dict(state, strict=False).unexpected_keys
-    except RuntimeError as error:  # of a size that differs
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{where}: is of another network ({reason})") from None
-    if odd := [*(name for name in answer_state(method) if name not in state), *unexpected]:
-        says = "isn't there" if odd[0] not in state else "isn't part of this one"
-        raise InputError(f"{where}: is of another network ({odd[0]} {says})")
 
 
 def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:

@@ -55,8 +55,8 @@ def predict(words: Sequence[str]) -> None:
     trained = run._trained(given.after)
     from cl_bench.runs.trained import sureness  # and torch, now that there is work for it
 
-    logits = trained.logits(trained.pictures(pictures), given.task)
-    names, scores = trained.named(logits, given.task, given.top), sureness(logits)
-    columns = {name: column for column, name in enumerate(run.class_names)}
-    for picture, best, score in zip(pictures, names, scores, strict=True):
-        print(picture, *(f"{name}\t{score[columns[name]]:.4f}" for name in best), sep="\t")
+    columns, left = {name: column for column, name in enumerate(run.class_names)}, iter(pictures)
+    for images in trained.pictures(pictures):
+        logits = trained.logits(images, given.task)
+        for best, score in zip(trained.named(logits, given.task, given.top), sureness(logits), strict=True):
+            print(next(left), *(f"{name}\t{score[columns[name]]:.4f}" for name in best), sep="\t")

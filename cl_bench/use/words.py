@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from cl_bench.config import InputError, KnownError, Stopped
+from cl_bench.config.errors import out_of_memory
 from cl_bench.config.schema import build, check
 
 T = TypeVar("T")
@@ -54,8 +55,13 @@ def answered(command: Callable[[Sequence[str]], None], words: Sequence[str] | No
         return 0
     try:
         command(words)
-    except (KnownError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except Exception as error:
+        line = " ".join(str(error).split())
+        if out_of_memory(error):
+            line = f"out of memory; smaller images, or another machine, need less ({line.rpartition(': ')[2]})"
+        elif not isinstance(error, KnownError | OSError):
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     except (Stopped, KeyboardInterrupt):
         print("stopped", file=sys.stderr)

@@ -67,6 +67,17 @@ def test_at_most_2000_images_at_equal_distances_are_looked_at(n: int) -> None:
     assert there(plasticity(method, data, 0)).images == min(n, 2000)
 
 
+def test_images_that_go_through_different_layers_have_no_plasticity_and_end_no_run(
+    small: Compose, no_pictures: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each image finds its own mask: of three mini-batches of a probe one may need more masks than another."""
+    monkeypatch.setattr("cl_bench.data.batches.at_once", lambda *_, **__: 7)
+    results = run(small("method=supsup", "scenario=domain_incremental", "trainer.iterations=3"))
+    assert [record.plasticity is None for record in results.tasks] == [False, False, True, True, True]
+    why = "not every image goes through the same hidden layers"
+    assert caplog.messages == [f"plasticity can't be measured: NaN ({why})"]
+
+
 def answers_before_steps(method: Classifier, data: Any, steps: int) -> list[Tensor]:
     """Whether each image of a phase's first pass is answered right, by a look of its own before each step."""
     problem, right = method.problem, []

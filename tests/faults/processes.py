@@ -99,7 +99,7 @@ def attempt(
                     with suppress(ProcessLookupError):  # it may have ended meanwhile
                         os.kill(process.pid, number)
                     sent = True
-    except EOFError:  # it has ended, and this was all it told
+    except (EOFError, ConnectionResetError):  # it has ended, and this was all it told
         pass
     finally:
         process.join(PATIENCE)

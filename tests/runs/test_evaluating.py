@@ -21,7 +21,7 @@ from cl_bench.data.problem import Task, masked
 from cl_bench.evaluation.scores import Score
 from cl_bench.methods.finetune import Finetune
 from cl_bench.network_record import Evaluation
-from cl_bench.record import Results, load_results
+from cl_bench.record import Results, load_results, to_json
 from cl_bench.runs.evaluating import evaluate
 from cl_bench.runs.loggers import EVALUATED, read
 from cl_bench.runs.loop import run
@@ -202,6 +202,32 @@ def test_what_can_not_be_measured_is_said(
         run(small(f"method={method}", "scenario.n_tasks=2", "trainer.iterations=4", "evaluate_every=2"))
     told = [record.getMessage() for record in caplog.records if "evaluate_every" in record.getMessage()]
     assert told == [f"evaluate_every=2: nothing is measured while method={method} learns, which {reason}"]
+
+
+def test_a_learner_that_can_not_answer_yet_is_nan_and_one_warning(
+    small: Compose, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose answers are worked out when a task ends, while it is learned or in the middle of a stream."""
+
+    def not_yet(*_: Any) -> Any:
+        raise RuntimeError("no answer before the task ends")
+
+    monkeypatch.setattr(Score, "accuracies", not_yet)
+    monkeypatch.setattr(Score, "on_stream", not_yet)
+    quick = ("method=finetune", "scenario.n_tasks=2")
+    learned = run(small(*quick, "trainer.iterations=4", "evaluate_every=2"))
+    assert to_json([there(phase.evaluation).points for phase in learned.tasks[0].phases]) == [
+        [[2, [None]], [4, [None]]]
+    ]
+    stream = run(small(*quick, "scenario.passes=online", "scenario.max_train=60", "scenario.measure_every=40"))
+    assert stream.stream
+    assert {accuracy for _, accuracy in to_json(stream.stream)} == {None}
+    assert stream.metrics["A_AUC"] is None
+    told = [
+        f"{name} can't be measured: NaN (no answer before the task ends)"
+        for name in ("evaluate_every", "accuracy_on_stream")
+    ]
+    assert caplog.messages == told
 
 
 @pytest.mark.parametrize(

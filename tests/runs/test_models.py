@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, Compose, Killed, small_settings
+from conftest import METHODS, Compose, Killed, made, small_settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -27,7 +27,7 @@ from cl_bench.methods.base import Classifier
 from cl_bench.methods.er import ER
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
-from cl_bench.runs.models import Models, answer_state, labels_of, problem_of
+from cl_bench.runs.models import Models, answer_state, labels_of, problem_of, put_in
 from cl_bench.sweep.jobs import finished
 from cl_bench.use import evaluate, export, predict
 
@@ -207,6 +207,14 @@ def test_a_finished_run_makes_the_model_that_is_asked_for_later(small: Compose) 
     assert not Models(folder_of(all_states), key_of(all_states)).lacking(range(5))
 
 
+def test_the_state_of_another_network_is_one_line() -> None:
+    """As after a change of its code, which no key knows of."""
+    (_, method), (_, wider), (_, other) = made("er"), made("er", "network.hidden=[9]"), made("finetune")
+    for state in (wider.state_dict(), other.state_dict()):
+        with pytest.raises(InputError, match=r"^there: is of another network \([^\n]+\)$"):
+            put_in(method, state, Path("there"), whole=True)
+
+
 def test_a_method_that_has_learned_nothing_yet_says_so(small: Compose) -> None:
     settings = small("method=joint", "trainer.epochs=1", "keep_models=all")
     run(settings)
@@ -334,14 +342,24 @@ def test_the_best_classes_and_how_sure_it_is_of_them(er: Path) -> None:
         run.predict(images, after=1, top=5)
 
 
-def test_pictures_from_the_command_line(er: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_from_the_command_line(
+    er: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = next(pictures.glob("*/*.png"))
     code, out, err = said(predict, capsys, er, file, "top=2")
     run = cl_bench.load(er)
     (names,), (scores,) = run.predict(file, top=2).tolist(), np.sort(run.scores(file))[:, ::-1]
     assert (code, err) == (0, "")
     assert out == f"{file}\t{names[0]}\t{scores[0]:.4f}\t{names[1]}\t{scores[1]:.4f}\n"
-    assert len(said(predict, capsys, er, pictures)[1].splitlines()) == 40
+    whole, names = said(predict, capsys, er, pictures)[1], run.predict(pictures)
+    assert len(whole.splitlines()) == 40
+    monkeypatch.setattr("cl_bench.runs.trained.rows_at_once", lambda shape: 7)  # of many, some at a time
+    assert said(predict, capsys, er, pictures)[1] == whole
+    assert run.predict(pictures).tolist() == names.tolist()
+    monkeypatch.setattr("cl_bench.runs.trained.read_pictures", lambda *_: bytearray(2**60))
+    code, out, err = said(predict, capsys, er, pictures)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: out of memory; ")
 
 
 # ------------------------------------------------------------------------------------------------ the commands
