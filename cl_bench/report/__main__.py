@@ -20,7 +20,7 @@ from cl_bench.report.latex import PAPER, latex, named
 from cl_bench.report.page import render
 from cl_bench.report.pdf import charts
 from cl_bench.report.plots import BY_NAME
-from cl_bench.report.runs import read, select
+from cl_bench.report.runs import no_circles, read, select
 from cl_bench.report.tables import csv_of, markdown, parquet_of, rows_of
 
 
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@no_circles()
 def report(
     folders: Sequence[Path],
     where: Sequence[str],
