@@ -315,10 +315,9 @@ def wrong(results: Results) -> str:
 
 def unusable(value: Any, where: str) -> str:
     """Why a value of a configuration can't be one, by its dotted key; '' if it can."""
-    if isinstance(value, Mapping):
-        return next(filter(None, (unusable(part, f"{where}.{key}") for key, part in value.items())), "")
-    if isinstance(value, list):
-        return next(filter(None, (unusable(part, f"{where}.{i}") for i, part in enumerate(value))), "")
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return next(filter(None, (unusable(part, f"{where}.{key}") for key, part in parts)), "")
     number = isinstance(value, int | float)
     return f"{where}: {value} is too large" if number and abs(value) > LARGEST else ""
 

@@ -84,8 +84,9 @@ def report(
         runs, unread = select(runs, where), []
     found = benchmarks(runs)
     chosen = None if columns is None else named(columns, found)
-    head, rows = rows_of(runs, found, out)
-    page = render(found, runs, unread, copies, out, pdf)
+    place = out.resolve()
+    head, rows = rows_of(runs, found, place)
+    page = render(found, runs, unread, copies, place, pdf)
     texts = {
         "index.html": page,
         "table.md": markdown(found, chosen),
