@@ -265,9 +265,9 @@ every(".legend").forEach((legend) => {
 
 /* A table that is wider than the page leaves out columns, and puts intervals below their means; a button shows all. */
 every(".results").forEach((results) => {
-  const button = made("button", { type: "button", "aria-pressed": "false" });
+  const button = made("button", { type: "button", "aria-pressed": "false", hidden: "" });
+  let width = 0;
   const fit = () => {
-    if (!results.offsetParent) return; // filtered away
     for (const how of ["", "brief", "brief tight"]) {
       results.classList.remove("brief", "tight");
       if (button.ariaPressed === "false") results.classList.add(...how.split(" ").filter(Boolean));
@@ -282,8 +282,11 @@ every(".results").forEach((results) => {
     fit();
   });
   results.caption.firstElementChild.prepend(button, " ");
-  fit();
-  addEventListener("resize", fit);
+  new ResizeObserver(([{ contentRect }]) => { // says nothing of a table that is far from the window, or filtered away
+    if (contentRect.width && contentRect.width !== width) requestAnimationFrame(fit);
+    width = contentRect.width;
+  }).observe(results.parentNode);
+  addEventListener("beforeprint", fit);
 });
 
 document.querySelector(".controls").hidden = false;
