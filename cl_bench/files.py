@@ -71,16 +71,26 @@ def from_archive(file: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 
 def load_json(file: Path) -> Any:
-    """The value in a JSON file.
+    """The value in a JSON file, without the checksum that `sealed` gave it.
 
     Raises FileNotFoundError where there is none, and Damaged where it is no file (opening a pipe waits for ever), can't
-    be read, is no JSON, or holds what can't be written again: NaN, infinity, half a character, numbers without end.
+    be read, is no JSON, holds what can't be written again (NaN, infinity, half a character, numbers without end), or
+    has another checksum. Content that never had one is taken as it is.
     """
+    return load_content(file)[0]
+
+
+def load_content(file: Path) -> tuple[Any, bytes]:
+    """What `load_json` gives, and the content of the file, checksum and all."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             raise Damaged(f"{file.name} is no file")
-        value = json.loads(file.read_bytes(), parse_int=whole)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        content = file.read_bytes()
+        value = json.loads(content, parse_int=whole)
+        sums = [value.pop(CHECKSUM)] if isinstance(value, dict) and CHECKSUM in value else []
+        text = json.dumps(value, sort_keys=True, allow_nan=False)
+        if "\\ud" in text:  # perhaps half a character
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise
     except NotADirectoryError as error:
@@ -91,7 +101,9 @@ def load_json(file: Path) -> Any:
         raise
     except (ValueError, RecursionError):
         raise Damaged(f"{file.name} is damaged (no whole JSON)") from None
-    return value
+    if sums not in ([], [_checksum(text)]):
+        raise Damaged(f"{file.name} is damaged (its checksum is another one)")
+    return value, content
 
 
 def whole(digits: str) -> int:
@@ -102,24 +114,9 @@ def whole(digits: str) -> int:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON can hold, with a checksum of it that `unsealed` looks at."""
-    return {**content, CHECKSUM: _checksum(content)}
+    """What JSON can hold, with a checksum of its values, however a file spaces them; `load_json` looks at it."""
+    return {**content, CHECKSUM: _checksum(json.dumps(content, sort_keys=True))}
 
 
-def unsealed(content: Any) -> Any:
-    """What `sealed` was given; content that never had a checksum as it is. Raises Damaged.
-
-    >>> unsealed(sealed({"R": [[0.5]]}))
-    {'R': [[0.5]]}
-    """
-    if not isinstance(content, dict) or CHECKSUM not in content:
-        return content
-    kept = {key: value for key, value in content.items() if key != CHECKSUM}
-    if content[CHECKSUM] != _checksum(kept):
-        raise Damaged("its checksum is another one")
-    return kept
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    """Of the values, however a file spaces them."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
@@ -15,7 +15,7 @@ from annotated_types import MinLen
 from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from cl_bench.config import InputError
-from cl_bench.files import Damaged, load_json, unsealed
+from cl_bench.files import Damaged, load_content
 from cl_bench.network_record import (
     LARGEST,
     PLASTICITY,
@@ -159,7 +159,7 @@ class TaskRecord:
         """On the task's images, of the first training that had them, each before the step that learned it."""
         return next((phase.online_accuracy for phase in self.phases if phase.online_accuracy is not None), None)
 
-    @property
+    @cached_property
     def of_plasticity(self) -> dict[str, float | None]:
         """The numbers of PLASTICITY, None where one was not measured."""
         found = self.plasticity
@@ -258,10 +258,15 @@ def to_json(value: Any) -> Any:
 
 def from_json(kind: type[R], content: Any) -> R:
     """The record that `to_json` was given. Raises Damaged, with the first field that is wrong."""
+    return from_text(kind, json.dumps(content))
+
+
+def from_text(kind: type[R], text: str | bytes) -> R:
+    """The same of the text of a file; a key that no field has is left out."""
     from pydantic import ValidationError
 
     try:
-        return _schema(kind).validate_json(json.dumps(content), strict=True)
+        return _schema(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         raise Damaged(
@@ -275,13 +280,12 @@ def load_results(folder: Path) -> Results:
     Raises FileNotFoundError where there is none, Outdated where it has another schema, and Damaged where it can't be
     read, is half written, or doesn't hold what a run writes.
     """
-    content = load_json(folder / "results.json")
+    content, text = load_content(folder / "results.json")
     try:
-        content = unsealed(content)
         if (schema := schema_of(content)) != SCHEMA:
             age = "an older" if schema < SCHEMA else "a newer"
             raise Outdated(f"results.json was written by {age} cl_bench; run it again")
-        results = from_json(Results, content)
+        results = from_text(Results, text)
         from_json(Config, results.config)
         if reason := wrong(results):
             raise Damaged(reason)
@@ -331,10 +335,9 @@ def wrong(results: Results) -> str:
 
 def unusable(value: Any, where: str) -> str:
     """Why a value of a configuration can't be one, by its dotted key; '' if it can."""
-    if isinstance(value, Mapping):
-        return next(filter(None, (unusable(part, f"{where}.{key}") for key, part in value.items())), "")
-    if isinstance(value, list):
-        return next(filter(None, (unusable(part, f"{where}.{i}") for i, part in enumerate(value))), "")
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return next(filter(None, (unusable(part, f"{where}.{key}") for key, part in parts)), "")
     number = isinstance(value, int | float)
     return f"{where}: {value} is too large" if number and abs(value) > LARGEST else ""
 

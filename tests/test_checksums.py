@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cl_bench import files
-from cl_bench.files import Damaged, from_archive, sealed, to_archive, unsealed, write
+from cl_bench.files import Damaged, from_archive, load_json, sealed, to_archive, write
 
 STATE = {"weights": {"a": torch.arange(1000.0)}, "step": 3, "name": "x"}
 
@@ -59,20 +59,34 @@ def test_an_archive_cut_short_is_damaged(length: int, tmp_path: Path) -> None:
 CONTENT: dict[str, Any] = {"R": [[0.1 + 0.2, None]], "name": "ü", "n": 10**20, "nothing": {}}
 
 
-def test_sealed_content_comes_back_from_a_file_however_it_is_spaced() -> None:
-    assert unsealed(json.loads(json.dumps(sealed(CONTENT), indent=1))) == CONTENT
-    assert unsealed(json.loads(json.dumps(sealed(CONTENT), sort_keys=True, ensure_ascii=False))) == CONTENT
-    assert unsealed(CONTENT) == CONTENT  # of an older version
-    assert unsealed([1]) == [1]
+def read_back(file: Path, content: Any, **how: Any) -> Any:
+    file.write_text(json.dumps(content, **how), encoding="utf-8")
+    return load_json(file)
+
+
+def test_sealed_content_comes_back_from_a_file_however_it_is_spaced(tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    assert read_back(file, sealed(CONTENT), indent=1) == CONTENT
+    assert read_back(file, sealed(CONTENT), sort_keys=True, ensure_ascii=False) == CONTENT
+    assert read_back(file, CONTENT) == CONTENT  # of an older version
+    assert read_back(file, [1]) == [1]
 
 
 @pytest.mark.parametrize(
     "change",
     [{"R": [[0.3, None]]}, {"R": [[0.1 + 0.2, 0.0]]}, {"name": "u"}, {"more": 1}, {files.CHECKSUM: None}],
 )
-def test_changed_content_is_damaged(change: dict[str, Any]) -> None:
-    with pytest.raises(Damaged):
-        unsealed({**sealed(CONTENT), **change})
+def test_changed_content_is_damaged(change: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match=r"^file\.json is damaged \(its checksum is another one\)$"):
+        read_back(tmp_path / "file.json", {**sealed(CONTENT), **change})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "\ud800", {"\udfff": 1}, 10**40])
+def test_what_cannot_be_written_again_is_damaged_whatever_its_checksum(value: Any, tmp_path: Path) -> None:
+    for content in ({"R": value}, sealed({"R": value})):
+        with pytest.raises(Damaged, match="no whole JSON"):
+            read_back(tmp_path / "file.json", content)
+    assert read_back(tmp_path / "file.json", sealed({"R": "\U0001f600 \\ud800"})) == {"R": "\U0001f600 \\ud800"}
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from cl_bench.report.latex import PAPER, latex, named
 from cl_bench.report.page import render
 from cl_bench.report.pdf import charts
 from cl_bench.report.plots import BY_NAME
-from cl_bench.report.runs import printable, read, say_damaged, select
+from cl_bench.report.runs import no_circles, printable, read, say_damaged, select
 from cl_bench.report.tables import csv_of, markdown, parquet_of, rows_of
 
 
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@no_circles()
 def report(
     folders: Sequence[Path],
     where: Sequence[str],
@@ -81,8 +82,9 @@ def report(
         runs, unread = select(runs, where), []
     found = benchmarks(runs)
     chosen = None if columns is None else named(columns, found)
-    head, rows = rows_of(runs, found, out)
-    page = render(found, runs, unread, copies, out, pdf)
+    place = out.resolve()
+    head, rows = rows_of(runs, found, place)
+    page = render(found, runs, unread, copies, place, pdf)
     texts = {
         "index.html": page,
         "table.md": markdown(found, chosen),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cl_bench.config.compose import written_out
-from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_acc, by_protocol, compared, mean_accuracy
 from cl_bench.report.published import Cell, cells
 from cl_bench.report.published_tables import line_of
 from cl_bench.report.runs import IDLE, Run
@@ -27,11 +27,11 @@ def leaders(benchmark: Benchmark) -> list[str]:
 
 
 def leader(rows: tuple[Configuration, ...], members: Iterable[Configuration]) -> str:
-    """Which of the members of a protocol have the highest ACC, and whether the tests of all its rows tell them apart;
-    '' where fewer than two compete. Bounds don't."""
-    wanted = set(members)
-    scores = {place: value.mean for place, row in enumerate(rows) if row in wanted and (value := row.estimate("ACC"))}
-    rivals = sorted((place for place in scores if rows[place].method not in BOUNDS), key=lambda place: -scores[place])
+    """Which of the members of a protocol have the highest ACC (see `by_acc`), and whether the tests of all its rows
+    tell them apart; '' where fewer than two compete. Bounds don't."""
+    wanted = {row for row in members if row.method not in BOUNDS and row.estimate("ACC")}
+    rivals = [place for place, row in enumerate(rows) if row in wanted]
+    rivals.sort(key=lambda place: by_acc(rows[place]), reverse=True)
     if len(rivals) < 2:
         return ""
     first, tied, untested = rivals[0], [], []
@@ -53,11 +53,14 @@ def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int], unt
     reached = f"(ACC {ACC.cell(value)})"
     if value and value.n < 2:
         return f"{name} is highest {reached}, by one seed, which says nothing of chance."
+    beyond = any(mean_accuracy(rows[place]) > mean_accuracy(rows[first]) for place in untested)  # each by one seed
+    among = "those with several seeds " * beyond
     if tied:
         what = "them apart" if len(tied) == 1 else f"any of the others from {name}"
-        said = f"{listed([name, *(labels[place] for place in tied)])} lead {reached}; the tests don't tell {what}."
+        together = listed([name, *(labels[place] for place in tied)])
+        said = f"{together} lead {among}{reached}; the tests don't tell {what}."
     elif untested:
-        said = f"{name} is highest {reached}."
+        said = f"{name} is highest {'of ' * beyond}{among}{reached}."
     else:
         said = f"{name} leads {reached}: it is better than every other by more than chance."
     if untested:
@@ -78,10 +81,10 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(shown[:-1])} and {shown[-1]}" if len(shown) > 1 else shown[0]
 
 
-def published_beside(benchmark: Benchmark) -> list[list[str]]:
-    """For each configuration that is a published protocol, its numbers as `line_of` has them."""
+def published_beside(benchmark: Benchmark) -> list[tuple[Configuration, list[str]]]:
+    """Each configuration that is a published protocol, with its numbers as `line_of` has them."""
     return [
-        line_of(cell, configuration.estimate(cell.metric))
+        (configuration, line_of(cell, configuration.estimate(cell.metric)))
         for configuration in benchmark.configurations
         for cell in cells_of(configuration.runs[0])
     ]

@@ -256,6 +256,12 @@ def mean_accuracy(configuration: Configuration) -> float:
     return value.mean if value else -math.inf
 
 
+def by_acc(configuration: Configuration) -> tuple[bool, float]:
+    """A key for the highest ACC: of one seed only where none has several, as it says nothing of chance."""
+    value = configuration.estimate("ACC")
+    return value is not None and value.n > 1, mean_accuracy(configuration)
+
+
 def sort_key(configuration: Configuration) -> list[tuple[int, float, str]]:
     """Numbers by size, whatever else after them by name."""
     values = [value for _, value in sorted(configuration.own.items())]

@@ -23,8 +23,8 @@ class Cell:
 class Pair:
     """A test in words."""
 
-    first: str
-    second: str
+    first: Configuration
+    second: Configuration
     difference: str
     n: int
     p: str
@@ -35,13 +35,14 @@ class Pair:
 class Tests:
     """The paired comparisons of a protocol.
 
-    protocol: '' where there is no other. count: of all tests that the correction covers. labels, grid: of what is
-    shown, the difference of each row and column. left_out: how many configurations were tested and are not shown.
+    protocol: '' where there is no other. count: of all tests that the correction covers. shown, grid: the
+    configurations that are shown, and the difference of each row and column. left_out: how many configurations were
+    tested and are not shown.
     """
 
     protocol: str
     count: int
-    labels: list[str]
+    shown: list[Configuration]
     grid: list[list[Cell | None]]
     pairs: list[Pair]
     left_out: int
@@ -61,7 +62,7 @@ def comparisons(benchmark: Benchmark, drawn: Sequence[Configuration]) -> list[Te
                 Tests(
                     protocol=protocol if len(benchmark.protocols) > 1 else "",
                     count=len(tested),
-                    labels=[rows[place].label for place in places],
+                    shown=[rows[place] for place in places],
                     grid=grid(places, shown),
                     pairs=[in_words(pair, rows) for pair in sorted(shown, key=lambda pair: pair.p or 0)],
                     left_out=count - len(places),
@@ -81,8 +82,14 @@ def grid(places: Sequence[int], pairs: Sequence[Comparison]) -> list[list[Cell |
 
 
 def in_words(pair: Comparison, rows: Sequence[Configuration]) -> Pair:
-    first, second = rows[pair.first].label, rows[pair.second].label
-    return Pair(first, second, ACC.cell(pair.difference), pair.difference.n, p_text(pair.p), p_text(pair.holm))
+    return Pair(
+        rows[pair.first],
+        rows[pair.second],
+        ACC.cell(pair.difference),
+        pair.difference.n,
+        p_text(pair.p),
+        p_text(pair.holm),
+    )
 
 
 def p_text(p: float | None) -> str:

@@ -132,7 +132,7 @@ class Content:
     protocol: str
     answers: list[str]
     budgets: list[Equal]
-    published: list[list[str]]
+    published: list[tuple[str, list[str]]]
     notes: list[str]
     conditions: list[Condition]
     columns: list[Column]

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from cl_bench.report.answers import mean_ranks
-from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration
+from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_acc
 from cl_bench.report.layout import Brief
 from cl_bench.report.rank_chart import rank_chart
 from cl_bench.report.tables import ACC
 
 
 def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[str, list[Brief]]]:
-    """For each method its ACC on each benchmark: of the configuration with the highest, under the protocol that most
-    runs of that benchmark follow, or else under the next."""
+    """For each method its ACC on each benchmark: of the configuration with the highest (see `by_acc`), under the
+    protocol that most runs of that benchmark follow, or else under the next."""
     columns = []
     for place, benchmark in enumerate(found):
         counts = Counter(configuration.method for configuration in benchmark.configurations)
@@ -49,16 +49,9 @@ def bounds_first(method: str) -> tuple[bool, str]:
 
 
 def best_of_methods(configurations: Sequence[Configuration]) -> list[Configuration]:
-    """Of each method and protocol the configuration with the highest ACC, in the same order."""
-    best: dict[tuple[str, str], tuple[float, Configuration]] = {}
+    """Of each method and protocol the configuration with the highest ACC (see `by_acc`), in the same order."""
+    best: dict[tuple[str, str], Configuration] = {}
     for configuration in configurations:
-        value = configuration.estimate("ACC")
-        reached = value.mean if value else -1.0
         kind = (configuration.method, configuration.protocol)
-        if kind not in best or reached > best[kind][0]:
-            best[kind] = (reached, configuration)
-    return [
-        configuration
-        for configuration in configurations
-        if best[configuration.method, configuration.protocol][1] is configuration
-    ]
+        best[kind] = max(best.get(kind, configuration), configuration, key=by_acc)
+    return [row for row in configurations if best[row.method, row.protocol] is row]

@@ -187,10 +187,11 @@ function show() {
   every("[data-section]").forEach((part) => part.classList.toggle("off", !sections.has(part.dataset.section)));
   every(".overview tbody tr").forEach((row) => row.classList.toggle("off", !methods.has(row.dataset.method)));
   every("[data-id]").forEach((part) => {
-    if (part.tagName === "TR") return;
+    if (part.closest(".results")) return;
     const drawn = part.closest(".chart");
     part.classList.toggle("off", !part.dataset.id.split(" ").some((id) => shown.has(id) && !(drawn && muted.has(id))));
   });
+  every("[data-pair]").forEach((row) => row.classList.toggle("off", !row.dataset.pair.split(" ").every((id) => shown.has(id))));
   every(".front").forEach((front) => { /* the best of all: not of those that are left */
     front.classList.toggle("off", every("[data-id]", front.closest(".chart")).some((part) => part.classList.contains("off")));
   });
@@ -206,7 +207,7 @@ function show() {
     summary.classList.toggle("some", names.length > 0);
   });
   found("count").textContent = `${shown.size} of ${rows.length} configurations${shown.size || !rows.length ? "" : ": none has all of this"}`;
-  found("partly").hidden = shown.size === rows.length;
+  document.body.classList.toggle("filtered", shown.size < rows.length);
   found("clear").disabled = address() === "#" && !muted.size && wrong.hidden;
 }
 words.addEventListener("input", () => say(false));
@@ -265,9 +266,9 @@ every(".legend").forEach((legend) => {
 
 /* A table that is wider than the page leaves out columns, and puts intervals below their means; a button shows all. */
 every(".results").forEach((results) => {
-  const button = made("button", { type: "button", "aria-pressed": "false" });
+  const button = made("button", { type: "button", "aria-pressed": "false", hidden: "" });
+  let width = 0;
   const fit = () => {
-    if (!results.offsetParent) return; // filtered away
     for (const how of ["", "brief", "brief tight"]) {
       results.classList.remove("brief", "tight");
       if (button.ariaPressed === "false") results.classList.add(...how.split(" ").filter(Boolean));
@@ -282,8 +283,11 @@ every(".results").forEach((results) => {
     fit();
   });
   results.caption.firstElementChild.prepend(button, " ");
-  fit();
-  addEventListener("resize", fit);
+  new ResizeObserver(([{ contentRect }]) => { // says nothing of a table that is far from the window, or filtered away
+    if (contentRect.width && contentRect.width !== width) requestAnimationFrame(fit);
+    width = contentRect.width;
+  }).observe(results.parentNode);
+  addEventListener("beforeprint", fit);
 });
 
 document.querySelector(".controls").hidden = false;

@@ -124,6 +124,7 @@ def render(
         overview=overview(found, methods) if len(found) > 1 else [],
         ranks=ranks(found),
         published_heads=HEADS,
+        numbers=numbers,
         more=MORE,
         pdf=pdf,
         finished=finished,
@@ -179,8 +180,9 @@ class Section:
         if len(self.drawn) < len(self.all):
             note = (
                 f"Figures and comparisons show {len(self.drawn)} of {len(self.all)} configurations: of each method "
-                "(and protocol) the one with the highest ACC. It was chosen on test data, so it flatters methods "
-                "with many configurations. The tests are of all configurations, shown or not."
+                "(and protocol) the one with the highest ACC, of one seed only where none has several. It was chosen "
+                "on test data, so it flatters methods with many configurations. The tests are of all configurations, "
+                "shown or not."
             )
         tasks = thinned(T, MATRIX) if T > MOST_TASKS else list(range(T))
         return Content(
@@ -196,7 +198,7 @@ class Section:
             protocol=common(self.all),
             answers=leaders(self.benchmark),
             budgets=at_equal_budgets(self.benchmark),
-            published=published_beside(self.benchmark),
+            published=[(self.numbers[row], line) for row, line in published_beside(self.benchmark)],
             notes=mixtures(self.benchmark),
             conditions=[
                 Condition(title, meaning, len({getattr(configuration, name) for configuration in self.all} - {""}) > 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -145,6 +147,20 @@ class Unread:
     damaged: bool = False
 
 
+@contextmanager
+def no_circles() -> Iterator[None]:
+    """Python doesn't look for circles of references in here. Thousands of results hold none, and to look through all of
+    them again and again takes a quarter of a report's time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+@no_circles()
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
     """All runs below some folders, those that left no results, and how many copies of the same run were left out.
 

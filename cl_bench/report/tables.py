@@ -208,7 +208,8 @@ def typed_column(values: Sequence[Any]) -> list[Any]:
 
 
 def relative(folder: Path, to: Path) -> str:
-    return Path(os.path.relpath(folder, to.resolve())).as_posix()
+    """The path of a folder from another one; both without links."""
+    return Path(os.path.relpath(folder, to)).as_posix()
 
 
 def markdown(found: Sequence[Benchmark], chosen: Sequence[Column] | None = None) -> str:

@@ -110,7 +110,7 @@ class Models:
 
     def _labels(self, after: int) -> dict[str, Any]:
         """What labels.json says. Raises FileNotFoundError, or files.Damaged with the reason why it can't be used."""
-        labels = files.unsealed(files.load_json(self.place(after) / LABELS))
+        labels = files.load_json(self.place(after) / LABELS)
         if not isinstance(labels, dict) or not {"schema", "key", "after", "bytes", "digest"} <= labels.keys():
             raise files.Damaged("is no labels.json of cl_bench")
         if labels["schema"] != SCHEMA:

@@ -12,6 +12,7 @@ from runs_on_disk import write
 
 from cl_bench.report.answers import leaders, mean_ranks, published_beside
 from cl_bench.report.benchmarks import Benchmark, benchmarks
+from cl_bench.report.overview import overview
 from cl_bench.report.page import render
 from cl_bench.report.rank_chart import rank_chart
 from cl_bench.report.runs import read
@@ -49,6 +50,22 @@ def test_one_seed_says_nothing_of_chance(tmp_path: Path) -> None:
     seeds(tmp_path, "er", [0.50])
     (benchmark,) = found_in(tmp_path)
     assert leaders(benchmark) == ["gem is highest (ACC 90.00), by one seed, which says nothing of chance."]
+
+
+def test_one_seed_is_never_preferred_to_several(tmp_path: Path) -> None:
+    seeds(tmp_path, "gem", [0.95])
+    seeds(tmp_path, "gem", [0.60, 0.61], method__strength=2)
+    seeds(tmp_path, "er", [0.80, 0.811, 0.82])
+    seeds(tmp_path, "mas", [0.30])
+    seeds(tmp_path, "mas", [0.40], method__strength=2)
+    (benchmark,) = found_in(tmp_path)
+    (answer,) = leaders(benchmark)
+    assert answer.startswith("er is highest of those with several seeds (ACC 81.03 ± 2.49). Not tested against gem")
+    ((_, er), (_, gem), (_, mas)) = overview([benchmark], ["er", "gem", "mas"])
+    assert [cell.text for (cell,) in (er, gem, mas)] == ["81.03 ± 2.49", "60.50 ± 6.35", "40.00"]  # one seed: its best
+    seeds(tmp_path, "si", [0.79, 0.78, 0.85])
+    (answer,) = leaders(found_in(tmp_path)[0])
+    assert "lead those with several seeds (ACC 81.03 ± 2.49)" in answer
 
 
 def test_what_no_test_was_made_of_isn_t_called_a_tie(tmp_path: Path) -> None:
@@ -108,7 +125,8 @@ def test_a_published_protocol_has_its_number_beside_ours(tmp_path: Path) -> None
         path = write(tmp_path, method, acc=0.8) / "results.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"provenance": {"overrides": overrides}}))
     (benchmark,) = found_in(tmp_path)
-    (line,) = published_beside(benchmark)
+    ((row, line),) = published_beside(benchmark)
+    assert row.method == "er"
     assert line[:5] == ["mnist_360/er memory=500", "ACC", ".650", ".620 to .680", ".800"]
     page = render([benchmark], benchmark.runs, [], 0, tmp_path)
     assert "Published numbers beside ours" in page

@@ -123,10 +123,18 @@ def test_filters_combine_and_stand_in_the_address(tab: Any) -> None:
     assert tab.url.endswith("#method=er,ewc")
     assert rows(tab) == ["er", "ewc"]
     assert tab.locator(".overview tbody tr:visible").count() == 2
+    assert tab.locator("#b0 table.grid > tbody > tr:visible").count() == 2
+    assert tab.locator("#b0 table.grid > thead th[data-id]:visible").count() == 2
+    tab.locator("#b0 summary", has_text="All 9 tests").click()
+    assert tab.locator("#b0 [data-pair]:visible").count() == 1
+    assert tab.locator(".whole:visible").count() >= 3  # what stays as it is says so
     tab.go_back()
     assert rows(tab) == ["er"]
+    assert not tab.locator("#b0 table.grid").is_visible()  # of one
     tab.go_back()
     assert count.text_content() == "9 of 9 configurations"
+    assert tab.locator("#b0 table.grid").is_visible()
+    assert tab.locator(".whole:visible").count() == 0
 
 
 def test_filters_are_read_from_the_address_and_what_is_unknown_is_said(tab: Any) -> None:

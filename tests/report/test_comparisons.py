@@ -50,7 +50,7 @@ def test_the_right_pairs_of_different_methods_are_ticked(tmp_path: Path) -> None
     benchmark = of(tmp_path)
     (tests,) = comparisons(benchmark, benchmark.configurations)
     clear = {
-        (tests.labels[i], tests.labels[j])
+        (tests.shown[i].label, tests.shown[j].label)
         for i, row in enumerate(tests.grid)
         for j, cell in enumerate(row)
         if cell and cell.clear
