@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
+from cl_bench.process import importing
 from cl_bench.record import Results, load_results
 from cl_bench.runs.curves import read
 from cl_bench.runs.loop import run
@@ -140,6 +142,17 @@ def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
     assert "checkpoint_every: 60" in said
     assert "error: method=nosuch" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_looks_for_garbage_among_new_modules() -> None:
+    for enabled in (False, True):
+        (gc.enable if enabled else gc.disable)()
+        with importing():
+            assert not gc.isenabled()
+            modules = [{"name": number} for number in range(5_000)]
+        assert gc.isenabled() == enabled
+        young = {id(some) for generation in (0, 1) for some in gc.get_objects(generation)}
+        assert not young & {id(module) for module in modules}
 
 
 @pytest.mark.parametrize("flag", ["--version", "--vers"])
