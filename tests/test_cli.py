@@ -99,15 +99,7 @@ def learns(task: int, folder: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def no_pictures() -> Iterator[None]:
-    """In this process: they take longer than the run, and are drawn by those that are started."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The results of the long run when nothing disturbs it."""
     return run(compose(*LONG, "checkpoint_every=60", f"output_root={tmp_path_factory.mktemp('whole')}"))
 
@@ -173,14 +165,18 @@ def test_a_command_that_is_none_is_told_by_the_nearest(words: list[str], capsys:
     assert capsys.readouterr().err == f"error: {word}: is no KEY=VALUE; did you mean cl-bench {nearest}?\n"
 
 
-def test_a_sweep_and_the_same_sweep_again(tmp_path: Path) -> None:
+def test_a_sweep_and_the_same_sweep_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two methods by two seeds, from another folder than the repository's; again, it answers at once."""
+    monkeypatch.chdir(tmp_path)
     sweep = ["method=finetune,ewc", *QUICK, "-m", "seed=0,1"]
-    first = cl(*sweep, cwd=tmp_path)
-    assert (first.returncode, first.stderr) == (0, "")
+    assert main(sweep) == 0
+    first = capsys.readouterr()
+    assert first.err == ""
     folders = [path.parent for path in tmp_path.glob("outputs/*/*/results.json")]
     assert len(folders) == 4
-    lines = first.stdout.splitlines()
+    lines = first.out.splitlines()
     for number, job in enumerate(("finetune seed=0", "finetune seed=1", "ewc seed=0", "ewc seed=1")):
         method, seed = job.split()
         (header,) = (line for line in lines if f"#{number} : " in line)

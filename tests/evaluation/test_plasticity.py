@@ -102,7 +102,7 @@ def noted(method: Any, task: Any, fit: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if "joint" not in method])
-def test_every_method_knows_its_plasticity(method: str, small: Compose, no_pictures: None) -> None:
+def test_every_method_knows_its_plasticity(method: str, small: Compose) -> None:
     kind = "task" if method in ("lwf", "packnet", "hat", "pnn", "clnp", "den") else "class"
     settings = small(f"method={method}", f"scenario={kind}_incremental", "scenario.n_tasks=2", "trainer.iterations=3")
     results = run(settings)
