@@ -84,6 +84,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()  # modules and tests stay: to look for garbage among them, again and again, takes 4 % of the suite
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # so that the interpreter can take everything down
+
+
 def there(value: T | None) -> T:
     """A value that isn't None."""
     assert value is not None
