@@ -126,8 +126,9 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
-        gc.unfreeze()  # the two together: all objects belong to the oldest generation, unseen
+        if not gc.get_freeze_count():  # what somebody froze stays so
+            gc.freeze()
+            gc.unfreeze()  # the two together: all objects belong to the oldest generation, unseen
         if enabled:
             gc.enable()
 

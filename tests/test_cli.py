@@ -137,6 +137,7 @@ def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_nothing_looks_for_garbage_among_new_modules() -> None:
+    gc.unfreeze()
     for enabled in (False, True):
         (gc.enable if enabled else gc.disable)()
         with importing():
@@ -145,6 +146,11 @@ def test_nothing_looks_for_garbage_among_new_modules() -> None:
         assert gc.isenabled() == enabled
         young = {id(some) for generation in (0, 1) for some in gc.get_objects(generation)}
         assert not young & {id(module) for module in modules}
+    gc.freeze()  # as the tests began
+    frozen = gc.get_freeze_count()
+    with importing():
+        pass
+    assert gc.get_freeze_count() == frozen
 
 
 @pytest.mark.parametrize("flag", ["--version", "--vers"])
