@@ -12,9 +12,13 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-LINK = re.compile(r"\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
-FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2 *$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+PART = re.compile(  # a block of code, a link, or code in a line: what comes first is taken, so code stays as it is
+    r"^( *)(```|~~~).*?^\1\2 *$"
+    r"|\[(?P<text>[^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\((?P<path>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)"
+    r"|`[^`\n]+`",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def on_config(config: Any) -> Any:
@@ -34,7 +38,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     here = Path(page.file.src_uri).parent
 
     def other(found: re.Match[str]) -> str:
-        text, path, anchor = found.groups()
+        text, path, anchor = found.group("text", "path", "anchor")
+        if path is None:
+            return found[0]
         aim = (ROOT / "docs" / here / path).resolve()
         if aim == ROOT / "examples" / "quickstart.ipynb":
             return f"[{text}]({'../' * len(here.parts)}quickstart.ipynb)"
@@ -44,11 +50,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             return text
         return f"[{text}]({config.repo_url}/blob/main/{aim.relative_to(ROOT)}{anchor or ''})"
 
-    parts, end = [], 0
-    for fence in FENCE.finditer(markdown):  # code stays as it is
-        parts += [LINK.sub(other, markdown[end : fence.start()]), fence[0]]
-        end = fence.end()
-    return "".join([*parts, LINK.sub(other, markdown[end:])])
+    return PART.sub(other, markdown)
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:

@@ -65,7 +65,7 @@ def test_no_file_of_the_configuration_is_left_out() -> None:
             "method.gan.n_critic",
             [
                 "# gan=dcgan",
-                "# steps of the critic per step of the generator. More give the generator a better slope",
+                "# steps of the critic per step of the generator. A higher value gives the generator better gradients",
                 "n_critic: 2",
             ],
         ),
