@@ -18,7 +18,7 @@ from cl_bench.config.names import key_of, place
 from cl_bench.manual import keys_table
 from cl_bench.process import OWNER
 from cl_bench.record import Results
-from cl_bench.report.published import Cell, Row, cells, configuration_of, keep, kept, ours, row_of
+from cl_bench.report.published import Cell, Row, cells, keep, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
 from cl_bench.report.runs import MACHINE, read, run_folders, say_damaged
 from cl_bench.runs.asked import by_itself, composed_of
@@ -198,11 +198,6 @@ def show(chosen: dict[str, list[Cell]], found: dict[str, list[Row]]) -> int:
         for note in dict.fromkeys(notes):
             console.print(note)
     return int(not good)
-
-
-def stale(family: str) -> list[Row]:
-    """The rows of a family's CSV file whose configuration is not today's any more: their key has moved."""
-    return [row for row in kept(family) if key(configuration_of(row), row.seed) != row.key]
 
 
 def tables() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ from cl_bench.evaluation import judge
 from cl_bench.methods.base import Fit as FitProtocol
 from cl_bench.methods.base import Learner, Method
 from cl_bench.record import Phase, to_json
+from cl_bench.runs import recorder
+from cl_bench.runs.figures import draw_results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import CSVLog
@@ -41,6 +44,8 @@ ALWAYS = pytest.MonkeyPatch()
 ALWAYS.setattr(registry, "entry_points", cache(entry_points))
 # a disk takes 10 ms for each, a quarter of a small run; no test cuts the power, which is what it is for
 ALWAYS.setattr(os, "fsync", lambda file: None)
+# figures are made of results.json at the end, take longer than a small run, and have tests of their own
+ALWAYS.setattr(recorder, "draw_results", lambda results, folder: None)
 quick_hydra.install(ALWAYS)
 SMALL = [
     "network.hidden=[32]",
@@ -73,6 +78,14 @@ def pytest_configure(config: pytest.Config) -> None:
         if plugin not in folders:
             raise pytest.UsageError(f"--plugin={plugin}: no plugin of that name is installed{nearest(plugin, folders)}")
         METHODS[:] = sorted(file.stem for file in (folders[plugin] / "method").glob("*.yaml"))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # modules and tests stay: to look for garbage among them, again and again, takes 4 % of the suite
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # so that the interpreter can take everything down
 
 
 def there(value: T | None) -> T:
@@ -168,9 +181,9 @@ def _same_machine_everywhere(request: pytest.FixtureRequest, monkeypatch: pytest
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are made of results.json at the end, take longer than a small run, and have tests of their own."""
-    monkeypatch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw their figures."""
+    monkeypatch.setattr(recorder, "draw_results", draw_results)
 
 
 def small_settings(*overrides: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
+from cl_bench.process import importing
 from cl_bench.record import Results, load_results
 from cl_bench.runs.curves import read
 from cl_bench.runs.loop import run
@@ -97,15 +99,7 @@ def learns(task: int, folder: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def no_pictures() -> Iterator[None]:
-    """In this process: they take longer than the run, and are drawn by those that are started."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(no_pictures: None, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """The results of the long run when nothing disturbs it."""
     return run(compose(*LONG, "checkpoint_every=60", f"output_root={tmp_path_factory.mktemp('whole')}"))
 
@@ -142,6 +136,23 @@ def test_what_needs_no_training_needs_no_torch(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_looks_for_garbage_among_new_modules() -> None:
+    gc.unfreeze()
+    for enabled in (False, True):
+        (gc.enable if enabled else gc.disable)()
+        with importing():
+            assert not gc.isenabled()
+            modules = [{"name": number} for number in range(5_000)]
+        assert gc.isenabled() == enabled
+        young = {id(some) for generation in (0, 1) for some in gc.get_objects(generation)}
+        assert not young & {id(module) for module in modules}
+    gc.freeze()  # as the tests began
+    frozen = gc.get_freeze_count()
+    with importing():
+        pass
+    assert gc.get_freeze_count() == frozen
+
+
 @pytest.mark.parametrize("flag", ["--version", "--vers"])
 def test_the_version_is_ours(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -160,14 +171,18 @@ def test_a_command_that_is_none_is_told_by_the_nearest(words: list[str], capsys:
     assert capsys.readouterr().err == f"error: {word}: is no KEY=VALUE; did you mean cl-bench {nearest}?\n"
 
 
-def test_a_sweep_and_the_same_sweep_again(tmp_path: Path) -> None:
+def test_a_sweep_and_the_same_sweep_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two methods by two seeds, from another folder than the repository's; again, it answers at once."""
+    monkeypatch.chdir(tmp_path)
     sweep = ["method=finetune,ewc", *QUICK, "-m", "seed=0,1"]
-    first = cl(*sweep, cwd=tmp_path)
-    assert (first.returncode, first.stderr) == (0, "")
+    assert main(sweep) == 0
+    first = capsys.readouterr()
+    assert first.err == ""
     folders = [path.parent for path in tmp_path.glob("outputs/*/*/results.json")]
     assert len(folders) == 4
-    lines = first.stdout.splitlines()
+    lines = first.out.splitlines()
     for number, job in enumerate(("finetune seed=0", "finetune seed=1", "ewc seed=0", "ewc seed=1")):
         method, seed = job.split()
         (header,) = (line for line in lines if f"#{number} : " in line)

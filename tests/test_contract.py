@@ -31,8 +31,6 @@ from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 from cl_bench.runs.watch import Watch
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def class_of(method: str) -> type[Method]:
     node = yaml.safe_load(files_of("method")[method].read_text())

@@ -70,7 +70,6 @@ def test_each_method_is_on_the_list() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("method", "kind"), [(method, kind) for method in METHODS for kind in GAINS[method]])
 def test_it_beats_fine_tuning(method: str, kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     """By the mean of three seeds; one where it is many times as dear and leaves no doubt."""
@@ -106,7 +105,6 @@ def test_another_training_mask_may_be_set(mask: str) -> None:
         assert compose(f"method={method}", f"scenario.train_mask={mask}")["scenario"]["train_mask"] == mask
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_results_carry_the_mask_that_was_used(small: Compose) -> None:
     def used(*chosen: str) -> tuple[Any, Any]:
         results = run(small(*chosen, "scenario.n_tasks=2", "trainer.epochs=1"))

@@ -235,7 +235,7 @@ def test_worked_example_of_the_metrics() -> None:
     session(DOCS / "metrics.md")
 
 
-def test_the_api_is_as_the_page_says(no_pictures: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_is_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     session(DOCS / "api.md")
 
@@ -284,7 +284,7 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def anchor(tmp_path: Path, no_pictures: None, small: Compose, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compose]:
+def anchor(tmp_path: Path, small: Compose, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compose]:
     """`small` with the method of the page, which lies in a folder of a person's own and is known to the contract."""
     assert written("adding_a_method.md", tmp_path) == [Path("anchor.py"), Path("conf/method/anchor.yaml")]
     monkeypatch.syspath_prepend(tmp_path)
@@ -319,7 +319,7 @@ def test_the_method_of_the_page_is_a_page_long_and_needs_three_files_to_read(tmp
 
 
 def test_the_data_sets_of_the_page(
-    examples: None, no_pictures: None, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    examples: None, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     session(DOCS / "adding_a_dataset.md")

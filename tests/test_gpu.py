@@ -12,7 +12,6 @@ from cl_bench.runs.loop import run
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.usefixtures("no_pictures"),
 ]
 
 

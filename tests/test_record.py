@@ -102,7 +102,7 @@ def test_a_schema_that_is_no_number_is_damage(schema: Any, tmp_path: Path) -> No
 
 
 def test_a_run_of_another_schema_is_set_aside_and_made_again(
-    small: Compose, no_pictures: None, capsys: pytest.CaptureFixture[str]
+    small: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = small("method=finetune", "trainer.epochs=1", "trainer.progress=false")
     first = run(settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -48,7 +48,14 @@ class Top:
 STREAM = "cl_bench.data.streams.Stream"
 """Its parameters are keys of `scenario`, whichever that is."""
 
-BELOW = (*GROUPS, "features", "memory", "choices", "content", "came_from", "weights")
+WORKED_OUT: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
+    "content": (content_of, "dataset.path and scenario.datasets"),
+    "came_from": (came_from, "continue_from"),
+    "weights": (weights_of, "features.weights and network.weights"),
+}
+"""The keys that are no person's to set: how each follows from the settings, and from which."""
+
+BELOW = (*GROUPS, "features", "memory", "choices", *WORKED_OUT)
 """The keys of settings that are no plain values of `Top`."""
 
 
@@ -131,8 +138,7 @@ def check_means(settings: Mapping[str, Any]) -> None:
 def check_stream(settings: Mapping[str, Any]) -> None:
     """Raises InputError for what has no meaning where images come as a stream."""
     if declared(settings, "needs_borders"):
-        files = {name: {"method": file_of("method", name), "plugins": []} for name in options_of("method")}
-        others = ", ".join(name for name, file in files.items() if not declared(file, "needs_borders"))
+        others = ", ".join(methods_with("needs_borders", False))
         why = f"must know where a task ends, and a stream (scenario.passes=online) doesn't say; try method={others}"
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
     if settings["trainer"].get("iterations"):
@@ -174,6 +180,12 @@ def declared(settings: Mapping[str, Any], name: str) -> Any:
     return found
 
 
+def methods_with(name: str, value: bool) -> list[str]:
+    """The methods that can be chosen whose class says this of itself, see `declared`."""
+    files = {method: {"method": file_of("method", method), "plugins": []} for method in options_of("method")}
+    return [method for method, file in files.items() if declared(file, name) == value]
+
+
 def trains(settings: Mapping[str, Any]) -> bool:
     """Whether the method trains anything by gradients: all of it, or a network on the first task."""
     return declared(settings, "trains") or settings["method"].get("first_task") is True
@@ -208,12 +220,9 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     assert isinstance(settings, dict)
     for group, choice in choices.items():
         check_name(group, str(choice))
-    if "came_from" in settings:
-        raise InputError("came_from: no such key; it is worked out of continue_from")
-    if "content" in settings:
-        raise InputError("content: no such key; it is worked out of dataset.path and scenario.datasets")
-    if "weights" in settings:
-        raise InputError("weights: no such key; it is worked out of features.weights and network.weights")
+    for key, (_, origin) in WORKED_OUT.items():
+        if key in settings:
+            raise InputError(f"{key}: no such key; it is worked out of {origin}")
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
         if chosen and chosen != by_itself:
@@ -233,12 +242,9 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("method"), dict):
         given = config.hydra if "hydra" in config else HydraConfig.get() if HydraConfig.initialized() else None
         _settle(found, given.overrides.task if given else [])
-    if content := content_of(found):
-        found["content"] = content
-    if earlier := came_from(found):
-        found["came_from"] = earlier
-    if weights := weights_of(found):
-        found["weights"] = weights
+    for key, (worked_out, _) in WORKED_OUT.items():
+        if value := worked_out(found):
+            found[key] = value
     groups = ("method", "dataset", "scenario", "experiment")
     kept = {
         name: {key: value for key, value in values.items() if at(found, key) == value}

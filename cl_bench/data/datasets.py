@@ -19,10 +19,9 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import build, check
 from cl_bench.data import class_names
 from cl_bench.data.classes import Classes
-from cl_bench.data.dataset import Dataset, dataset_of, some_classes
+from cl_bench.data.dataset import Dataset, dataset_of, seen_as, some_classes
 from cl_bench.data.own import image_folder, npz
 from cl_bench.data.reading import NEEDED, Arrays, damaged, download, read_idx, read_npz
-from cl_bench.data.transforms import crop_and_flip
 
 __all__ = [
     "Dataset",
@@ -107,28 +106,18 @@ def cifar10(
     data_dir: Path, *, size: Side | None = None, augment: bool = True, classes: Classes | None = None
 ) -> Dataset:
     """60,000 colour 32x32 photographs of ten kinds of thing."""
-    photographs = replace(
-        _cifar("cifar10", data_dir, size),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2615),
-        class_names=class_names.CIFAR10,
-        augment=crop_and_flip if augment else None,
-    )
-    return some_classes(photographs, classes)
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
+    photographs = replace(_cifar("cifar10", data_dir, size), class_names=class_names.CIFAR10)
+    return seen_as(some_classes(photographs, classes), augment, mean, std)
 
 
 def cifar100(
     data_dir: Path, *, size: Side | None = None, augment: bool = True, classes: Classes | None = None
 ) -> Dataset:
     """60,000 colour 32x32 photographs of a hundred kinds of thing (the fine labels)."""
-    photographs = replace(
-        _cifar("cifar100", data_dir, size),
-        mean=(0.5071, 0.4867, 0.4408),
-        std=(0.2675, 0.2565, 0.2761),
-        class_names=class_names.CIFAR100,
-        augment=crop_and_flip if augment else None,
-    )
-    return some_classes(photographs, classes)
+    mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+    photographs = replace(_cifar("cifar100", data_dir, size), class_names=class_names.CIFAR100)
+    return seen_as(some_classes(photographs, classes), augment, mean, std)
 
 
 def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:

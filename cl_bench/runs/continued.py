@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.came_from import SAME, came_from
-from cl_bench.config.compose import declared
+from cl_bench.config.compose import declared, methods_with
 from cl_bench.config.errors import no_such_folder, typed
-from cl_bench.config.names import file_of, options_of, place
+from cl_bench.config.names import place
 from cl_bench.config.tuned import leaves
 from cl_bench.record import Damaged, Results, load_results
 from cl_bench.runs.folder import RunFolder
@@ -74,8 +74,7 @@ def check_goes_on(settings: Mapping[str, Any], results: Results, where: str) -> 
     if settings["optimizer"].get("keep_state"):
         raise InputError(f"{where}: optimizer.keep_state=true goes on with moments of the smaller head; set false")
     if not declared(settings, "grows"):
-        files = {name: {"method": file_of("method", name), "plugins": []} for name in options_of("method")}
-        others = ", ".join(name for name, file in files.items() if declared(file, "grows"))
+        others = ", ".join(methods_with("grows", True))
         why = f"doesn't go on with more outputs than it began with (continue_from); these do: {others}"
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
 

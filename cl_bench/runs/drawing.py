@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
@@ -129,7 +130,9 @@ def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
+    figure.set_dpi(150)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a class name in letters that the font lacks
-        figure.savefig(path, dpi=150, metadata={"Software": None})  # no version: equal pictures are equal files
+        # no version: equal pictures are equal files
+        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})  # savefig would draw everything twice

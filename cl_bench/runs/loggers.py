@@ -61,28 +61,19 @@ class RunLogger(Logger):
         """The next Trainer is for this phase of this task; `step` is the number of steps before it."""
         self._task, self._phase, self._offset = task, phase, step
 
-    def log_points(self, points: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Points of the curves of this phase: how many of its steps were done, and the value of each name then."""
-        rows = [self._row(step, name, value) for step, values in points for name, value in values.items()]
+    def log_points(self, points: Iterable[tuple[int, Mapping[str, float]]], phase: str | None = None) -> None:
+        """Points of the curves of this phase: how many of its steps were done, and the value of each name then.
+
+        phase: what stands in its place, STREAM or EVALUATED.
+        """
+        rows = [
+            Row(self._offset + step, self._task, phase or self._phase, name, float(value))
+            for step, values in points
+            for name, value in values.items()
+        ]
         if rows:
             self._step = rows[-1].step
             self.write(rows)
-
-    def log_stream(self, step: int, images: int, accuracy: float | None) -> None:
-        """How right the learner was on what came when so many images of a stream had come, after a step of this
-        phase."""
-        phase, self._phase = self._phase, STREAM
-        self.log_points([(step, {"images": images} | ({} if accuracy is None else {"accuracy": accuracy}))])
-        self._phase = phase
-
-    def log_evaluation(self, points: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Accuracies on all tasks so far, by name, after so many steps of this phase."""
-        phase, self._phase = self._phase, EVALUATED
-        self.log_points(points)
-        self._phase = phase
-
-    def _row(self, step: int, name: str, value: float) -> Row:
-        return Row(self._offset + step, self._task, self._phase, name, float(value))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """One point, by Lightning, which adds an epoch of its own."""

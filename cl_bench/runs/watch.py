@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from cl_bench.networks.optimizers import clip_gradients
 from cl_bench.runs.course import Course
 from cl_bench.runs.curves import Logged, averaged
 from cl_bench.runs.evaluating import Evaluating
-from cl_bench.runs.loggers import RunLogger
+from cl_bench.runs.loggers import EVALUATED, STREAM, RunLogger
 from cl_bench.runs.progress import RunProgress
 from cl_bench.runs.task_checkpoint import TaskCheckpoint
 from cl_bench.seeding import restore_rng, rng
@@ -84,7 +85,7 @@ class Watch(pl.Callback):
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
         self.stream: list[tuple[int, float | None]] = []  # images that came, accuracy
-        self._looked: list[tuple[int, int, float | None]] = []  # of this chunk: steps done, and the same
+        self._looked: list[tuple[int, dict[str, float]]] = []  # of this chunk: steps done, and the same by name
         self.online = OnlineAccuracy(module)
         self.seconds, self._saved = 0.0, None
         self.done = 0  # steps, after the last chunk of this process
@@ -155,38 +156,31 @@ class Watch(pl.Callback):
             self._unlogged + logged, self.log_every, step, step if trainer.should_stop else self.steps
         )
         self.logger.log_points(points)
-        for done, seen, accuracy in self._looked:
-            self.logger.log_stream(done, seen, accuracy)
+        self.logger.log_points(self._looked, STREAM)
         self._looked.clear()
         if self.evaluating:
-            self.logger.log_evaluation(self.evaluating.new_points())
-        before = time.monotonic()
+            self.logger.log_points(self.evaluating.new_points(), EVALUATED)
         if step * VALIDATIONS // self.steps > len(self.validation):
-            accuracy = self.validate(self.module)
+            with self._measuring():
+                accuracy = self.validate(self.module)
             if accuracy is not None:
                 self.validation.append((step, accuracy))
-        self._set_aside(time.monotonic() - before)
 
     def after_step(self, done: int) -> bool:
         """Measures where that is to be, and at the end of a pass: inside of a chunk, as one for each point would cost
         more than its steps. Returns whether the phase ends here."""
-        if done in self.points.seen:
-            before, seen = time.monotonic(), self.points.seen[done]
-            with torch.autocast(self.module.device.type, enabled=False):
-                self.stream.append((seen, self.points.measure(seen)))
-            self._looked.append((done, *self.stream[-1]))
-            self._set_aside(time.monotonic() - before)
+        if (seen := self.points.seen.get(done)) is not None:
+            with self._measuring():
+                accuracy = self.points.measure(seen)
+            self.stream.append((seen, accuracy))
+            self._looked.append((done, {"images": seen, "accuracy": accuracy}))
         ends = False
         if self.course:
-            before = time.monotonic()
-            with torch.autocast(self.module.device.type, enabled=False):
+            with self._measuring():
                 ends = self.course.after_step(done)
-            self._set_aside(time.monotonic() - before)
         if self.evaluating and (ends or self.evaluating.due(done)):
-            before = time.monotonic()
-            with torch.autocast(self.module.device.type, enabled=False):
+            with self._measuring():
                 self.evaluating.look(done)
-            self._set_aside(time.monotonic() - before)
         return ends
 
     def end_course(self, done: int) -> None:
@@ -200,8 +194,13 @@ class Watch(pl.Callback):
             self.validation = [*(point for point in self.validation if point[0] < done), (done, accuracy)]
         self.checkpoint.set_aside(time.monotonic() - before)
 
-    def _set_aside(self, seconds: float) -> None:
-        """Measuring is no training."""
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """What is measured inside takes no time of training, and nothing of its precision."""
+        before = time.monotonic()
+        with torch.autocast(self.module.device.type, enabled=False):
+            yield
+        seconds = time.monotonic() - before
         self._began += seconds
         self.checkpoint.set_aside(seconds)
 

@@ -24,6 +24,7 @@ from cl_bench.config.explain import explained
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
 from cl_bench.files import load_json
+from cl_bench.process import importing
 from cl_bench.record import Damaged, Outdated, Results, load_results
 from cl_bench.runs.continued import earlier
 from cl_bench.runs.folder import Busy, at_work, wait_for
@@ -218,7 +219,8 @@ def carried_out(
     while settings.get("hparams_search"):
         if settings.get("continue_from"):
             earlier(settings)  # refuses a search
-        from cl_bench.sweep.search import search
+        with importing():
+            from cl_bench.sweep.search import search
 
         try:
             settings = search(overrides)
@@ -236,7 +238,8 @@ def carried_out(
             wait_for(folder)
             results = finished(settings)
             continue
-        from cl_bench.runs.loop import run
+        with importing():
+            from cl_bench.runs.loop import run
 
         with suppress(Busy):  # another process came in between
             results = run(settings)

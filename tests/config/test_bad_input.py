@@ -15,8 +15,6 @@ import pytest
 from cl_bench.__main__ import main
 from cl_bench.config.compose import compose
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 BIASED = ("bic", "wa", "ss_il", "lucir")
 # the command, and what its one line must hold; FILES is a folder of damaged files, nothing else is in it
 BAD = [

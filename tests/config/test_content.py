@@ -43,7 +43,7 @@ def settings(path: Path | str, *more: str, root: str = "outputs") -> dict[str, A
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pictures: None) -> None:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 

@@ -89,7 +89,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_an_installed_plugin_is_chosen_by_name(
-    plugin: Plugin, tmp_path: Path, capsys: pytest.CaptureFixture[str], no_pictures: None
+    plugin: Plugin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site = plugin("calm_plugin", YAML)
     assert "calm" in options_of("method")
@@ -141,7 +141,6 @@ def test_a_folder_and_a_package_named_on_the_command_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    no_pictures: None,
 ) -> None:
     conf = plugin("calm_plugin", YAML, entry=False) / "calm_plugin" / "conf"
     monkeypatch.chdir(tmp_path)
@@ -188,7 +187,7 @@ def squares(*, grey: int) -> Dataset:
 """
 
 
-def test_its_logger_optimizer_and_data_set_in_a_sequence(plugin: Plugin, tmp_path: Path, no_pictures: None) -> None:
+def test_its_logger_optimizer_and_data_set_in_a_sequence(plugin: Plugin, tmp_path: Path) -> None:
     conf = {
         "logger/lines": "# Lines.\n_target_: parts_plugin.code.Lines\n",
         "optimizer/signs": "# By signs.\n_target_: parts_plugin.code.Signs\nlr: 0.01  # step size\n",

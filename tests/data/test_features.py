@@ -198,9 +198,7 @@ MORE = ("ewc", "agem", "wa", "lwf", "mir", "gss", "bic", "cumulative", "supsup",
 
 
 @pytest.mark.parametrize("name", [*LEARNERS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
-def test_other_methods_learn_from_features(
-    name: str, tmp_path: Path, worked_out: list[int], small: Compose, no_pictures: None
-) -> None:
+def test_other_methods_learn_from_features(name: str, tmp_path: Path, worked_out: list[int], small: Compose) -> None:
     assert name in METHODS
     kind = "task" if name in ("hat", "pnn", "supsup") else "class"
     network = ("network=mlp", "network.hidden=[32]") if kind == "task" else ("network=linear",)

@@ -73,7 +73,7 @@ def test_a_run_counts_the_answers_of_its_evaluation(kind: str) -> None:
     assert sum(right) == pytest.approx(sum(there(R[j]) * n_test[j] for j in range(3)))
 
 
-def test_a_run_keeps_them_and_says_when_they_come(small: Compose, no_pictures: None) -> None:
+def test_a_run_keeps_them_and_says_when_they_come(small: Compose) -> None:
     """After tasks 1 and 2 at most four classes answer; after the last, all ten."""
     settings = small("method=finetune", "measure_every=2")
     found = run(settings)

@@ -27,8 +27,6 @@ from cl_bench.record import Generated, Results, TaskRecord
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 class Generator(Method):
     """Generates what it is given."""

@@ -68,7 +68,7 @@ def test_at_most_2000_images_at_equal_distances_are_looked_at(n: int) -> None:
 
 
 def test_images_that_go_through_different_layers_have_no_plasticity_and_end_no_run(
-    small: Compose, no_pictures: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each image finds its own mask: of three mini-batches of a probe one may need more masks than another."""
     monkeypatch.setattr("cl_bench.data.batches.at_once", lambda *_, **__: 7)
@@ -113,7 +113,7 @@ def noted(method: Any, task: Any, fit: Any) -> Any:
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if "joint" not in method])
-def test_every_method_knows_its_plasticity(method: str, small: Compose, no_pictures: None) -> None:
+def test_every_method_knows_its_plasticity(method: str, small: Compose) -> None:
     kind = "task" if method in ("lwf", "packnet", "hat", "pnn", "clnp", "den") else "class"
     settings = small(f"method={method}", f"scenario={kind}_incremental", "scenario.n_tasks=2", "trainer.iterations=3")
     results = run(settings)

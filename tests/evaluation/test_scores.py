@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ Accuracy = Callable[..., dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def accuracy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accuracy]:
+def accuracy(tmp_path_factory: pytest.TempPathFactory) -> Accuracy:
     root: Path = tmp_path_factory.mktemp("scores")
 
     def score(*overrides: str) -> dict[str, float]:
@@ -23,9 +23,7 @@ def accuracy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accuracy]:
         own = results.R_task_masked or results.R
         return {name: there(x) for name, x in results.metrics.items()} | {"task_masked": sum(map(there, own[-1])) / 5}
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        yield score
+    return score
 
 
 def test_naive_class_incremental_remembers_the_last_task_only(accuracy: Accuracy) -> None:

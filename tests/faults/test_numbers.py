@@ -16,8 +16,6 @@ from cl_bench.runs.folder import read_results
 from cl_bench.runs.loop import run
 from cl_bench.runs.watch import Diverged
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 loss = Finetune.loss
 
 

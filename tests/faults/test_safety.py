@@ -20,8 +20,6 @@ from cl_bench.__main__ import main
 from cl_bench.config.names import folder_of
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 SAFELY = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

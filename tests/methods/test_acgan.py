@@ -22,8 +22,6 @@ from cl_bench.networks.mlp import MLP
 from cl_bench.networks.optimizers import Adam
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 SHAPE, CLASSES = (1, 8, 8), 4
 
 

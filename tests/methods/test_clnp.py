@@ -185,7 +185,6 @@ def test_more_l1_and_a_wider_margin_leave_more_units_free(tmp_path: Path) -> Non
     assert free[0] < free[1] < free[2]
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_tells_what_is_used_and_what_is_left(small: Compose) -> None:
     results = run(small("method=clnp", "scenario=task_incremental", "network.hidden=[60,50]"))
     reserved = [0, 0]
@@ -211,7 +210,6 @@ def test_a_full_layer_is_one_line(small: Compose) -> None:
         method.learn_task(scenario.tasks[1], one_pass)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_without_validation_images_it_is_one_line(small: Compose) -> None:
     settings = small("method=clnp", "scenario=task_incremental", "scenario.val_fraction=0")
     with pytest.raises(InputError, match=r"^scenario\.val_fraction=0: method=clnp .*; try 0\.1$"):

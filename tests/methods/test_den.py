@@ -293,7 +293,6 @@ def test_sizes_come_back_from_a_state() -> None:
     assert other.answer_bytes == method.answer_bytes
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_tells_how_it_grew(small: Compose) -> None:
     results = run(small("method=den", "scenario=task_incremental", "network.hidden=[20,16]"))
     sizes = [20, 16]

@@ -16,8 +16,6 @@ from cl_bench.networks.masks import gate
 from cl_bench.networks.optimizers import Adam
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 MASKS = ("activations", "weights")
 GENERATORS = ("mlp", "dcgan")
 DECAY = "method.optimizer.weight_decay=0.1"  # it moves weights whose gradient is 0, as momentum does

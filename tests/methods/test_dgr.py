@@ -13,8 +13,6 @@ from cl_bench.methods.dgr import DGR
 from cl_bench.methods.parts.generative_replay import Scholar
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def learning(*overrides: str, task: int = 2) -> tuple[DGR, Scholar, Scenario]:
     """A method in the middle of learning, and what the last task left."""

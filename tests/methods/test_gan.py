@@ -14,8 +14,6 @@ from cl_bench.networks.gan import MLPCritic, MLPGenerator
 from cl_bench.networks.optimizers import Adam
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 SHAPE = (1, 8, 8)
 
 

@@ -19,8 +19,6 @@ from cl_bench.methods.hat import CLAMP, HAT
 from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def hat(*overrides: str) -> tuple[Scenario, HAT]:
     return beginning("hat", *overrides)

@@ -19,8 +19,6 @@ from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.masks import Frozen
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 METHODS = ("packnet", "hat")
 GENTLE = {"packnet": (), "hat": ("method.embedding_lr=0.01",)}  # in so short a training no layer may close altogether
 # each moves a weight whose gradient is 0

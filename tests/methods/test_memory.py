@@ -205,7 +205,7 @@ def test_what_a_method_keeps_stays_within_its_budget_in_images_and_bytes(
 
 @pytest.mark.parametrize("method", ["er", "der", "gss", "gem", "agem", "icarl", "wa"])
 def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
-    method: str, small: Compose, no_pictures: None, caplog: pytest.LogCaptureFixture
+    method: str, small: Compose, caplog: pytest.LogCaptureFixture
 ) -> None:
     results = run(small(f"method={method}", "memory=5000"))
     each = IMAGE + EXTRA.get(method, 0)
@@ -225,7 +225,7 @@ def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depend
         assert len(keys) == (3 if method in reading else 1), method
 
 
-def test_a_generator_is_told_in_images_of_memory(small: Compose, no_pictures: None) -> None:
+def test_a_generator_is_told_in_images_of_memory(small: Compose) -> None:
     memory = there(run(small("method=dgr", "scenario.n_tasks=2")).memory)
     assert memory.images == memory.bytes // IMAGE
     assert memory.bytes == memory.generator_bytes

@@ -14,8 +14,6 @@ from cl_bench.data.tasks import Scenario
 from cl_bench.methods.packnet import PackNet
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def packnet(*overrides: str) -> tuple[Scenario, PackNet]:
     return beginning("packnet", *overrides)

@@ -17,8 +17,6 @@ from cl_bench.runs.loop import run
 from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import prepare
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def finished(root: Path, *overrides: str) -> tuple[Results, str]:
     settings = compose(*SMALL, "trainer.epochs=2", f"output_root={root}", *overrides)

@@ -303,7 +303,6 @@ def test_without_a_mask_all_weights_answer(small: Compose) -> None:
     assert torch.equal(method(x.double(), index=3), method.network(x.double()))
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_tells_how_many_images_find_their_task(small: Compose) -> None:
     permuted = ("scenario=permuted", "scenario.n_tasks=3", "network.hidden=[100,100]")
     told = ("method.superfluous=20", "method.inference=one_shot", "method.objective=G")

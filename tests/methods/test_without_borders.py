@@ -20,7 +20,6 @@ CONSOLIDATING = {
     "ewc": ("method=ewc", "method.online=true", "method.consolidate_every=7"),
     "si": ("method=si", "method.consolidate_every=7"),
 }
-pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def streamed(*chosen: str) -> dict[str, torch.Tensor]:

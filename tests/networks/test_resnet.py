@@ -14,8 +14,6 @@ from cl_bench.networks.resnet import Residual, ResNet18, ResNet32
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def test_it_is_the_network_of_torchvision_with_another_beginning() -> None:
     theirs, ours = resnet18(num_classes=10), ResNet18((3, 32, 32), 10)

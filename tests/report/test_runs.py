@@ -215,7 +215,7 @@ def test_bad_conditions(tmp_path: Path, where: str, message: str) -> None:
     assert message in str(error.value)
 
 
-def test_a_real_run_can_be_read(small: Compose, tmp_path: Path, no_pictures: None) -> None:
+def test_a_real_run_can_be_read(small: Compose, tmp_path: Path) -> None:
     from cl_bench.runs.loop import run
 
     results = run(small("method=er", "trainer.epochs=1", "scenario.n_tasks=2"))

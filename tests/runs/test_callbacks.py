@@ -115,7 +115,7 @@ PARTS = ("method=pnn", "scenario=task_incremental")  # new parts in each task
     "how", [("method=ewc",), KEPT, PARTS, pytest.param(("method=dgr",), marks=pytest.mark.slow)], ids="-".join
 )
 def test_a_run_with_callbacks_goes_on_bit_for_bit(
-    small: Compose, mine: Any, tmp_path: Path, no_pictures: None, how: tuple[str, ...]
+    small: Compose, mine: Any, tmp_path: Path, how: tuple[str, ...]
 ) -> None:
     node, task = "[{_target_: mine.Noise, size: 0.02}]", ("scenario.n_tasks=2", *how)
     whole = with_callbacks(small, node, *task)
@@ -136,7 +136,7 @@ def test_a_run_with_callbacks_goes_on_bit_for_bit(
     assert found["total"].equal(kept["total"])
 
 
-def test_a_run_that_goes_on_with_another_one_begins_with_its_own(small: Compose, mine: Any, no_pictures: None) -> None:
+def test_a_run_that_goes_on_with_another_one_begins_with_its_own(small: Compose, mine: Any) -> None:
     task = ("method=finetune", "scenario=domain_incremental", "scenario.n_tasks=2")
     before = with_callbacks(small, "[{_target_: mine.Noise}]", *task)
     run(before)
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_with_another_one_begins_with_its_own(small: Compose,
     assert (run(after).status, mine.SEEN) == ("finished", [])
 
 
-def test_a_callback_sees_a_phase_as_an_epoch_of_chunks(small: Compose, mine: Any, no_pictures: None) -> None:
+def test_a_callback_sees_a_phase_as_an_epoch_of_chunks(small: Compose, mine: Any) -> None:
     settings = with_callbacks(small, "[{_target_: mine.Noise}]", "method=finetune", "scenario.n_tasks=2")
     results = run(settings)
     steps = [record.phases[0].steps for record in results.tasks]
@@ -154,14 +154,14 @@ def test_a_callback_sees_a_phase_as_an_epoch_of_chunks(small: Compose, mine: Any
     assert key_of(settings) != key_of(small("method=finetune", "scenario.n_tasks=2"))
 
 
-def test_one_of_lightnings_own_works(small: Compose, no_pictures: None) -> None:
+def test_one_of_lightnings_own_works(small: Compose) -> None:
     node = "[{_target_: pytorch_lightning.callbacks.LambdaCallback}]"
     settings = small("plugins=[pytorch_lightning]", f"trainer.callbacks={node}", "method=finetune")
     assert run(settings).status == "finished"
 
 
 def test_the_example_of_the_documentation(
-    small: Compose, tmp_path: Path, no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "callbacks.md").read_text()
     (tmp_path / "mypackage").mkdir()

@@ -31,7 +31,6 @@ from cl_bench.runs.tensorboard_log import TensorBoardLog
 from cl_bench.runs.trackers import Point
 from cl_bench.sweep.jobs import carried_out
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 GROWS = [method for method in METHODS if declared(small_settings(f"method={method}"), "grows")]
 SOME = ("bic", "er", "ewc", "icarl")
 Settings = Callable[..., dict[str, Any]]
@@ -234,9 +233,7 @@ def finished(sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     """The folder of a short run of er."""
     words = ("method=er", "dataset=npz", f"dataset.path={sets['first']}", "scenario.n_tasks=2", "memory=40")
     found = small_settings(*words, "trainer.epochs=1") | {"output_root": str(tmp_path_factory.mktemp("finished"))}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        run(found)
+    run(found)
     return folder_of(found)
 
 

@@ -27,7 +27,6 @@ from cl_bench.runs.loggers import EVALUATED, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 VALIDATION = ("evaluate_on=validation", "scenario.val_fraction=0.2")
 
 

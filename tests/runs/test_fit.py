@@ -17,7 +17,6 @@ from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import MEASURED, CSVLog, Row, read
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 TWO_NETWORKS = ("method=dgr", "scenario.n_tasks=2", "method.gan.n_critic=3")  # one of which logs in some steps only
 
 EACH: list[tuple[Results, list[Row]]] = []

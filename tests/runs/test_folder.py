@@ -25,8 +25,6 @@ from cl_bench.runs.folder import LAYOUT, RunFolder, read_results
 from cl_bench.runs.loggers import CSVLog
 from cl_bench.runs.loop import run
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def settings_in(root: str | Path) -> dict[str, Any]:
     """A run of two phases per task, saved after every chunk, that is kept in this folder."""

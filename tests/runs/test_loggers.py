@@ -202,7 +202,7 @@ def test_wandb_offline_holds_what_a_dashboard_shows(folder: Path, caplog: pytest
     assert next(one.exit.exit_code for one in session if one.WhichOneof("record_type") == "exit") == 0
 
 
-def test_wandb_has_the_accuracy_on_a_stream_over_its_images(small: Compose, no_pictures: None) -> None:
+def test_wandb_has_the_accuracy_on_a_stream_over_its_images(small: Compose) -> None:
     settings = small("method=finetune", "scenario=blurry", "scenario.measure_every=200", "logger=wandb")
     of_run = run(settings)
     [session] = offline(folder_of(settings))
@@ -219,7 +219,7 @@ def test_wandb_has_the_accuracy_on_a_stream_over_its_images(small: Compose, no_p
     assert steps == sorted(set(steps))  # what was measured between them is no step
 
 
-def test_wandb_has_the_accuracy_while_learning_over_the_steps_of_the_run(small: Compose, no_pictures: None) -> None:
+def test_wandb_has_the_accuracy_while_learning_over_the_steps_of_the_run(small: Compose) -> None:
     overrides = ("scenario.n_tasks=2", "trainer.iterations=6", "evaluate_every=4", "logger=wandb")
     settings = small("method=finetune", *overrides)
     of_run = run(settings)
@@ -325,7 +325,6 @@ def sweep_metrics() -> list[str]:
     return [yaml.safe_load(file.read_text())["metric"]["name"] for file in files]
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_real_run_continued_is_one_wandb_run_that_knows_nothing_of_the_machine(
     small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,7 +392,9 @@ def drawn(panels: Any) -> set[str]:
     return {*axes, *config.get("metrics", []), *config.get("mediaKeys", [])}
 
 
-def test_a_run_logs_everything_that_the_dashboard_draws(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_logs_everything_that_the_dashboard_draws(
+    small: Compose, pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     wandb.teardown()  # it reads the environment once
     settings = small("method=dgm", "logger=wandb", "scenario.n_tasks=2")

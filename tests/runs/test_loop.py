@@ -22,13 +22,11 @@ from cl_bench.runs.loop import run
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A generative run with nothing changed, and no pictures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        return run(small_settings("method=dgr") | {"output_root": str(tmp_path_factory.mktemp("plain"))})
+    """A generative run with nothing changed."""
+    return run(small_settings("method=dgr") | {"output_root": str(tmp_path_factory.mktemp("plain"))})
 
 
-def test_what_a_generative_run_leaves_behind(small: Compose) -> None:
+def test_what_a_generative_run_leaves_behind(small: Compose, pictures: None) -> None:
     settings = small("method=dgr", "trainer.chunk=1000")
     results = run(settings)
     folder = folder_of(settings)
@@ -75,7 +73,7 @@ def test_what_a_generative_run_leaves_behind(small: Compose) -> None:
     ],
 )
 def test_what_changes_no_number_changes_no_name(
-    override: str, plain: Results, small: Compose, no_pictures: None, monkeypatch: pytest.MonkeyPatch
+    override: str, plain: Results, small: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     other = small("method=dgr", override)
@@ -89,7 +87,7 @@ def test_what_changes_numbers_changes_the_name(small: Compose) -> None:
     assert len(keys) == len(overrides) + 1
 
 
-def test_the_seed_is_all_that_chance_depends_on(plain: Results, small: Compose, no_pictures: None) -> None:
+def test_the_seed_is_all_that_chance_depends_on(plain: Results, small: Compose) -> None:
     torch.manual_seed(2)
     torch.rand(7)
     assert run(small("method=dgr")).R == plain.R
@@ -97,7 +95,7 @@ def test_the_seed_is_all_that_chance_depends_on(plain: Results, small: Compose, 
 
 
 @pytest.mark.parametrize("reference", ["joint", "cumulative"])
-def test_intransigence_against_a_reference_run(reference: str, small: Compose, no_pictures: None) -> None:
+def test_intransigence_against_a_reference_run(reference: str, small: Compose) -> None:
     best = small(f"method={reference}")
     a = run(best).R
     mine = small("method=finetune", f"reference={folder_of(best)}")
@@ -114,7 +112,7 @@ def test_numbers_below_the_normal_ones_are_zero(plain: Results) -> None:
     assert float(torch.tensor(1e-39) * 1) == 0.0
 
 
-def test_seconds_are_of_training_alone(small: Compose, no_pictures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_are_of_training_alone(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     measure = Judge.measure
 
     def slowly(self: Judge, *args: Any, **more: Any) -> Any:
@@ -127,9 +125,7 @@ def test_seconds_are_of_training_alone(small: Compose, no_pictures: None, monkey
     assert results.seconds == sum(task.seconds for task in results.tasks) < time.monotonic() - began - 2
 
 
-def test_a_loss_gone_bad_stops_the_run_and_says_where(
-    small: Compose, no_pictures: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_gone_bad_stops_the_run_and_says_where(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Finetune.loss
 
     def loss(self: Finetune, batch: Any) -> torch.Tensor:
@@ -147,7 +143,7 @@ def test_a_loss_gone_bad_stops_the_run_and_says_where(
     assert run(settings).R == run(small("method=finetune", root="other")).R
 
 
-def test_accuracy_on_validation_images_while_the_learner_trains(plain: Results, small: Compose) -> None:
+def test_accuracy_on_validation_images_while_the_learner_trains(plain: Results, small: Compose, pictures: None) -> None:
     results = run(small("method=dgr", "scenario.val_fraction=0.2", "scenario.n_tasks=2", "trainer.epochs=4"))
     solver, generator = results.tasks[1].phases
     assert generator.validation == []  # it is no classifier
@@ -168,7 +164,7 @@ def test_accuracy_on_validation_images_while_the_learner_trains(plain: Results, 
     ],
 )
 def test_no_metric_ends_a_run(
-    name: str, small: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    name: str, small: Compose, pictures: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Pictures, log.csv and results.json take its NaN, with one warning in all."""
 

@@ -30,7 +30,6 @@ def permuted(small: Compose, n_tasks: int, *more: str, root: str = "outputs") ->
     return small(*FEW, f"scenario.n_tasks={n_tasks}", *more, root=root)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_rows_that_are_skipped_change_nothing_else(small: Compose) -> None:
     every, third = permuted(small, 8), permuted(small, 8, "measure_every=3")
     whole, found = run(every), run(third)
@@ -57,7 +56,6 @@ def test_only_another_measure_every_is_another_run(small: Compose) -> None:
     assert len({key_of(settings), key_of(plain), key_of(settings | {"measure_every": 2})}) == 3
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_with_skipped_rows_goes_on_after_a_signal(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(permuted(small, 8, "measure_every=5", root="whole"))
     settings = permuted(small, 8, "measure_every=5", root="stopped")
@@ -81,7 +79,6 @@ def stopped_in(index: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_results_of_many_tasks_are_not_written_after_each(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are as large as R. What is known after each task is appended to log.csv, and whoever stops has it all."""
     written: list[int] = []
@@ -107,7 +104,7 @@ def test_results_of_many_tasks_are_not_written_after_each(small: Compose, monkey
     assert len(written) <= 22
 
 
-def test_the_console_shows_rows_that_were_measured(small: Compose, no_pictures: None, capsys: Any) -> None:
+def test_the_console_shows_rows_that_were_measured(small: Compose, capsys: Any) -> None:
     settings = permuted(small, 42, "measure_every=20", "trainer.progress=false")
     show(run(settings), Path())
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -115,7 +112,9 @@ def test_the_console_shows_rows_that_were_measured(small: Compose, no_pictures: 
 
 
 @pytest.mark.slow
-def test_300_tasks_take_little_more_than_300_times_one(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_300_tasks_take_little_more_than_300_times_one(
+    small: Compose, pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tasks of 500 mini-batches, in time of the processor, with figures; and the page of the report opens."""
     long = (
         "scenario.max_train=null",

@@ -31,7 +31,6 @@ from cl_bench.runs.models import Models, answer_state, labels_of, problem_of, pu
 from cl_bench.sweep.jobs import finished
 from cl_bench.use import evaluate, export, predict
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 ER_QUICK = ("method=er", "trainer.epochs=3", "memory=50")
 
 
@@ -49,9 +48,7 @@ def er(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run with all its models."""
     settings = small_settings(*ER_QUICK, "dataset=npz", f"dataset.path={own}", "keep_models=all")
     settings |= {"output_root": str(tmp_path_factory.mktemp("er"))}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        run(settings)
+    run(settings)
     return folder_of(settings)
 
 

@@ -126,7 +126,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 100) -> Iterator[li
     seen.append(b"".join(parts).decode())
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_terminal_shows_one_bar_for_the_whole_run(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cl_bench.runs.progress.PER_SECOND", 100)
     with terminal(monkeypatch) as seen:
@@ -159,7 +158,6 @@ def test_the_bar_is_one_line_in_every_terminal(columns: int) -> None:
     assert ("wasserstein 1.23" in line) == (columns == 200)
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_is_stopped_leaves_the_terminal_as_it_was(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(self: EWC, task: Any, fit: Any) -> None:
         time.sleep(0.1)  # until the bar is there
@@ -180,7 +178,6 @@ def test_a_run_that_is_stopped_leaves_the_terminal_as_it_was(small: Compose, mon
     assert seen[0].endswith("\x1b[2K")  # nothing of it is left
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_without_a_terminal_there_is_a_line_per_task(small: Compose, capsys: pytest.CaptureFixture[str]) -> None:
     run(small("method=joint", "scenario.n_tasks=2"))
     first, second = capsys.readouterr().out.splitlines()
@@ -190,7 +187,6 @@ def test_without_a_terminal_there_is_a_line_per_task(small: Compose, capsys: pyt
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_nobody_needs_to_listen(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)

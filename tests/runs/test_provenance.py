@@ -18,8 +18,6 @@ from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 from cl_bench.runs.provenance import continued, provenance
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 
 def kept(settings: dict[str, Any]) -> Results:
     return load_results(folder_of(settings))

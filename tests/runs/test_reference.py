@@ -25,12 +25,10 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished joint runs, by what was set for them."""
     root = tmp_path_factory.mktemp("joint")
     found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cl_bench.runs.recorder.draw_results", lambda results, folder: None)
-        for name in ("", "scenario=permuted scenario.n_tasks=2"):
-            settings = compose(*SMALL, "method=joint", "trainer.epochs=1", f"output_root={root}", *name.split())
-            run(settings)
-            found[name] = folder_of(settings)
+    for name in ("", "scenario=permuted scenario.n_tasks=2"):
+        settings = compose(*SMALL, "method=joint", "trainer.epochs=1", f"output_root={root}", *name.split())
+        run(settings)
+        found[name] = folder_of(settings)
     return found
 
 

@@ -45,7 +45,7 @@ def shape(R: Any) -> tuple[int, ...]:
     return np.array(R, dtype=float).shape
 
 
-def test_a_run_and_its_page(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_and_its_page(data: Path, tmp_path: Path, pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("er", "finetune"):
         for seed in (0, 1):
             found = run(settings(data, tmp_path, f"method={method}", f"seed={seed}"))
@@ -88,7 +88,7 @@ def test_a_run_and_its_page(data: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("variant", ["ni scenario.kind=domain", "nc scenario.kind=task", "nicv2_196"])
-def test_the_other_kinds(data: Path, tmp_path: Path, variant: str, no_pictures: None) -> None:
+def test_the_other_kinds(data: Path, tmp_path: Path, variant: str) -> None:
     found = run(settings(data, tmp_path, "method=er", *f"scenario.variant={variant}".split(), "measure_every=2"))
     T = 15 if variant == "nicv2_196" else 3
     assert shape(found.R) == (T, 1)
@@ -99,7 +99,7 @@ def test_the_other_kinds(data: Path, tmp_path: Path, variant: str, no_pictures: 
     assert all(found.metrics[name] is None for name in UNDEFINED)
 
 
-def test_a_stream(data: Path, tmp_path: Path, no_pictures: None) -> None:
+def test_a_stream(data: Path, tmp_path: Path) -> None:
     small = [override for override in SMALL if "epochs" not in override and "batch_size" not in override]
     core50 = ["scenario=core50", "scenario.variant=nicv2_79", "scenario.size=32", f"data_dir={data}"]
     stream = ["scenario.passes=online", "scenario.measure_every=20"]

@@ -16,7 +16,6 @@ from cl_bench.runs.loggers import STREAM, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.setup import prepare
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 ONLINE = ("scenario.passes=online",)
 
 

@@ -168,7 +168,7 @@ def test_a_package_that_is_missing_is_one_line(kind: type[Tracker], monkeypatch:
         kind()
 
 
-def test_several_loggers_are_named_or_given(small: Compose, no_pictures: None, store: str) -> None:
+def test_several_loggers_are_named_or_given(small: Compose, store: str) -> None:
     node = f"{{_target_: cl_bench.runs.mlflow_log.MLflowLog, uri: '{store}'}}"
     settings = small("method=finetune", "logger=many", f"logger.loggers=[tensorboard,{node}]")
     assert key_of(settings) == key_of(small("method=finetune"))
@@ -183,7 +183,7 @@ def test_several_loggers_are_named_or_given(small: Compose, no_pictures: None, s
     assert one.data.metrics["ACC"] == results.metrics["ACC"]
 
 
-def test_a_stream_is_drawn_over_its_images(small: Compose, no_pictures: None) -> None:
+def test_a_stream_is_drawn_over_its_images(small: Compose) -> None:
     settings = small("method=finetune", "scenario=blurry", "scenario.measure_every=200", "logger=tensorboard")
     results = run(settings)
     found = events(folder_of(settings))

@@ -31,7 +31,6 @@ from cl_bench.runs.loop import run
 from cl_bench.runs.recorder import Recorder
 from cl_bench.seeding import derive
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 TWO = ("scenario.n_tasks=2", "scenario.val_fraction=0.2")
 NORMS = ("network=dcgan", "network.width=4", "network.depth=2", "network.norm=batch")
 PLATEAU = file_of("scheduler", "plateau")

@@ -211,7 +211,6 @@ def test_a_result_that_is_not_whole_is_named_and_made_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    no_pictures: None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = compose(*TINY, "output_root=outputs")

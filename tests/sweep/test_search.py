@@ -31,7 +31,6 @@ import optuna
 from cl_bench.sweep import search as searching
 from cl_bench.sweep.search import distributions, proposed, search
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
 RUN = [*SMALL, "trainer.epochs=1", "method=ewc", "scenario=task_incremental", "scenario.n_tasks=2"]
 
 Search = Callable[..., dict[str, Any]]
