@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import MinLen
-from typing_extensions import TypedDict  # pydantic asks for it below Python 3.12
 
 from cl_bench.config import InputError
+from cl_bench.config_record import Config
 from cl_bench.files import Damaged, load_content
 from cl_bench.network_record import (
     LARGEST,
@@ -47,49 +47,6 @@ NO_SHARES = ("FID", "retention", "growth_rate")
 """Metrics that may be beyond 1, by the beginnings of their names."""
 
 R = TypeVar("R")
-
-
-class Choices(TypedDict):
-    """The names that were chosen for the groups of the configuration."""
-
-    method: str
-    dataset: str
-    scenario: str
-    experiment: NotRequired[str | None]
-
-
-class CameFrom(TypedDict):
-    """The run that another one continues, see `config.came_from`."""
-
-    dataset: str
-    key: str
-    tasks: Count
-    digest: str
-    seed: NotRequired[Count]
-
-
-Group = NotRequired[dict[str, Any] | None]
-
-
-class Config(TypedDict):
-    """What is read of a configuration by name; the rest of it may be anything that JSON can hold."""
-
-    seed: Count
-    choices: Choices
-    method: dict[str, Any]
-    scenario: dict[str, Any]
-    dataset: NotRequired[dict[str, Any]]
-    features: Group
-    network: Group
-    optimizer: Group
-    scheduler: Group
-    trainer: NotRequired[dict[str, Any]]
-    memory: Group
-    content: NotRequired[str | list[Any]]
-    weights: NotRequired[dict[str, str]]
-    came_from: NotRequired[CameFrom]
-    continue_from: NotRequired[str | None]
-    reference: NotRequired[str | list[str] | None]
 
 
 @dataclass(frozen=True)

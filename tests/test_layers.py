@@ -15,6 +15,7 @@ LAYERS = [
     {"config"},
     {"files", "seeding", "process"},
     {"network_record"},
+    {"config_record"},
     {"record"},
     {"networks"},
     {"data"},

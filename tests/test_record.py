@@ -45,7 +45,7 @@ WHOLE = results(
         task_record(
             1,
             diagnostics=Diagnostics(
-                capacity(parameters=7, weights=[1, 2]), 80, [0, 3], 0.25, [[0.5, 0.1]], {"mine": [1, {"a": "b"}]}
+                capacity(parameters=7, weights=[1, 2]), 80, [0, 3], 0.25, [(0.5, 0.1)], {"mine": [1, {"a": "b"}]}
             ),
             generated=generated([50.0, None], [0.5, None]),
             memory=MemoryUse(images=3, bytes=192),

@@ -245,8 +245,8 @@ def growth(T: int) -> list[Capacity]:
     ]
 
 
-def plasticity(moments: int) -> list[list[float]]:
-    return [[0.5 - 0.3 * m / moments, 0.4 * m / moments] for m in range(moments)]
+def plasticity(moments: int) -> list[tuple[float, float]]:
+    return [(0.5 - 0.3 * m / moments, 0.4 * m / moments) for m in range(moments)]
 
 
 @pytest.mark.parametrize("T", [1, 5, 20])
