@@ -58,14 +58,14 @@ def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
     return f"; choose from {', '.join(prefix + choice for choice in some)}{more}" if choices else ""
 
 
-def most_like(name: str, choices: Iterable[str]) -> str | None:
-    """The choice that is most like a name, whatever its capitals; None when none is near.
+def most_like(name: str, choices: Iterable[str], likeness: float = 0.5) -> str | None:
+    """The choice that is most like a name, whatever its capitals; None when none is as near as `likeness`, up to 1.
 
     >>> most_like("Emnist", ["EMNIST", "Omniglot"]), most_like("xyz", ["EMNIST"])
     ('EMNIST', None)
     """
     small = {choice.lower(): choice for choice in choices}
-    near = difflib.get_close_matches(name.lower(), small, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), small, n=1, cutoff=likeness)
     return small[near[0]] if near else None
 
 

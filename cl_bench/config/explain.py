@@ -84,8 +84,9 @@ def _unknown(full_key: str, parent: Any) -> str:
     if deeper:
         return f"{full_key}: no such key; did you mean '{prefix}{min(deeper, key=len)}'?"
     if not most_like(key, choices):  # here; it may be somewhere else
-        ends = {path.rpartition(".")[2]: path for path in paths_of(OmegaConf.to_container(parent._get_root()))}
-        if there := most_like(key, ends):
+        everywhere = paths_of(OmegaConf.to_container(parent._get_root()))
+        ends = {path.rpartition(".")[2]: path for path in everywhere if not path.startswith("hydra")}
+        if there := most_like(key, ends, likeness=0.8):
             return f"{full_key}: no such key; did you mean '{ends[there]}'?"
     return f"{full_key}: no such key{nearest(key, choices, prefix) or f'; {above} has none'}"
 

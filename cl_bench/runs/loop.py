@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,19 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
         return recorder.finish()
 
 
+@contextmanager
+def without_subnormals() -> Iterator[None]:
+    """Inside, numbers below 1e-38 are zero: a CPU takes up to a hundred times as long for them, and masks near 0 make
+    many. It comes before torch starts its threads, which take it over."""
+    zero_before = not torch.tensor(1e-39).mul(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(zero_before)
+
+
+@without_subnormals()
 def run(settings: Mapping[str, Any]) -> Results:
     """Runs what the settings (`config.compose`) describe, or goes on with it, and returns its results.
 
@@ -50,9 +63,6 @@ def run(settings: Mapping[str, Any]) -> Results:
     learns the first tasks alone if that is asked for.
     Raises InputError for anything that can't be done, before training where that can be known.
     """
-    # numbers below 1e-38 take a CPU up to a hundred times as long, and masks near 0 make many. Before torch starts its
-    # threads, which take this over
-    torch.set_flush_denormal(True)
     folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
     nodes = checked(settings)
     scenario, method = prepare(settings, nodes)

@@ -59,7 +59,7 @@ def test_runs_without_features_have_the_keys_that_they_had() -> None:
             r"^features.weights=null: the weights of torchvision/resnet18",
         ),
         ("features.backbone=timm/resnet18", r"^features.weights=null: the weights of timm/resnet18 are missing; set"),
-        ("features.backbone=torchvision/", r"^features.weights=null: the weights of torchvision/ are missing"),
+        ("features.backbone=torchvision/", r"^features.backbone=torchvision/: torchvision has no such"),
     ],
 )
 def test_weights_that_are_not_there(override: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from cl_bench.evaluation import metrics
 from cl_bench.evaluation.judge import Judge
 from cl_bench.methods.finetune import Finetune
 from cl_bench.record import Results
+from cl_bench.runs import loop
 from cl_bench.runs.loop import run
 
 
@@ -107,9 +108,17 @@ def test_intransigence_against_a_reference_run(reference: str, small: Compose) -
         run(small("method=finetune", "reference=nowhere", root="other"))
 
 
-def test_numbers_below_the_normal_ones_are_zero(plain: Results) -> None:
-    """A CPU takes up to a hundred times as long for them, and masks near 0 make many."""
-    assert float(torch.tensor(1e-39) * 1) == 0.0
+def test_numbers_below_the_normal_ones_are_zero_in_a_run(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, learn_tasks = [], loop.learn_tasks
+
+    def looked_at(*parts: Any) -> Results:
+        found.append(float(torch.tensor(1e-39) * 1))
+        return learn_tasks(*parts)
+
+    monkeypatch.setattr(loop, "learn_tasks", looked_at)
+    run(small("method=finetune"))
+    assert found == [0.0]
+    assert float(torch.tensor(1e-39) * 1) > 0, "other code of the process has them still"
 
 
 def test_seconds_are_of_training_alone(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
