@@ -118,19 +118,28 @@ def stop(number: int, _: Any) -> None:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Around imports that take seconds. Modules stay, so Python needs to look for no garbage among their million
-    objects, which it would do again and again: a sixth of the CPU time of a short run."""
+def without_collector() -> Iterator[None]:
+    """Inside, Python looks for no circles of references."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # what somebody froze stays so
-            gc.freeze()
-            gc.unfreeze()  # the two together: all objects belong to the oldest generation, unseen
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around imports that take seconds. Modules stay, so Python needs to look for no garbage among their million
+    objects, which it would do again and again: a sixth of the CPU time of a short run."""
+    with without_collector():
+        try:
+            yield
+        finally:
+            if not gc.get_freeze_count():  # what somebody froze stays so
+                gc.freeze()
+                gc.unfreeze()  # the two together: all objects belong to the oldest generation, unseen
 
 
 @contextmanager

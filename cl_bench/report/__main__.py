@@ -15,12 +15,13 @@ from pathlib import Path
 
 from cl_bench.config import InputError
 from cl_bench.config.arguments import Parser
+from cl_bench.process import without_collector
 from cl_bench.report.benchmarks import benchmarks
 from cl_bench.report.latex import PAPER, latex, named
 from cl_bench.report.page import render
 from cl_bench.report.pdf import charts
 from cl_bench.report.plots import BY_NAME
-from cl_bench.report.runs import no_circles, printable, read, say_damaged, select
+from cl_bench.report.runs import printable, read, say_damaged, select
 from cl_bench.report.tables import csv_of, markdown, parquet_of, rows_of
 
 
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-@no_circles()
+@without_collector()
 def report(
     folders: Sequence[Path],
     where: Sequence[str],

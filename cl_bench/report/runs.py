@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import math
 import os
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ from cl_bench.config.errors import nearest, no_such_folder
 from cl_bench.config.names import WITHOUT_EFFECT, as_ever, name_of
 from cl_bench.config.signatures import parameters
 from cl_bench.config.tuned import leaves
+from cl_bench.process import without_collector
 from cl_bench.record import COSTS, PLASTICITY, SIZES, Damaged, Results, load_results
 from cl_bench.report.labels import as_typed, read_value
 
@@ -147,20 +146,7 @@ class Unread:
     damaged: bool = False
 
 
-@contextmanager
-def no_circles() -> Iterator[None]:
-    """Python doesn't look for circles of references in here. Thousands of results hold none, and to look through all of
-    them again and again takes a quarter of a report's time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-@no_circles()
+@without_collector()  # thousands of results hold no circle; to look for one takes a quarter of a report's time
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
     """All runs below some folders, those that left no results, and how many copies of the same run were left out.
 

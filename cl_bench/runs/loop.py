@@ -13,7 +13,6 @@ import torch
 from cl_bench.config import InputError, Stopped
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.config.schema import build
-from cl_bench.evaluation.or_nan import OrNaN
 from cl_bench.evaluation.plasticity import plasticity
 from cl_bench.methods.base import Method
 from cl_bench.process import on_signals
@@ -30,10 +29,9 @@ from cl_bench.runs.trackers import logger_of
 def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
     """Each task is looked at and learned, then all are measured, and what is known is written down. After a kill it
     goes on with the first task that isn't."""
-    or_nan = OrNaN()
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
-            before = or_nan.attempt("plasticity", partial(plasticity, method, task.train, task.index))
+            before = recorder.score.or_nan.attempt("plasticity", partial(plasticity, method, task.train, task.index))
             watched = (recorder.points(task), recorder.validate_current, recorder.evaluate(task))
             with fit.task(task.index, recorder.validate, *watched):
                 diagnostics = method.learn_task(task, fit)
