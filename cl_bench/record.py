@@ -37,6 +37,9 @@ SCHEMA = 2
 MOST_TASKS = 40
 """So many tasks are drawn or printed one by one; of more, some are chosen (`thinned`)."""
 
+LATE = 10
+"""The last tasks, over which `Results.late_plasticity` is a mean."""
+
 COSTS = ("seconds", "bytes_kept", "parameters", "peak_memory_mb", "peak_gpu_memory_mb")
 """What a run took: fields of `Results`."""
 
@@ -179,6 +182,17 @@ class Results:
     def tests(self) -> Sequence[int | str]:
         """What the columns of R are called: the tasks, from 0, or `all` of them."""
         return ["all"] if self.shared_test else range(len(self.b))
+
+    @property
+    def late_plasticity(self) -> dict[str, float]:
+        """`late_NAME`: the mean of a number of PLASTICITY over the last LATE tasks, where all of them have it."""
+        late = [record.of_plasticity for record in self.tasks[-LATE:]]
+        found = {name: [task[name] for task in late] for name in PLASTICITY}
+        return {
+            f"late_{name}": math.fsum(values) / len(values)  # type: ignore[arg-type]
+            for name, values in found.items()
+            if values and None not in values
+        }
 
     @property
     def stream(self) -> list[tuple[Count, Measured]]:

@@ -21,6 +21,7 @@ from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, keep, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
 from cl_bench.report.runs import MACHINE, read, run_folders, say_damaged
+from cl_bench.report.timings import timings_table
 from cl_bench.runs.asked import by_itself, composed_of
 
 DESCRIPTION = "Compares our numbers with published ones; runs what is missing, as a sweep that can be interrupted."
@@ -214,6 +215,8 @@ def tables() -> int:
 
 
 def rewritten(text: str) -> str:
-    """A page with its tables of results made again from the data, and its tables of keys from the comments of the
-    configuration. Raises InputError for a table of what there isn't."""
-    return remade(remade(text, "results", results_table), "keys", keys_table)
+    """A page with its tables of results and of timings made again from the data, and its tables of keys from the
+    comments of the configuration. Raises InputError for a table of what there isn't."""
+    for kind, table in (("results", results_table), ("timings", timings_table), ("keys", keys_table)):
+        text = remade(text, kind, table)
+    return text

@@ -203,6 +203,8 @@ def _small_settings(*overrides: str) -> dict[str, Any]:
         settings = [override for override in settings if "generator.hidden" not in override]
     if "scenario.passes=online" in overrides or "scenario=blurry" in overrides:  # a stream comes once
         settings = [override for override in settings if not override.startswith(("trainer.epochs", "trainer.batch"))]
+    if "trainer.iterations" in chosen or "experiment" in chosen:  # beside them epochs have no effect
+        settings = [override for override in settings if not override.startswith("trainer.epochs")]
     if "network" in chosen:
         settings = [override for override in settings if "network." not in override]
     return compose(*settings, *overrides)

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Compose
-from example_records import capacity, generated, results, task_record
+from example_records import capacity, generated, plastic_record, results, task_record
 
 from cl_bench.config import InputError
 from cl_bench.config.names import folder_of
 from cl_bench.files import sealed
 from cl_bench.record import (
+    PLASTICITY,
     SCHEMA,
     Damaged,
     Diagnostics,
@@ -142,3 +143,18 @@ def test_what_no_file_can_hold_is_refused(name: str, value: Any) -> None:
     with pytest.raises(InputError, match=r"^diagnostics of the method: .*; note plain Python values$") as error:
         Diagnostics.of({name: value})
     assert name in str(error.value) or "ndarray" in str(error.value)
+
+
+def test_late_plasticity_is_the_mean_over_the_last_ten_tasks() -> None:
+    records = [plastic_record(task, dead=task % 5, online=task / 100) for task in range(12)]
+    found = results([[0.5]], tasks=records).late_plasticity
+    assert found["late_online_accuracy"] == pytest.approx(0.065)  # of tasks 2 to 11
+    assert found["late_dead_units"] == pytest.approx(20 / 16 / 10)
+    assert set(found) == {f"late_{name}" for name in PLASTICITY}
+
+
+def test_late_plasticity_has_only_what_each_of_the_last_tasks_has() -> None:
+    unknown = plastic_record(1, online=None)
+    assert "late_online_accuracy" not in results([[0.5]], tasks=[plastic_record(0), unknown]).late_plasticity
+    assert "late_dead_units" in results([[0.5]], tasks=[plastic_record(0), unknown]).late_plasticity
+    assert results([[0.5]], tasks=[]).late_plasticity == {}

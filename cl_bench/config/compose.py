@@ -13,6 +13,7 @@ from cl_bench.config import signatures
 from cl_bench.config.came_from import came_from
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
+from cl_bench.config.idle import check_idle
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of, place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
@@ -262,15 +263,10 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
     Raises InputError for one of these overrides that has no effect.
     """
     scenario = settings.get("scenario")
+    check_idle(settings, overrides)
     if isinstance(scenario, dict) and scenario.get("passes") == "epochs":
         settings["scenario"] = scenario = {key: scenario[key] for key in scenario.keys() - stream_of(scenario).keys()}
     elif isinstance(scenario, dict) and scenario.get("passes") == "online" and isinstance(settings["trainer"], dict):
-        for key, way in (("epochs", "updates_per_batch"), ("batch_size", "batch_size")):
-            for override in overrides:
-                if override.partition("=")[0] == f"trainer.{key}":
-                    raise InputError(
-                        f"{override}: says nothing of a stream (scenario.passes=online); set scenario.{way}"
-                    )
         settings["trainer"] = settings["trainer"] | {"epochs": 1, "batch_size": scenario.get("batch_size")}
     if isinstance(scenario, dict) and scenario.get("train_mask", "") in (None, "seen", "all", "current"):
         if scenario.get("kind") != "class":

@@ -29,13 +29,13 @@ RUN = ("experiment", "overrides", "seed", "key", "version", "commit", "date", "d
 class Cell(BaseModel):
     """One number of a publication, and the runs that make it again.
 
-    experiment: of conf/experiment. overrides: typed beside it, without the seed. metric: of `results.json`. value:
-    published; None where there is none, and the number is ours alone. spread: published beside it. range: between
-    which two numbers, both included, ours is expected; None: it is reported only. seeds: of our runs. source: the
-    paper, with its table. differs: what our protocol does in another way. why: why ours lies outside, where an
-    experiment showed it. before: ours by an older version of cl_bench, shown until there is a run of today's. device:
-    gpu, where a CPU takes many hours. minutes: that one run takes on one core of a CPU, or on a GPU, where that is
-    known.
+    experiment: of conf/experiment. overrides: typed beside it, without the seed. metric: of `results.json`, or of
+    `Results.late_plasticity`. value: published; None where there is none, and the number is ours alone. spread:
+    published beside it. range: between which two numbers, both included, ours is expected; None: it is reported only.
+    seeds: of our runs. source: the paper, with its table. differs: what our protocol does in another way. why: why ours
+    lies outside, where an experiment showed it. before: ours by an older version of cl_bench, shown until there is a
+    run of today's. device: gpu, where a CPU takes many hours. minutes: that one run takes on one core of a CPU, or on a
+    GPU, where that is known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -163,7 +163,7 @@ def row_of(cell: Cell, results: Results, key: str) -> Row:
         str(made_by.get("date") or "")[:10],
         str(machine.get("gpu") or machine.get("cpu") or results.device),
         round(results.seconds, 1),
-        {name: value for name, value in results.metrics.items() if value is not None},
+        {name: value for name, value in (results.metrics | results.late_plasticity).items() if value is not None},
     )
 
 

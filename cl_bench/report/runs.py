@@ -92,11 +92,14 @@ class Run:
 
     def number(self, name: str) -> float | None:
         """A metric, a cost, or a number of PLASTICITY or SIZES: online accuracy is over all images of a stream or else
-        the mean over the tasks, the others are those of the last task. None where it was not measured."""
+        the mean over the tasks, the others are those of the last task (`late_...`: the mean over the last tasks). None
+        where it was not measured."""
         if name in COSTS:
             return getattr(self.results, name)
         if name in self.results.metrics:
             return self.results.metrics[name]
+        if name.startswith("late_"):
+            return self.results.late_plasticity.get(name)
         if name in PLASTICITY:
             values = self.per_task(name)
             if name != "online_accuracy":

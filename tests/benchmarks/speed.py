@@ -1,6 +1,6 @@
 """Training time of ours over that of loops written by hand, on one thread. No test: a clock proves nothing.
 
-    python tests/benchmarks/speed.py --data-dir data [--methods er,gem] [--repeats 5]
+    python tests/benchmarks/speed.py --data-dir data [--methods er,gem] [--repeats 5] [--keep]
 
 Split-MNIST, five tasks of two classes, class-incremental (PackNet, HAT, PNN, P&C, SupSup, CLNP, DEN: task-incremental);
 MLP 256-256, SGD, mini-batches of 128, one epoch per task; WGAN-GP and AC-GAN with MLPs on the same images. The loops of
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -34,9 +35,11 @@ from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Method
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.mas import MAS
+from cl_bench.report.timings import Part, Ratio, keep_ratios
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loggers import CSVLog
+from cl_bench.runs.provenance import processor
 from cl_bench.runs.setup import prepare
 
 sys.path.append(str(Path(__file__).parents[1]))  # tests/, for a script of a folder in it
@@ -64,6 +67,7 @@ SETTINGS = (
 )
 IMPORTANCE = "importance"  # among the methods: seconds of ours alone, for as many images as a task has
 N_IMAGES, LIMIT = 12_000, 5.0
+PARTS: tuple[Part, ...] = ("training", "whole")
 
 
 # ---------------------------------------------------------------------------------------------------- ours
@@ -153,13 +157,21 @@ def importance(data_dir: str) -> dict[str, float]:
     return seconds
 
 
-def row(what: str, part: str, mine: list[Timing], theirs: list[Timing]) -> list[str]:
-    """One row of the table; a ratio is of two neighbours in time."""
+def ratio(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> Ratio:
+    """What is known of the turns; a ratio is of two neighbours in time."""
     a, b = ([1000 * getattr(one, part) / one.steps for one in timings] for timings in (mine, theirs))
     ratios = [x / y for x, y in zip(a, b, strict=True)]
-    spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
-    median = statistics.median
-    return [what, part, f"{median(b):.3f}", f"{median(a):.3f}", f"{median(ratios):.2f}", spread]
+    numbers = (statistics.median(b), statistics.median(a), statistics.median(ratios), min(ratios), max(ratios))
+    return Ratio(
+        what, part, *(round(number, 3) for number in numbers), len(mine), date.today().isoformat(), processor()
+    )
+
+
+def row(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> list[str]:
+    """Of the table."""
+    one = ratio(what, part, mine, theirs)
+    spread = f"{one.lowest:.2f}-{one.highest:.2f}"
+    return [what, part, f"{one.by_hand:.3f}", f"{one.ours:.3f}", f"{one.ratio:.2f}", spread]
 
 
 def main() -> None:
@@ -169,6 +181,7 @@ def main() -> None:
     parser.add_argument("--data-dir", default="data", help="folder of MNIST/raw (default: %(default)s)")
     parser.add_argument("--methods", default=everything, help="comma-separated (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="turns counted (default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="write the ratios into results/timings.csv")
     args = parser.parse_args()
     names = args.methods.split(",")
     unknown = set(names) - {*BY_HAND, IMPORTANCE}
@@ -184,8 +197,11 @@ def main() -> None:
             continue
         mine, loops = compare(name, args.data_dir, args.repeats)
         for what, theirs in loops.items():
-            for part in ("training", "whole"):
-                table.add_row(*row(f"{name}, {what}" if what else name, part, mine, theirs))
+            called = f"{name}, {what}" if what else name
+            for part in PARTS:
+                table.add_row(*row(called, part, mine, theirs))
+            if args.keep:
+                keep_ratios(ratio(called, part, mine, theirs) for part in PARTS)
     if table.rows:
         Console().print(table)
     if IMPORTANCE in names:

@@ -1,0 +1,89 @@
+"""Training times of ours beside those of loops written by hand: kept as data, and the table of a page."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from cl_bench.config import InputError
+from cl_bench.files import write
+from cl_bench.report import published
+
+Part = Literal["training", "whole"]
+"""The training steps, or all that learning a task takes."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One loop written by hand, and ours.
+
+    what: the method, and which loop where there are several. by_hand, ours: milliseconds per step, medians. ratio:
+    ours over by hand, the median; lowest, highest: over the repeats. date: of the measurement. machine: its CPU.
+    """
+
+    what: str
+    part: Part
+    by_hand: float
+    ours: float
+    ratio: float
+    lowest: float
+    highest: float
+    repeats: int
+    date: str
+    machine: str
+
+
+def ratios() -> list[Ratio]:
+    """Those that were kept. Raises InputError for a damaged file."""
+    file = published.RESULTS / "timings.csv"
+    if not file.exists():
+        return []
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return TypeAdapter(list[Ratio]).validate_python(list(csv.DictReader(lines)))
+    except (ValidationError, UnicodeError, csv.Error) as error:
+        raise InputError(f"{file}: is damaged ({' '.join(str(error).split())})") from None
+
+
+def keep_ratios(new: Iterable[Ratio]) -> None:
+    """Writes them into the file, each in the place of the one of its name and part."""
+    known = {(one.what, one.part): one for one in (*ratios(), *new)}
+
+    def make(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.DictWriter(lines, [field.name for field in fields(Ratio)], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(map(asdict, known.values()))
+
+    write(published.RESULTS / "timings.csv", make)
+
+
+def timings_table(names: str) -> str:
+    """The table of a page: ratios of the methods with these names, between spaces, in this order; `all` for all.
+
+    Raises InputError for a method that was not timed.
+    """
+    found = ratios()
+    wanted = names.split() if names != "all" else list(dict.fromkeys(one.what.partition(",")[0] for one in found))
+    lines = ["| | training steps | everything that learning a task takes | by hand, ms per step | repeats, date |"]
+    lines.append("|---|---|---|---|---|")
+    for name in wanted:
+        loops = [one for one in found if one.what.partition(",")[0] == name]
+        if not loops:
+            raise InputError(f"timings of {name}: it was not timed")
+        whole = {one.what: one for one in loops if one.part == "whole"}
+        for one in (one for one in loops if one.part == "training"):
+            called = f"`{name}`" + one.what.removeprefix(name)
+            cells = (called, spread(one), spread(whole[one.what]), f"{one.by_hand:.2f}", f"{one.repeats}, {one.date}")
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(one: Ratio) -> str:
+    """The median, with the lowest and the highest repeat in brackets."""
+    return f"{one.ratio:.2f} ({one.lowest:.2f}-{one.highest:.2f})"
