@@ -16,7 +16,7 @@ from conftest import METHODS, Compose, there
 from torch import Tensor
 
 import cl_bench
-from cl_bench.config import InputError
+from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.names import folder_of
 from cl_bench.data.features import Features, as_features, as_seen
 from cl_bench.methods.parts.memory import Memory, bytes_per_image
@@ -216,10 +216,14 @@ def test_other_methods_learn_from_features(name: str, tmp_path: Path, worked_out
     assert run(settings).status == "finished"
 
 
+def test_a_generator_on_features_is_not_applicable_in_a_sweep(tmp_path: Path, small: Compose) -> None:
+    with pytest.raises(NotApplicable, match="method=dgr: generates images"):
+        prepare(small("method=dgr", *FEATURES, f"data_dir={tmp_path}"))
+
+
 def test_what_cannot_be_is_one_line(tmp_path: Path, worked_out: list[int], small: Compose) -> None:
     where = f"data_dir={tmp_path}"
     for overrides, line in [
-        (("method=dgr", *FEATURES), "method=dgr: generates images"),
         (("method=er", *FEATURES[:2], "network=cnn"), "network._target_=cl_bench.networks.cnn.CNN: has convolutions"),
         (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: takes grey or colour images"),
         (("method=er", *FEATURES, "dataset=mnist", "dataset.normalize=true"), "dataset.normalize=true: features=... w"),

@@ -45,6 +45,17 @@ def shape(R: Any) -> tuple[int, ...]:
     return np.array(R, dtype=float).shape
 
 
+@pytest.mark.parametrize("method", ["icarl", "wa", "bic", "lucir", "ss_il"])
+def test_exemplars_of_classes_that_come_back(method: str, data: Path, tmp_path: Path) -> None:
+    """Most tasks of nic bring no class that is new, and some bring one class alone."""
+    short = ("scenario.variant=nic", "memory=72", "trainer.batch_size=8", "network.hidden=[8]")
+    found = run(settings(data, tmp_path, f"method={method}", *short))
+    assert found.status == "finished"
+    assert shape(found.R) == (15, 1)
+    assert found.memory is not None
+    assert 0 < found.memory.images <= 72
+
+
 def test_a_run_and_its_page(data: Path, tmp_path: Path, pictures: None, capsys: pytest.CaptureFixture[str]) -> None:
     for method in ("er", "finetune"):
         for seed in (0, 1):
