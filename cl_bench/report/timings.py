@@ -58,7 +58,7 @@ def keep_ratios(new: Iterable[Ratio]) -> None:
         with path.open("w", newline="", encoding="utf-8") as lines:
             writer = csv.DictWriter(lines, [field.name for field in fields(Ratio)], lineterminator="\n")
             writer.writeheader()
-            writer.writerows(map(asdict, known.values()))
+            writer.writerows([asdict(one) for one in known.values()])
 
     write(published.RESULTS / "timings.csv", make)
 

@@ -161,10 +161,9 @@ def ratio(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> Ra
     """What is known of the turns; a ratio is of two neighbours in time."""
     a, b = ([1000 * getattr(one, part) / one.steps for one in timings] for timings in (mine, theirs))
     ratios = [x / y for x, y in zip(a, b, strict=True)]
-    numbers = (statistics.median(b), statistics.median(a), statistics.median(ratios), min(ratios), max(ratios))
-    return Ratio(
-        what, part, *(round(number, 3) for number in numbers), len(mine), date.today().isoformat(), processor()
-    )
+    by_hand, ours, median = (round(statistics.median(numbers), 3) for numbers in (b, a, ratios))
+    low, high = round(min(ratios), 3), round(max(ratios), 3)
+    return Ratio(what, part, by_hand, ours, median, low, high, len(ratios), date.today().isoformat(), processor())
 
 
 def row(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> list[str]:

@@ -344,7 +344,7 @@ def test_files_of_ones_own_in_a_sweep(
 
     monkeypatch.setattr(workers.subprocess, "Popen", Started)
     monkeypatch.setattr(sweep.Plugins, "instantiate_launcher", lambda _, *given: Here(*given))
-    names = [*flags, "experiment=short", *TINY[1:], "-m", "trainer.epochs=1,2", "hydra/launcher=joblib"]
+    names = [*flags, "experiment=short", *TINY[1:], "-m", "optimizer.lr=0.1,0.2", "hydra/launcher=joblib"]
     assert main(names) == 0
     assert "2 runs in 0:00:0" in capsys.readouterr().out
     assert len(commands) == 2
