@@ -6,11 +6,12 @@ out by a checksum: torch's archives carry one for each tensor, JSON one for the 
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,16 @@ def write(file: Path, make: Callable[[Path], Any], fresh: Path | None = None) ->
     except OSError:
         fresh.unlink(missing_ok=True)  # a full disk needs the room
         raise
+
+
+def to_table(rows: Iterable[Sequence[Any]]) -> Callable[[Path], Any]:
+    """Writes rows as CSV; the first has the names of the columns."""
+
+    def make(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as lines:
+            csv.writer(lines, lineterminator="\n").writerows(rows)
+
+    return make
 
 
 def to_archive(state: Mapping[str, Any]) -> Callable[[Path], Any]:

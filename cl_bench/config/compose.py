@@ -263,7 +263,7 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
     Raises InputError for one of these overrides that has no effect.
     """
     scenario = settings.get("scenario")
-    check_idle(settings, overrides)
+    check_idle(settings, overrides, types_of(STREAM, "scenario").keys() - {"passes"})
     if isinstance(scenario, dict) and scenario.get("passes") == "epochs":
         settings["scenario"] = scenario = {key: scenario[key] for key in scenario.keys() - stream_of(scenario).keys()}
     elif isinstance(scenario, dict) and scenario.get("passes") == "online" and isinstance(settings["trainer"], dict):

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
-from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from cl_bench.config import InputError
 from cl_bench.config.names import CONF, file_of
 from cl_bench.evaluation.statistics import Estimate, estimate
-from cl_bench.files import write
+from cl_bench.files import to_table, write
 from cl_bench.record import Results
 
 RESULTS = CONF.parent / "results"
@@ -202,18 +201,13 @@ def keep(family: str, rows: Iterable[Row]) -> None:
     order = {cell.configuration: place for place, cell in enumerate(cells()[family])}
     listed = sorted(known.values(), key=lambda row: (order.get(configuration_of(row), len(order)), row.seed))
     names = sorted({name for row in listed for name in row.metrics} & wanted)
-
-    def make(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines, lineterminator="\n")
-            writer.writerow([*RUN, *names])
-            for row in listed:
-                run = [getattr(row, name) for name in RUN]
-                run[RUN.index("overrides")] = " ".join(row.overrides)
-                numbers = [f"{row.metrics[name]:.5f}" if name in row.metrics else "" for name in names]
-                writer.writerow([*run, *numbers])
-
-    write(RESULTS / f"{family}.csv", make)
+    lines = [[*RUN, *names]]
+    for row in listed:
+        run = [getattr(row, name) for name in RUN]
+        run[RUN.index("overrides")] = " ".join(row.overrides)
+        numbers = [f"{row.metrics[name]:.5f}" if name in row.metrics else "" for name in names]
+        lines.append([*run, *numbers])
+    write(RESULTS / f"{family}.csv", to_table(lines))
 
 
 def configuration_of(row: Row) -> tuple[str, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import astuple, dataclass, fields
 from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from cl_bench.config import InputError
-from cl_bench.files import write
+from cl_bench.files import to_table, write
 from cl_bench.report import published
 
 Part = Literal["training", "whole"]
@@ -53,14 +52,8 @@ def ratios() -> list[Ratio]:
 def keep_ratios(new: Iterable[Ratio]) -> None:
     """Writes them into the file, each in the place of the one of its name and part."""
     known = {(one.what, one.part): one for one in (*ratios(), *new)}
-
-    def make(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.DictWriter(lines, [field.name for field in fields(Ratio)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows([asdict(one) for one in known.values()])
-
-    write(published.RESULTS / "timings.csv", make)
+    names = [field.name for field in fields(Ratio)]
+    write(published.RESULTS / "timings.csv", to_table([names, *(astuple(one) for one in known.values())]))
 
 
 def timings_table(names: str) -> str:

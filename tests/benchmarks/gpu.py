@@ -47,8 +47,8 @@ def main() -> None:
             table.add_row(name, f"{error}"[:60])
             continue
         for what, theirs in loops.items():
-            for part in ("training", "whole"):
-                table.add_row(*speed.row(f"{name}, {what}" if what else name, part, mine, theirs))
+            for part in speed.PARTS:
+                table.add_row(*speed.row(speed.ratio(f"{name}, {what}" if what else name, part, mine, theirs)))
     Console().print(table)
     if args.runs:
         accelerator = "gpu" if args.device == "cuda" else "cpu"

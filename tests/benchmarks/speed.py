@@ -166,11 +166,10 @@ def ratio(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> Ra
     return Ratio(what, part, by_hand, ours, median, low, high, len(ratios), date.today().isoformat(), processor())
 
 
-def row(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> list[str]:
+def row(one: Ratio) -> list[str]:
     """Of the table."""
-    one = ratio(what, part, mine, theirs)
     spread = f"{one.lowest:.2f}-{one.highest:.2f}"
-    return [what, part, f"{one.by_hand:.3f}", f"{one.ours:.3f}", f"{one.ratio:.2f}", spread]
+    return [one.what, one.part, f"{one.by_hand:.3f}", f"{one.ours:.3f}", f"{one.ratio:.2f}", spread]
 
 
 def main() -> None:
@@ -197,10 +196,11 @@ def main() -> None:
         mine, loops = compare(name, args.data_dir, args.repeats)
         for what, theirs in loops.items():
             called = f"{name}, {what}" if what else name
-            for part in PARTS:
-                table.add_row(*row(called, part, mine, theirs))
+            found = [ratio(called, part, mine, theirs) for part in PARTS]
+            for one in found:
+                table.add_row(*row(one))
             if args.keep:
-                keep_ratios(ratio(called, part, mine, theirs) for part in PARTS)
+                keep_ratios(found)
     if table.rows:
         Console().print(table)
     if IMPORTANCE in names:

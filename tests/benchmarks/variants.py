@@ -62,7 +62,7 @@ def gains(
             rows.append([name, str(error).split("\n")[0][:60], *[""] * 3])
             continue
         without, within = (list(column) for column in zip(*pairs, strict=True))
-        _, _, ms_within, ms_without, gain, spread = speed.row(name, "training", without, within)
+        _, _, ms_within, ms_without, gain, spread = speed.row(speed.ratio(name, "training", without, within))
         a, b = without[-1].weights, within[-1].weights
         gap = speed.gap(a, b, began)
         rows[0][1] = ms_without
