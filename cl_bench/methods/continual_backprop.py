@@ -144,7 +144,8 @@ class Units(nn.Module):
 
         h: (B, units), or (B, channels, H, W), of which every position counts like an image.
         """
-        h = h.float() if h.dim() == 2 else h.float().transpose(0, 1).flatten(1).T
+        h = h.to(self.mean.dtype)
+        h = h if h.dim() == 2 else h.transpose(0, 1).flatten(1).T
         self.age += 1
         self.mean.lerp_(h.mean(0), 1 - self.decay)
         self.utility.lerp_(self.contribution(h), 1 - self.decay)

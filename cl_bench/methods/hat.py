@@ -72,7 +72,7 @@ class HAT(Isolation):
                 f"method.sparsity={self.sparsity}: task {task.index + 1} of {self.problem.n_tasks} finds every unit "
                 "reserved; raise it, or make the network wider"
             )
-        free = torch.cat([~units for units in reserved]).float()
+        free = torch.cat([~units for units in reserved])
         self.share = free / free.sum()  # of each unit in R
         biases = {cast(nn.Parameter, layer.bias): own for layer, own in zip(self.weighted, reserved, strict=True)}
         self.freeze_entries(self.between(reserved) | biases)

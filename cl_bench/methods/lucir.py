@@ -107,13 +107,13 @@ class LUCIR(Exemplary):
         return logs
 
     def loss(self, batch: Batch, past: Past | None) -> Tensor:
-        features = self.network.features(batch.x).float()
+        features = self.network.features(batch.x).to(self.head.weight.dtype)
         cosines = self.head.cosines(features)
         loss = self.cross_entropy(self.active(self.head.scale * cosines, batch.y), batch.y)
         if past is None:
             return loss
         with torch.no_grad():
-            before = past.features(batch.x).float()
+            before = past.features(batch.x).to(features.dtype)
         ranking = margin_ranking(cosines, batch.y, past.new, self.margin, self.top)
         return loss + past.weight * less_forget(features, before) + self.ranking_weight * ranking
 

@@ -69,7 +69,7 @@ class RanPAC(FrozenFeatures):
 
     def hidden(self, features: Tensor) -> Tensor:
         """h, float64 (B, M)."""
-        return (features.float() @ self.projection).relu().double() if self.projected else features
+        return (features.to(self.projection.dtype) @ self.projection).relu().double() if self.projected else features
 
     def add(self, features: Tensor, y: Tensor) -> None:
         super().add(features, y)

@@ -272,7 +272,7 @@ def batch_size_of(name: str) -> int:
 
 def images_of(tasks: Sequence[Data]) -> Images:
     """As the loops take them."""
-    return [(data.images.float() / 255, data.labels) for data in tasks]
+    return [(data.images / 255, data.labels) for data in tasks]
 
 
 def weights_of(method: Method) -> list[Tensor]:

@@ -95,7 +95,7 @@ def ranpac(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     weights = list(weights)
     network, features = network_of(weights)
     timing, projection = Timing(list(network.parameters())), weights[-1]
-    hidden = lambda x: F.relu(features(x).float() @ projection).double()  # noqa: E731
+    hidden = lambda x: F.relu(features(x) @ projection).double()  # noqa: E731
     sums = summed(hidden, tasks, timing, products=True)
     gram = sum((own[2] for own in sums.values()), torch.zeros(()))
     head = torch.linalg.inv(gram + RIDGE * torch.eye(len(gram), dtype=torch.float64))

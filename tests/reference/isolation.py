@@ -74,7 +74,7 @@ def hat(tasks: Images, weights: Iterable[Tensor]) -> Timing:
     timing = Timing([*network.parameters(), *embeddings])
     reserved = [torch.zeros(len(one), dtype=torch.bool) for one in embeddings]
     for task, images, labels in each(tasks, timing):
-        below, above = ((~units).float() for units in reserved)
+        below, above = ((~units).to(first.weight.dtype) for units in reserved)
         n_free = float(below.sum() + above.sum())
         between = (~(reserved[1][:, None] & reserved[0])).float()
         movable = [below[:, None].expand_as(first.weight).contiguous(), below, between, above]

@@ -66,8 +66,9 @@ class Exemplary(Classifier):
 
     def class_means(self, data: Data) -> Tensor:
         """Unit vectors (n_outputs, width) along the mean of each class's images; 0 for classes without any."""
-        member = F.one_hot(data.labels, self.problem.n_outputs).float()
-        return F.normalize(member.T @ self.features_of(data))
+        features = self.features_of(data)
+        member = F.one_hot(data.labels, self.problem.n_outputs).to(features.dtype)
+        return F.normalize(member.T @ features)
 
 
 def herd(features: Tensor, n: int) -> Tensor:
