@@ -71,7 +71,8 @@ class Memory(Growing):
     Images are kept as they lie in the data set (uint8; features as float32). A sample is seen as a mini-batch of their
     task is: permuted, cropped.
 
-    A total is shared equally by the classes of the tasks so far: old ones give way to new ones.
+    A total is shared equally by the classes of the tasks so far, a class that comes back in another task being another
+    one: old ones give way to new ones.
 
     Args:
         budget: how many images; None for all.
@@ -95,8 +96,8 @@ class Memory(Growing):
             classes = sum(map(len, problem.outputs))
             if self.per == "total" and self.n_images < classes:
                 holds = f" holds {self.n_images} images," if budget.bytes else ""
-                way = "more, or memory.per=class or task"
-                raise InputError(f"{budget}:{holds} less than one for each of {classes} classes; set {way}")
+                missing = f"less than one for each of {classes} classes of all tasks together"
+                raise InputError(f"{budget}:{holds} {missing}; set more, or memory.per=class or task")
         self.register_buffer("images", torch.empty(0, dtype=problem.image_dtype if problem else torch.uint8))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
         self.register_buffer("task_ids", torch.empty(0, dtype=torch.int16))
