@@ -40,9 +40,9 @@ def write(file: Path, make: Callable[[Path], Any], fresh: Path | None = None) ->
         with fresh.open("r+b") as handle:  # Windows writes out no file that is open to be read
             os.fsync(handle.fileno())
         fresh.replace(file)
-    except OSError:
+    except OSError as error:
         fresh.unlink(missing_ok=True)  # a full disk needs the room
-        raise
+        raise OSError(error.errno, error.strerror or str(error), str(file)) from error  # a full disk names no file
 
 
 def to_table(rows: Iterable[Sequence[Any]]) -> Callable[[Path], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
     if "No match in the defaults list" in text:
         return f"{named}: there is no such group in this configuration"
     # Hydra stumbles over a choice that is a list
-    no_name = isinstance(error, TypeError) or text.startswith(
+    no_name = (isinstance(error, TypeError) and module_of(error).startswith("hydra.")) or text.startswith(
         ("Config group override must be", "Error resolving interpolation")
     )
     unread = isinstance(error, UnicodeError) or text.startswith("Unsupported type")  # of a person's own --config-dir
@@ -70,6 +71,12 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
         if key.startswith("hydra.") and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
             return f"{override}: Hydra has no use for this value"
     return text if isinstance(error, HydraException | ValueError) else None
+
+
+def module_of(error: Exception) -> str:
+    """The module that raised it."""
+    (*_, (frame, _)) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"]
 
 
 def _unknown(full_key: str, parent: Any) -> str:

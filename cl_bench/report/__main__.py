@@ -9,7 +9,7 @@ if __name__ == "__main__":  # at once: what follows takes its time
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -97,6 +97,19 @@ def report(
         files["results.parquet"] = parquet_of(head, rows)
     if pdf:
         files |= {f"charts/{name}.pdf": content for name, content in charts(page)}
+    try:
+        put(files, out)
+    except OSError as error:
+        raise InputError(f"{printable(out)}: can't be written to ({error.strerror or error}); set --out") from error
+    finished = sum(run.finished for run in runs)
+    rest = len(runs) - finished + len(unread)
+    configurations = sum(len(benchmark.configurations) for benchmark in found)
+    aside = f", {rest} not finished" if rest else ""
+    print(f"{finished} finished runs of {configurations} configurations{aside}: {printable(out / 'index.html')}")
+
+
+def put(files: Mapping[str, bytes], out: Path) -> None:
+    """Writes files of a folder, all of them or none. Raises OSError."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new", dir=out) as beside:
         for name, content in files.items():
@@ -105,8 +118,3 @@ def report(
         for name in files:
             (out / name).parent.mkdir(exist_ok=True)
             (Path(beside) / name).replace(out / name)
-    finished = sum(run.finished for run in runs)
-    rest = len(runs) - finished + len(unread)
-    configurations = sum(len(benchmark.configurations) for benchmark in found)
-    aside = f", {rest} not finished" if rest else ""
-    print(f"{finished} finished runs of {configurations} configurations{aside}: {printable(out / 'index.html')}")

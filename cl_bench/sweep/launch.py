@@ -23,6 +23,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from rich.console import Console
 from rich.live import Live
@@ -90,6 +91,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
         choice = config.hydra.runtime.choices["hydra/launcher"]
         extra = choice.partition("_")[0]
         raise InputError(f"hydra/launcher={choice}: needs pip install -e '.[{extra}]'") from error
+    launched: Sequence[JobReturn] = []
     console = Console()
     live = nullcontext()
     if console.is_terminal:
@@ -98,13 +100,16 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
         with on_signals(stopped):
             try:
                 with live:
-                    launcher.launch([job.overrides for job in left], initial_job_idx=0)
+                    launched = launcher.launch([job.overrides for job in left], initial_job_idx=0)
             except Exception as error:  # a worker was lost; those that are at work go on
                 print(f"error: {' '.join(str(error).split())[:300]}", file=sys.stderr)
                 while any(at_work(job.folder) for job in left) or (here and view.workers_left()):
                     time.sleep(1)
     finally:
         view.look()
+        for job, ended in zip(left, launched, strict=False):
+            if ended.status is JobStatus.FAILED:  # in what a worker does beside the run: it could note nothing, say
+                job.end("failed", " ".join(str(ended._return_value).split()))
         for job in left:
             if job.state == "running":
                 job.end("lost", "the same command goes on with it")

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 
 from cl_bench import files
+from cl_bench.config import InputError
 from cl_bench.config.compose import plain
 from cl_bench.config.names import folder_of
 from cl_bench.process import OWNER, end_with
@@ -141,6 +142,9 @@ def least_used_gpu() -> Iterator[dict[str, str]]:
 
 
 def write(file: Path, content: Any) -> None:
-    """Writes JSON."""
-    file.parent.mkdir(parents=True, exist_ok=True)  # who watched may have left while this was in a queue
-    files.write(file, lambda fresh: fresh.write_text(json.dumps(content)))
+    """Writes JSON. Raises InputError for a disk that takes no more."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)  # who watched may have left while this was in a queue
+        files.write(file, lambda fresh: fresh.write_text(json.dumps(content)))
+    except OSError as error:
+        raise InputError(f"output_root: can't write to {file.parent} ({error.strerror or error})") from error

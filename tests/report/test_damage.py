@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -136,7 +137,9 @@ def test_what_is_no_file_is_not_waited_for(kind: str, tmp_path: Path, capsys: py
     assert "1 finished runs of 1 configurations" in capsys.readouterr().out
 
 
-def test_a_report_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_fails_leaves_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write(tmp_path, "er")
     assert main([str(tmp_path)]) == 0
     files = sorted((tmp_path / "report").iterdir())
@@ -147,8 +150,11 @@ def test_a_report_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: py
     with pytest.raises(ZeroDivisionError):
         main([str(tmp_path)])
     monkeypatch.undo()
-    monkeypatch.setattr(Path, "write_bytes", lambda path, data: (_ for _ in ()).throw(OSError("No space left")))
+    monkeypatch.setattr(
+        Path, "write_bytes", lambda path, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
+    )
     assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("report: can't be written to (No space left); set --out\n")
     assert sorted((tmp_path / "report").iterdir()) == files
     assert [file.read_bytes() for file in files] == before
 

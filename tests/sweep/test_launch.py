@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 from rich.console import Console
 from sweep_commands import LAUNCHERS, LONG, TINY, kept, launchers, numbers, start, trains
@@ -261,6 +263,20 @@ def test_a_failure_beside_what_has_no_meaning_is_a_failure(tmp_path: Path, monke
     assert not sweep.sweep(["method=packnet,finetune", "seed=0,1"], lambda config: "no luck")
 
 
+def test_a_worker_that_can_note_nothing_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cl_bench.files.write", full)
+    assert not sweep.sweep(["method=finetune", "seed=0,1"], lambda config: None)
+    said = capsys.readouterr().out
+    assert said.count("failed    seed=") == 2
+    assert said.count("output_root: can't write to ") == said.count("(No space left on device)") == 2
+
+
 @pytest.mark.parametrize(
     "fixed",
     [
@@ -363,13 +379,14 @@ class Here:
     def __init__(self, context: Any, work: Any, config: Any) -> None:
         self.work, self.context, self.config = work, context, config
 
-    def launch(self, lines: list[list[str]], initial_job_idx: int) -> None:
+    def launch(self, lines: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
         for number, line in enumerate(lines):
             config = self.context.config_loader.load_sweep_config(self.config, line)
             config.hydra.job.num = number
             HydraConfig.instance().set_config(config)
             self.work.keywords["owner"] = None
             self.work(config)
+        return []
 
 
 def flags_of(given: list[str]) -> Any:
@@ -389,6 +406,18 @@ def test_an_experiment_of_ones_own_that_fails_late_is_not_called_unknown(
     assert main(["--config-dir", "own", "method=mime", *sweeps]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: method=mime: no such method; did you mean 'mine'?"
+
+
+def test_a_fault_of_ours_beside_an_experiment_of_ones_own_is_not_called_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "launch", lambda: None)
+    assert main(["--config-dir", "own", "experiment=short", "-m", "seed=0,1"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "argument" in line
 
 
 @pytest.mark.faults
