@@ -40,6 +40,7 @@ class CLNP(Isolation):
         self, problem: Problem, network: Network, optimizer: Optimizer, *, l1: NonNegative, margin: Share
     ) -> None:
         super().__init__(problem, network, optimizer)
+        self.optimizer_state = None  # it would be that of weights which are drawn anew
         self.l1, self.margin = l1, margin
         self.layers = hidden_layers(network, "method=clnp frees units")
         self.weighted = weighted(self.layers)
@@ -122,7 +123,7 @@ class CLNP(Isolation):
         while high - low > 1:
             middle = (low + high) // 2
             found = accuracy(levels[middle])
-            if found >= before - self.margin:
+            if before - found <= self.margin + 1e-9:  # a share of images may be less than its decimals by rounding
                 low, after = middle, found
             else:
                 high = middle
@@ -136,7 +137,7 @@ class CLNP(Isolation):
             masked(self.network.head(gated(self.layers, batch.x, units)), own).argmax(1) == batch.y
             for batch in data.batches()
         ]
-        return float(torch.cat(answers).float().mean())
+        return float(torch.cat(answers).double().mean())
 
     @torch.no_grad()
     def cut(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class ContinualBackprop(Classifier):
     """
 
     family = "optimization"
+    needs_borders: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -268,7 +268,7 @@ class DEN(Growing, Classifier):
         """Takes the new units away into which no weight leads; returns how many stay in each layer."""
         inputs, stay = self.own.new_ones(self.hidden[0].in_features), []
         for number, layer in enumerate(self.hidden):
-            units = layer.weight.bool().any(1) | ~corner(layer.bias, self.new_units)
+            units = layer.weight[:, inputs].bool().any(1) | ~corner(layer.bias, self.new_units)
             stay.append(int(units[-self.new_units :].sum()))
             layer.keep(units, inputs)
             self.born[number] = nn.Parameter(self.born[number][units], False)

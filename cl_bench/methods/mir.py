@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cl_bench.config import InputError, Positive
 from cl_bench.data.batches import Batch, at_once
-from cl_bench.data.problem import Problem
-from cl_bench.methods.base import Classifier
+from cl_bench.data.problem import Problem, Task
+from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
 from cl_bench.methods.parts.importance import eval_mode
 from cl_bench.methods.parts.memory import Budget, Reservoir
@@ -54,13 +54,22 @@ class MIR(Classifier):
         n_candidates: Positive | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        if n_candidates and n_replay and n_candidates < n_replay:
-            raise InputError(
-                f"method.n_candidates={n_candidates}: fewer than the method.n_replay={n_replay} that are chosen from "
-                f"them; set at least {n_replay}"
-            )
         self.memory = Reservoir(memory.places(problem), problem)
         self.n_replay, self.n_candidates = n_replay, n_candidates
+        self.check_candidates(n_replay or 1)
+
+    def check_candidates(self, n: int) -> None:
+        """Raises InputError for fewer candidates than the n images that are to be chosen from them."""
+        if self.n_candidates and self.n_candidates < n:
+            key = f"method.n_replay={n}" if self.n_replay else f"{n} images, as many as a mini-batch has,"
+            raise InputError(
+                f"method.n_candidates={self.n_candidates}: fewer than the {key} that are chosen from them; set at "
+                f"least {n}"
+            )
+
+    def learn(self, task: Task, fit: Fit) -> None:
+        self.check_candidates(self.n_replay or task.train.batch_size)
+        super().learn(task, fit)
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         parameters = list(self.network.parameters())

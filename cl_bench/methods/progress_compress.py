@@ -79,6 +79,8 @@ class ProgressCompress(EWC):
             problem, network, optimizer, strength=strength, online=True, decay=decay, fisher_samples=fisher_samples
         )
         self.temperature, self.reinitialize = temperature, reinitialize
+        if reinitialize:
+            self.optimizer_state = None  # it would be that of other weights
         fresh = network.fresh()
         self.column = Column(fresh.features, fresh.head, map(Adaptor, later_layers(fresh.features, fresh.head)))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ class ShrinkPerturb(Classifier):
     """
 
     family = "optimization"
+    needs_borders: ClassVar[bool] = False
 
     def __init__(
         self, problem: Problem, network: Network, optimizer: Optimizer, *, shrink: NonNegative, noise: NonNegative

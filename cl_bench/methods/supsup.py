@@ -61,6 +61,7 @@ class SupSup(Classifier):
         objective: Literal["entropy", "G"],
     ) -> None:
         super().__init__(problem, network, optimizer)
+        self.optimizer_state = None  # each task learns other scores
         if objective == "G" and not superfluous:
             raise InputError("method.objective=G: looks at superfluous outputs alone; set method.superfluous, e.g. 90")
         if objective == "G" and inference == "brute_force":
@@ -198,5 +199,4 @@ class SupSup(Classifier):
         return len(self.supermasks[0])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizer([masks.scores for masks in self.supermasks])
-        return self.optimizer_state.handed_to(optimizer) if self.optimizer_state else optimizer
+        return self.optimizer([masks.scores for masks in self.supermasks])

@@ -53,9 +53,9 @@ class WA(DistilledRehearsal):
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         self.rehearse(self.with_exemplars(task.train), fit)
         ratio = 1.0
-        if task.index:
-            old, new = self.problem.seen(task.index - 1), torch.tensor(self.problem.outputs[task.index])
-            ratio = align(self.network.head.weight, old.to(self.device), new.to(self.device))
+        old, new = ((self.task_of_output < task.index).nonzero(), (self.task_of_output == task.index).nonzero())
+        if len(old) and len(new):  # a task may have old classes alone
+            ratio = align(self.network.head.weight, old.squeeze(1), new.squeeze(1))
         self.keep_exemplars(task.train)
         return {"norm_ratio": ratio}
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import there
+from conftest import made, there
 
 from cl_bench.config.compose import compose
+from cl_bench.evaluation.scores import Score
 from cl_bench.runs.loop import run
 
 Accuracy = Callable[..., dict[str, float]]
@@ -24,6 +25,24 @@ def accuracy(tmp_path_factory: pytest.TempPathFactory) -> Accuracy:
         return {name: there(x) for name, x in results.metrics.items()} | {"task_masked": sum(map(there, own[-1])) / 5}
 
     return score
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("scenario=blurry", "scenario.n_tasks=6", "scenario.disjoint=0.6"),
+        ("scenario.passes=online", "scenario.repeat=true", "scenario.n_tasks=5"),
+    ],
+    ids=" ".join,
+)
+def test_classes_that_come_back_are_counted_once(overrides: tuple[str, ...]) -> None:
+    scenario, _ = made("finetune", *overrides)
+    metrics = Score(scenario).metrics
+    seen = [len(scenario.problem.seen(task)) for task in range(len(scenario.tasks))]
+    for k in (5, 10):
+        assert (f"A{k}" in metrics) == (k in seen)
+        if k in seen:
+            assert metrics[f"A{k}"].tasks == seen.index(k) + 1
 
 
 def test_naive_class_incremental_remembers_the_last_task_only(accuracy: Accuracy) -> None:

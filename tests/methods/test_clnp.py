@@ -141,6 +141,19 @@ def test_the_search_finds_the_last_level_that_keeps_the_margin(monkeypatch: pyte
     assert len(looked) <= 5  # of 8 levels and none
 
 
+@pytest.mark.parametrize(("right", "n"), [(182, 200), (194, 200), (910, 1000), (933, 1000)])
+def test_a_loss_of_the_margin_itself_is_within_it(right: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, method = clnp("network.hidden=[6,5]", "method.margin=0.005")
+    activity, used = [torch.arange(6.0), torch.arange(5.0)], [torch.zeros(6).bool(), torch.zeros(5).bool()]
+
+    def accuracy(data: Any, units: list[Tensor]) -> float:
+        lost = 0 if all(own.all() for own in units) else n // 200
+        return float((torch.arange(n) < right - lost).double().mean())
+
+    monkeypatch.setattr(method, "accuracy", accuracy)
+    assert method.threshold(activity, used, scenario.tasks[0].val)[0] == 5.0
+
+
 def test_activity_is_the_mean_absolute_activation_over_images_and_positions(small: Compose) -> None:
     scenario, method = clnp("network=cnn", "network.channels=[3]", "network.hidden=4")
     data = scenario.tasks[0].train

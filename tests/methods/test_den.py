@@ -174,6 +174,18 @@ def test_new_units_without_incoming_weights_are_taken_away_and_no_other() -> Non
     torch.testing.assert_close(answers(method, scenario, 1), before)
 
 
+def test_a_new_unit_that_reads_idle_units_alone_is_idle() -> None:
+    _, method = learned(lambda *_: None, tasks=2)
+    method.grow()
+    first, second = method.hidden
+    n_new = method.new_units
+    with torch.no_grad():
+        first.weight[-n_new:] = 0
+        second.weight[-n_new:] = 0
+        second.weight[-1, -1] = 1.0  # it reads a unit into which nothing leads
+    assert method.drop_idle() == [0, 0]
+
+
 @pytest.mark.parametrize("only", [None, 0, 1])
 def test_a_split_changes_no_logit_of_the_task_and_gives_old_weights_back(
     only: int | None, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -219,6 +221,8 @@ def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depend
     reading = {method for method in METHODS if reads_memory(settings[method])}
     online = {"er_ace", "mir", "gss", "mer", "la_maml"}
     assert reading == {"er", "der", "gem", "agem", "icarl", "bic", "wa", "ss_il", "lucir"} | online
+    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text()
+    assert set(re.findall(r"`(\w+)`", page.partition(" keep\n")[0])) == reading
     for method in (*reading, "finetune", "dgr"):
         others = [compose(f"method={method}", budget) for budget in ("memory=100", "memory.bytes=9000")]
         keys = {key_of(given) for given in (settings[method], *others)}

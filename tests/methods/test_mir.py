@@ -144,3 +144,6 @@ def test_fewer_candidates_than_are_retrieved_are_refused() -> None:
     ):
         made("mir", "method.n_candidates=9", "method.n_replay=10")
     made("mir", "method.n_candidates=10", "method.n_replay=10")
+    scenario, method = made("mir", "method.n_candidates=9")
+    with pytest.raises(InputError, match=r"^method\.n_candidates=9: fewer than the 10 images, as many as a mini-batch"):
+        method.learn_task(scenario.to("cpu", batch_size=10).tasks[0], one_pass)

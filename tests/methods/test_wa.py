@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import frozen
-from cl_bench.methods.parts.distillation import distillation
+from cl_bench.methods.parts.distillation import Teacher, distillation
 from cl_bench.methods.wa import WA, align
 
 
@@ -114,3 +115,16 @@ def test_distillation_is_a_mean_over_heads() -> None:
 
     expected = (kd(logits[:, :2], target[:, :2]) + kd(logits[:, 2:4], target[:, 2:4])) / 2
     torch.testing.assert_close(distillation(logits, target, heads, 3.0), expected)
+
+
+@pytest.mark.parametrize("name", ["wa", "bic"])
+def test_images_of_classes_that_come_back_alone_are_learned_from(name: str) -> None:
+    """Nothing is new, but a share of the classes is of this task: labels count by it."""
+    scenario, method = made(name, "network.hidden=[16]", "memory=40")
+    method.learn_task(scenario.tasks[0], one_pass)
+    method.index, method.problem = 1, replace(method.problem, outputs=((0, 1), (0,), *method.problem.outputs[2:]))
+    teacher = Teacher(frozen(method.network), method.problem.mask("seen", after=0)[:1])
+    batch = scenario.tasks[0].train.batch(torch.arange(20))
+    losses = [method.loss(batch._replace(y=y), teacher=teacher) for y in (batch.y, 1 - batch.y)]
+    ce = [method.cross_entropy(method.active(method(batch.x), y), y) for y in (batch.y, 1 - batch.y)]
+    torch.testing.assert_close(losses[1] - losses[0], (ce[1] - ce[0]) / 2)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SMALL, small_settings
+from conftest import SMALL, small_settings, there
 from core50_on_disk import FRAMES, OBJECTS, TEST, make
 from example_records import results
 
@@ -54,6 +54,12 @@ def test_exemplars_of_classes_that_come_back(method: str, data: Path, tmp_path: 
     assert shape(found.R) == (15, 1)
     assert found.memory is not None
     assert 0 < found.memory.images <= 72
+    if method == "wa":
+        outputs = prepare(settings(data, tmp_path, f"method={method}", *short))[0].problem.outputs
+        known = [set(outputs[task]) <= set(sum(outputs[:task], ())) for task in range(15)]
+        ratios = [there(there(task.diagnostics).more)["norm_ratio"] for task in found.tasks]
+        assert 0 < sum(known) < 15
+        assert [ratio == 1 for ratio in ratios[1:]] == known[1:]  # no vector is made longer twice
 
 
 def test_a_run_and_its_page(data: Path, tmp_path: Path, pictures: None, capsys: pytest.CaptureFixture[str]) -> None:

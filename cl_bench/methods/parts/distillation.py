@@ -28,7 +28,8 @@ class Teacher(NamedTuple):
 
 class DistilledRehearsal(Exemplary):
     """Objective at task t, on its images and all exemplars: (1 - r) CE + r KD, with r = n_old / (n_old + n_new), the
-    share of classes that are old. KD compares the old network and the new one over the old classes.
+    share of classes so far that are not of this task. KD compares the old network and the new one over all classes that
+    came before.
 
     Args:
         temperature: T of both softmaxes in KD; higher makes small probabilities count more.
@@ -55,7 +56,7 @@ class DistilledRehearsal(Exemplary):
             return new
         with torch.no_grad():
             target = teacher.network(batch.x).float()
-        r = len(self.problem.seen(self.index - 1)) / len(self.problem.seen(self.index))
+        r = 1 - len(self.problem.outputs[self.index]) / len(self.problem.seen(self.index))
         return (1 - r) * new + r * distillation(logits, target, teacher.heads, self.temperature)
 
 
