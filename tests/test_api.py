@@ -287,6 +287,13 @@ def test_a_task_is_asked_for_where_it_counts(call: Any, images: Dataset) -> None
     assert (answers == images.y_test[images.y_test // 2 == 2].numpy()).mean() == pytest.approx(given.R[4, 2])
 
 
+@pytest.mark.parametrize("kind", ["class", "domain"])
+def test_a_task_that_would_change_no_answer_is_refused(kind: str, call: Any, images: Dataset) -> None:
+    given = call("method=finetune", f"scenario={kind}_incremental")
+    with pytest.raises(InputError, match=rf"^task=1: says nothing, as this run is {kind}-incremental; leave it out$"):
+        given.predict(images.x_test, task=1)
+
+
 def test_images_are_seen_as_their_task_sees_them(call: Any, images: Dataset) -> None:
     permuted = call("method=finetune", "scenario=permuted", "scenario.kind=domain", "scenario.n_tasks=2")
     for task in (0, 1):

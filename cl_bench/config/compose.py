@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from cl_bench.config import signatures
 from cl_bench.config.came_from import came_from
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
-from cl_bench.config.idle import check_idle
+from cl_bench.config.idle import check_idle, unread
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of, place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
@@ -181,6 +182,11 @@ def declared(settings: Mapping[str, Any], name: str) -> Any:
     return found
 
 
+def unread_in(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The keys that nothing reads in this configuration, see `idle.unread`."""
+    return unread(settings, declared(settings, "unread"))
+
+
 def methods_with(name: str, value: bool) -> list[str]:
     """The methods that can be chosen whose class says this of itself, see `declared`."""
     files = {method: {"method": file_of("method", method), "plugins": []} for method in options_of("method")}
@@ -237,12 +243,14 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     labeled = [values for values in picked.values() if "tuned_on" in values]
     if labeled and all(len(values) == 1 for values in labeled):  # every value of theirs was set to something else
         settings["tuned_on"] = None
+    if (label := settings.get("tuned_on")) is not None and not re.fullmatch(r"(all|first_[1-9]\d*)_tasks", str(label)):
+        raise InputError(f"tuned_on={label}: is what a search writes, all_tasks or first_N_tasks; leave it out")
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     found = {str(key): value for key, value in settings.items()}
     if isinstance(found.get("method"), dict):
         given = config.hydra if "hydra" in config else HydraConfig.get() if HydraConfig.initialized() else None
-        _settle(found, given.overrides.task if given else [])
+        _settle(found, given.overrides.task if given else [], choices.get("method"))
     for key, (worked_out, _) in WORKED_OUT.items():
         if value := worked_out(found):
             found[key] = value
@@ -257,10 +265,10 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> None:
     """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys.
 
-    Raises InputError for one of these overrides that has no effect.
+    method: the name that was chosen. Raises InputError for one of these overrides that has no effect.
     """
     scenario = settings.get("scenario")
     check_idle(settings, overrides, types_of(STREAM, "scenario").keys() - {"passes"})
@@ -275,6 +283,12 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
+    if method in options_of("method"):
+        usual = {"method": file_of("method", method), "optimizer": file_of("optimizer", "adam")}
+        usual["memory"] = file_of("", "config")["memory"]
+        for group, name in (key.split(".") for key in unread_in(settings) if "optimizer" not in settings["method"]):
+            if isinstance(node := settings.get(group), dict) and name in node and name in usual[group]:
+                settings[group] = node | {name: usual[group][name]}
     if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
         logger["loggers"] = named_loggers(logger["loggers"])
     trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
@@ -284,6 +298,9 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str]) -> None:
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
+    elif "optimizer" in settings["method"]:  # of its own
+        check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
+        settings["optimizer"] = file_of("optimizer", "adam")
 
 
 def named_loggers(loggers: list[Any]) -> list[Any]:

@@ -21,6 +21,22 @@ LARGE = 2**25  # bytes; what is less is read in 30 ms
 TABLES = ("LUP.pkl", "labels.pkl", "paths.pkl")
 """Of a scenario's own images the files that say which come, and when; the images are gigabytes, and are not read."""
 
+IDX = tuple(
+    f"raw/{part}-ubyte" for part in ("t10k-images-idx3", "t10k-labels-idx1", "train-images-idx3", "train-labels-idx1")
+)
+NAMED: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "mnist": ("MNIST", IDX, "43bbe117eb9658df"),
+    "fashion_mnist": ("FashionMNIST", IDX, "6574248eff294b4c"),
+    "svhn": ("", ("train_32x32.mat", "test_32x32.mat"), "203e1f41272bd460"),
+    "cifar10": ("", ("cifar10.npz",), ""),
+    "cifar100": ("", ("cifar100.npz",), ""),
+    "tiny_imagenet": ("tiny-imagenet-200", (), ""),
+    "cub200": ("CUB_200_2011", (), ""),
+    "imagenet_r": ("imagenet-r", (), ""),
+}
+"""Where a set of that name lies below `data_dir`: a folder, those of its files that are read (all for none), and the
+digest of what was published, by which a run needs not be named; of CIFAR's own files torchvision takes no others."""
+
 SETTLED = 2.0  # s after which a file that changes again has another time
 
 
@@ -51,19 +67,32 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def content_of(settings: Mapping[str, Any]) -> str | list[Any] | None:
-    """Digests of a person's own data: of what lies at `dataset.path`, of the tables at `scenario.path`, or the list
-    `scenario.datasets` with a digest in the place of each file. None without own data, and where there is nothing to
-    read."""
-    kept = str(settings.get("output_root"))
+    """Digests of a person's own data: of what lies at `dataset.path`, of the tables at `scenario.path`, of a set of
+    `NAMED` that isn't the published one, or the list `scenario.datasets` with a digest in the place of each file and
+    beside the name of each such set. None without own data, and where there is nothing to read."""
+    kept, data_dir = str(settings.get("output_root")), str(settings.get("data_dir"))
     dataset, scenario = (settings.get(group) or {} for group in ("dataset", "scenario"))
     several = scenario.get("datasets") if isinstance(scenario, Mapping) else None
     if isinstance(several, list):
-        found = [digest(name, kept) if str(name).endswith(".npz") else None for name in several]
+        found = [
+            digest(name, kept) if str(name).endswith(".npz") else digest_of_named(name, data_dir, kept)
+            for name in several
+        ]
         return [known or name for known, name in zip(found, several, strict=True)] if any(found) else None
     path, own = (node.get("path") if isinstance(node, Mapping) else None for node in (dataset, scenario))
     if isinstance(path, str):
         return digest(path, kept)
-    return digest(own, kept, TABLES) if isinstance(own, str) else None
+    if isinstance(own, str):
+        return digest(own, kept, TABLES)
+    package, _, name = str(dataset.get("_target_") if isinstance(dataset, Mapping) else "").rpartition(".")
+    return digest_of_named(name, data_dir, kept) if package.startswith("cl_bench.data.") else None
+
+
+def digest_of_named(name: str, data_dir: str, output_root: str) -> str | None:
+    """NAME-DIGEST for a set of `NAMED` that lies in `data_dir` and isn't the published one; else None."""
+    folder, files, published = NAMED.get(name, ("", (), ""))
+    found = digest(os.path.join(data_dir, folder), output_root, files) if name in NAMED else None
+    return None if found in (None, published) else f"{name}-{found}"
 
 
 def by_content(config: Mapping[str, Any]) -> dict[str, Any]:

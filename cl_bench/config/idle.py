@@ -1,11 +1,11 @@
-"""Values that a person typed and that nothing would read: better refused than believed."""
+"""Values that a person typed and that nothing reads: refused, or left out and said."""
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from cl_bench.config.errors import InputError
+from cl_bench.config.errors import InputError, typed
 from cl_bench.config.tuned import at
 
 IN_STREAMS = {"trainer.epochs": "updates_per_batch", "trainer.batch_size": "batch_size"}
@@ -28,3 +28,36 @@ def check_idle(settings: Mapping[str, Any], overrides: Iterable[str], of_streams
         steps = "trainer.iterations" if key == "trainer.epochs" else f"{key.removesuffix('_epochs')}_steps"
         if key.endswith("epochs") and value != "null" and (n := at(settings, steps)) is not None:
             raise InputError(f"{override}: says nothing beside {steps}={n}; leave it out, or set {steps}=null")
+
+
+def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The keys that nothing reads, each with the setting that makes it so ('' where nothing ever does).
+
+    declared: what the method says of that, see `Method.unread`.
+    """
+    found = {}
+    for name, beside in declared.items():
+        key = name if "." in name else f"method.{name}"
+        if not beside:
+            found[key] = ""
+        for other, values in beside.items():
+            other = other if "." in other else f"method.{other}"
+            value = at(settings, other)
+            if (value is not None) if values is ... else value in (values if isinstance(values, tuple) else (values,)):
+                found[key] = f"{other}={typed(value)}"
+    if (size := at(settings, "memory.bytes")) is not None:
+        found["memory.images"] = f"memory.bytes={size}"
+    if isinstance(at(settings, "method.optimizer"), Mapping):
+        found |= dict.fromkeys((f"optimizer.{key}" for key in settings.get("optimizer") or {}), "method.optimizer")
+    return found
+
+
+def says_nothing(found: Mapping[str, str], overrides: Iterable[str]) -> list[str]:
+    """A line for each override of a key that nothing reads. found: these keys, see `unread`."""
+    lines = []
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        key = "memory.images" if key == "memory" else key
+        if key in found:
+            lines.append(f"{override}: says nothing" + (f" beside {found[key]}" if found[key] else " to this method"))
+    return lines

@@ -19,6 +19,8 @@ from cl_bench.data.on_disk import Images, OnDisk, changed
 from cl_bench.data.reading import Arrays, shaped
 from cl_bench.data.transforms import crop_and_flip, resize
 
+TEST_FRACTION = 0.2  # of the images of each class, set aside for testing where a set has none for it
+
 Means = tuple[Share, ...]
 Deviations = tuple[Rate, ...]
 
@@ -141,6 +143,13 @@ def unlike(names: Sequence[str]) -> tuple[str, ...]:
     """
     count = Counter(names)
     return tuple(name if count[name] == 1 else f"{name} ({number})" for number, name in enumerate(names))
+
+
+def check_fraction(test_fraction: float | None) -> None:
+    """Raises InputError for a share to be set aside, other than the usual one, of a set with test images of its own."""
+    if test_fraction not in (None, TEST_FRACTION):
+        why = "there are test images already, and none are set aside; leave it out"
+        raise InputError(f"dataset.test_fraction={test_fraction}: {why}")
 
 
 def evenly(labels: np.ndarray, fraction: float) -> np.ndarray:

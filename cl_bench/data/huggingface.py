@@ -19,7 +19,7 @@ from cl_bench.config.errors import nearest
 from cl_bench.config.names import place
 from cl_bench.data.cache import OnDiskKey
 from cl_bench.data.classes import Classes
-from cl_bench.data.dataset import Dataset, Deviations, Means, seen_as, unlike
+from cl_bench.data.dataset import TEST_FRACTION, Dataset, Deviations, Means, seen_as, unlike
 from cl_bench.data.listed import Listed, read_listed
 from cl_bench.data.pictures import Background
 from cl_bench.data.reading import reason
@@ -36,7 +36,7 @@ def huggingface(
     val: str | None = None,
     image: str | None = None,
     label: str | None = None,
-    test_fraction: Share = 0.2,
+    test_fraction: Share = TEST_FRACTION,
     size: Side,
     grayscale: bool | None = None,
     background: Background = "white",

@@ -11,7 +11,7 @@ import numpy as np
 from cl_bench.config import InputError
 from cl_bench.data.cache import OnDiskKey, cache_of
 from cl_bench.data.classes import Classes, some_of
-from cl_bench.data.dataset import Dataset, dataset_of, evenly
+from cl_bench.data.dataset import Dataset, check_fraction, dataset_of, evenly
 from cl_bench.data.large import pictures_of
 from cl_bench.data.pictures import Background, Picture
 from cl_bench.data.reading import Arrays
@@ -63,7 +63,9 @@ def read_listed(
     rows = np.flatnonzero(number[listed.labels] >= 0)
     labels, parts, names = number[listed.labels[rows]], listed.parts[rows], [listed.names[label] for label in wanted]
 
-    if "test" not in parts and test_fraction is not None:
+    if "test" in parts:
+        check_fraction(test_fraction)
+    elif test_fraction is not None:
         train = np.flatnonzero(parts == "train")
         if alone := np.flatnonzero(np.bincount(labels[train], minlength=len(names)) == 1).tolist():
             why = "has one picture; it takes one to train and one to test"

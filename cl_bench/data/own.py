@@ -15,7 +15,7 @@ from cl_bench.config.names import place
 from cl_bench.config.tables import rows_of
 from cl_bench.data.cache import OnDiskKey, cache_of
 from cl_bench.data.classes import Classes
-from cl_bench.data.dataset import Dataset, Deviations, Means, dataset_of, seen_as, some_classes
+from cl_bench.data.dataset import TEST_FRACTION, Dataset, Deviations, Means, dataset_of, seen_as, some_classes
 from cl_bench.data.large import images_of_npz
 from cl_bench.data.listed import PARTS, Listed, read_listed
 from cl_bench.data.pictures import Background, classes_below
@@ -55,7 +55,7 @@ def image_folder(
     size: Side,
     grayscale: bool | None = None,
     background: Background = "white",
-    test_fraction: Share = 0.2,
+    test_fraction: Share = TEST_FRACTION,
     classes: Classes | None = None,
     augment: bool = False,
     mean: Means | None = None,
@@ -131,7 +131,7 @@ def files(
     size: Side,
     grayscale: bool | None = None,
     background: Background = "white",
-    test_fraction: Share = 0.2,
+    test_fraction: Share = TEST_FRACTION,
     classes: Classes | None = None,
     augment: bool = False,
     mean: Means | None = None,

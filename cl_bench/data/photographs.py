@@ -12,7 +12,7 @@ import numpy as np
 from cl_bench.config import InputError, Side
 from cl_bench.data.cache import OnDiskKey
 from cl_bench.data.classes import Classes
-from cl_bench.data.dataset import Dataset, seen_as, unlike
+from cl_bench.data.dataset import TEST_FRACTION, Dataset, seen_as, unlike
 from cl_bench.data.listed import Listed, read_listed
 from cl_bench.data.own import listed_below, listed_in
 from cl_bench.data.pictures import classes_below
@@ -114,7 +114,14 @@ def imagenet_r(
     words = dict(re.findall(r"^\s*(n\d{8})\s+(\S.*?)\s*$", text, re.MULTILINE))
     listed = replace(listed, names=unlike([words.get(wnid, wnid) for wnid in listed.names]))
     read = read_listed(
-        "imagenet_r", folder, listed, size=size, test_fraction=0.2, classes=classes, on_disk=on_disk, data_dir=data_dir
+        "imagenet_r",
+        folder,
+        listed,
+        size=size,
+        test_fraction=TEST_FRACTION,
+        classes=classes,
+        on_disk=on_disk,
+        data_dir=data_dir,
     )
     return seen_as(read, augment, *IMAGENET)
 

@@ -137,6 +137,8 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
         raise Unclear(f"holds {n_frames} pictures; save the one that is meant in a file of its own")
     depth = picture.tile[0][3] if picture.tile else ""  # how pixels lie in the file
     depth = depth[0] if isinstance(depth, tuple) else depth
+    if picture.format == "BMP" and depth == "BGRX":
+        check_fourth_bytes(picture)
     seen = ImageOps.exif_transpose(picture)
     if seen.mode in ("L", "RGB") or seen.mode.startswith("I"):
         if "transparency" in seen.info and seen.mode != depth:
@@ -149,6 +151,15 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
         seen = _laid_on(background, seen.convert("RGBA"))
     seen = ImageOps.fit(seen.convert("L" if grayscale else "RGB"), (size, size), Image.Resampling.BILINEAR)
     return np.asarray(seen).reshape(size, size, -1)
+
+
+def check_fourth_bytes(picture: ImageFile.ImageFile) -> None:
+    """Raises Unclear for a 32-bit BMP file whose fourth bytes are not all alike: nothing says if they are alpha."""
+    assert picture.fp is not None
+    picture.fp.seek(picture.tile[0].offset)
+    fourth = picture.fp.read(4 * picture.width * picture.height)[3::4]
+    if fourth.strip(fourth[:1]):
+        raise Unclear("has fourth bytes that may mean transparency; save it as PNG")
 
 
 def _eight_bits(picture: Image.Image, file: ImageFile.ImageFile) -> np.ndarray:
@@ -166,9 +177,9 @@ def _laid_on(background: Background, picture: Image.Image) -> Image.Image:
     flat = Image.new("RGBA", picture.size, background)
     flat.alpha_composite(picture)
     pixels, colours = np.asarray(picture), np.asarray(flat.convert("RGB"))
+    if not pixels[..., 3].any():
+        raise Unclear("is transparent all over; save it without its alpha channel")
     if (colours == colours[0, 0]).all() and not (pixels == pixels[0, 0]).all():
-        if not pixels[..., 3].any():
-            raise Unclear("is transparent all over; save it without its alpha channel")
         other = "black" if background == "white" else "white"
         raise Unclear(f"vanishes on a {background} background; set dataset.background={other}")
     return flat

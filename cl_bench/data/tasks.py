@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import Batch, Data
-from cl_bench.data.datasets import Dataset
+from cl_bench.data.dataset import Dataset, unlike
 from cl_bench.data.on_disk import Images
 from cl_bench.data.problem import Kind, Problem, Task, TrainMask
 from cl_bench.seeding import derive
@@ -89,7 +89,10 @@ def output_names(
     named = {output: "/".join([*found][:3]) + "/..." * (len(found) > 3) for output, found in sorted(stands_for.items())}
     if len(set(named.values())) == len(named):
         return tuple(named.values())
-    return tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
+    names = tuple(f"{name} ({next(iter(stands_for[output].values()))})" for output, name in named.items())
+    if len(set(names)) < len(names) and len(set(tasks)) < len(tasks):  # one data set several times
+        return output_names(outputs, classes, unlike(tasks))
+    return names
 
 
 def data_of(

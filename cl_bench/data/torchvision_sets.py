@@ -18,7 +18,18 @@ from cl_bench.config.content import digest_of, files_below
 from cl_bench.config.errors import nearest
 from cl_bench.data.cache import OnDiskKey, cache_of, in_blocks, mapped, named, stays_on_disk
 from cl_bench.data.classes import Classes
-from cl_bench.data.dataset import Dataset, Deviations, Means, dataset_of, evenly, seen_as, some_classes, unlike
+from cl_bench.data.dataset import (
+    TEST_FRACTION,
+    Dataset,
+    Deviations,
+    Means,
+    check_fraction,
+    dataset_of,
+    evenly,
+    seen_as,
+    some_classes,
+    unlike,
+)
 from cl_bench.data.on_disk import OnDisk, in_memory
 from cl_bench.data.reading import Arrays, reason
 
@@ -77,7 +88,7 @@ def torchvision_set(
     test: str | None = None,
     val: str | None = None,
     options: dict[str, bool | int | str] | None = None,
-    test_fraction: Share = 0.2,
+    test_fraction: Share = TEST_FRACTION,
     size: Side | None = None,
     classes: Classes | None = None,
     augment: bool = False,
@@ -107,7 +118,9 @@ def torchvision_set(
         given = extra if splits.parameter is None else extra | {splits.parameter: split}
         images, labels, names = read(name, data_dir, given, size if splits.photographs else None, on_disk)
         arrays |= {f"x_{part}": images, f"y_{part}": labels}
-    if splits.parameter is None:
+    if splits.parameter is not None:
+        check_fraction(test_fraction)
+    else:
         x, y = arrays["x_train"], arrays["y_train"]
         if len(alone := np.flatnonzero(np.bincount(y) == 1)):
             raise InputError(f"{where}: class {alone[0]} has one image; it takes one to train and one to test")

@@ -199,6 +199,14 @@ class Score(nn.Module):
                 state[name] = state[f"{first}metrics.ACC.{last.rpartition('.')[2]}"]
         return state
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """The counts go to the metrics that there are now: when they were saved, `reference` may have been another."""
+        saved = {name: state_dict.pop(name) for name in list(state_dict) if name.startswith(f"{prefix}metrics.")}
+        for metric in self.metrics:
+            for part in ("correct", "count"):
+                state_dict[f"{prefix}metrics.{metric}.{part}"] = saved[f"{prefix}metrics.ACC.{part}"]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @property
     def ends(self) -> dict[str, int]:
         """The tasks after which A5 and A10 are measured, where these exist."""

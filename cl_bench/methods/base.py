@@ -107,14 +107,14 @@ class Learner(LightningModule):
 class Method(Learner):
     """A continual learner. Everything that it remembers between tasks is in its `state_dict`.
 
-    kinds: the scenarios in which it has a meaning. train_mask: the outputs that its paper trains in class-incremental
-    learning; `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of
-    them. needs_validation: whether it chooses something by the validation images of each task. needs_borders: whether
-    it must know where a task ends; one that doesn't learns a stream, see `learn_stream`. trains: whether by gradients;
-    else length, optimizer and the keys of `config.training` say nothing (but of what `method.first_task` trains).
-    by_gradients: whether in the phase that runs. refused: keys of the configuration that it can't follow, and why.
-    answers_by: how the names of what answers begin in its state. grows: whether another run may go on with it, see
-    `runs.continued`. family: its kind, a color of the report. index: of the task being learned, or the last one.
+    kinds: scenarios in which it has a meaning. train_mask: outputs that its paper trains in class-incremental learning;
+    `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of them.
+    needs_validation: whether it chooses by validation images. needs_borders: whether it must know where a task ends;
+    else it learns a stream, see `learn_stream`. trains: whether by gradients; else length, optimizer and the keys of
+    `config.training` say nothing (but of what `method.first_task` trains). by_gradients: whether in the phase that
+    runs. refused: keys that it can't follow, and why. unread: keys that say nothing beside these values of others, some
+    in a tuple, `...` for any but null. answers_by: how names of what answers begin in its state. grows: whether another
+    run may go on with it, see `runs.continued`. family: a color of the report. index: of the task, or the last one.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -124,6 +124,7 @@ class Method(Learner):
     needs_borders: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     refused: ClassVar[dict[str, str]] = {}
+    unread: ClassVar[dict[str, dict[str, Any]]] = {}
     answers_by: ClassVar[tuple[str, ...]] = ("",)
     grows: ClassVar[bool] = False
     family: ClassVar[str] = "other"
@@ -164,10 +165,8 @@ class Method(Learner):
         return bytes_of(self.state_dict())
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
-        """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,).
-
-        For methods that generate. A generator without conditions gives fewer of a class that it seldom draws.
-        """
+        """n images of each class seen (fewer of one that a generator without conditions seldom draws), in [0, 1],
+        shape (N, C, H, W), and their outputs (N,); None of methods that don't generate."""
         return None
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class CLNP(Isolation):
     """
 
     needs_validation = True
+    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
 
     def __init__(
         self, problem: Problem, network: Network, optimizer: Optimizer, *, l1: NonNegative, margin: Share

@@ -67,6 +67,7 @@ class DEN(Growing, Classifier):
     n_phases = 5
     born: nn.ParameterList
     until: nn.ParameterList
+    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,11 @@ class DGR(GenerativeReplay):
 
     The others are those of `GenerativeReplay`.
     """
+
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "temperature": {"labels": "hard"},
+        "ratio": {"replay": "fixed"},
+    }
 
     def __init__(
         self,

@@ -43,6 +43,12 @@ class EWC(Classifier):
     family = "regularization"
     grows = True
     needs_borders: ClassVar[bool] = False
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "decay": {"online": False},
+        "fisher_rate": {"consolidate_every": None},
+        "fisher_labels": {"consolidate_every": ...},
+        "fisher_samples": {"consolidate_every": ...},
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class GSS(Classifier):
 
     family = "rehearsal"
     needs_borders: ClassVar[bool] = False
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "n_compared": {"selection": "random"},
+    }
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit
@@ -19,6 +19,8 @@ class Joint(Cumulative):
         "trainer.patience": "learns all tasks at once, and validation images are of one alone",
         "trainer.freeze_batch_norm": "learns all tasks at once, after the first",
     }
+
+    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
 
     @property
     def measurable(self) -> bool:

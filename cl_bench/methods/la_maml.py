@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,9 @@ class LaMAML(Classifier):
     needs_borders: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {
         "trainer.gradient_clip": "clips by method.clip",
+    }
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "rate_lr": {"variant": "c_maml"},
     }
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,10 @@ class LUCIR(Exemplary):
     family = "rehearsal"
     grows = True
     kinds: tuple[Kind, ...] = ("class",)
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "margin": {"ranking_weight": 0},
+        "top": {"ranking_weight": 0},
+    }
 
     def __init__(
         self,

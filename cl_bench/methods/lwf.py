@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,9 @@ class LwF(Classifier):
 
     family = "distillation"
     grows = True
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "new_outputs": {"scenario.kind": ("task", "domain")},
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +48,10 @@ class MER(Classifier):
     needs_borders: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {
         "trainer.gradient_clip": "steps image by image without an optimizer",
+    }
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "beta": {"algorithm": (6, 7)},
+        "repeats": {"algorithm": 6},
     }
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class MeRGAN(GenerativeReplay):
     """
 
     kinds = ("class", "task")  # the condition is the class, and domains share their classes
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "lambda_ra": {"way": "replay"},
+    }
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ class MetaRegularized(LwF):
     """
 
     grows = False
+
+    unread: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __init__(
         self,

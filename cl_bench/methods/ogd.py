@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,10 @@ class OGD(Classifier):
     """
 
     family = "optimization"
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "gradients": {"space": "inputs"},
+        "energy": {"space": "gradients"},
+    }
 
     def __init__(
         self,

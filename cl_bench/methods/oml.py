@@ -43,6 +43,14 @@ class OML(Classifier):
     family = "optimization"
     train_mask: ClassVar[TrainMask] = "all"
     needs_borders: ClassVar[bool] = False
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "inner_lr": {"pretraining": ("joint", "none")},
+        "inner_steps": {"pretraining": ("joint", "none")},
+        "trajectory_classes": {"pretraining": ("joint", "none")},
+        "meta_steps": {"pretraining": "none"},
+        "meta_lr": {"pretraining": "none"},
+        "remembered": {"pretraining": "none"},
+    }
 
     def __init__(
         self,

@@ -52,6 +52,8 @@ class PNN(Growing, Method):
     own: Tensor
     place: Tensor
 
+    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
+
     def __init__(
         self,
         problem: Problem,

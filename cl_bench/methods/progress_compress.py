@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,7 @@ class ProgressCompress(EWC):
     grows = False
     n_phases = 2
     needs_borders: ClassVar[bool] = True
+    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {"reinitialize": True}}
     refused: ClassVar[dict[str, str]] = {
         "trainer.patience": "learns first what does not answer yet",
     }

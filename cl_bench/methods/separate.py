@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ class Separate(Growing, Classifier):
     refused: ClassVar[dict[str, str]] = {
         "trainer.freeze_batch_norm": "starts anew in every task",
     }
+    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem, network, optimizer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -48,6 +48,11 @@ class SupSup(Classifier):
 
     family = "architecture"
     train_mask = "all"
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "inference": {"scenario.kind": "task"},
+        "objective": {"scenario.kind": "task"},
+        "optimizer.keep_state": {},
+    }
 
     def __init__(
         self,

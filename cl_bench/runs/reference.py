@@ -17,7 +17,9 @@ from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import References
 from cl_bench.record import Damaged, Results, load_results
 
-JOINT = ("joint", "cumulative")
+AT_THE_END = "joint"
+"""The method that learns all tasks when the last has come."""
+JOINT = (AT_THE_END, "cumulative")
 """Methods that learn all tasks together, and so say how well each could be learned."""
 SEPARATE = "separate"
 """The method that learns each task alone."""
@@ -88,11 +90,13 @@ def accuracies_of(
             f"{', '.join(JOINT)} or {SEPARATE}"
         )
     R = results.R_task_masked if method == SEPARATE and results.R_task_masked else results.R
-    for row in ([R[task][task] for task in range(n_tasks)], R[-1]):
-        accuracies = [accuracy for accuracy in row if accuracy is not None]
-        if len(accuracies) == n_tasks:
-            return SEPARATE if method == SEPARATE else "joint", accuracies, R
-    raise InputError(f"reference={reference}: has no accuracy on some of its tasks")
+    row = R[-1] if method == AT_THE_END else [R[task][task] for task in range(n_tasks)]
+    accuracies = [accuracy for accuracy in row if accuracy is not None]
+    if len(accuracies) < n_tasks:
+        every = 1 if method == AT_THE_END else results.config.get("measure_every", 1)
+        why = "" if every == 1 else f": it was run with measure_every={every}, where 1 is needed"
+        raise InputError(f"reference={reference}: has no accuracy on some of its tasks{why}")
+    return SEPARATE if method == SEPARATE else "joint", accuracies, R
 
 
 def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario) -> str:

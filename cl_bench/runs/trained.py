@@ -99,6 +99,8 @@ class Trained:
         x = as_images(images, self.image_shape)
         allowed = self.answering(task).to(device)
         view = None if task is None else self.view(task, device)
+        if task is not None and view is None and problem.kind != "task":
+            raise InputError(f"task={task}: says nothing, as this run is {problem.kind}-incremental; leave it out")
         found = []
         for part in x.split(at_once(self.image_shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)

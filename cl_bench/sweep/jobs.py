@@ -19,8 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from cl_bench.config import InputError, KnownError, NotApplicable
-from cl_bench.config.compose import check_settings, plain
+from cl_bench.config.compose import check_settings, plain, unread_in
 from cl_bench.config.explain import explained
+from cl_bench.config.idle import says_nothing
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
 from cl_bench.files import load_json
@@ -230,6 +231,8 @@ def carried_out(
     if settings.get("continue_from"):
         earlier(settings)
     folder = folder_of(settings)
+    for line in says_nothing(unread_in(settings), overrides):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
     results = finished(settings)
     if not results and settings["trainer"]["progress"]:
         say(first_line(settings))  # at once: torch takes seconds to come

@@ -200,7 +200,7 @@ WITH_EFFECT = [
     "dataset=mnist",
     "scenario=task_incremental",
     "network.hidden=[400]",
-    "optimizer.lr=0.1",
+    "method=finetune optimizer.lr=0.1",
     "trainer.epochs=3",
     "trainer.precision=bf16-mixed",
     "method.optimizer.lr=0.1",
@@ -214,8 +214,8 @@ def test_what_changes_no_number_keeps_the_key() -> None:
 
 
 def test_what_changes_a_number_changes_the_key() -> None:
-    keys = {key_of(compose(override)) for override in WITH_EFFECT}
-    assert len(keys | {key_of(compose())}) == len(WITH_EFFECT) + 1
+    keys = {key_of(compose(*overrides.split())) for overrides in (*WITH_EFFECT, "method=finetune", "method=dgm")}
+    assert len(keys) == len(WITH_EFFECT) + 2
 
 
 CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and a value that changes numbers
@@ -242,7 +242,7 @@ CAME_LATER: list[tuple[str, tuple[str, ...], Any]] = [  # where it is found, and
     ("method.consolidate_every", ("method=ewc",), 100),
     ("method.fisher_rate", ("method=ewc",), 0.5),
     ("method.consolidate_every", ("method=si",), 100),
-    ("optimizer.nesterov", ("optimizer=sgd", "optimizer.momentum=0.9"), True),
+    ("optimizer.nesterov", ("method=er", "optimizer=sgd", "optimizer.momentum=0.9"), True),
     ("trainer.patience", (), 3),
     ("trainer.gradient_clip", (), 1.0),
     ("trainer.freeze_batch_norm", (), True),

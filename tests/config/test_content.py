@@ -159,6 +159,36 @@ def test_a_reference_is_of_the_same_content(tmp_path: Path) -> None:
                 references_of(ours, scenario)
 
 
+FILES = {
+    "mnist": "MNIST/raw/train-images-idx3-ubyte",
+    "fashion_mnist": "FashionMNIST/raw/t10k-labels-idx1-ubyte",
+    "svhn": "train_32x32.mat",
+    "cifar10": "cifar10.npz",
+    "cifar100": "cifar100.npz",
+    "tiny_imagenet": "tiny-imagenet-200/train/n1/images/n1_0.JPEG",
+    "cub200": "CUB_200_2011/images/001.A/a.jpg",
+    "imagenet_r": "imagenet-r/n1/art_0.jpg",
+}
+
+
+@pytest.mark.parametrize("name", sorted(content.NAMED))
+def test_a_set_by_name_is_what_lies_in_data_dir(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, held in (("a", b"1"), ("b", b"2"), ("c/d", b"1")):
+        file = tmp_path / folder / FILES[name]
+        file.parent.mkdir(parents=True)
+        file.write_bytes(held)
+    there = [compose(f"dataset={name}", f"data_dir={folder}") for folder in ("a", "b", "c/d", "nowhere")]
+    keys = [key_of(one) for one in there]
+    assert keys[0] == keys[2]
+    assert len(set(keys)) == 3
+    several = [compose("scenario=sequence", f"scenario.datasets=[digits,{name}]", f"data_dir={d}") for d in ("a", "b")]
+    assert len({key_of(one) for one in several}) == 2
+    folder, files, _ = content.NAMED[name]
+    published = there[0]["content"].removeprefix(f"{name}-")
+    monkeypatch.setitem(content.NAMED, name, (folder, files, published))
+    assert key_of(compose(f"dataset={name}", "data_dir=a")) == keys[3]  # no other name before it is downloaded
+
+
 def test_by_content_leaves_what_is_built_in_alone() -> None:
     plain = compose("dataset=digits")
     assert by_content(plain) == plain

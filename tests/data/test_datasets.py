@@ -441,6 +441,14 @@ def test_image_folder_split_by_itself(tmp_path: Path) -> None:
     assert greys(data.x_train) == [1, 3, 4, 41, 43, 44]
 
 
+def test_a_share_to_set_aside_is_refused_where_there_are_test_images(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write_pictures(tmp_path / part, n=3)
+    assert len(datasets.image_folder(path=str(tmp_path), size=8).y_test) == 6
+    with pytest.raises(InputError, match=r"^dataset\.test_fraction=0\.5: there are test images already"):
+        datasets.image_folder(path=str(tmp_path), size=8, test_fraction=0.5)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
 def test_image_folder_keeps_an_image_of_each_class_on_each_side(tmp_path: Path, fraction: float) -> None:
     write_pictures(tmp_path, n=3)

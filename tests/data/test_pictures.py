@@ -138,13 +138,24 @@ def test_what_is_transparent_shows_the_background(tmp_path: Path, ending: str) -
 
 @pytest.mark.parametrize("ending", ["png", "tga"])
 def test_a_picture_with_nothing_but_transparent_shapes_is_named(tmp_path: Path, ending: str) -> None:
-    """As some programs save 32 bits whose last 8 mean nothing. A blank picture is one, whatever its alpha."""
+    """As some programs save 32 bits whose last 8 mean nothing."""
     hidden = np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)])
-    Image.fromarray(hidden).save(tmp_path / f"a.{ending}")
-    with pytest.raises(InputError, match=rf"a\.{ending} is transparent all over; save it without its alpha channel"):
-        read(tmp_path / f"a.{ending}")
-    Image.fromarray(np.zeros_like(hidden)).save(tmp_path / f"a.{ending}")
-    assert (read(tmp_path / f"a.{ending}") == 255).all()
+    for pixels in (hidden, np.zeros_like(hidden)):
+        Image.fromarray(pixels).save(tmp_path / f"a.{ending}")
+        with pytest.raises(InputError, match=rf"a\.{ending} is transparent all over; save it without its alpha chan"):
+            read(tmp_path / f"a.{ending}")
+
+
+@pytest.mark.parametrize("fourth", [0, 255, None])
+def test_the_fourth_bytes_of_a_bmp_file_are_nothing_or_refused(fourth: int | None, tmp_path: Path) -> None:
+    """Pillow reads them as unused, and saves an alpha channel there."""
+    alpha = GREY if fourth is None else np.full_like(GREY, fourth)
+    Image.fromarray(np.dstack([GREY, GREY, GREY, alpha])).save(tmp_path / "a.bmp")
+    if fourth is None:
+        with pytest.raises(InputError, match=r"a\.bmp has fourth bytes that may mean transparency; save it as PNG"):
+            read(tmp_path / "a.bmp")
+    else:
+        assert (read(tmp_path / "a.bmp") == GREY).all()
 
 
 def test_other_kinds_of_transparency(tmp_path: Path) -> None:

@@ -405,3 +405,10 @@ def test_a_shared_head_needs_shared_classes(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", x_train=x, y_train=[0, 1, 0, 1], x_test=x, y_test=[0, 1, 0, 1])
     with pytest.raises(InputError, match=r"scenario.kind=domain.*digits has 10, two has 2"):
         sequence(tmp_path, 0, kind="domain", datasets=["digits", str(tmp_path / "two.npz")])
+
+
+def test_classes_of_one_data_set_twice_have_names_of_their_own(tmp_path: Path) -> None:
+    problem = sequence(tmp_path, 0, kind="class", datasets=["digits", "digits"]).problem
+    assert len(set(problem.class_names)) == 20
+    assert problem.class_names[0] == "0 (digits (0))"
+    assert problem.class_names[10] == "0 (digits (1))"

@@ -82,7 +82,7 @@ def test_alignment_is_nothing_until_the_generator_moves() -> None:
 
 def test_alignment_by_hand() -> None:
     """lambda / (t-1) sum_c 1/2 sum_i |G(z_i, c) - G_old(z_i, c)|^2 over pixels in [-1, 1], for 4 past classes."""
-    _, method = beginning("method.lambda_ra=0.02")
+    _, method = beginning("method.lambda_ra=0.02", "method.way=alignment")
     old = method.scholar()
     with torch.no_grad():
         for weight in method.gan.generator.parameters():

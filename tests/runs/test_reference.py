@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
+from conftest import SMALL, Compose
 
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
@@ -111,6 +111,31 @@ def test_results_that_tell_nothing_are_refused(
     with pytest.raises(InputError) as error:
         asked(altered(joint[""], tmp_path / "run", **changes))
     assert message.lower() in str(error.value).lower()
+
+
+@pytest.mark.parametrize("method", ["cumulative", "separate"])
+def test_a_reference_that_was_not_measured_after_each_task_is_refused(
+    method: str, small: Compose, tmp_path: Path
+) -> None:
+    """Its last row is the end of a training on other tasks too, or of a network that knows the last task alone."""
+    settings = small(f"method={method}", "measure_every=2", "trainer.epochs=1")
+    run(settings)
+    line = r"has no accuracy on some of its tasks: it was run with measure_every=2, where 1 is needed$"
+    with pytest.raises(InputError, match=line):
+        asked(folder_of(settings), "trainer.epochs=1")
+
+
+def test_a_finished_run_takes_another_reference_or_none(small: Compose) -> None:
+    references = [small(f"method={method}", "trainer.epochs=1") for method in ("joint", "separate")]
+    for settings in references:
+        run(settings)
+    joint, separate = (f"reference={folder_of(settings)}" for settings in references)
+    found = [set(run(small("method=er", "trainer.epochs=1", *chosen)).metrics) for chosen in ([joint], [separate], [])]
+    assert [names - found[2] for names in found] == [
+        {"intransigence"},
+        {"plasticity_gap", "retention", "transfer"},
+        set(),
+    ]
 
 
 def test_a_run_that_learned_one_task_after_another_is_no_reference(joint: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Keys that nothing reads beside other settings: they change no run, and a line says so."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import METHODS
+
+from cl_bench.__main__ import main
+from cl_bench.config.compose import compose, declared, unread_in
+from cl_bench.config.idle import says_nothing, unread
+from cl_bench.config.names import key_of
+from cl_bench.config.tuned import at
+
+UNREAD = [  # a command, what is typed beside it, and the setting by which nothing reads that
+    ("method=er memory.bytes=20000", "memory.images=77", "memory.bytes=20000"),
+    ("method=ewc", "method.decay=0.5", "method.online=false"),
+    ("method=ewc", "method.fisher_rate=0.5", "method.consolidate_every=null"),
+    (
+        "method=ewc method.online=true scenario.passes=online method.consolidate_every=5",
+        "method.fisher_samples=9",
+        "method.consolidate_every=5",
+    ),
+    ("method=dgr", "method.temperature=5", "method.labels=hard"),
+    ("method=dgr", "method.ratio=0.5", "method.replay=fixed"),
+    ("method=mergan", "method.lambda_ra=5", "method.way=replay"),
+    ("method=ogd method.space=inputs", "method.gradients=all", "method.space=inputs"),
+    ("method=ogd", "method.energy=[0.9,0.9]", "method.space=gradients"),
+    ("method=la_maml method.variant=c_maml", "method.rate_lr=9", "method.variant=c_maml"),
+    ("method=mer method.algorithm=7", "method.beta=0.5", "method.algorithm=7"),
+    ("method=gss method.selection=random", "method.n_compared=3", "method.selection=random"),
+    ("method=lwf scenario=task_incremental", "method.new_outputs=zero", "scenario.kind=task"),
+    ("method=supsup scenario=task_incremental", "method.inference=binary", "scenario.kind=task"),
+    ("method=oml method.pretraining=joint", "method.inner_lr=3", "method.pretraining=joint"),
+    ("method=lucir method.ranking_weight=0", "method.margin=3", "method.ranking_weight=0"),
+]
+OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress_compress")
+
+
+@pytest.mark.parametrize(("command", "typed", "beside"), UNREAD)
+def test_what_nothing_reads_changes_no_run_and_is_said(command: str, typed: str, beside: str) -> None:
+    plain, other = compose(*command.split()), compose(*command.split(), typed)
+    assert key_of(plain) == key_of(other)
+    assert says_nothing(unread_in(other), [*command.split(), typed]) == [f"{typed}: says nothing beside {beside}"]
+    assert says_nothing(unread_in(plain), command.split()) == []
+
+
+@pytest.mark.parametrize("method", OWN_OPTIMIZERS)
+def test_moments_that_no_task_hands_on_are_no_setting(method: str) -> None:
+    chosen = [f"method={method}", "scenario=task_incremental"]
+    kept = compose(*chosen, "optimizer.keep_state=true")
+    assert key_of(kept) == key_of(compose(*chosen))
+    (line,) = says_nothing(unread_in(kept), ["optimizer.keep_state=true"])
+    assert line.startswith("optimizer.keep_state=true: says nothing ")
+
+
+def test_an_optimizer_beside_a_method_that_has_its_own_is_no_setting() -> None:
+    other = compose("method=dgm", "optimizer=sgd", "optimizer.lr=9")
+    assert key_of(other) == key_of(compose("method=dgm"))
+    (line,) = says_nothing(unread_in(other), ["optimizer.lr=9"])
+    assert line == "optimizer.lr=9: says nothing beside method.optimizer"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_speaks_of_keys_that_it_has(method: str) -> None:
+    settings = compose(f"method={method}")
+    for name, beside in declared(settings, "unread").items():
+        for key in (name, *beside):
+            group, last = key.split(".") if "." in key else ("method", key)
+            assert last in settings[group], key
+
+
+@pytest.mark.parametrize(
+    ("values", "found"), [(..., {"method.a": "method.b=3"}), (None, {}), ((1, 3), {"method.a": "method.b=3"}), (2, {})]
+)
+def test_by_one_value_by_some_or_by_any(values: object, found: dict[str, str]) -> None:
+    assert unread({"method": {"b": 3}}, {"a": {"b": values}}) == found
+
+
+def test_the_line_comes_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
+    small = ("network.hidden=[8]", "trainer.iterations=1", "trainer.threads=1", f"output_root={tmp_path}")
+    assert main(["method=ewc", "method.decay=0.5", *small]) == 0
+    assert capsys.readouterr().err.startswith("warning: method.decay=0.5: says nothing beside method.online=false\n")
+
+
+def test_a_sweep_over_methods_goes_on() -> None:
+    assert at(compose("method=dgr", "++method.temperature=1.5"), "method.temperature") == 2.0
+    assert at(compose("method=dgr", "method.temperature=1.5", "method.labels=soft"), "method.temperature") == 1.5
