@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cl_bench.config import InputError, Positive
-from cl_bench.data.batches import Batch, at_once
+from cl_bench.data.batches import Batch, Data, at_once
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.gem import follow, gradient
@@ -70,6 +70,10 @@ class MIR(Classifier):
     def learn(self, task: Task, fit: Fit) -> None:
         self.check_candidates(self.n_replay or task.train.batch_size)
         super().learn(task, fit)
+
+    def learn_stream(self, images: Data, fit: Fit) -> None:
+        self.check_candidates(self.n_replay or images.batch_size)
+        super().learn_stream(images, fit)
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         parameters = list(self.network.parameters())

@@ -147,3 +147,5 @@ def test_fewer_candidates_than_are_retrieved_are_refused() -> None:
     scenario, method = made("mir", "method.n_candidates=9")
     with pytest.raises(InputError, match=r"^method\.n_candidates=9: fewer than the 10 images, as many as a mini-batch"):
         method.learn_task(scenario.to("cpu", batch_size=10).tasks[0], one_pass)
+    with pytest.raises(InputError, match=r"^method\.n_candidates=9: fewer than the 10 images"):
+        method.learn_stream(scenario.to("cpu", batch_size=10).tasks[0].train, one_pass)
