@@ -62,12 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if seed := next((word for word in overrides if word.startswith("seed=")), None):
             raise InputError(f"{seed}: which seeds run is said by --seeds {seed.removeprefix('seed=')}")
         chosen = select([word for word in options.words if "=" not in word], options.budget)
-        if options.seeds:
+        if options.seeds is not None:
             seeds = seeds_of(options.seeds)
             chosen = {
                 family: [cell.model_copy(update={"seeds": seeds}) for cell in content]
                 for family, content in chosen.items()
             }
+        if options.keep:
+            check_same(chosen, overrides)
         runs = finished(overrides)
         if not options.no_run and run_missing(chosen, runs, overrides):
             runs = finished(overrides)
@@ -111,11 +113,19 @@ def fits(cell: Cell, name: str) -> bool:
     return cell.experiment.startswith(f"{name}/") or fnmatch(cell.experiment, name)
 
 
+def check_same(chosen: Mapping[str, Sequence[Cell]], overrides: Sequence[str]) -> None:
+    """Raises InputError for overrides that make other runs of the cells than those that are kept under their names."""
+    for cell in (cell for content in chosen.values() for cell in content):
+        if overrides and key([*cell.configuration, *overrides], 0) != key(cell.configuration, 0):
+            why = f"makes another run than {cell.experiment}, under whose name it would be kept; leave out --keep"
+            raise InputError(f"{' '.join(overrides)}: {why}")
+
+
 def seeds_of(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(seed) for seed in text.split(","))
-    except ValueError:
-        raise InputError(f"--seeds={text}: must be whole numbers, e.g. 0,1,2") from None
+    seeds = text.split(",")
+    if not all(seed.isascii() and seed.isdigit() and int(seed) <= 10**12 for seed in seeds):
+        raise InputError(f"--seeds={text}: must be whole numbers from 0 on, e.g. 0,1,2")
+    return tuple(sorted({int(seed) for seed in seeds}))
 
 
 def run_missing(chosen: Mapping[str, Sequence[Cell]], runs: Mapping[str, Results], overrides: Sequence[str]) -> bool:

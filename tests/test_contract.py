@@ -92,7 +92,9 @@ STREAM_OF |= {  # what these need in place of borders
 }
 KILLS += [(method, KINDS[method][0], 23, STREAM_OF[method]) for method in BORDERLESS]
 # the first checkpoint, one between phases or tasks, a late one; and other kinds, which change a mask in what goes on
-MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, 12)]
+UNTRAINED = [method for method in METHODS if not class_of(method).trains]
+LATE = {"mer": 9} | dict.fromkeys(UNTRAINED, 5)  # these make fewer checkpoints than others
+MORE_KILLS = [(method, KINDS[method][0], after, ()) for method in METHODS for after in (1, 4, LATE.get(method, 12))]
 MORE_KILLS += [(method, kind, 7, ()) for method in METHODS for kind in KINDS[method][1:]]
 MORE_KILLS += [(method, KINDS[method][0], 7, ()) for method in METHODS if method in ONE_BY_ONE]
 CONVOLUTIONS = [  # each as dear as ten others

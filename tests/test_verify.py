@@ -250,7 +250,15 @@ def test_what_is_missing_runs_and_is_compared(
     ("words", "reason"),
     [
         (["splt_mnist"], "splt_mnist: no published number is known of such an experiment; did you mean 'split_mnist'?"),
-        (["--seeds", "a"], "--seeds=a: must be whole numbers, e.g. 0,1,2"),
+        *(
+            (["--seeds", seeds], f"--seeds={seeds}: must be whole numbers from 0 on, e.g. 0,1,2")
+            for seeds in ("a", "", "0,-1", "1,", "9" * 23)
+        ),
+        (
+            ["three_scenarios/er", "dataset=digits", "--keep"],
+            "dataset=digits: makes another run than three_scenarios/er, under whose name it would be kept; leave out "
+            "--keep",
+        ),
         (["--budget", "tpu"], "argument --budget: invalid choice: 'tpu' (choose from 'cpu', 'gpu'); see --help"),
         (["*/b50_5"], "--budget=cpu: */b50_5 needs a GPU; choose gpu"),
         (["split_mnist", "seed=3"], "seed=3: which seeds run is said by --seeds 3"),

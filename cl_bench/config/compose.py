@@ -14,7 +14,7 @@ from cl_bench.config import signatures
 from cl_bench.config.came_from import came_from
 from cl_bench.config.content import content_of
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
-from cl_bench.config.idle import check_idle, unread
+from cl_bench.config.idle import check_idle, typed_key, unread
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of, place
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, imported, path_of, types_of
@@ -283,10 +283,12 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> 
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
+    typed_keys = {typed_key(override) for override in overrides}
     if method in options_of("method"):
         usual = {"method": file_of("method", method), "optimizer": file_of("optimizer", "adam")}
         usual["memory"] = file_of("", "config")["memory"]
-        for group, name in (key.split(".") for key in unread_in(settings) if "optimizer" not in settings["method"]):
+        for group, name in (key.split(".") for key in typed_keys & unread_in(settings).keys()):
+            check(settings[group], group, packages=allowed(settings.get("plugins")))
             if isinstance(node := settings.get(group), dict) and name in node and name in usual[group]:
                 settings[group] = node | {name: usual[group][name]}
     if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
@@ -298,7 +300,7 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> 
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
-    elif "optimizer" in settings["method"]:  # of its own
+    elif "optimizer" in settings["method"] and any(key.startswith("optimizer") for key in typed_keys):  # of its own
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
 

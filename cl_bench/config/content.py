@@ -80,10 +80,10 @@ def content_of(settings: Mapping[str, Any]) -> str | list[Any] | None:
         ]
         return [known or name for known, name in zip(found, several, strict=True)] if any(found) else None
     path, own = (node.get("path") if isinstance(node, Mapping) else None for node in (dataset, scenario))
+    if isinstance(own, str):  # it takes no data set beside its own
+        return digest(own, kept, TABLES)
     if isinstance(path, str):
         return digest(path, kept)
-    if isinstance(own, str):
-        return digest(own, kept, TABLES)
     package, _, name = str(dataset.get("_target_") if isinstance(dataset, Mapping) else "").rpartition(".")
     return digest_of_named(name, data_dir, kept) if package.startswith("cl_bench.data.") else None
 
@@ -105,7 +105,7 @@ def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
         return kept | {"scenario": {**kept["scenario"], "datasets": content}}
     if not content:
         return kept
-    group = "scenario" if "path" not in (kept.get("dataset") or {}) and "path" in kept["scenario"] else "dataset"
+    group = "scenario" if "path" in kept["scenario"] else "dataset"
     return kept | {group: {**(kept.get(group) or {}), "path": content}}
 
 

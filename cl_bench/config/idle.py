@@ -35,16 +35,20 @@ def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]
 
     declared: what the method says of that, see `Method.unread`.
     """
-    found = {}
+    found: dict[str, str] = {}
     for name, beside in declared.items():
-        key = name if "." in name else f"method.{name}"
+        keys = [name if "." in name else f"method.{name}"]
+        if name == "optimizer":
+            keys = [f"optimizer.{key}" for key in settings.get("optimizer") or {}]
         if not beside:
-            found[key] = ""
+            found |= dict.fromkeys(keys, "")
         for other, values in beside.items():
             other = other if "." in other else f"method.{other}"
             value = at(settings, other)
             if (value is not None) if values is ... else value in (values if isinstance(values, tuple) else (values,)):
-                found[key] = f"{other}={typed(value)}"
+                found |= dict.fromkeys(keys, f"{other}={typed(value)}")
+    if at(settings, "scenario.passes") == "online":  # an optimizer goes on to the end of the stream
+        found["optimizer.keep_state"] = "scenario.passes=online"
     if (size := at(settings, "memory.bytes")) is not None:
         found["memory.images"] = f"memory.bytes={size}"
     if isinstance(at(settings, "method.optimizer"), Mapping):
@@ -52,12 +56,21 @@ def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]
     return found
 
 
+def typed_key(override: str) -> str:
+    """The key that an override sets.
+
+    >>> typed_key("++method.decay=1"), typed_key("memory=9")
+    ('method.decay', 'memory.images')
+    """
+    key, _, value = override.lstrip("+").partition("=")
+    return "memory.images" if key == "memory" and not value.startswith("{") else key
+
+
 def says_nothing(found: Mapping[str, str], overrides: Iterable[str]) -> list[str]:
     """A line for each override of a key that nothing reads. found: these keys, see `unread`."""
     lines = []
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
-        key = "memory.images" if key == "memory" else key
+        key = typed_key(override)
         if key in found:
             lines.append(f"{override}: says nothing" + (f" beside {found[key]}" if found[key] else " to this method"))
     return lines

@@ -44,7 +44,7 @@ class EWC(Classifier):
     grows = True
     needs_borders: ClassVar[bool] = False
     unread: ClassVar[dict[str, dict[str, Any]]] = {
-        "decay": {"online": False},
+        "decay": {"online": False, "consolidate_every": ...},
         "fisher_rate": {"consolidate_every": None},
         "fisher_labels": {"consolidate_every": ...},
         "fisher_samples": {"consolidate_every": ...},

@@ -54,6 +54,7 @@ class LaMAML(Classifier):
     }
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "rate_lr": {"variant": "c_maml"},
+        "optimizer": {"variant": "la_maml"},
     }
 
     def __init__(

@@ -52,6 +52,7 @@ class MER(Classifier):
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "beta": {"algorithm": (6, 7)},
         "repeats": {"algorithm": 6},
+        "optimizer.keep_state": {},
     }
 
     def __init__(

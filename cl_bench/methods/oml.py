@@ -45,7 +45,7 @@ class OML(Classifier):
     needs_borders: ClassVar[bool] = False
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "inner_lr": {"pretraining": ("joint", "none")},
-        "inner_steps": {"pretraining": ("joint", "none")},
+        "inner_steps": {"pretraining": "none"},
         "trajectory_classes": {"pretraining": ("joint", "none")},
         "meta_steps": {"pretraining": "none"},
         "meta_lr": {"pretraining": "none"},

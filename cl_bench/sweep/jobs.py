@@ -177,6 +177,9 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
             jobs[job.label] = job
             continue
         job.folder = folder_of(settings)
+        if same := jobs.get(job.folder):
+            print(f"{job.label}: is the same run as {same.label}")
+            continue
         if finished(settings):
             job.state = "there"
         jobs[job.folder] = job

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cl_bench.config import InputError, KnownError, Positive
-from cl_bench.config.compose import check_settings, compose
+from cl_bench.config.compose import check_settings, compose, unread_in
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import key_of, name_of, place
 from cl_bench.config.schema import build, check
@@ -69,6 +69,9 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
         check_settings(settings)
         return settings | {"trial": {"first_tasks": plan.first_tasks}}
 
+    unread = [unread_in(compose(*overrides, *assigned({key: ends(space[key])[0]}))) for key in space]
+    if idle := [key for key, found in zip(space, unread, strict=True) if key in found]:
+        raise InputError(f"hparams_search.space.{idle[0]}: nothing reads it here, any value is as good; leave it out")
     outermost = [{key: ends(distribution)[end] for key, distribution in space.items()} for end in (1, 0)]
     for values in outermost:  # what can't be run at the ends of the ranges is told before anything begins
         prepare(trial_with(values))

@@ -159,6 +159,17 @@ def test_a_reference_is_of_the_same_content(tmp_path: Path) -> None:
                 references_of(ours, scenario)
 
 
+def test_a_scenario_with_images_of_its_own_is_what_they_are_whatever_data_set_is_named(tmp_path: Path) -> None:
+    for folder, held in (("a", b"1"), ("b", b"2")):
+        (tmp_path / folder / "core50").mkdir(parents=True)
+        (tmp_path / folder / "core50" / "paths.pkl").write_bytes(held)
+    write(tmp_path / "my.npz")
+    own = ["dataset=npz", "dataset.path=my.npz"]
+    for more in ([], own):
+        a, b = (compose("scenario=core50", f"data_dir={folder}", *more) for folder in ("a", "b"))
+        assert key_of(a) != key_of(b)
+
+
 FILES = {
     "mnist": "MNIST/raw/train-images-idx3-ubyte",
     "fashion_mnist": "FashionMNIST/raw/t10k-labels-idx1-ubyte",

@@ -6,6 +6,7 @@ import pytest
 from conftest import METHODS
 
 from cl_bench.__main__ import main
+from cl_bench.config import InputError
 from cl_bench.config.compose import compose, declared, unread_in
 from cl_bench.config.idle import says_nothing, unread
 from cl_bench.config.names import key_of
@@ -31,9 +32,10 @@ UNREAD = [  # a command, what is typed beside it, and the setting by which nothi
     ("method=lwf scenario=task_incremental", "method.new_outputs=zero", "scenario.kind=task"),
     ("method=supsup scenario=task_incremental", "method.inference=binary", "scenario.kind=task"),
     ("method=oml method.pretraining=joint", "method.inner_lr=3", "method.pretraining=joint"),
+    ("method=er scenario.passes=online", "optimizer.keep_state=true", "scenario.passes=online"),
     ("method=lucir method.ranking_weight=0", "method.margin=3", "method.ranking_weight=0"),
 ]
-OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress_compress")
+OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress_compress", "mer", "la_maml")
 
 
 @pytest.mark.parametrize(("command", "typed", "beside"), UNREAD)
@@ -66,7 +68,7 @@ def test_a_method_speaks_of_keys_that_it_has(method: str) -> None:
     for name, beside in declared(settings, "unread").items():
         for key in (name, *beside):
             group, last = key.split(".") if "." in key else ("method", key)
-            assert last in settings[group], key
+            assert key == "optimizer" or last in settings[group], key
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,16 @@ def test_the_line_comes_before_the_run(capsys: pytest.CaptureFixture[str], tmp_p
 def test_a_sweep_over_methods_goes_on() -> None:
     assert at(compose("method=dgr", "++method.temperature=1.5"), "method.temperature") == 2.0
     assert at(compose("method=dgr", "method.temperature=1.5", "method.labels=soft"), "method.temperature") == 1.5
+
+
+@pytest.mark.parametrize("value", ["abc", "-5"])
+def test_what_nothing_reads_must_be_a_value_all_the_same(value: str) -> None:
+    with pytest.raises(InputError, match=r"^method\.decay"):
+        compose("method=ewc", f"method.decay={value}")
+
+
+def test_a_search_over_what_nothing_reads_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    space = ["hparams_search=strength", "~hparams_search.space.method.strength"]
+    words = ["method=ewc", *space, "hparams_search.space.method.decay={low: 0.1, high: 0.9}"]
+    assert main(words) == 1
+    assert "hparams_search.space.method.decay: nothing reads it here" in capsys.readouterr().err

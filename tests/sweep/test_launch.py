@@ -263,6 +263,17 @@ def test_a_failure_beside_what_has_no_meaning_is_a_failure(tmp_path: Path, monke
     assert not sweep.sweep(["method=packnet,finetune", "seed=0,1"], lambda config: "no luck")
 
 
+def test_combinations_that_are_one_run_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    began: list[Any] = []
+    assert sweep.sweep(["method=ewc", "method.decay=0.5,0.7"], lambda config: began.append(config))
+    said = capsys.readouterr().out
+    assert "method.decay=0.7: is the same run as method.decay=0.5\n" in said
+    assert len(began) == 1
+
+
 def test_a_worker_that_can_note_nothing_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
