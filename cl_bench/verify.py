@@ -115,10 +115,12 @@ def fits(cell: Cell, name: str) -> bool:
 
 def check_same(chosen: Mapping[str, Sequence[Cell]], overrides: Sequence[str]) -> None:
     """Raises InputError for overrides that make other runs of the cells than those that are kept under their names."""
+    places = [override for override in overrides if override.startswith(("data_dir=", "output_root="))]
+    others = [override for override in overrides if override not in places]
     for cell in (cell for content in chosen.values() for cell in content):
-        if overrides and key([*cell.configuration, *overrides], 0) != key(cell.configuration, 0):
+        if others and key([*cell.configuration, *overrides], 0) != key([*cell.configuration, *places], 0):
             why = f"makes another run than {cell.experiment}, under whose name it would be kept; leave out --keep"
-            raise InputError(f"{' '.join(overrides)}: {why}")
+            raise InputError(f"{' '.join(others)}: {why}")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
