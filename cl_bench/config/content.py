@@ -118,11 +118,12 @@ def by_content(config: Mapping[str, Any]) -> dict[str, Any]:
     content = config.get("content")
     left_out = {"content", *(["continue_from"] if config.get("came_from") else [])}
     kept = {key: value for key, value in config.items() if key not in left_out}
+    scenario = kept.get("scenario") or {}
     if isinstance(content, list):
-        return kept | {"scenario": {**kept["scenario"], "datasets": content}}
+        return kept | {"scenario": {**scenario, "datasets": content}}
     if not content:
         return kept
-    group = "scenario" if "path" in kept["scenario"] else "dataset"
+    group = "scenario" if "path" in scenario else "dataset"
     return kept | {group: {**(kept.get(group) or {}), "path": content}}
 
 

@@ -68,7 +68,8 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
                 return f"{override}: its file can't be read ({text})"
             if no_name:
                 return f"{override}: no such {key}{nearest(value, options_of(key))}"
-        if key.startswith("hydra.") and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
+        of_hydra = key.startswith(("hydra.", "hydra/"))
+        if of_hydra and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
             return f"{override}: Hydra has no use for this value"
     return text if isinstance(error, HydraException | ValueError) else None
 

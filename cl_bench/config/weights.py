@@ -88,7 +88,8 @@ def digest_of(where: str, file: Path, output_root: str) -> str:
 def by_weights(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with pre-trained weights named by their content, wherever they lie."""
     kept = {key: value for key, value in config.items() if key != "weights"}
-    for group, known in (config.get("weights") or {}).items():
-        if group in kept:  # a part of a configuration may be named too, see `came_from`
-            kept[group] = {**kept[group], "weights": known}
+    weights = config.get("weights")
+    for group, known in weights.items() if isinstance(weights, Mapping) else ():
+        if isinstance(node := kept.get(group), Mapping):  # not there in a part of a configuration, see `came_from`
+            kept[group] = {**node, "weights": known}
     return kept

@@ -165,6 +165,7 @@ BAD = [
     ),
     ("trainer.iterations=5", "trainer.epochs=1: says nothing beside trainer.iterations=5; leave it out"),
     ("tuned_on=foo", "tuned_on=foo", "all_tasks or first_N_tasks"),
+    ("hydra/launcher=[null]", "hydra/launcher=[null]", "Hydra has no use for this value"),
     ("scenario.batch_size=7", "scenario.batch_size=7", "set scenario.passes=online, or trainer.batch_size=7"),
     ("scenario.repeat=true", "scenario.repeat=true", "set scenario.passes=online"),
     ("method=packnet scenario=task_incremental method.retrain_epochs=1 method.retrain_steps=2", "retrain_epochs=1"),
