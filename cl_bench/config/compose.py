@@ -284,25 +284,25 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> 
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
     typed_keys = {typed_key(override) for override in overrides}
-    if method in options_of("method"):
+    idle = typed_keys & unread_in(settings).keys()
+    if idle and method in options_of("method"):  # files are read where something was typed in vain alone
         usual = {"method": file_of("method", method), "optimizer": file_of("optimizer", "adam")}
         usual["memory"] = file_of("", "config")["memory"]
-        for group, name in (key.split(".") for key in typed_keys & unread_in(settings).keys()):
+        for group, name in (key.split(".") for key in idle):
             check(settings[group], group, packages=allowed(settings.get("plugins")))
-            if isinstance(node := settings.get(group), dict) and name in node and name in usual[group]:
-                settings[group] = node | {name: usual[group][name]}
+            if name in usual[group]:
+                settings[group] = settings[group] | {name: usual[group][name]}
     if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
         logger["loggers"] = named_loggers(logger["loggers"])
     trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
     if not isinstance(trainer, dict) or not isinstance(optimizer, dict):
         return
+    its_own = "optimizer" in settings["method"] and any(key.startswith("optimizer") for key in typed_keys)
+    if its_own or not trains(settings):
+        check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
+        settings["optimizer"] = file_of("optimizer", "adam")
     if not trains(settings):
-        check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
-        settings["optimizer"] = file_of("optimizer", "adam")
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
-    elif "optimizer" in settings["method"] and any(key.startswith("optimizer") for key in typed_keys):  # of its own
-        check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
-        settings["optimizer"] = file_of("optimizer", "adam")
 
 
 def named_loggers(loggers: list[Any]) -> list[Any]:
