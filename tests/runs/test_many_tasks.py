@@ -23,11 +23,13 @@ from cl_bench.runs.curves import read
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
 
-FEW = ("method=finetune", "scenario=permuted", "scenario.max_train=40", "trainer.epochs=1", "trainer.batch_size=20")
+FEW = ("scenario.max_train=40", "trainer.epochs=1", "trainer.batch_size=20")
 
 
-def permuted(small: Compose, n_tasks: int, *more: str, root: str = "outputs") -> dict[str, Any]:
-    return small(*FEW, f"scenario.n_tasks={n_tasks}", *more, root=root)
+def permuted(
+    small: Compose, n_tasks: int, *more: str, length: tuple[str, ...] = FEW, root: str = "outputs"
+) -> dict[str, Any]:
+    return small("method=finetune", "scenario=permuted", *length, f"scenario.n_tasks={n_tasks}", *more, root=root)
 
 
 def test_rows_that_are_skipped_change_nothing_else(small: Compose) -> None:
@@ -117,7 +119,6 @@ def test_300_tasks_take_little_more_than_300_times_one(
 ) -> None:
     """Tasks of 500 mini-batches, in time of the processor, with figures; and the page of the report opens."""
     long = (
-        "scenario.max_train=null",
         "trainer.iterations=500",
         "trainer.batch_size=64",
         "network.hidden=[256,256]",
@@ -135,10 +136,10 @@ def test_300_tasks_take_little_more_than_300_times_one(
     with monkeypatch.context() as patch:
         patch.setattr(Method, "learn_task", timed)
         for seed in range(6):
-            run(permuted(small, 1, *long, f"seed={seed}", root="single"))
+            run(permuted(small, 1, f"seed={seed}", length=long, root="single"))
     single = sorted(spent[1:])[2]  # the first one warms up
     began = time.process_time()
-    settings = permuted(small, 300, *long, "measure_every=300")
+    settings = permuted(small, 300, "measure_every=300", length=long)
     results = run(settings)
     taken = time.process_time() - began
     assert there(results.metrics["ACC"]) > 0
