@@ -9,7 +9,8 @@ import pytest
 from conftest import METHODS, Compose, there
 from test_contract import KINDS
 
-from cl_bench.config.compose import compose, declared
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import declared
 from cl_bench.config.names import key_of
 from cl_bench.data.problem import TrainMask
 from cl_bench.runs.loop import run

@@ -21,7 +21,8 @@ from conftest import METHODS, Compose, there
 from example_records import generated, task_record
 
 import cl_bench
-from cl_bench.config.compose import compose, declared
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import declared
 from cl_bench.config.names import CONF, options_of
 from cl_bench.config.schema import target
 from cl_bench.data.problem import Problem

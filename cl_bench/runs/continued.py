@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.came_from import SAME, came_from
-from cl_bench.config.compose import declared, methods_with
+from cl_bench.config.declared import declared, methods_with
 from cl_bench.config.errors import no_such_folder, typed
 from cl_bench.config.names import place
 from cl_bench.config.tuned import leaves

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_applicable, check_settings
+from cl_bench.config.checks import check_settings
 from cl_bench.config.content import content_of
+from cl_bench.config.declared import check_applicable
 from cl_bench.config.errors import typed
 from cl_bench.config.names import GROUPS, place
 from cl_bench.config.schema import Node, build, check_kind, types_of

@@ -19,7 +19,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 from cl_bench.config import InputError, KnownError, NotApplicable
-from cl_bench.config.compose import check_settings, plain, unread_in
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import plain
+from cl_bench.config.declared import unread_in
 from cl_bench.config.explain import explained
 from cl_bench.config.idle import says_nothing
 from cl_bench.config.names import CONF, folder_of

@@ -17,7 +17,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cl_bench.config import InputError, KnownError, Positive
-from cl_bench.config.compose import check_settings, compose, unread_in
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import unread_in
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import key_of, name_of, place
 from cl_bench.config.schema import build, check

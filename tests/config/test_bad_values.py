@@ -25,7 +25,8 @@ from omegaconf import OmegaConf
 
 from cl_bench.__main__ import main
 from cl_bench.config import InputError
-from cl_bench.config.compose import STREAM, check_settings, compose, stream_of
+from cl_bench.config.checks import STREAM, check_settings, stream_of
+from cl_bench.config.compose import compose
 from cl_bench.config.names import CONF, GROUPS, options_of
 from cl_bench.config.schema import check, target
 from cl_bench.data import datasets

@@ -13,7 +13,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
 from cl_bench.__main__ import parsed
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings, compose, declared
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import declared
 from cl_bench.config.names import CONF, options_of
 from cl_bench.config.schema import target
 from cl_bench.config.tuned import described

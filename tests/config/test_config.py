@@ -13,7 +13,8 @@ import yaml
 from annotated_types import Ge
 
 from cl_bench.config import InputError, Positive
-from cl_bench.config.compose import STREAM, check_settings, compose, named_loggers
+from cl_bench.config.checks import STREAM, check_settings
+from cl_bench.config.compose import compose, named_loggers
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
 from cl_bench.config.schema import build, check, target, types_of

@@ -7,7 +7,8 @@ from conftest import METHODS
 
 from cl_bench.__main__ import main
 from cl_bench.config import InputError
-from cl_bench.config.compose import compose, declared, unread_in
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import declared, unread_in
 from cl_bench.config.idle import says_nothing, unread
 from cl_bench.config.names import key_of
 from cl_bench.config.tuned import at

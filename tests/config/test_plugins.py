@@ -14,7 +14,8 @@ import pytest
 import cl_bench
 from cl_bench.__main__ import main
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings, compose
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import compose
 from cl_bench.config.names import CONF, folder_of, key_of, options_of
 from cl_bench.config.plugins import allowed, conf_folders
 from cl_bench.manual import files_of

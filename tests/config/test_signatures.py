@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from cl_bench.config import InputError, signatures
-from cl_bench.config.compose import check_settings, compose, declared
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import declared
 from cl_bench.config.names import CONF
 from cl_bench.config.schema import target
 

@@ -13,7 +13,7 @@ import torch
 from conftest import METHODS, Compose, learn, made, there
 from torch import Tensor, nn
 
-from cl_bench.config.compose import declared
+from cl_bench.config.declared import declared
 from cl_bench.config.names import folder_of
 from cl_bench.data.batches import Batches
 from cl_bench.data.problem import masked

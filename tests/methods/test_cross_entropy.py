@@ -11,7 +11,7 @@ from conftest import METHODS, Recorder, made
 from test_contract import class_of
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import declared
+from cl_bench.config.declared import declared
 from cl_bench.config.names import file_of
 from cl_bench.data.problem import masked
 from cl_bench.methods.base import Learner

@@ -13,7 +13,8 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import compose, reads_memory
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import reads_memory
 from cl_bench.config.names import key_of
 from cl_bench.data.batches import Data
 from cl_bench.data.datasets import digits

@@ -18,7 +18,7 @@ from conftest import METHODS, Killed, killed_after, small_settings, without_cloc
 
 import cl_bench
 from cl_bench.config import InputError, NotApplicable
-from cl_bench.config.compose import declared
+from cl_bench.config.declared import declared
 from cl_bench.config.names import folder_of, key_of, name_of
 from cl_bench.data.datasets import digits
 from cl_bench.data.joined import joined

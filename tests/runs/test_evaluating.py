@@ -14,7 +14,7 @@ from conftest import Compose, Killed, killed_after, made, small_settings, there,
 
 import cl_bench
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings
+from cl_bench.config.checks import check_settings
 from cl_bench.config.names import folder_of
 from cl_bench.data import tasks
 from cl_bench.data.problem import Task, masked

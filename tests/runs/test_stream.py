@@ -9,7 +9,7 @@ from conftest import Compose, there, without_clocks
 
 import cl_bench
 from cl_bench.config import InputError, NotApplicable
-from cl_bench.config.compose import check_settings
+from cl_bench.config.checks import check_settings
 from cl_bench.config.names import folder_of
 from cl_bench.methods.base import Classifier
 from cl_bench.runs.loggers import STREAM, read

@@ -13,7 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings, compose
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of, key_of
 from cl_bench.runs import trackers
 from cl_bench.runs.figures import accuracy_matrix

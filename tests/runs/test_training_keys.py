@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from cl_bench.config import InputError
-from cl_bench.config.compose import check_settings, compose, declared
+from cl_bench.config.checks import check_settings
+from cl_bench.config.compose import compose
+from cl_bench.config.declared import declared
 from cl_bench.config.names import file_of, folder_of
 from cl_bench.config.training import OFF
 from cl_bench.data.batches import Batches
