@@ -20,7 +20,7 @@ from cl_bench.process import OWNER
 from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, keep, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
-from cl_bench.report.runs import MACHINE, read, run_folders, say_damaged
+from cl_bench.report.runs import MACHINE, Run, Unread, every_run, say_damaged
 from cl_bench.report.timings import timings_table
 from cl_bench.runs.asked import by_itself, composed_of
 
@@ -150,10 +150,12 @@ def run_missing(chosen: Mapping[str, Sequence[Cell]], runs: Mapping[str, Results
 
 def finished(overrides: Sequence[str]) -> dict[str, Results]:
     """The finished runs below the folder of runs, by their key, whatever machine they ran on."""
-    root = place(composed(ours_of(overrides))["output_root"], "output_root")
-    runs, unread, _ = read([root]) if root.is_dir() and any(run_folders(root)) else ([], [], 0)
-    say_damaged(unread)
-    return {key_on_any_machine(run.results.config): run.results for run in runs if run.finished}
+    own = tuple(override for override in overrides if override.startswith("output_root="))
+    root = place(composed(own)["output_root"], "output_root")
+    found = list(every_run([root])) if root.is_dir() else []
+    say_damaged(run for run in found if isinstance(run, Unread))
+    runs = sorted((run for run in found if isinstance(run, Run) and run.finished), key=lambda run: run.changed)
+    return {key_on_any_machine(run.results.config): run.results for run in runs}  # of copies the newest
 
 
 def rows(content: Sequence[Cell], runs: Mapping[str, Results], overrides: Sequence[str]) -> list[Row]:

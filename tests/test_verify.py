@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,8 +244,19 @@ def test_what_is_missing_runs_and_is_compared(
     assert not stale("quick")
     assert verify.main([root]) == 0
     assert len(commands) == 2
+    run = next((tmp_path / "outputs").glob("*/seed0-*/results.json")).parent
+    later = shutil.copytree(run, run.with_name("seed0-00000000")) / "results.json"  # newer, and another key
+    found = json.loads(later.read_text())
+    later.write_text(json.dumps(found | {"config": found["config"] | {"evaluate_every": 5}}))
+    assert verify.main(["--no-run", root]) == 0
     monkeypatch.setenv("HOME", str(tmp_path))
     assert verify.main(["--no-run", "output_root='~/outputs'"]) == 0  # as a run finds it
+
+
+def test_a_key_of_the_experiments_method_is_no_unknown_one(tmp_path: Path) -> None:
+    """method=dgm, which the configuration has where no experiment says another, has no such key."""
+    words = ["mnist_360/er", "method.n_replay=16", "--no-run", f"output_root={tmp_path}"]
+    assert verify.main(words) == 1  # not run here
 
 
 @pytest.mark.parametrize(

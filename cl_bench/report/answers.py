@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cl_bench.config.compose import written_out
+from cl_bench.evaluation.statistics import estimate
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_acc, by_protocol, compared, mean_accuracy
-from cl_bench.report.published import Cell, cells
+from cl_bench.report.published import Cell, cells, chosen
 from cl_bench.report.published_tables import line_of
 from cl_bench.report.runs import IDLE, Run
 from cl_bench.report.tables import ACC
@@ -29,25 +30,37 @@ def leaders(benchmark: Benchmark) -> list[str]:
 def leader(rows: tuple[Configuration, ...], members: Iterable[Configuration]) -> str:
     """Which of the members of a protocol have the highest ACC (see `by_acc`), and whether the tests of all its rows
     tell them apart; '' where fewer than two compete. Bounds don't."""
+    members = list(members)
+    bounds = sorted({row.method for row in members} & {*BOUNDS})
     wanted = {row for row in members if row.method not in BOUNDS and row.estimate("ACC")}
     rivals = [place for place, row in enumerate(rows) if row in wanted]
     rivals.sort(key=lambda place: by_acc(rows[place]), reverse=True)
     if len(rivals) < 2:
         return ""
-    first, tied, untested = rivals[0], [], []
+    first, above, tied, untested = rivals[0], [], [], []
     pairs = {pair.first + pair.second - first: pair for pair in compared(rows, "ACC").of(first)}  # by the other's place
     for place in rivals[1:]:
         pair = pairs.get(place)
-        if pair is None or (pair.p is None and pair.difference.mean):
+        if pair is None or (pair.p is None and (pair.difference.n < 2 or pair.difference.mean)):
             untested.append(place)
-        elif not pair.clear or (pair.difference.mean > 0) != (pair.first == first):
+        elif not pair.clear:
             tied.append(place)
-    return sentence(rows, first, tied, untested)
+        elif (pair.difference.mean > 0) != (pair.first == first):
+            above.append(place)
+    return sentence(rows, first, above, tied, untested, bounds)
 
 
-def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int], untested: Sequence[int]) -> str:
-    """first: the place of the best. tied: of those that the tests don't tell from it, or on shared seeds above it.
-    untested: of those that no test can tell from it."""
+def sentence(
+    rows: Sequence[Configuration],
+    first: int,
+    above: Sequence[int],
+    tied: Sequence[int],
+    untested: Sequence[int],
+    bounds: Sequence[str],
+) -> str:
+    """first: the place of the highest mean. above: of those that are better on the seeds that they share with it. tied:
+    of those that the tests don't tell from it. untested: of those that no test can tell from it. bounds: methods beside
+    them that don't compete."""
     labels = [row.label.removesuffix(f" · {row.protocol}") for row in rows]
     value, name = rows[first].estimate("ACC"), labels[first]
     reached = f"(ACC {ACC.cell(value)})"
@@ -55,14 +68,19 @@ def sentence(rows: Sequence[Configuration], first: int, tied: Sequence[int], unt
         return f"{name} is highest {reached}, by one seed, which says nothing of chance."
     beyond = any(mean_accuracy(rows[place]) > mean_accuracy(rows[first]) for place in untested)  # each by one seed
     among = "those with several seeds " * beyond
-    if tied:
+    if above:
+        better = f"{listed([labels[place] for place in above])} {'is' if len(above) == 1 else 'are'} better"
+        said = f"{name} is highest {'of ' * beyond}{among}{reached}, but on shared seeds {better} by more than chance."
+        said += f" The tests don't tell {listed([labels[place] for place in tied])} from it." if tied else ""
+    elif tied:
         what = "them apart" if len(tied) == 1 else f"any of the others from {name}"
         together = listed([name, *(labels[place] for place in tied)])
         said = f"{together} lead {among}{reached}; the tests don't tell {what}."
     elif untested:
         said = f"{name} is highest {'of ' * beyond}{among}{reached}."
     else:
-        said = f"{name} leads {reached}: it is better than every other by more than chance."
+        others = f"every other but {listed(bounds)}" if bounds else "every other"
+        said = f"{name} leads {reached}: it is better than {others} by more than chance."
     if untested:
         others = listed([labels[place] for place in untested])
         said += f" Not tested against {others}: it takes two shared seeds, and differences that aren't all the same."
@@ -82,12 +100,15 @@ def listed(names: Sequence[str]) -> str:
 
 
 def published_beside(benchmark: Benchmark) -> list[tuple[Configuration, list[str]]]:
-    """Each configuration that is a published protocol, with its numbers as `line_of` has them."""
-    return [
-        (configuration, line_of(cell, configuration.estimate(cell.metric)))
-        for configuration in benchmark.configurations
-        for cell in cells_of(configuration.runs[0])
-    ]
+    """Each configuration that is a published protocol, with its numbers as `line_of` has them, over the seeds that
+    reproduce it."""
+    found = []
+    for configuration in benchmark.configurations:
+        for cell in cells_of(configuration.runs[0]):
+            of_seeds = configuration.by_seed(cell.metric)
+            if value := estimate([of_seeds[seed] for seed in cell.seeds if seed in of_seeds]):
+                found.append((configuration, line_of(cell, value)))
+    return found
 
 
 def cells_of(run: Run) -> list[Cell]:
@@ -97,8 +118,13 @@ def cells_of(run: Run) -> list[Cell]:
         return []
     keys = ((word.partition("=")[0], word) for word in map(str, words))
     typed = {written_out(word) for key, word in keys if key not in IDLE and not key.startswith("hydra")}
+    choices = run.results.config["choices"]
     return [
-        cell for content in cells().values() for cell in content if set(map(written_out, cell.configuration)) == typed
+        cell
+        for content in cells().values()
+        for cell in content
+        if set(map(written_out, cell.configuration)) == typed
+        and all(choices.get(group) == chosen(group, cell.configuration) for group in ("dataset", "scenario", "method"))
     ]
 
 

@@ -6,7 +6,6 @@ the same way and answered under the same mask. What else they differ in outside 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal
 from cl_bench.config.signatures import constant
 from cl_bench.evaluation.statistics import Comparisons, Estimate, compare, estimate
 from cl_bench.report.labels import ABSENT, as_typed, differing, short, shown, telling
-from cl_bench.report.runs import Run
+from cl_bench.report.runs import REFERENCED, Run
 
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan", "separate")
 """What bounds the others from below and above; they are no rivals for the best."""
@@ -96,7 +95,8 @@ class Configuration:
 
     def by_seed(self, name: str) -> dict[int, float]:
         if name not in self.numbers:  # each is asked for by several tables and figures
-            values = ((run.seed, run.number(name)) for run in self.runs)
+            no_one = name in REFERENCED and self.compared_with is None
+            values = ((run.seed, None if no_one else run.number(name)) for run in self.runs)
             self.numbers[name] = {seed: value for seed, value in values if value is not None}
         return self.numbers[name]
 
@@ -119,17 +119,28 @@ class Configuration:
 
     def while_learning(self, on: str) -> list[tuple[float, Estimate]]:
         """(steps of the run, mean accuracy on the tasks so far on these images), of the seeds that have it."""
-        curves = [run.while_learning[on] for run in self.runs if on in run.while_learning]
-        return [
-            (math.fsum(step for step, _ in of_seeds) / len(of_seeds), value)
-            for of_seeds in zip(*curves, strict=False)
-            if (value := estimate([accuracy for _, accuracy in of_seeds]))
-        ]
+        measured = [run for run in self.runs if on in run.while_learning]
+        usual = Counter(run.evaluated for run in measured).most_common(1)  # others were measured at other moments
+        curves = [run.while_learning[on] for run in measured if run.evaluated == usual[0][0]]
+        found = []
+        for moment in curves[0] if curves else ():
+            of_seeds = [curve[moment] for curve in curves if moment in curve]
+            if len(of_seeds) == len(curves) and (value := estimate([accuracy for _, accuracy in of_seeds])):
+                found.append((math.fsum(step for step, _ in of_seeds) / len(of_seeds), value))
+        return found
 
     def reference(self, name: Literal["chance", "joint"]) -> list[float | None] | None:
-        """Mean accuracy on the tasks so far, after each, of one that guesses or of a joint run; of the first seed that
-        knows it."""
-        return next((line for run in self.runs if (line := getattr(run.results, name))), None)
+        """Mean accuracy on the tasks so far, after each, of one that guesses or of a joint run; the mean over the seeds
+        that know it."""
+        lines = [line for run in self.runs if (line := getattr(run.results, name))]
+        columns = [[value for value in of_seeds if value is not None] for of_seeds in zip(*lines, strict=True)]
+        return [math.fsum(values) / len(values) if values else None for values in columns] or None
+
+    @property
+    def compared_with(self) -> tuple[str, ...] | None:
+        """What its intransigence and the like compare with, see `Run.compared_with`; None where its seeds differ."""
+        found = {run.compared_with for run in self.runs if run.compared_with}
+        return next(iter(found)) if len(found) == 1 else None if found else ()
 
     def per_task(self, name: str) -> list[Estimate | None]:
         """A number of PLASTICITY or SIZES for each task."""
@@ -151,7 +162,8 @@ class Configuration:
 class Benchmark:
     """Configurations that answer the same question: a data set, cut the same way, evaluated under the same mask.
 
-    shared_test: whether all tasks share one test set. protocols: by a short name, in what they differ.
+    shared_test: whether all tasks share one test set. measured_on: test images, or validation images of a search.
+    protocols: by a short name, in what they differ.
     """
 
     dataset: str
@@ -159,14 +171,22 @@ class Benchmark:
     n_tasks: int
     mask: str
     shared_test: bool
+    measured_on: str
     configurations: list[Configuration]
     protocols: dict[str, dict[str, str]]
 
     @property
     def title(self) -> str:
         of_tasks = f"{self.n_tasks} task{'s' * (self.n_tasks != 1)}"
-        named = self.scenario.endswith("_incremental")  # the name of a scenario such as permuted leaves its kind open
-        rule = "" if named else {"own": ", task given", "seen": ", classes seen", "all": ""}.get(self.mask, "")
+        usual = {"class_incremental": "seen", "task_incremental": "own", "domain_incremental": "all"}
+        named = usual.get(self.scenario, "all") == self.mask  # the name of a scenario such as permuted leaves it open
+        rule = (
+            ""
+            if named
+            else {"own": ", task given", "seen": ", classes seen", "all": ", all classes"}.get(self.mask, "")
+        )
+        rule += ", one test set" * self.shared_test
+        rule += f", on {self.measured_on}" * (self.measured_on != "test images")
         return f"{self.dataset}, {self.scenario.replace('_', '-')}, {of_tasks}{rule}"
 
     @property
@@ -205,10 +225,11 @@ def benchmarks(runs: Iterable[Run]) -> list[Benchmark]:
     for run in runs:
         if run.finished:
             together.setdefault(run.identity, []).append(run)
-    tables: dict[tuple[str, str, int, str, bool], list[Configuration]] = {}
+    tables: dict[tuple[str, str, int, str, bool, str], list[Configuration]] = {}
     for group in together.values():
         first = group[0]
         place = (first.dataset, first.scenario, first.n_tasks, first.results.masks.evaluation, first.shared_test)
+        place = (*place, first.results.measured_on)
         tables.setdefault(place, []).append(Configuration(group))
     return [Benchmark(*place, found, tell_apart(found)) for place, found in sorted(tables.items())]
 
@@ -219,9 +240,12 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
     if "scenario.train_mask" in differ and "mask.train" in differ:  # the one follows from the other
         differ.remove("mask.train")
     conditions = [
-        tuple(shown(key, configuration.conditions.get(key, ABSENT)) for key in differ)
-        for configuration in configurations
+        tuple(as_typed(configuration.conditions.get(key, ABSENT)) for key in differ) for configuration in configurations
     ]
+    texts = {
+        key: told([configuration.conditions.get(key, ABSENT) for configuration in configurations], key)
+        for key in differ
+    }
     used = Counter()
     for configuration, values in zip(configurations, conditions, strict=True):
         used[values] += len(configuration.runs)
@@ -230,9 +254,11 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
     for method in {configuration.method for configuration in configurations}:
         same = [configuration for configuration in configurations if configuration.method == method]
         keys = differing([configuration.own for configuration in same])
+        own = {key: told([configuration.own.get(key, ABSENT) for configuration in same], key) for key in keys}
         few = keys if len(keys) <= 3 else telling([configuration.own for configuration in same], keys)
         for configuration in same:
-            parts = [f"{short(key)}={shown(key, configuration.config.get(key, ABSENT))}" for key in keys]
+            values = {key: as_typed(configuration.own.get(key, ABSENT)) for key in keys}
+            parts = [f"{short(key)}={own[key][values[key]]}" for key in keys]
             some = [part for key, part in zip(keys, parts, strict=True) if key in few]
             label = " ".join([method, *some, *(["…"] if len(few) < len(keys) else [])])
             mark = f" · {protocols[configuration]}" if len(names) > 1 else ""
@@ -247,7 +273,20 @@ def tell_apart(configurations: list[Configuration]) -> dict[str, dict[str, str]]
             sort_key(configuration),
         )
     )
-    return {name: dict(zip(differ, values, strict=True)) for values, name in names.items()}
+    return {
+        name: {key: texts[key][value] for key, value in zip(differ, values, strict=True)}
+        for values, name in names.items()
+    }
+
+
+def told(values: Iterable[Any], key: str) -> dict[str, str]:
+    """How values of a key are shown, by their whole text: short where that tells them apart.
+
+    >>> told(["a.mlp.MLP", "a.cnn.CNN"], "network._target_"), told(["a.mlp.MLP", "b.mlp.MLP"], "network._target_")
+    ({'a.mlp.MLP': 'MLP', 'a.cnn.CNN': 'CNN'}, {'a.mlp.MLP': 'a.mlp.MLP', 'b.mlp.MLP': 'b.mlp.MLP'})
+    """
+    found = {as_typed(value): shown(key, value) for value in values}
+    return found if len(set(found.values())) == len(found) else {text: text for text in found}
 
 
 def mean_accuracy(configuration: Configuration) -> float:
@@ -283,6 +322,14 @@ def mixtures(benchmark: Benchmark) -> list[str]:
         if len(methods) > 1:
             listed = "; ".join(f"{value} ({', '.join(sorted(names))})" for value, names in methods.items())
             notes.append(f"{what}: {listed}.")
+    mixed = [configuration.label for configuration in found if configuration.compared_with is None]
+    if mixed:
+        why = "Their seeds have different references, so intransigence and the like are not averaged"
+        notes.append(f"{why}: {', '.join(mixed)}.")
+    references = {configuration.compared_with for configuration in found} - {None, ()}
+    if len(references) > 1:
+        listed = "; ".join(sorted(" and ".join(reference) for reference in references if reference))
+        notes.append(f"References differ, so intransigence and the like can't be compared between all rows: {listed}.")
     seeds = {tuple(configuration.seeds) for configuration in found}
     if len(seeds) > 1:
         least, most = min(map(len, seeds)), max(map(len, seeds))
@@ -300,43 +347,3 @@ def mixtures(benchmark: Benchmark) -> list[str]:
     if len(devices) > 1:
         notes.append(f"Seconds were measured on different devices ({', '.join(devices)}) and can't be compared.")
     return notes
-
-
-Curve = tuple[str, list[tuple[Any, Configuration]]]
-
-
-def sweeps(configurations: Sequence[Configuration]) -> dict[str, list[Curve]]:
-    """For each key that was varied by itself its curves: (label, [(value, configuration), ...]), n_gen first.
-
-    A curve holds configurations of one method that are equal in all but this key, at least two of them.
-    """
-    found: dict[str, list[Curve]] = {}
-    methods = {configuration.method for configuration in configurations}
-    keys = {key for method in methods for key in differing([o.config for o in configurations if o.method == method])}
-    for key in sorted(keys, key=lambda key: (key != "method.n_gen", not key.startswith("method."), key)):
-        rows: dict[Hashable, list[Configuration]] = {}
-        for configuration in configurations:
-            if key in configuration.config:
-                values = {other: as_typed(value) for other, value in configuration.config.items() if other != key}
-                # the masks follow from the configuration, so where they are the key they differ with it
-                rules = {} if key.endswith("_mask") else configuration.rules
-                rest = json.dumps([configuration.method, values, rules], sort_keys=True)
-                rows.setdefault(rest, []).append(configuration)
-        if curves := [row for row in rows.values() if len(row) > 1]:
-            found[key] = [
-                (
-                    label_along(key, row[0], curves),
-                    [(configuration.config[key], configuration) for configuration in row],
-                )
-                for row in curves
-            ]
-    return found
-
-
-def label_along(key: str, configuration: Configuration, curves: Sequence[Sequence[Configuration]]) -> str:
-    """The label of a curve along a key: the method, and what tells it from the other curves of that method."""
-    same = [curve[0].config for curve in curves if curve[0].method == configuration.method]
-    keys = [other for other in differing(same) if other != key]
-    return " ".join(
-        [configuration.method, *(f"{short(k)}={shown(k, configuration.config.get(k, ABSENT))}" for k in keys)]
-    )

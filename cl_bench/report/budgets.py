@@ -43,7 +43,7 @@ def at_equal_budgets(benchmark: Benchmark) -> list[Equal]:
         several |= len(budgets) > 1
         for budget, members in budgets.items():
             best = leader(rows, members) or f"{members[0].method} alone (ACC {ACC.cell(members[0].estimate('ACC'))})."
-            fixed = {"dataset": benchmark.dataset, "scenario": benchmark.scenario, "budget": budget or NONE}
+            fixed = {"benchmark": benchmark.title, "budget": budget or NONE}
             fixed |= {"protocol": protocol} if len(benchmark.protocols) > 1 else {}
             address = "&".join(f"{key}={quote(value, safe='=')}" for key, value in fixed.items())
             found.append(

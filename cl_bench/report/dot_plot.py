@@ -74,7 +74,8 @@ def dot_plot(
     centre = (left + WIDTH - RIGHT) / 2
     parts.append(f'<text class="title" x="{centre:.1f}" y="{base + 34}" text-anchor="middle">{escape(y.title)}</text>')
     if any(len(curve.points) > 1 for curve in rows):
-        ends = x.write(max(middle(curve.points[-1][0]) for curve in rows))
-        note = escape(f"marker: {x.title} {ends}; small dots: before it")
+        ends = {x.write(middle(curve.points[-1][0])) for curve in rows}
+        last = f"{x.title} {ends.pop()}" if len(ends) == 1 else f"the last {x.title} of each"
+        note = escape(f"marker: {last}; small dots: before it")
         parts.append(f'<text x="{WIDTH / 2}" y="{base + 52}" text-anchor="middle">{note}</text>')
     return drawing(f"{name}: {y.title}, {len(rows)} series", base + FOOT, parts)

@@ -19,13 +19,14 @@ def overview(found: Sequence[Benchmark], methods: Sequence[str]) -> list[tuple[s
     protocol that most runs of that benchmark follow, or else under the next."""
     columns = []
     for place, benchmark in enumerate(found):
-        counts = Counter(configuration.method for configuration in benchmark.configurations)
+        counts = Counter((row.method, row.protocol) for row in benchmark.configurations)
         first: dict[str, Configuration] = {}
         for configuration in best_of_methods(benchmark.configurations):  # in the order of the protocols
             first.setdefault(configuration.method, configuration)
         cells = []
         for method in methods:
-            notes = [f"best of {counts[method]}"] if counts[method] > 1 else []
+            count = counts[method, first[method].protocol] if method in first else 0
+            notes = [f"best of {count}"] if count > 1 else []
             notes += [first[method].protocol] if method in first and len(benchmark.protocols) > 1 else []
             text = ACC.cell(first[method].estimate("ACC")) if method in first else ""
             cells.append(Brief(f"b{place}", text, ", ".join(notes) if text else ""))

@@ -100,7 +100,7 @@ function open(row, button) {
 
 /* Filtering: a row that doesn't match is hidden, and with it its line, point, matrix and pictures. What is chosen stands
    in the address, and is read from it. */
-const FILTERS = { method: "Method", scenario: "Scenario", dataset: "Data set", network: "Network", budget: "Budget", length: "Length", protocol: "Protocol" };
+const FILTERS = { method: "Method", scenario: "Scenario", dataset: "Data set", network: "Network", budget: "Budget", length: "Length", protocol: "Protocol", benchmark: "Benchmark" };
 const words = found("words"), wrong = found("wrong");
 const rows = every(".results tbody tr").map((row) => {
   const section = row.closest("section"), name = row.querySelector("th"), label = name.textContent.trim();
@@ -151,7 +151,7 @@ function read() {
   } else for (const part of hash.split("&").filter(Boolean)) {
     const [key, ...rest] = part.split("="), text = rest.join("=");
     if (key === "words") words.value = decoded(text);
-    else if (!(key in FILTERS)) said.push(`there is no filter ${decoded(key)} (there are ${[...Object.keys(FILTERS), "words"].join(", ")})`);
+    else if (!Object.hasOwn(FILTERS, key)) said.push(`there is no filter ${decoded(key)} (there are ${[...Object.keys(FILTERS), "words"].join(", ")})`);
     else {
       const unknown = text.split(",").filter(Boolean).map(decoded).filter((value) => {
         const same = known[key].filter((one) => one.toLowerCase() === value.toLowerCase());

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
 from cl_bench.report.answers import leaders, published_beside
-from cl_bench.report.benchmarks import Benchmark, Configuration, mixtures, sweeps
+from cl_bench.report.benchmarks import Benchmark, Configuration, mixtures
 from cl_bench.report.budgets import NONE, at_equal_budgets
 from cl_bench.report.charts import swatch
 from cl_bench.report.comparisons import comparisons
@@ -34,11 +34,12 @@ from cl_bench.report.overview import best_of_methods, bounds_first, overview, ra
 from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.published_tables import HEADS
 from cl_bench.report.runs import MACHINE, Run, Unread
+from cl_bench.report.sweeps import sweeps
 from cl_bench.report.tables import Column, best_of, columns_of, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
-FRONT = "The line joins what no other beats in both."
+FRONT = "The line joins what no other {}beats in both."
 LONGEST = 60  # letters of a task's classes
 MATRIX = 20  # rows and columns of an accuracy matrix of more than MOST_TASKS
 CONDITIONS = (
@@ -158,6 +159,7 @@ class Section:
 
     def content(self, id: str) -> Content:
         columns, plots, T = columns_of(self.all), self.plots, self.benchmark.n_tasks
+        front = FRONT.format("that is shown " * (len(self.drawn) < len(self.all)))
         figures = [
             plots.over_tasks(),
             plots.over_stream(),
@@ -165,8 +167,8 @@ class Section:
             plots.against(
                 "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
             ),
-            plots.against("bytes_kept", "ACC", "Accuracy against what is kept", f"Between tasks; logarithmic. {FRONT}"),
-            plots.against("seconds", "ACC", "Accuracy against time", f"Of training; logarithmic. {FRONT}"),
+            plots.against("bytes_kept", "ACC", "Accuracy against what is kept", f"Between tasks; logarithmic. {front}"),
+            plots.against("seconds", "ACC", "Accuracy against time", f"Of training; logarithmic. {front}"),
             *plots.sizes(),
             *plots.plasticity(),
         ]
@@ -188,7 +190,11 @@ class Section:
         return Content(
             id=id,
             title=self.benchmark.title,
-            facets={"dataset": self.benchmark.dataset, "scenario": self.benchmark.scenario},
+            facets={
+                "dataset": self.benchmark.dataset,
+                "scenario": self.benchmark.scenario,
+                "benchmark": self.benchmark.title,
+            },
             mask=self.benchmark.mask,
             shared_test=self.benchmark.shared_test,
             seeds=sorted({run.seed for run in self.benchmark.runs}),

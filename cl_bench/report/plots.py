@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,16 +11,18 @@ from markupsafe import Markup
 
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import MOST_TASKS, thinned
-from cl_bench.report.benchmarks import Configuration, Curve
+from cl_bench.report.benchmarks import Configuration
 from cl_bench.report.charts import Axis, Series, line_chart, middle
 from cl_bench.report.dot_plot import dot_plot
 from cl_bench.report.labels import as_typed, short, shown
 from cl_bench.report.looks import Look, Style
 from cl_bench.report.scatter import scatter
+from cl_bench.report.sweeps import Curve
 from cl_bench.report.tables import ACC, COLUMNS, MINUS, ONLINE, PER_TASK, SIZES_PER_TASK, Column
 
 WHILE = "Before each training image was learned for the first time, mean over those of the task."
 BEFORE = "Before the task is learned: {}."
+MOST_REFERENCES = 4
 MOST_LINES = 8  # that a reader can follow in one chart
 BY_NAME = {column.name: column for column in COLUMNS}
 
@@ -76,11 +78,19 @@ class Plots:
 
     def references(self) -> dict[str, list[float | None]]:
         """What accuracies are held against: chance, and a joint run where none is drawn as such."""
-        names: tuple[Literal["chance", "joint"], ...] = ("chance", "joint")
-        found = {name: next(filter(None, (drawn.reference(name) for drawn in self.drawn)), None) for name in names}
-        if {"joint", "cumulative"} & {configuration.method for configuration in self.drawn}:
-            found.pop("joint")
-        return {name: line for name, line in found.items() if line}
+        names: list[Literal["chance", "joint"]] = ["chance"]
+        if not {"joint", "cumulative"} & {configuration.method for configuration in self.drawn}:
+            names.append("joint")
+        found: dict[str, list[float | None]] = {}
+        for name in names:
+            lines: dict[Hashable, tuple[str, list[float | None]]] = {}  # one for each protocol and reference
+            for drawn in self.drawn:
+                line, of = drawn.reference(name), (drawn.protocol, drawn.compared_with if name == "joint" else None)
+                if line and of not in lines and not any(alike(line, other) for _, other in lines.values()):
+                    lines[of] = drawn.brief, line
+            several = len(lines) > 1
+            found |= {f"{name} of {brief}" if several else name: line for brief, line in lines.values()}
+        return found if len(found) <= MOST_REFERENCES else {}
 
     def while_learning(self) -> list[Figure]:
         """Mean accuracy on the tasks so far against the steps of the run, a figure for test and validation images."""
@@ -279,6 +289,16 @@ def lines_or_dots(
     if len(series) <= MOST_LINES:
         return line_chart(title, x, y, series, ticks, joined, lines)
     return dot_plot(title, x, y, series, better or 1, {name: line[-1][1] for name, line in (lines or {}).items()})
+
+
+def alike(line: Sequence[float | None], other: Sequence[float | None]) -> bool:
+    """Whether two lines of accuracies are one in a chart.
+
+    >>> alike([0.5, 0.25], [0.5, 0.251]), alike([0.5, 0.25], [0.5, 0.2])
+    (True, False)
+    """
+    pairs = [(one, two) for one, two in zip(line, other, strict=True) if one is not None and two is not None]
+    return all(abs(one - two) < 0.005 for one, two in pairs)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -31,6 +31,9 @@ CURVES = ("evaluate_every", "evaluate_unit", "evaluate_on")
 MACHINE = ("trainer.threads", "trainer.accelerator")
 """Where a run is computed: it moves a sum's last digits, not what is compared."""
 
+REFERENCED = ("intransigence", "retention", "plasticity_gap")
+"""Metrics that compare with the run that `reference` names."""
+
 IDLE = {f"{group}.{name}" if group else name for group, names in WITHOUT_EFFECT.items() for name in names}
 IDLE |= {"seed", "came_from.digest", *MACHINE, *CURVES}
 """The dotted keys in which runs may differ and are still repetitions of one configuration."""
@@ -80,8 +83,19 @@ class Run:
     def identity(self) -> Hashable:
         """Equal for runs that differ in their seed alone."""
         values = {key: as_typed(value) for key, value in self.config.items()}
-        names = [self.dataset, self.scenario, self.method, self.n_tasks, self.shared_test]
+        names = [self.dataset, self.scenario, self.method, self.n_tasks, self.shared_test, self.results.measured_on]
         return json.dumps([values, asdict(self.results.masks), names], sort_keys=True)
+
+    @property
+    def compared_with(self) -> tuple[str, ...]:
+        """What `reference` names, by the folders of these runs without their seeds: a data set, scenario and method."""
+        named = self.results.config.get("reference") or []
+        return tuple(sorted(Path(str(path)).parent.name for path in ([named] if isinstance(named, str) else named)))
+
+    @property
+    def evaluated(self) -> tuple[Any, ...]:
+        """When all tasks were measured while one was learned, see `CURVES`."""
+        return tuple(self.results.config.get(key) for key in CURVES)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -120,16 +134,17 @@ class Run:
         return [found.get(task) for task in range(self.n_tasks)]
 
     @cached_property
-    def while_learning(self) -> dict[str, list[tuple[int, float]]]:
-        """(steps of the run, mean accuracy on the tasks so far) while tasks were learned, by the kind of images."""
-        found: dict[str, list[tuple[int, float]]] = {}
+    def while_learning(self) -> dict[str, dict[tuple[int, int], tuple[int, float]]]:
+        """(steps of the run, mean accuracy on the tasks so far) while tasks were learned, by the kind of images and by
+        (number of the phase, its steps)."""
+        found: dict[str, dict[tuple[int, int], tuple[int, float]]] = {}
         start = 0
-        for phase in (phase for record in self.results.tasks for phase in record.phases):
+        for number, phase in enumerate(phase for record in self.results.tasks for phase in record.phases):
             if phase.evaluation:
                 for step, accuracies in phase.evaluation.points:
                     known = [accuracy for accuracy in accuracies if accuracy is not None]
                     mean = math.fsum(known) / max(len(known), 1)
-                    found.setdefault(phase.evaluation.on, []).append((start + step, mean))
+                    found.setdefault(phase.evaluation.on, {})[number, step] = start + step, mean
             start += phase.steps
         return found
 
@@ -149,6 +164,12 @@ class Unread:
     damaged: bool = False
 
 
+def every_run(folders: Iterable[Path]) -> Iterator[Run | Unread]:
+    """What lies in each folder of a run below these folders, copies of the same run too."""
+    for folder in dict.fromkeys(run_folder for top in folders for run_folder in run_folders(top)):
+        yield read_run(folder)
+
+
 @without_collector()  # thousands of results hold no circle; to look for one takes a quarter of a report's time
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
     """All runs below some folders, those that left no results, and how many copies of the same run were left out.
@@ -158,8 +179,7 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
     found: dict[tuple[Hashable, int], Run] = {}
     unread, copies = [], 0
     folders = list(folders)
-    for folder in dict.fromkeys(run_folder for top in folders for run_folder in run_folders(top)):
-        run = read_run(folder)
+    for run in every_run(folders):
         if isinstance(run, Unread):
             unread.append(run)
             continue

@@ -14,7 +14,7 @@ from cl_bench.evaluation.statistics import Estimate
 from cl_bench.record import COSTS, PLASTICITY, SIZES
 from cl_bench.report.benchmarks import BOUNDS, Benchmark, Configuration, by_protocol, compared, mixtures
 from cl_bench.report.labels import as_typed
-from cl_bench.report.runs import MEMORY, Run
+from cl_bench.report.runs import MEMORY, REFERENCED, Run
 
 MINUS = "\N{MINUS SIGN}"
 NULL = "null"  # of a key in a table
@@ -50,7 +50,7 @@ class Column:
 
 
 ONLINE = Column("online_accuracy", "Online", "%", "accuracy on each training image just before it is first learned", 1)
-DEAD = Column("dead_units", "Dead units", "%", "hidden units that are 0 on all images of the last task, before it", -1)
+DEAD = Column("dead_units", "Dead units", "%", "hidden units that are 0 on all images, before the last task", -1)
 PER_TASK = (
     ONLINE,
     DEAD,
@@ -99,7 +99,8 @@ COLUMNS = (
 )
 ACC = COLUMNS[0]
 BOLD = (
-    "Bold: better than all others by more than chance (paired t-test on shared seeds, Holm over all pairs, p < 0.05)."
+    "Bold: better than all others by more than chance (paired t-test on shared seeds, Holm over all pairs, p < 0.05); "
+    f"{', '.join(BOUNDS[:-1])} and {BOUNDS[-1]} are bounds and do not compete."
 )
 
 
@@ -131,7 +132,8 @@ def best_of(configurations: Sequence[Configuration], column: Column) -> set[Conf
             if (value := configuration.estimate(column.name))
         }
         rivals = {place for place in means if rows[place].method not in BOUNDS}
-        if len(rivals) > 1:
+        references = {rows[place].compared_with for place in rivals} if column.name in REFERENCED else set()
+        if len(rivals) > 1 and len(references) < 2:
             top = max(rivals, key=lambda place: column.better * means[place])
             if rivals <= compared(rows, column.name).clearly_below(top, column.better) | {top}:
                 best.add(rows[top])
@@ -152,7 +154,7 @@ def rows_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> tuple
     }
     runs = sorted(runs, key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     metrics = list(dict.fromkeys(name for run in runs for name in run.results.metrics))
-    numbers = [*metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY]
+    numbers = list(dict.fromkeys([*metrics, *PLASTICITY, SIZES[0], *COSTS, *MEMORY]))
     keys = sorted({key for run in runs for key in run.config})
     head = ["folder", "status", "reason", "dataset", "scenario", "method", "seed", "configuration", "protocol"]
     head += ["n_tasks", "tasks_done", "train_mask", "evaluation_mask", "device", "version"]

@@ -14,8 +14,9 @@ from runs_on_disk import results, write
 
 from cl_bench.config import InputError
 from cl_bench.report.__main__ import main
-from cl_bench.report.benchmarks import Benchmark, benchmarks, mixtures, sweeps
+from cl_bench.report.benchmarks import Benchmark, benchmarks, mixtures
 from cl_bench.report.runs import MEMORY, read, select
+from cl_bench.report.sweeps import sweeps
 from cl_bench.report.tables import columns_of
 
 
@@ -125,6 +126,26 @@ def test_what_hinders_a_comparison_is_said(tmp_path: Path) -> None:
         "cuda:0",
     ):
         assert part in said
+
+
+def test_classes_of_one_name_from_two_packages_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, "er")
+    write(tmp_path, "gss", network={"_target_": "other.nets.MLP", "hidden": [32]})
+    (benchmark,) = found_in(tmp_path)
+    values = {differs["network._target_"] for differs in benchmark.protocols.values()}
+    assert values == {"cl_bench.networks.mlp.MLP", "other.nets.MLP"}
+
+
+def test_benchmarks_have_titles_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, "er")
+    trial = write(tmp_path / "trial", "er") / "results.json"
+    trial.write_text(trial.read_text().replace('"test images"', '"validation images"'))
+    shared = write(tmp_path / "shared", "er") / "results.json"
+    found = json.loads(shared.read_text())
+    shared.write_text(json.dumps(found | {"R": [row[:1] for row in found["R"]], "b": [0.1], "n_test": [100]}))
+    titles = [benchmark.title for benchmark in found_in(tmp_path)]
+    assert len(titles) == len(set(titles)) == 3
+    assert any(title.endswith(", on validation images") for title in titles)
 
 
 def test_alike_runs_need_no_warning(tmp_path: Path) -> None:

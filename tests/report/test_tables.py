@@ -16,7 +16,7 @@ from cl_bench.report.__main__ import main
 from cl_bench.report.benchmarks import benchmarks
 from cl_bench.report.labels import as_typed
 from cl_bench.report.runs import read
-from cl_bench.report.tables import ACC, best_of, columns_of
+from cl_bench.report.tables import ACC, best_of, columns_of, rows_of
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def test_csv_has_a_row_per_run(out: Path) -> None:
         ("0", 0.8, "32"),
         ("1", 0.9, "32"),
     ]
+
+
+def test_each_column_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """Online accuracy is a metric of a stream, and a number of each task."""
+    file = write(tmp_path, "er") / "results.json"
+    found = json.loads(file.read_text())
+    file.write_text(json.dumps(found | {"metrics": found["metrics"] | {"online_accuracy": 0.5}}))
+    runs = read([tmp_path])[0]
+    head, _ = rows_of(runs, benchmarks(runs), tmp_path)
+    assert len(set(head)) == len(head)
 
 
 def test_csv_has_no_metrics_of_what_is_not_finished(out: Path) -> None:

@@ -15,11 +15,12 @@ from cl_bench.evaluation.statistics import Estimate
 from cl_bench.network_record import Evaluation, Phase
 from cl_bench.record import TaskRecord
 from cl_bench.report.__main__ import main
-from cl_bench.report.benchmarks import Benchmark, benchmarks
+from cl_bench.report.benchmarks import Benchmark, benchmarks, mixtures
 from cl_bench.report.charts import Series
 from cl_bench.report.looks import Look
-from cl_bench.report.plots import near
+from cl_bench.report.plots import BY_NAME, Plots, near
 from cl_bench.report.runs import read
+from cl_bench.report.tables import best_of
 
 
 def evaluated(task: int, on: str = "test images", drop: float = 0.0) -> TaskRecord:
@@ -46,6 +47,36 @@ def test_curves_are_over_the_steps_of_the_run_and_averaged_over_the_seeds_that_h
     assert [value.mean for _, value in curve][:3] == pytest.approx([0.5, 1.0, ((0.9 + 0.5) + (0.7 + 0.5)) / 4])
     assert {value.n for _, value in curve} == {2}
     assert configuration.while_learning("validation images") == []
+
+
+def test_seeds_that_were_measured_at_other_moments_are_in_no_average(tmp_path: Path) -> None:
+    write(tmp_path, "er", 0, record=evaluated, evaluate_every=5)
+    write(tmp_path, "er", 1, record=lambda task: evaluated(task, drop=0.2), evaluate_every=5)
+    later = Evaluation("test images", [0], [(7, [0.1])])
+    phase = Phase("train", 10, [10], 1.0, {}, [], evaluation=later)
+    write(tmp_path, "er", 2, record=lambda task: task_record(task, phases=[phase]), evaluate_every=7)
+    [benchmark] = found_in(tmp_path)
+    [configuration] = benchmark.configurations
+    curve = configuration.while_learning("test images")
+    assert [step for step, _ in curve] == [10, 15, 25, 30, 40, 45]
+    assert {value.n for _, value in curve} == {2}
+
+
+def test_a_moment_that_a_seed_lacks_is_left_out(tmp_path: Path) -> None:
+    """A phase that ended early: the second task of the seeds is not measured at the same steps of the run."""
+
+    def short(task: int) -> TaskRecord:
+        on = Evaluation("test images", [*range(task + 1)], [(5, [0.4] * (task + 1))])
+        phases = [Phase("gan", 5, [5], 1.0, {}, []), Phase("train", 6, [6], 1.0, {}, [], evaluation=on)]
+        return task_record(task, phases=phases)
+
+    write(tmp_path, "er", 0, record=evaluated, evaluate_every=5)
+    write(tmp_path, "er", 1, record=short, evaluate_every=5)
+    [benchmark] = found_in(tmp_path)
+    [configuration] = benchmark.configurations
+    curve = configuration.while_learning("test images")
+    assert [step for step, _ in curve] == [10, (25 + 21) / 2, (40 + 32) / 2]
+    assert [value.mean for _, value in curve][:2] == pytest.approx([0.45, ((0.9 + 0.5) / 2 + 0.4) / 2])
 
 
 def test_the_page_has_a_figure_for_each_kind_of_images(tmp_path: Path) -> None:
@@ -85,6 +116,42 @@ def test_accuracies_are_held_against_chance_and_joint_training(
     assert [name for name in ("chance", "joint") if f">{name}</text>" in chart] == lines
     assert told in chart
     assert chart.count('<path class="reference"') == len(lines)
+
+
+def test_each_protocol_has_its_own_chance(tmp_path: Path) -> None:
+    with_lines(write(tmp_path, "er", acc=0.4), chance=[0.5, 0.4, 0.3])
+    with_lines(write(tmp_path, "er", acc=0.5, dataset__classes=[0, 1, 2]), chance=[0.6, 0.5, 0.4])
+    [benchmark] = found_in(tmp_path)
+    looks = {"er": Look("rehearsal", 0)}
+    styles = {row: looks["er"].style() for row in benchmark.configurations}
+    plots = Plots(benchmark.configurations, dict.fromkeys(styles, "0"), styles, looks, 3)
+    assert plots.references() == {"chance of er · P2": [0.6, 0.5, 0.4], "chance of er · P1": [0.5, 0.4, 0.3]} or (
+        plots.references() == {"chance of er · P1": [0.5, 0.4, 0.3], "chance of er · P2": [0.6, 0.5, 0.4]}
+    )
+
+
+def test_numbers_that_compare_with_other_references_are_not_compared(tmp_path: Path) -> None:
+    def write_to(method: str, seed: int, reference: str, value: float) -> None:
+        folder = write(tmp_path, method, seed, reference=f"outputs/digits-class_incremental-{reference}/seed{seed}-0")
+        metrics = json.loads((folder / "results.json").read_text())["metrics"]
+        with_lines(folder, metrics=metrics | {"intransigence": value})
+
+    for seed, value in enumerate((0.1, 0.11, 0.12)):
+        write_to("er", seed, "joint", value)
+        write_to("gem", seed, "joint", value + 0.2 + seed / 1000)
+    column = BY_NAME["intransigence"]
+    [benchmark] = found_in(tmp_path)
+    assert {row.method for row in best_of(benchmark.configurations, column)} == {"er"}
+    write_to("lwf", 0, "joint", 0.1)
+    write_to("lwf", 1, "cumulative", 0.3)
+    for seed in range(3):
+        write_to("si", seed, "cumulative", 0.5 + seed / 100)
+    [benchmark] = found_in(tmp_path)
+    assert {row.method for row in benchmark.configurations if row.estimate("intransigence")} == {"er", "gem", "si"}
+    assert best_of(benchmark.configurations, column) == set()
+    notes = " ".join(mixtures(benchmark))
+    assert "Their seeds have different references, so intransigence and the like are not averaged: lwf." in notes
+    assert "References differ" in notes
 
 
 def test_a_line_far_from_all_curves_does_not_flatten_them() -> None:
