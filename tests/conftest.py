@@ -201,7 +201,7 @@ def _small_settings(*overrides: str) -> dict[str, Any]:
         settings = [override for override in settings if "gan." not in override]
     if "generator@method.generator" in chosen:
         settings = [override for override in settings if "generator.hidden" not in override]
-    if "scenario.passes=online" in overrides or "scenario=blurry" in overrides:  # a stream comes once
+    if {"scenario.passes=online", "scenario=blurry", "scenario=rotating_pairs"} & {*overrides}:  # a stream comes once
         settings = [override for override in settings if not override.startswith(("trainer.epochs", "trainer.batch"))]
     if "trainer.iterations" in chosen or "experiment" in chosen:  # beside them epochs have no effect
         settings = [override for override in settings if not override.startswith("trainer.epochs")]

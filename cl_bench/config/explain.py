@@ -21,7 +21,7 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
     """What is wrong with a command line, by the error that Hydra had with it; None when Hydra can't have meant it."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf import DictConfig
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
     from yaml import MarkedYAMLError
 
     if isinstance(error, OSError) and error.filename:
@@ -44,6 +44,8 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"{mark.name}, line {mark.line + 1}: is no YAML ({error.problem})"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         return _unknown(str(cause.full_key), cause.parent_node)
+    if isinstance(error, MissingMandatoryValue):  # one of Hydra's own keys, set to ???
+        return f"{error.full_key}: needs a value"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     text = " ".join(str(error).split())

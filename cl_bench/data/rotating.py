@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from cl_bench.config import InputError
-from cl_bench.data.batches import FLOATS
+from cl_bench.data.batches import FLOATS, NO_TASK
 from cl_bench.data.classes import some_of
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.problem import Problem, TrainMask
@@ -87,7 +87,7 @@ def rotating_pairs(
         task = task_of(index, [names[position] for position in pair], problem, train, val_fraction, seed)
         tasks.append(replace(task, train=replace(task.train, order=torch.arange(len(task.train)))))
     labels = torch.arange(n).repeat_interleave(torch.tensor([len(images) for images in tests]))
-    return Scenario(problem, tasks, [data_of(torch.cat(tests), labels, 0)])
+    return Scenario(problem, tasks, [data_of(torch.cat(tests), labels, NO_TASK)])
 
 
 def _around(images: Tensor, start: float = 0.0) -> Tensor:

@@ -83,14 +83,24 @@ def first_places(problem: Problem, task: Task) -> Tensor:
 
 
 def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
-    """The tasks one after another, and once more in the same order with other images: of each task every second image
-    of its order waits for the second time."""
+    """The tasks one after another, and once more in the same order with other images: of each class in a task every
+    second image of its order waits for the second time.
+
+    Raises InputError for a task that can't be halved.
+    """
     visits = []
     for start in (0, 1):
         for task in tasks:
             data = in_order(task.train, seed, task.index)
             assert data.order is not None
-            half = data[data.order[start::2]]
+            labels = data.labels[data.order]
+            place = torch.zeros_like(labels)  # of each image among those of its class
+            for label in labels.unique():
+                place[labels == label] = torch.arange(int((labels == label).sum()))
+            half = data[data.order[place % 2 == start]]
+            if not len(half):
+                why = f"task {task.index + 1} has one image of each class, and its second visit would have none"
+                raise InputError(f"scenario.repeat=true: {why}; leave it more images")
             half = replace(half, order=torch.arange(len(half)))
             visits.append(replace(task, index=len(visits), train=half, meta=None if start else task.meta))
     return visits

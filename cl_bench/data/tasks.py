@@ -49,7 +49,8 @@ class Scenario(LightningDataModule):
             replace(task, train=there(task.train), val=there(task.val), meta=task.meta and there(task.meta))
             for task in self.tasks
         ]
-        return Scenario(self.problem, tasks, [there(test) for test in self.tests])
+        tests = {id(test): there(test) for test in self.tests}  # one that stands there twice stays one
+        return Scenario(self.problem, tasks, [tests[id(test)] for test in self.tests])
 
     def train_dataloader(self) -> list[Iterator[Batch]]:
         return [task.train.batches() for task in self.tasks]

@@ -28,7 +28,8 @@ class RanPAC(FrozenFeatures):
 
     A stream asks for an answer to each mini-batch H (B, M) before it is taken in. It is H P Q, where P is the inverse
     of G + ridge I, worked out, with a ridge chosen anew, each time as many images came as before, and brought up to
-    date between (Woodbury): P <- P - P H^T (I + H P H^T)^-1 H P.
+    date between (Woodbury): P <- P - P H^T (I + H P H^T)^-1 H P. Rounding spoils these updates where the ridge is tiny
+    beside G; the answer is then worked out for each mini-batch.
 
     Args:
         projections: M; None: no projection and no relu, h = phi.
@@ -41,6 +42,7 @@ class RanPAC(FrozenFeatures):
     targets: Tensor
     inverse: Tensor
     inverted_at: Tensor
+    inverted_with: Tensor
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class RanPAC(FrozenFeatures):
         if problem.online:
             self.register_buffer("inverse", torch.zeros_like(products))  # P
             self.register_buffer("inverted_at", torch.zeros((), dtype=torch.float64))  # images, when it was worked out
+            self.register_buffer("inverted_with", torch.zeros((), dtype=torch.float64))  # the ridge then
 
     def hidden(self, features: Tensor) -> Tensor:
         """h, float64 (B, M)."""
@@ -83,9 +86,11 @@ class RanPAC(FrozenFeatures):
         """Brings the inverse up to date with a mini-batch that was added to the sums."""
         n = self.counts.sum()
         if n >= 2 * self.inverted_at:
-            self.inverse.copy_(self.solved(torch.eye(len(self.products)).to(self.products))[0])
+            inverse, ridge = self.solved(torch.eye(len(self.products)).to(self.products))
+            self.inverse.copy_(inverse)
             self.inverted_at.copy_(n)
-        else:
+            self.inverted_with.copy_(ridge)
+        elif not self.ill_conditioned:
             own = self.inverse @ hidden.T
             within = torch.eye(len(hidden)).to(own) + hidden @ own
             self.inverse.addmm_(own, torch.linalg.solve(within, own.T), alpha=-1)
@@ -101,13 +106,24 @@ class RanPAC(FrozenFeatures):
             ridge = least_error(values, self.targets @ vectors, self.counts)
             return ((rows @ vectors) / (values.clamp(min=0) + ridge)) @ vectors.T, ridge
         ridge = self.products.new_tensor(self.ridge)
-        return torch.linalg.solve(self.products + ridge * torch.eye(len(self.products)).to(ridge), rows.T).T, ridge
+        return self.solved_with(ridge, rows), ridge
+
+    def solved_with(self, ridge: Tensor, rows: Tensor) -> Tensor:
+        return torch.linalg.solve(self.products + ridge * torch.eye(len(self.products)).to(ridge), rows.T).T
+
+    @property
+    def ill_conditioned(self) -> bool:
+        """Whether updates of P lose its ridge: in float64 they keep about 16 digits of the largest value of G."""
+        return bool(self.inverted_with < 1e-9 * self.products.trace())
 
     def scores(self, features: Tensor) -> Tensor:
         return self.hidden(features) @ self.answer[0].T
 
     def online_scores(self, features: Tensor) -> Tensor:
-        return self.hidden(features) @ self.inverse @ self.targets.T
+        hidden = self.hidden(features)
+        if self.ill_conditioned:
+            return hidden @ self.solved_with(self.inverted_with, self.targets).T
+        return hidden @ self.inverse @ self.targets.T
 
     def diagnostics(self) -> dict[str, Any]:
         return {"ridge": float(self.answer[2])}

@@ -180,11 +180,8 @@ class Benchmark:
         of_tasks = f"{self.n_tasks} task{'s' * (self.n_tasks != 1)}"
         usual = {"class_incremental": "seen", "task_incremental": "own", "domain_incremental": "all"}
         named = usual.get(self.scenario, "all") == self.mask  # the name of a scenario such as permuted leaves it open
-        rule = (
-            ""
-            if named
-            else {"own": ", task given", "seen": ", classes seen", "all": ", all classes"}.get(self.mask, "")
-        )
+        rules = {"own": ", task given", "seen": ", classes seen", "all": ", all classes"}
+        rule = "" if named else rules.get(self.mask, "")
         rule += ", one test set" * self.shared_test
         rule += f", on {self.measured_on}" * (self.measured_on != "test images")
         return f"{self.dataset}, {self.scenario.replace('_', '-')}, {of_tasks}{rule}"

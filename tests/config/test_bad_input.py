@@ -263,6 +263,7 @@ BAD = [
     ("--config-dir=FILES experiment=trial", "trial: no such key"),
     ("hydra.job.chdir=maybe", "hydra.job.chdir", "'maybe' is not a valid bool"),
     ("hydra.verbose=5", "hydra.verbose=5", "no use"),
+    ("hydra.verbose='???'", "hydra.verbose", "needs a value"),
     ("-m seed=0,1 output_root=FILES/cut.npz/x", "output_root", "cut.npz/x", "Not a directory"),
     ("reference=nonsense", "reference=nonsense", "no finished run of 5 tasks"),
     ("reference=FILES/cut.npz", "reference=", "no finished run of 5 tasks"),

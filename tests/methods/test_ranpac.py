@@ -62,6 +62,18 @@ def test_the_answer_counts_the_projection(small: Any) -> None:
     assert method.answer_bytes == network + head + 4 * 32 * 50
 
 
+def test_a_tiny_ridge_is_not_lost_in_a_stream() -> None:
+    x, y = images(200)
+    method = ranpac("scenario.passes=online", "method.projections=90", "method.ridge=1e-8")
+    H, Y = method.hidden(x), F.one_hot(y, 10).double()
+    for rows in torch.arange(200).split(7):
+        if rows[0] > 90:
+            G = H[: rows[0]].T @ H[: rows[0]] + 1e-8 * torch.eye(90, dtype=torch.float64)
+            expected = H[rows] @ torch.linalg.solve(G, H[: rows[0]].T @ Y[: rows[0]])
+            torch.testing.assert_close(method.online_scores(x[rows]), expected, rtol=1e-5, atol=1e-6)
+        method.add(x[rows], y[rows])
+
+
 @pytest.mark.parametrize("ridge", ["0.5", "null"])
 def test_a_stream_is_answered_by_all_that_came_and_solved_anew_when_it_has_doubled(
     ridge: str, monkeypatch: pytest.MonkeyPatch

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Compose, there, without_clocks
+from conftest import Compose, one_pass, there, without_clocks
 
 import cl_bench
 from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.checks import check_settings
 from cl_bench.config.names import folder_of
+from cl_bench.evaluation.scores import Score
 from cl_bench.methods.base import Classifier
 from cl_bench.runs.loggers import STREAM, read
 from cl_bench.runs.loop import run
@@ -53,6 +54,29 @@ def test_what_needs_borders_is_refused_with_what_does_not(small: Compose) -> Non
     assert not {"icarl", "joint", "packnet", "dgr"} & set(named)
     with pytest.raises(InputError, match=r"^method\.selection=random: .*scenario\.passes=online"):
         prepare(small("method=er", *ONLINE, "method.selection=random"))
+
+
+@pytest.mark.parametrize("kind", ["domain", "task"])
+def test_each_test_image_counts_once_however_often_its_task_comes(kind: str, small: Compose) -> None:
+    """In the middle of the second visit of the first task all five have begun, and none twice."""
+    settings = small("method=finetune", f"scenario={kind}_incremental", *ONLINE, "scenario.repeat=true")
+    scenario, method = prepare(settings)
+    method.learn_task(scenario.tasks[0], one_pass)
+    score, none = Score(scenario), torch.zeros(scenario.problem.n_outputs, dtype=torch.bool)
+    right = given = 0
+    for test in scenario.tests[:5]:
+        logits = method(test.images / 255, index=int(test.task_ids[0])) if kind == "task" else method(test.images / 255)
+        allowed = scenario.problem.mask(scenario.problem.rules["evaluation"], after=5)[int(test.task_ids[0])]
+        right += int((logits.masked_fill(~allowed, -1e30).argmax(1) == test.labels).sum())
+        given += len(test)
+    assert score.on_stream(method, 5, none) == pytest.approx(right / given)
+    moved = Score(scenario.to("cpu"))  # where each test set is another object
+    assert moved.on_stream(method, 5, none) == pytest.approx(right / given)
+
+
+def test_no_image_of_a_ring_has_a_task_whose_outputs_could_be_told(small: Compose) -> None:
+    scenario, _ = prepare(small("method=finetune", "scenario=rotating_pairs"))
+    assert Score(scenario).results().R_task_masked is None
 
 
 def test_a_stream_is_measured_at_its_points_and_learns_the_same(small: Compose) -> None:
