@@ -126,22 +126,22 @@ def rotated(
     kind: Kind,
     n_tasks: Views = 10,
     max_angle: Annotated[float, Ge(0), Le(360)] = 180.0,
-    angles: Literal["even", "random"] = "even",
+    angles: Literal["even", "random", "unsorted"] = "even",
     max_train: Positive | None = None,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
     """All classes in every task, the images turned (Lopez-Paz and Ranzato, 2017); no copy per task.
 
-    max_angle: degrees. angles: evenly spaced from 0 to below `max_angle`, or drawn from the seed and sorted.
+    max_angle: degrees. angles: evenly spaced from 0 to below `max_angle`; or drawn from the seed, and sorted or in the
+        order in which they were drawn.
     max_train: at most so many training images of each task, drawn from the seed anew for each, one of each class at
         least.
     """
     generator = torch.Generator().manual_seed(derive(seed, "angles"))
-    degrees = (
-        torch.arange(n_tasks) / n_tasks if angles == "even" else torch.rand(n_tasks, generator=generator).sort()[0]
-    )
-    degrees = torch.cat([degrees * max_angle, torch.zeros(1)])
+    drawn_angles = torch.rand(n_tasks, generator=generator)
+    order = {"even": torch.arange(n_tasks) / n_tasks, "random": drawn_angles.sort()[0], "unsorted": drawn_angles}
+    degrees = torch.cat([order[angles] * max_angle, torch.zeros(1)])
     names = [f"{angle:.0f} degrees" for angle in degrees[:-1].tolist()]
     return _views(dataset, seed, kind, n_tasks, Rotate(degrees), names, val_fraction, train_mask, max_train)
 

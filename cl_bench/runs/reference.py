@@ -140,6 +140,6 @@ def drawn_from_seed(scenario: Mapping[str, Any]) -> str:
     """What of a benchmark follows from the seed; '' where every seed has the same tasks and test images."""
     if scenario["_target_"].endswith(".permuted"):
         return "the permutations"
-    drawn = [key for key, value in scenario.items() if value == "random"]
+    drawn = [key for key, value in scenario.items() if value in ("random", "unsorted")]
     drawn += [key for key in ("max_train", "max_test") if scenario.get(key) is not None]
     return f"scenario.{drawn[0]}" if drawn else ""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -327,6 +327,16 @@ def test_rotation_by_quarter_turns_is_exact() -> None:
         mirrored = torch.rot90(first(scenario, 0), task, dims=(2, 3))
         close = [torch.allclose(first(scenario, task), x, atol=1e-4) for x in (turned, mirrored)]
         assert any(close)
+
+
+def test_drawn_angles_are_the_same_sorted_or_not() -> None:
+    def angles_of(angles: Literal["random", "unsorted"], seed: int = 0) -> list[float]:
+        view = rotated(digits(), seed, kind="domain", n_tasks=9, angles=angles).problem.view
+        assert isinstance(view, Rotate)
+        return view.degrees[:-1].tolist()
+
+    assert angles_of("random") == sorted(angles_of("unsorted")) != angles_of("unsorted")
+    assert angles_of("unsorted", seed=1) != angles_of("unsorted")
 
 
 @pytest.mark.parametrize("shape", [(12, 24), (24, 12), (12, 12)])

@@ -174,6 +174,7 @@ def test_a_search_is_not_measured_against_test_images(joint: dict[str, Path]) ->
         ("permuted", "the permutations"),
         ("rotated", ""),
         ("rotated scenario.angles=random", "scenario.angles"),
+        ("rotated scenario.angles=unsorted", "scenario.angles"),
         ("rotated scenario.max_train=5", "scenario.max_train"),
     ],
 )
