@@ -33,7 +33,7 @@ CLAIMS = {
         "ranpac",
     ),
     ("class", "task"): ("ncm", "simple_cil"),
-    # two papers have one head; with the task given la_maml ends at .985 here, and fine-tuning of that length at .987, and
+    # two papers have one head; with the task given la_maml ends at .985 here, and fine-tuning of that length at .987;
     # gss at .924: after 100 epochs its memory holds one class alone of some pairs, whose accuracy is then .51
     ("class", "domain"): ("dgr", "gss", "la_maml"),
     ("class",): ("icarl", "bic", "wa", "ss_il", "lucir", "dgm", "mergan", "ewc_gan", "joint_gan"),
