@@ -31,7 +31,7 @@ from cl_bench.config.explain import explained
 from cl_bench.config.names import CONF
 from cl_bench.config.search_path import with_plugins
 from cl_bench.record import Results
-from cl_bench.sweep.jobs import carried_out
+from cl_bench.sweep.jobs import carried_out, repeated
 from cl_bench.sweep.launch import sweep
 
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """The one run of a command line; an error that left it would be two lines by Hydra."""
         nonlocal failed
         try:
-            return accuracy(config)
+            return accuracy(config, overrides, repeated(flags))
         except Exception as error:
             failed = True
             complain(error, debug)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """One run of a sweep, in this process; when it fails it says so, and the sweep goes on with the next one."""
         config.trainer.progress = False  # the sweep has a view of its own
         try:
-            results_of(config)
+            results_of(config, HydraConfig.get().overrides.task)
         except Exception as error:
             return complain(error, debug, f" (in {' '.join(HydraConfig.get().overrides.task)})")
         finally:
@@ -80,20 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-def accuracy(config: Any) -> float:
-    """The average accuracy of one run, which is shown; of the best that a search finds."""
+def accuracy(config: Any, overrides: Sequence[str], flags: Sequence[str]) -> float:
+    """The average accuracy of one run, which is shown; of the best that a search finds.
+
+    overrides, flags: as typed, those of Hydra among them: a search composes with them again.
+    """
     from cl_bench.runs.console import show
 
-    results, folder = results_of(config)
+    results, folder = results_of(config, overrides, flags)
     show(results, folder)
     accuracy = results.metrics["ACC"]
     return float("nan") if accuracy is None else accuracy
 
 
-def results_of(config: Any) -> tuple[Results, Path]:
+def results_of(config: Any, overrides: Sequence[str], flags: Sequence[str] = ()) -> tuple[Results, Path]:
     """The results of one run and where they are, at once when they are already there."""
     settings = plain(config, HydraConfig.get().runtime.choices)
-    return carried_out(settings, HydraConfig.get().overrides.task, say=partial(print, flush=True))
+    return carried_out(settings, overrides, partial(print, flush=True), flags)
 
 
 def is_sweep(flags: Namespace, overrides: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -19,7 +19,7 @@ from cl_bench.config import InputError, Stopped
 from cl_bench.config.errors import no_such_folder
 from cl_bench.files import Damaged
 from cl_bench.record import load_results
-from cl_bench.runs.asked import AT_WORK, by_itself, composed_of, node_of, places_of
+from cl_bench.runs.asked import alone, as_path, by_itself, composed_of, is_one_of, node_of, places_of
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.models import Models
 
@@ -60,7 +60,7 @@ def run(*overrides: str) -> Run:
             raise
 
 
-def load(folder: str | os.PathLike[str], plugins: Sequence[str] = ()) -> Run:
+def load(folder: str | os.PathLike[str], plugins: str | Sequence[str] = ()) -> Run:
     """The run that left this folder, finished or not. What the folder says causes no import.
 
     Args:
@@ -68,7 +68,7 @@ def load(folder: str | os.PathLike[str], plugins: Sequence[str] = ()) -> Run:
 
     Raises InputError for a folder without results that can be read.
     """
-    return Run(Path(folder), plugins)
+    return Run(as_path(folder, "folder"), [plugins] if isinstance(plugins, str) else plugins)
 
 
 def results(
@@ -87,12 +87,15 @@ def results(
     from cl_bench.report.runs import read, select
 
     pandas = imported_pandas()
-    tops = [folders] if isinstance(folders, str | os.PathLike) else folders
-    found, unread, _ = read(map(Path, tops))
+    wanted = [where] if isinstance(where, str) else where
+    if not isinstance(wanted, list | tuple) or not all(isinstance(condition, str) for condition in wanted):
+        raise InputError(f"where={where!r}: is no condition; give texts such as 'method=er,der'")
+    tops = folders if isinstance(folders, Iterable) and not isinstance(folders, str) else [folders]
+    found, unread, _ = read([as_path(top, "folders") for top in tops])
     for folder in unread:
         if folder.damaged:
             warnings.warn(f"not read: {folder.folder}: {folder.reason}", stacklevel=2)
-    finished = [run for run in select(found, [where] if isinstance(where, str) else where) if run.finished]
+    finished = [run for run in select(found, wanted) if run.finished]
     finished.sort(key=lambda run: (run.dataset, run.scenario, run.method, run.seed, str(run.folder)))
     named = ("method", "dataset", "scenario", "seed")
     keys = [key for key in differing([run.config for run in finished]) if key not in NAMED]
@@ -122,7 +125,9 @@ def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int
 
     Raises InputError when that can't be.
     """
-    node = None if dataset is None else node_of(os.fspath(dataset), run.config)
+    if not isinstance(run, Run):
+        raise InputError(f"run={run!r}: is no run; give what cl_bench.run or cl_bench.load returned")
+    node = None if dataset is None else node_of(str(as_path(dataset, "dataset")), run.config)
     return run._trained(after).accuracies(node, run.classes)
 
 
@@ -141,7 +146,7 @@ class Run:
             raise InputError(f"{folder}: {missing(folder)}") from None
         except Damaged as error:
             raise InputError(f"{folder}: {error}") from None
-        self.folder, self.plugins = folder, list(plugins)
+        self.folder, self.plugins = folder.absolute(), list(plugins)  # whatever the working directory will be
         self.name = self._results.name
         self.status = self._results.status
         self.config = self._results.config
@@ -159,10 +164,13 @@ class Run:
 
     def history(self) -> pd.DataFrame:
         """The rows of its log.csv: step, task, phase, name, value. The losses have the phase of their training, what
-        is measured after a task the phase `task`. Raises InputError without pandas."""
+        is measured after a task the phase `task`. Raises InputError without log.csv or pandas."""
         from cl_bench.runs.curves import Row, read
 
-        return imported_pandas().DataFrame(read(self.folder / "log.csv"), columns=list(Row._fields))
+        pandas, log = imported_pandas(), self.folder / "log.csv"
+        if not log.is_file():
+            raise InputError(f"{log}: is missing; the folder was moved, or not all of it was copied")
+        return pandas.DataFrame(read(log), columns=list(Row._fields))
 
     def model(self, after: int | None = None) -> Method:
         """The trained method, a torch module in evaluation mode: `model(x, index=None)`, logits of images in [0, 1].
@@ -222,7 +230,7 @@ class Run:
         from cl_bench.runs.export import export
 
         name = "model.pt2" if task is None else f"model-of-task{task}.pt2"
-        there = self.folder / "models" / f"task{trained.after}" / name if file is None else Path(file)
+        there = self.folder / "models" / f"task{trained.after}" / name if file is None else as_path(file, "file")
         export(trained, there, task)
         return there
 
@@ -246,13 +254,13 @@ class Run:
         tasks = f", 0 to {len(self.classes) - 1}"
         if self._results.kind == "task" and task is None:
             raise InputError(f"task: this run is task-incremental; say of which task the images are{tasks}")
-        if task is not None and task not in range(len(self.classes)):
+        if task is not None and not is_one_of(task, range(len(self.classes))):
             raise InputError(f"task={task}: there is no such task{tasks}")
 
     def _trained(self, after: int | None, whole: bool = False) -> Trained:
         learned = len(self._results.tasks)
         after = learned - 1 if after is None else after
-        if after not in range(learned):
+        if not is_one_of(after, range(learned)):
             known = f"0 to {learned - 1} are" if learned else "none is"
             raise InputError(f"after={after}: is no task that is learned; {known}")
         known = self._models.get(after)
@@ -262,7 +270,7 @@ class Run:
                 RunFolder(folder, key).check_end(after)
             from cl_bench.runs.trained import Trained
 
-            with AT_WORK:
+            with alone():
                 settings = {**self.config, "plugins": self.plugins}
                 self._models[after] = Trained(settings, folder, key, int(after), whole=whole)
         return self._models[after]

@@ -25,7 +25,7 @@ from cl_bench.config.compose import compose
 from cl_bench.config.names import folder_of
 from cl_bench.data.datasets import Dataset, digits
 from cl_bench.methods.er import ER
-from cl_bench.runs.asked import node_of
+from cl_bench.runs.asked import by_itself, node_of
 from cl_bench.runs.loggers import CSVLog, Row
 from cl_bench.runs.loop import run as carry_out
 from cl_bench.runs.trained import as_images
@@ -186,6 +186,60 @@ def test_it_works_in_threads_one_run_at_a_time(call: Any, er: cl_bench.Run, root
     np.testing.assert_array_equal(found[1], call("method=er", "seed=1").R)
 
 
+def test_what_a_callback_asks_for_in_its_run_is_one_line(er: cl_bench.Run, call: Any) -> None:
+    """It would wait for itself."""
+    asked = [lambda: call("method=er"), lambda: cl_bench.load(er.folder).model(), lambda: node_of("digits", er.config)]
+    with by_itself():
+        for ask in asked:
+            with pytest.raises(InputError, match=r"^cl_bench: a run is at work in this thread"):
+                ask()
+    for ask in asked:
+        ask()
+
+
+def test_a_run_stays_where_it_is_when_the_working_directory_changes(
+    er: cl_bench.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(er.folder.parent)
+    run = cl_bench.load(er.folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert run.folder == er.folder
+    assert len(run.history()) == len(er.history())
+    assert isinstance(run.model(), ER)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda run, x: cl_bench.load(3), "^folder=3: is no path"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.results(3), "^folders=3: is no path"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.results(run.folder, where=3), "^where=3: is no condition"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.evaluate("FOLDER"), "^run='FOLDER': is no run; give what .*cl_bench.load"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.evaluate(run, 3), "^dataset=3: is no path"),  # type: ignore[arg-type]
+        (lambda run, x: run.export(3), "^file=3: is no path"),
+        (lambda run, x: run.export(task=1), "^task=1: says nothing, as this run is class-incremental"),
+        (lambda run, x: run.predict(x, task=0.0), "^task=0.0: there is no such task"),
+        (lambda run, x: run.predict(x, task=True), "^task=True: there is no such task"),
+        (lambda run, x: run.predict(x, after=4.0), "^after=4.0: is no task that is learned"),
+        (lambda run, x: run.predict(x, top=1.0), "^top=1.0: 10 classes answer"),
+        (lambda run, x: run.predict(x, top=True), "^top=True: 10 classes answer"),
+    ],
+)
+def test_what_is_of_another_type_is_one_line(
+    ask: Callable[[cl_bench.Run, Any], Any], words: str, er: cl_bench.Run, images: Dataset
+) -> None:
+    with pytest.raises(InputError, match=words) as error:
+        ask(er, images.x_test)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_one_plugin_by_its_name_will_do(er: cl_bench.Run, images: Dataset) -> None:
+    given = cl_bench.load(er.folder, "pytorch_lightning")
+    assert given.plugins == ["pytorch_lightning"]
+    after: Any = np.int64(4)
+    assert given.predict(images.x_test, after=after, top=after).shape == (359, 4)
+
+
 def test_a_configuration_of_ones_own_stays_open(er: cl_bench.Run, call: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("a: 1\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
@@ -262,6 +316,8 @@ def test_images_may_come_in_any_usual_form(er: cl_bench.Run, images: Dataset) ->
         (np.zeros((5, 64)), r"\(5, 64\)"),
         (np.zeros((5, 8, 8), int), "are int64; give uint8"),
         (np.zeros((5, 8, 8), bool), "are bool; give uint8"),
+        (np.zeros((5, 8, 8), ">f4"), "are >f4; give uint8"),
+        (np.zeros((5, 8, 8), object), "are object; give uint8"),
         (np.full((5, 8, 8), 255.0), "go from 255 to 255; floats must be in"),
         (np.full((5, 8, 8), np.nan), "floats must be in"),
         (np.full((5, 8, 8), -0.1), "floats must be in"),
@@ -441,6 +497,13 @@ def test_a_history_has_the_rows_of_the_log(er: cl_bench.Run) -> None:
     assert history.step.is_monotonic_increasing
     measured = history[(history.phase == "task") & (history.name == "accuracy/0")]
     np.testing.assert_array_equal(measured.value.to_numpy(), er.R[:, 0])
+
+
+def test_a_history_that_is_missing_is_one_line(er: cl_bench.Run, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    (tmp_path / "results.json").write_bytes((er.folder / "results.json").read_bytes())
+    with pytest.raises(InputError, match=r"log.csv: is missing"):
+        cl_bench.load(tmp_path).history()
 
 
 def test_without_pandas_one_line_says_how_to_get_it(er: cl_bench.Run, monkeypatch: pytest.MonkeyPatch) -> None:

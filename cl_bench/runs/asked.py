@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from cl_bench.config.names import CONF, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check
 
-AT_WORK = threading.Lock()  # see `by_itself`
+AT_WORK = threading.Lock()
+HERE = threading.local()  # whether this thread has it
 
 
 def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -51,6 +53,22 @@ def places_of(images: Any) -> list[Path] | None:
     return None
 
 
+def as_path(place: Any, what: str) -> Path:
+    """A path that a person gives. Raises InputError for what is none."""
+    if isinstance(place, str | os.PathLike):
+        return Path(place)
+    raise InputError(f"{what}={place!r}: is no path; give a text or a Path")
+
+
+def is_one_of(number: Any, known: range) -> bool:
+    """Whether a whole number, Python's or numpy's, is one of these: True is none, nor is 1.0.
+
+    >>> is_one_of(1, range(2)), is_one_of(True, range(2)), is_one_of(1.0, range(2))
+    (True, False, False)
+    """
+    return isinstance(number, Integral) and not isinstance(number, bool) and number in known
+
+
 def composed_of(overrides: Sequence[str], typed: Sequence[str] | None = None) -> dict[str, Any]:
     """The settings of a command line of these words, inside `by_itself`.
 
@@ -69,14 +87,27 @@ def composed_of(overrides: Sequence[str], typed: Sequence[str] | None = None) ->
 
 
 @contextmanager
-def by_itself() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
-    configuration belong to all of it. A configuration of Hydra's that somebody else opened is there again afterwards.
-    """
+    configuration belong to all of it. Raises InputError inside of itself, where it would wait for ever."""
+    if getattr(HERE, "at_work", False):
+        why = "a run is at work in this thread, and nothing else can be built or trained before its end"
+        raise InputError(f"cl_bench: {why}; leave it out of callbacks")
+    with AT_WORK:
+        HERE.at_work = True
+        try:
+            yield
+        finally:
+            HERE.at_work = False
+
+
+@contextmanager
+def by_itself() -> Iterator[None]:
+    """`alone` with Hydra. A configuration of Hydra's that somebody else opened is there again afterwards."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    with AT_WORK:
+    with alone():
         opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,13 +15,16 @@ from cl_bench.config import InputError
 NOT_HERE: dict[tuple[type[Callback], ...], str] = {
     (lightning.Checkpoint,): "a run keeps its own checkpoints, see checkpoint_every and keep_checkpoints",
     (lightning.ProgressBar, lightning.ModelSummary): "a run says itself how far it is, see trainer.progress",
-    (lightning.EarlyStopping,): "Lightning measures nothing here, and a phase takes the steps that its settings say",
+    (lightning.EarlyStopping, lightning.Timer): "a phase takes the steps that its settings say, see trainer.patience",
+    (lightning.BasePredictionWriter, lightning.SpikeDetection): "Lightning gets no loss and no predictions here",
+    (lightning.BaseFinetuning, lightning.ModelPruning): "it counts epochs, and a phase is one epoch of Lightning",
     (
         lightning.BatchSizeFinder,
         lightning.LearningRateFinder,
         lightning.GradientAccumulationScheduler,
         lightning.StochasticWeightAveraging,
-    ): "Lightning doesn't drive the optimizers here",
+        lightning.WeightAveraging,
+    ): "Lightning doesn't drive the optimizers here, and its global_step stays 0",
 }
 """Of Lightning's own callbacks those that would do nothing, or harm, and why."""
 
@@ -48,10 +52,10 @@ def states_of(callbacks: Sequence[Callback]) -> list[dict[str, Any]]:
 
 
 def restore(callbacks: Sequence[Callback], states: Sequence[dict[str, Any]] | None) -> None:
-    """Gives them back what was kept, nothing where nothing was."""
+    """Gives them back what was kept, nothing where nothing was; a copy, as they may go on changing it."""
     for callback, state in zip(callbacks, states or [], strict=False):
-        if state:
-            callback.load_state_dict(state)
+        if state is not None:
+            callback.load_state_dict(deepcopy(state))
 
 
 def not_plain(value: Any, where: str) -> Iterator[str]:

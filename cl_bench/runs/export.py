@@ -40,7 +40,8 @@ class Answers(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.view is not None and self.task is not None:
-            images = self.view(images, images.new_full((len(images),), self.task, dtype=torch.int16))
+            n = images.shape[0]  # len() would fix how many there are
+            images = self.view(images, images.new_full((n,), self.task, dtype=torch.int16))
         return masked(self.method(images, index=self.given), self.allowed)
 
 

@@ -34,6 +34,7 @@ class RunLogger(Logger):
         super().__init__()
         self._name, self._key = "", ""
         self._task, self._phase, self._offset, self._step = 0, "", 0, 0
+        self._there: set[tuple[int, str, str]] = set()  # step, phase and name of the last points before a kill
 
     @property
     def name(self) -> str:
@@ -76,8 +77,11 @@ class RunLogger(Logger):
             self.write(rows)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One point, by Lightning, which adds an epoch of its own."""
-        self.log_points([(step or 0, {name: value for name, value in metrics.items() if name != "epoch"})])
+        """One point, by Lightning, which adds an epoch of its own, or by a callback. It stands at the last step logged
+        or later: Lightning counts chunks, not steps. What was logged there before a kill is not logged again."""
+        at = max(self._offset + (step or 0), self._step)
+        new = [name for name in metrics if name != "epoch" and (at, self._phase, name) not in self._there]
+        self.log_points([(at - self._offset, {name: metrics[name] for name in new})])
 
     def log_hyperparams(self, params: object, *args: object, **kwargs: object) -> None:
         """Nothing: the configuration has been known since `start`."""
@@ -112,6 +116,7 @@ class CSVLog(RunLogger):
         self._path = self._folder / "log.csv"
         kept = [row for row in read(self._path) if row.step <= step]
         self._step = max((row.step for row in kept), default=0)
+        self._there = {(row.step, row.phase, row.name) for row in kept if row.step == self._step}
         self._measured = {row.task for row in kept if row.phase == MEASURED}
         rewrite(self._path, kept)
 

@@ -40,8 +40,11 @@ class MLflowLog(Tracker):
     def open(self, about: About, continued: bool) -> None:
         uri, place = self.uri or os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
+            from sqlalchemy import URL
+
             root = about.output_root.absolute()
-            uri, place = f"sqlite:///{root / 'mlflow.db'}", (root / "mlruns").as_uri()
+            uri = URL.create("sqlite", database=str(root / "mlflow.db")).render_as_string()  # a path may have a ?
+            place = (root / "mlruns").as_uri()
         tags = {KEY: about.key, "cl_bench.group": about.group, "mlflow.source.name": "cl_bench"}
         tags |= dict.fromkeys((f"cl_bench.{tag}" for tag in about.tags), "true")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from cl_bench import files
 from cl_bench.config import InputError
 from cl_bench.record import COSTS, Results, thinned
 from cl_bench.runs.curves import Row, read
@@ -47,6 +49,13 @@ class About:
     @property
     def output_root(self) -> Path:
         return self.folder.parents[1]
+
+
+class Sent(NamedTuple):
+    """What was sent of a run before. step: up to which. tasks: whose measurements."""
+
+    step: int
+    tasks: Sequence[int]
 
 
 class Point(NamedTuple):
@@ -95,17 +104,16 @@ class Tracker(ABC):
             raise InputError(f"logger={name}: needs the package {self.package}, which isn't installed: {way}")
         self.on = False
 
-    def start(self, about: About, sent: Sequence[Row]) -> None:
-        """Begin a run, or go on with it. sent: what log.csv held before anything of it was taken back."""
-        self._sent_step = max((row.step for row in sent), default=-1)
-        self._sent_tasks = {row.task for row in sent if row.phase == MEASURED}
+    def start(self, about: About, sent: Sent | None) -> None:
+        """Begin a run, or go on with it. sent: None for a run that begins."""
+        self._sent_step, self._sent_tasks = sent or Sent(-1, ())
         self._steps: Counter[str] = Counter()  # of each phase
         self._last = 0  # step of the run that they add up to
         for row in about.kept:
             self._count(row.step, row.phase)
         self.on = True
         with self.guard():
-            self.open(about, continued=bool(sent))
+            self.open(about, continued=sent is not None)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Values that log.csv got; those of one step follow each other."""
@@ -163,7 +171,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def open(self, about: About, continued: bool) -> None:
-        """Get ready to send. continued: some of the run was sent before."""
+        """Get ready to send. continued: the run was begun before, and some of it may have been sent."""
 
     @abstractmethod
     def send(self, points: Sequence[Point]) -> None:
@@ -193,7 +201,7 @@ class TrackedLog(CSVLog):
         self.loggers = list(loggers)
 
     def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
-        sent = read(self._folder / "log.csv")
+        sent = sent_before(self._folder)
         super().open(config, group, tags, step)
         about = About(self._folder, self._key, self._name, config, group, tags, read(self._path))
         for tracker in self.loggers:
@@ -218,6 +226,26 @@ class TrackedLog(CSVLog):
         super().close(failed)
         for tracker in self.loggers:
             tracker.close(failed)
+
+
+def sent_before(folder: Path) -> Sent | None:
+    """What was sent of the run in a folder, None of one that begins; noted there for the next time, as log.csv forgets
+    what comes after the checkpoint with which a run goes on."""
+    log_csv, note = folder / "log.csv", folder / "sent.json"
+    if not log_csv.exists():
+        return None
+    rows = read(log_csv)
+    try:
+        step, tasks = Sent(**files.load_json(note))
+    except (FileNotFoundError, files.Damaged, TypeError):
+        step, tasks = -1, ()
+    sent = Sent(
+        max([step, *(row.step for row in rows)]),
+        sorted({*tasks, *(row.task for row in rows if row.phase == MEASURED)}),
+    )
+    text = json.dumps(files.sealed(sent._asdict()))
+    files.write(note, lambda file: file.write_text(text, encoding="utf-8"))
+    return sent
 
 
 def logger_of(built: RunLogger | Tracker) -> RunLogger:

@@ -21,6 +21,7 @@ from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
 from cl_bench.evaluation.scores import Score
+from cl_bench.runs.asked import is_one_of
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.models import Models, put_in
 from cl_bench.runs.setup import checked, method_of, own_scenario, prepare, scenario_of, takes_dataset
@@ -79,7 +80,7 @@ class Trained:
     def named(self, logits: Tensor, task: int | None, top: int | None = None) -> np.ndarray:
         """The names of the classes that some logits answer with."""
         answering = int(self.answering(task).sum())
-        if top is not None and top not in range(1, answering + 1):
+        if top is not None and not is_one_of(top, range(1, answering + 1)):
             raise InputError(f"top={top}: {answering} classes answer; choose 1 to {answering}")
         best = logits.argmax(1) if top is None else logits.topk(top, 1).indices
         return np.array(self.problem.class_names)[best.numpy()]
@@ -99,8 +100,6 @@ class Trained:
         x = as_images(images, self.image_shape)
         allowed = self.answering(task).to(device)
         view = None if task is None else self.view(task, device)
-        if task is not None and view is None and problem.kind != "task":
-            raise InputError(f"task={task}: says nothing, as this run is {problem.kind}-incremental; leave it out")
         found = []
         for part in x.split(at_once(self.image_shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
@@ -112,12 +111,16 @@ class Trained:
         return torch.cat(found)
 
     def view(self, task: int, device: torch.device) -> nn.Module | None:
-        """How a task sees its images, without these images; None: as they are."""
-        if not self._seen_by_task:
-            return None
+        """How a task sees its images, without these images; None: as they are. Raises InputError where a task changes
+        no answer."""
+        view = None
         if self.problem.pictures:  # of a run on features: what is given are images all the same
-            return self.problem.pictures.view and self.problem.pictures.view.to(device)
-        return self.scenario.tasks[task].train[torch.arange(0)].to(device).view
+            view = self.problem.pictures.view and self.problem.pictures.view.to(device)
+        elif self._seen_by_task:
+            view = self.scenario.tasks[task].train[torch.arange(0)].to(device).view
+        if view is None and (kind := self.problem.kind) != "task":
+            raise InputError(f"task={task}: says nothing, as this run is {kind}-incremental; leave it out")
+        return view
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -210,6 +213,8 @@ def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     try:
         x = images if isinstance(images, Tensor) else torch.tensor(np.ascontiguousarray(images))
     except (TypeError, ValueError):
+        if isinstance(images, np.ndarray):
+            raise InputError(f"images: are {images.dtype}; give uint8, 0 to 255, or floats in [0, 1]") from None
         raise InputError(f"images: are no array; give one of shape {' or '.join(forms)}") from None
     found = tuple(x.shape)
     if found[1:] == (height, width) and channels == 1:

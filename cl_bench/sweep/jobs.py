@@ -215,12 +215,16 @@ def finished(settings: Mapping[str, Any]) -> Results | None:
 
 
 def carried_out(
-    settings: Mapping[str, Any], overrides: Sequence[str], say: Callable[[str], None] = lambda line: None
+    settings: Mapping[str, Any],
+    overrides: Sequence[str],
+    say: Callable[[str], None] = lambda line: None,
+    flags: Sequence[str] = (),
 ) -> tuple[Results, Path]:
     """The results of a run and its folder, at once when they are already there; waits for another process at work on
     it. A search comes first when the settings ask for one.
 
-    overrides: what the settings were composed of. say: told in one line what begins.
+    overrides: what the settings were composed of. say: told in one line what begins. flags: of the command line that
+    is the same run.
     """
     while settings.get("hparams_search"):
         if settings.get("continue_from"):
@@ -229,7 +233,7 @@ def carried_out(
             from cl_bench.sweep.search import search
 
         try:
-            settings = search(overrides)
+            settings = search(overrides, flags)
         except Busy as busy:
             wait_for(busy.folder)
     check_settings(settings)

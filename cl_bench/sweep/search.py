@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from omegaconf import OmegaConf
 
 from cl_bench.config import InputError, KnownError, Positive
 from cl_bench.config.checks import check_settings
-from cl_bench.config.compose import compose
+from cl_bench.config.compose import WORKED_OUT, compose
 from cl_bench.config.declared import unread_in
 from cl_bench.config.errors import nearest, typed
-from cl_bench.config.names import key_of, name_of, place
+from cl_bench.config.names import WITHOUT_EFFECT, key_of, name_of, place
 from cl_bench.config.schema import build, check
 from cl_bench.config.tuned import MAY_SET
 from cl_bench.runs.folder import RunFolder
@@ -33,10 +34,22 @@ from cl_bench.sweep.search_figures import search_history, search_importance
 try:
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.exceptions import StorageInternalError
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import FrozenTrial, TrialState
+    from sqlalchemy import URL
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError:
     raise InputError("hparams_search: needs optuna: pip install 'cl_bench[search]'") from None
+
+NO_KEYS = ("_target_", "choices", "hparams_search", *WORKED_OUT)
+"""What composed settings have beside the keys of a person."""
+
+BENCHMARK = ("dataset", "scenario", "seed", "continue_from")
+"""The keys that say what is learned."""
+
+MEASURES = ("tuned_on", "measure_every", "evaluate_every", "evaluate_unit", "evaluate_on")
+"""The keys that say what is known of a run, beside `WITHOUT_EFFECT`: the accuracy in the end is the same."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +66,11 @@ class Plan:
         return f"first_{self.first_tasks}_tasks" if self.first_tasks else "all_tasks"
 
 
-def search(overrides: Sequence[str]) -> dict[str, Any]:
+def search(overrides: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any]:
     """Tries values as a command line with `hparams_search=NAME` asks for, or goes on with that, and returns the
     settings of a run of all tasks with the best of them.
 
+    flags: of that command line, for those that are printed.
     Raises InputError for what can't be searched, and KnownError when no trial got to its end.
     """
     given = compose(*overrides)
@@ -84,9 +98,10 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
     root = place(given["output_root"], "output_root") / name_of(given) / f"search-seed{given['seed']}-{key}"
     runs = {"output_root": str(root / ".trials")}
 
-    with RunFolder(root, key).opened(anew=not given["resume"]):
+    database = root.resolve() / "study.db"
+    with RunFolder(root, key).opened(anew=not given["resume"]), told_of(database):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        storage = f"sqlite:///{root.resolve()}/study.db"
+        storage = URL.create("sqlite", database=str(database)).render_as_string()  # a path may have a ?
         study = optuna.create_study(storage=storage, study_name=key, direction="maximize", load_if_exists=True)
         for number in range(plan.trials):
             if number == len(study.trials):
@@ -96,7 +111,17 @@ def search(overrides: Sequence[str]) -> dict[str, Any]:
             if not trial.state.is_finished():
                 attempt(study, trial, trial_with(trial.params) | runs)
             print(f"trial {number + 1} of {plan.trials}: {summary_of(study, study.trials[number])}", flush=True)
-        return best_of(study, plan, overrides, root)
+        return best_of(study, plan, overrides, root, flags)
+
+
+@contextmanager
+def told_of(database: Path) -> Iterator[None]:
+    """Whatever is wrong with a database is one line."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{database}: can't be used ({reason}); delete it, and the search begins anew") from error
 
 
 def distributions(
@@ -106,7 +131,9 @@ def distributions(
     if not isinstance(space, Mapping):
         raise InputError(f"{where}{path[:-1]}={typed(space)}: has keys of its own, name those to search")
     for key, node in space.items():
-        found, known = f"{path}{key}", [name for name in given if name != "_target_"]
+        found, known = f"{path}{key}", [name for name in given if not unsearchable(path, name)]
+        if why := key in given and unsearchable(path, key):
+            raise InputError(f"{where}{found}: {why}")
         if key not in known:
             raise InputError(f"{where}{found}: there is no {found} to search{nearest(key, known, where + path)}")
         if isinstance(given[key], Mapping) and isinstance(node, Mapping) and "choices" in node:
@@ -116,12 +143,25 @@ def distributions(
         elif not isinstance(node, Mapping):
             raise InputError(f"{where}{found}={typed(node)}: needs low and high, or choices")
         else:
+            if "choices" in node:  # Hydra has merged them with the range of a file
+                node = {name: value for name, value in node.items() if name not in ("low", "high", "log")}
             try:
                 yield found, build(check(node, f"{where}{found}", among if "choices" in node else between))
             except InputError:
                 raise
             except ValueError as error:  # Optuna's, of a range that can't be
                 raise InputError(f"{where}{found}: {error}") from None
+
+
+def unsearchable(group: str, key: str) -> str | None:
+    """Why a key below a path, as "method." or "", can't be searched; None where it can."""
+    if key == "_target_" or (not group and key in NO_KEYS):
+        return "is no key of a person; search once for each choice"
+    if not group and key in BENCHMARK:
+        return "says what is learned, and accuracies on different tasks can't be compared; search once for each value"
+    if key in WITHOUT_EFFECT.get(group.rstrip("."), ()) or (not group and key in MEASURES):
+        return "changes no accuracy, any value is as good; leave it out"
+    return None
 
 
 def between(low: int | float, high: int | float, log: bool = False) -> BaseDistribution:
@@ -188,17 +228,24 @@ def chosen_with(overrides: Sequence[str], values: Mapping[str, Any], plan: Plan)
     return [*own, *assigned(values), f"tuned_on={plan.protocol}"]
 
 
-def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Path) -> dict[str, Any]:
-    """Draws and tells how the search ended; returns the settings of a run of all tasks with the best values."""
-    trials = study.get_trials()
-    done = study.get_trials(states=[TrialState.COMPLETE])
+def best_of(
+    study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Path, flags: Sequence[str]
+) -> dict[str, Any]:
+    """Draws and tells how the search ended; returns the settings of a run of all tasks with the best values.
+
+    An earlier search for more trials may have left some, one of them perhaps cut: they are none of this one.
+    """
+    trials = study.get_trials()[: plan.trials]
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     if not done:
         raise KnownError(f"hparams_search: no trial got to its end; {summary_of(study, trials[0])} (in {root})")
     best = max(done, key=lambda trial: trial.value or 0.0)
     tasks = f"the first {plan.first_tasks} tasks" if plan.first_tasks else "all tasks"
     search_history([trial.value for trial in trials], tasks, root / "history.png")
+    of_these = optuna.create_study(direction="maximize")
+    of_these.add_trials(trials)
     with warnings.catch_warnings(action="ignore"):  # few or equal trials: all keys count the same then
-        importance = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+        importance = get_param_importances(of_these, evaluator=PedAnovaImportanceEvaluator())
     tried = {key: [(trial.params[key], trial.value or 0.0) for trial in done] for key in importance}
     search_importance(importance, tried, tasks, root / "importance.png")
 
@@ -210,12 +257,12 @@ def best_of(study: optuna.Study, plan: Plan, overrides: Sequence[str], root: Pat
         f"# @package _global_\n"
         f"# Chosen on validation images of {tasks}: {best.value:.4f}, the best of {len(done)} trials "
         f"({len(trials) - len(done)} failed), by\n"
-        f"# python -m cl_bench {shlex.join(overrides)}\n"
+        f"# python -m cl_bench {shlex.join([*flags, *overrides])}\n"
         f"{OmegaConf.to_yaml(OmegaConf.from_dotlist([*assigned(best.params), f'tuned_on={plan.protocol}']))}"
     )
     print(f"best of {len(done)} trials ({len(trials) - len(done)} failed), on validation images of {tasks}:")
     print(f"  {summary_of(study, best)}")
-    print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join(whole)}")
+    print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join([*flags, *whole])}")
     other = [key for key in best.params if key.partition(".")[0] not in MAY_SET["tuned/scenario"]]
     if other:
         print(f"no file of conf/tuned, which may set the method and its optimizer alone, and not {', '.join(other)}:\n")

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import Compose
+from pytorch_lightning import Callback, callbacks
 
 from cl_bench.config import InputError, Stopped
 from cl_bench.config.names import folder_of, key_of
-from cl_bench.runs.callbacks import NOT_HERE
+from cl_bench.runs.callbacks import NOT_HERE, restore
+from cl_bench.runs.loggers import read
 from cl_bench.runs.loop import run
 
 PACKAGE = '''
@@ -173,14 +175,51 @@ def test_the_example_of_the_documentation(
 
 
 def test_what_has_no_use_here_is_one_line(small: Compose) -> None:
-    for name in ("ModelCheckpoint", "RichProgressBar", "EarlyStopping", "StochasticWeightAveraging"):
-        given = {"EarlyStopping": ", monitor: loss", "StochasticWeightAveraging": ", swa_lrs: 0.1"}.get(name, "")
+    needed = {
+        "EarlyStopping": ", monitor: loss",
+        "ModelPruning": ", pruning_fn: l1_unstructured",
+        "StochasticWeightAveraging": ", swa_lrs: 0.1",
+    }
+    for name in (*needed, "ModelCheckpoint", "RichProgressBar", "EMAWeightAveraging", "SpikeDetection", "Timer"):
+        given = needed.get(name, "")
         node = f"[{{_target_: pytorch_lightning.callbacks.{name}{given}}}]"
         settings = small("plugins=[pytorch_lightning]", f"trainer.callbacks={node}", "method=finetune")
         with pytest.raises(InputError, match=rf"^trainer.callbacks\[0\]: {name} has no use here: "):
             run(settings)
         assert not folder_of(settings).exists()
-    assert len(NOT_HERE) == 4
+
+
+def test_all_but_these_of_lightnings_own_are_refused() -> None:
+    refused = tuple(kind for kinds in NOT_HERE for kind in kinds)
+    left = {name for name in callbacks.__all__ if not issubclass(getattr(callbacks, name), refused)}
+    assert left == {"Callback", "LambdaCallback", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor"}
+
+
+def test_what_lightnings_own_log_stands_at_the_steps_of_the_run(small: Compose) -> None:
+    node = "[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]"
+    more = ("method=finetune", "scenario.n_tasks=2", "trainer.chunk=5", "trainer.iterations=12", "optimizer.lr=0.125")
+    settings = small("plugins=[pytorch_lightning]", f"trainer.callbacks={node}", *more)
+    run(settings)
+    rows = read(folder_of(settings) / "log.csv")
+    assert [row.step for row in rows] == sorted(row.step for row in rows)
+    rates = [(row.step, row.value) for row in rows if row.name.startswith("lr-")]
+    assert sorted(set(rates)) == [(step, 0.125) for step in (0, 5, 10, 12, 17, 22)]
+
+
+def test_what_is_given_back_is_a_copy_each_time() -> None:
+    class Keeps(Callback):
+        state: dict[str, Any]
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self.state = state_dict
+
+    one, other, states = Keeps(), Keeps(), [{"seen": [1], "of": {"task": 0}}, {}]
+    for _ in range(2):
+        restore([one, other], states)
+        assert (one.state, other.state) == ({"seen": [1], "of": {"task": 0}}, {})
+        one.state["seen"].append(2)
+        one.state["of"]["task"] = 1
+        other.state["new"] = True
 
 
 def test_one_that_stops_a_phase_is_one_line(small: Compose, mine: Any) -> None:

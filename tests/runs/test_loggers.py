@@ -135,6 +135,21 @@ def test_a_new_run_starts_a_new_file(tmp_path: Path) -> None:
     assert read(tmp_path / "log.csv") == []
 
 
+def test_a_point_of_lightnings_never_goes_back_and_comes_once(tmp_path: Path) -> None:
+    """It counts chunks, and logs when a chunk begins."""
+    for checkpoint, done in ((0, 20), (20, 30)):
+        logger = CSVLog()
+        logger.start(tmp_path, "0123abcd", "name", {}, "group", [], checkpoint)
+        logger.phase(0, "train", 0)
+        for chunk, step in enumerate(range(checkpoint, done + 1, 10)):
+            logger.log_metrics({"lr": 0.1, "epoch": 0}, chunk)
+            if step < 30:
+                logger.log_points([(step + 10, {"loss": 1.0})])
+                logger.log_metrics({"mine": 2.0}, step + 10)
+    rows = [(row.step, row.name) for row in read(tmp_path / "log.csv")]
+    assert rows == [(0, "lr"), *((at, name) for at in (10, 20, 30) for name in ("loss", "mine", "lr"))]
+
+
 def test_a_run_continued_before_its_first_step_keeps_its_tasks(tmp_path: Path) -> None:
     """Joint training has learned nothing before its last task, and was measured all the same."""
     for _ in range(2):

@@ -474,6 +474,17 @@ def test_a_graph_of_columns(small: Compose) -> None:
     torch.testing.assert_close(graph(images), own.model()(images, index=1))
 
 
+@pytest.mark.parametrize("scenario", ["permuted", "rotated"])
+def test_a_graph_sees_images_as_their_task_does(scenario: str, small: Compose) -> None:
+    settings = small("method=finetune", f"scenario={scenario}", "trainer.epochs=1", "scenario.n_tasks=2")
+    run(settings)
+    own = cl_bench.load(folder_of(settings))
+    images = digits().x_test
+    answers = torch.export.load(own.export(task=1)).module()(images / 255).argmax(1).tolist()
+    assert [own.class_names[output] for output in answers] == own.predict(images, task=1).tolist()
+    assert answers != torch.export.load(own.export()).module()(images / 255).argmax(1).tolist()
+
+
 def test_what_is_no_graph_is_refused_with_the_reason(small: Compose) -> None:
     settings = small("method=supsup", "trainer.epochs=1", "scenario.n_tasks=2")
     run(settings)

@@ -22,7 +22,7 @@ from cl_bench.runs.loggers import CSVLog, read
 from cl_bench.runs.loop import run
 from cl_bench.runs.mlflow_log import MLflowLog
 from cl_bench.runs.tensorboard_log import TensorBoardLog
-from cl_bench.runs.trackers import TrackedLog, Tracker
+from cl_bench.runs.trackers import TrackedLog, Tracker, sent_before
 
 
 @pytest.fixture
@@ -109,15 +109,49 @@ def test_mlflow_holds_a_run_once_that_was_continued(folder: Path, store: str) ->
     assert [file.path for file in client.list_artifacts(one.info.run_id, "samples")] == ["samples/task1.png"]
 
 
+def test_a_run_that_was_cut_twice_is_sent_once(folder: Path, store: str) -> None:
+    """After the second cut log.csv ends before what the first one had sent."""
+    for start, stop in ((0, 125), (45, 65), (45, 4 * 40)):
+        logger = TrackedLog([TensorBoardLog(), MLflowLog(uri=store)])
+        learn(logger, folder, start=start, stop=stop)
+        assert (folder / "sent.json").exists() == bool(start)
+        logger.close(failed=stop < 160)
+    losses = [row.step for row in read(folder / "log.csv") if (row.phase, row.name) == ("solver", "loss")]
+    client, [one] = of_mlflow(store)
+    for name, steps in (("solver/loss", losses), ("task/ACC", [0, 1])):
+        assert [step for step, _ in curve(events(folder), name)] == steps
+        assert [metric.step for metric in client.get_metric_history(one.info.run_id, name)] == steps
+
+
+def test_a_damaged_note_of_what_was_sent_costs_nothing_else(folder: Path) -> None:
+    learn(TrackedLog([]), folder, stop=65)
+    for content in ("{", "[1]", '{"step": 3}'):
+        (folder / "sent.json").write_text(content)
+        assert sent_before(folder) == (60, [])
+
+
+def test_a_run_killed_before_its_first_point_is_one_run_of_mlflow(folder: Path, store: str) -> None:
+    learn(TrackedLog([MLflowLog(uri=store)]), folder, stop=0)
+    logger = TrackedLog([MLflowLog(uri=store)])
+    learn(logger, folder)
+    complete(logger)
+    assert [one.info.status for one in of_mlflow(store)[1]] == ["FINISHED"]
+    learn(TrackedLog([MLflowLog(uri=store)]), folder.parent / "anew")  # as resume=false moves the old folder away
+    assert len(of_mlflow(store)[1]) == 2
+
+
 @pytest.mark.slow
-def test_mlflow_makes_a_database_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_makes_a_database_of_its_own(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.tracking import MlflowClient
 
+    (tmp_path / "o?x=1").mkdir()
+    folder = folder.parent.rename(tmp_path / "o?x=1" / "class") / "run"
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     logger = TrackedLog([MLflowLog()])
     learn(logger, folder)
     complete(logger)
-    client = MlflowClient(f"sqlite:///{folder.parents[1] / 'mlflow.db'}")
+    assert (folder.parents[1] / "mlflow.db").is_file()
+    client = MlflowClient(f"sqlite:///{tmp_path / 'o%3Fx=1' / 'mlflow.db'}")
     [one] = client.search_runs(["1"])
     assert (one.info.status, one.data.metrics["ACC"]) == ("FINISHED", 0.7)
     assert [*(folder.parents[1] / "mlruns").rglob("accuracy_matrix.png")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -145,7 +146,7 @@ def test_no_test_image_has_a_say(small_search: Search, tmp_path: Path, monkeypat
 
 @pytest.mark.usefixtures("no_figures")
 def test_a_killed_search_goes_on_where_it_was(
-    small_search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_search(root="whole")
     learned, record = [], Recorder.record
@@ -160,12 +161,28 @@ def test_a_killed_search_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         small_search()
     assert [state for *_, state in trials_of(tmp_path / "outputs")] == ["COMPLETE", "RUNNING"]
+    capsys.readouterr()
+    small_search("hparams_search.trials=1")  # fewer of them: the one that was cut is none
+    assert "best of 1 trials (0 failed)" in capsys.readouterr().out
     small_search()
     assert learned == [0, 1, 0, 1]  # nothing twice
     assert trials_of(tmp_path / "outputs") == trials_of(tmp_path / "whole")
     small_search("hparams_search.trials=3")  # more of them
     assert trials_of(tmp_path / "outputs")[:2] == trials_of(tmp_path / "whole")
     assert len(trials_of(tmp_path / "outputs")) == 3
+    for n in (1, 3):
+        considered = trials_of(tmp_path / "outputs")[:n]
+        best = max(considered, key=lambda trial: trial[1] or 0)
+        assert small_search(f"hparams_search.trials={n}")["method"]["strength"] == best[0]["method.strength"]
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_database_lies_in_its_folder_and_is_one_line_when_damaged(small_search: Search, tmp_path: Path) -> None:
+    small_search("hparams_search.trials=1", root="o?x")
+    (database,) = (tmp_path / "o?x").glob("*/search-*/study.db")
+    database.write_bytes(database.read_bytes()[:10_000])
+    with pytest.raises(InputError, match=r"study.db: can't be used \(.*malformed\); delete it, and the search begins"):
+        small_search("hparams_search.trials=1", root="o?x")
 
 
 def test_proposals_follow_from_the_trials_so_far() -> None:
@@ -256,6 +273,14 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
             "+hparams_search.space.scheduler={choices: [none]}",
             r"space.scheduler: which scheduler it is can't be searched",
         ),
+        ("hparams_search.space={method: {choices: [ewc]}}", "space.method: which method it is can't be searched"),
+        ("hparams_search.space.choices.method={choices: [ewc]}", "space.choices: is no key of a person"),
+        ("hparams_search.space.hparams_search.trials={low: 1, high: 2}", "space.hparams_search: is no key of a person"),
+        ("hparams_search.space.trainer.chunk={low: 1, high: 2}", "space.trainer.chunk: changes no accuracy"),
+        ("hparams_search.space.keep_models={choices: [last]}", "space.keep_models: changes no accuracy"),
+        ("hparams_search.space.evaluate_every={low: 1, high: 2}", "space.evaluate_every: changes no accuracy"),
+        ("hparams_search.space.scenario.n_tasks={low: 1, high: 2}", "space.scenario: says what is learned"),
+        ("hparams_search.space.seed={low: 1, high: 2}", "space.seed: says what is learned"),
         ("seed=-1", "seed=-1"),
         ("trainer.patience=1", "trainer.patience=1: goes by the validation images"),  # which the last run lacks
         ("scheduler=plateau", "scheduler.monitor=val_accuracy: goes by the validation images"),
@@ -288,7 +313,8 @@ def test_a_range_out_of_what_is_legal_is_told_before_any_trial(tmp_path: Path) -
 
 
 def test_choices_are_what_a_person_types() -> None:
-    space = {"network": {"hidden": {"choices": [[16], [16, 16]]}}, "method": {"online": {"choices": [True, False]}}}
+    online = {"low": 1, "high": 2, "log": True, "choices": [True, False]}  # beside the range of a file
+    space = {"network": {"hidden": {"choices": [[16], [16, 16]]}}, "method": {"online": online}}
     found = dict(distributions(space, compose("method=ewc"), ""))
     assert {key: one.choices for key, one in found.items()} == {  # type: ignore[attr-defined]
         "network.hidden": ("[16]", "[16,16]"),
@@ -330,6 +356,26 @@ def test_from_the_command_line(
     assert f"kept in {results.parent}" in capsys.readouterr().out
     assert main([*RUN, "hparams_search=strenth"]) == 1
     assert capsys.readouterr().err.startswith("error: hparams_search=strenth: no such hparams_search; did you mean")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_space_of_ones_own_is_found_by_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from cl_bench.__main__ import main
+
+    (tmp_path / "my conf" / "hparams_search").mkdir(parents=True)
+    plan = (CONF / "hparams_search" / "strength.yaml").read_text()
+    (tmp_path / "my conf" / "hparams_search" / "mine.yaml").write_text(plan)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["cl_bench"])
+    words = [*RUN, "hparams_search=mine", "hparams_search.trials=1"]
+    for more in ("--config-dir=my conf", f"hydra.searchpath=['file://{tmp_path}/my conf']"):
+        assert main([more, *words]) == 0, capsys.readouterr().err
+        said = capsys.readouterr().out
+        commands = [line.partition("python -m cl_bench ")[2] for line in said.splitlines() if "-m cl_bench" in line]
+        assert len(commands) == 2  # the next one, and that in the head of the file
+        assert all(more in shlex.split(command) for command in commands)
 
 
 @pytest.mark.slow
