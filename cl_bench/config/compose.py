@@ -13,7 +13,7 @@ from cl_bench.config.content import content_of
 from cl_bench.config.declared import declared, reads_memory, trains, unread_in
 from cl_bench.config.errors import InputError, nearest, typed
 from cl_bench.config.idle import check_idle, typed_key
-from cl_bench.config.names import CONF, TUNED, check_name, file_of, options_of
+from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check, types_of
 from cl_bench.config.tuned import at, picked_up
@@ -65,6 +65,8 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     found = {str(key): value for key, value in settings.items()}
+    for group in GROUPS:
+        check_file(group, choices.get(group), found.get(group))
     if isinstance(found.get("method"), dict):
         given = config.hydra if "hydra" in config else HydraConfig.get() if HydraConfig.initialized() else None
         _settle(found, given.overrides.task if given else [], choices.get("method"))
@@ -80,6 +82,15 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         "choices": {group: choices.get(group) for group in groups}
         | {"picked_up": {name: values for name, values in kept.items() if values.keys() - {"tuned_on"}}}
     }
+
+
+def check_file(group: str, choice: Any, node: Any) -> None:
+    """Raises InputError for a choice whose file, plugin's or person's, doesn't say what is to be built."""
+    if choice in (None, "null", "none") or (isinstance(node, dict) and node.get("_target_")):
+        return
+    if choice not in options_of(group) or "_target_" not in file_of(group, choice):
+        must = "must hold _target_: PACKAGE.MODULE.NAME, and keys of what that names"
+        raise InputError(f"{group}={choice}: its file {group}/{choice}.yaml {must}")
 
 
 def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> None:
@@ -167,7 +178,7 @@ def written_out(override: str) -> str:
     """
     override = override if override.startswith("+hydra") else override.lstrip("+")
     key, _, value = override.partition("=")
-    if key.startswith("hparams_search.space."):
+    if f"{key}.".startswith("hparams_search.space."):
         return f"++{override}"
     if key in ("features", "experiment", "hparams_search", *TUNED) and value == "null":
         return f"~{key}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from cl_bench.config import signatures
@@ -34,9 +35,13 @@ def unread_in(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def methods_with(name: str, value: bool) -> list[str]:
-    """The methods that can be chosen whose class says this of itself, see `declared`."""
-    files = {method: {"method": file_of("method", method), "plugins": []} for method in options_of("method")}
-    return [method for method, file in files.items() if declared(file, name) == value]
+    """The methods that can be chosen whose class says this of itself, see `declared`; not those that can't be read."""
+    found = []
+    for method in options_of("method"):
+        with suppress(InputError):
+            if declared({"method": file_of("method", method), "plugins": []}, name) == value:
+                found.append(method)
+    return found
 
 
 def trains(settings: Mapping[str, Any]) -> bool:

@@ -99,11 +99,21 @@ def options_of(group: str) -> list[str]:
 
 
 def file_of(group: str, name: str) -> dict[str, Any]:
-    """What the YAML file of a choice says, ours or that of an installed plugin."""
+    """What the YAML file of a choice says, ours or that of an installed plugin; {} of an empty one.
+
+    Raises InputError for a file that holds no keys.
+    """
     import yaml
 
     found = (conf / group / f"{name}.yaml" for conf in conf_of().values())
-    return yaml.safe_load(next(file for file in found if file.is_file()).read_text(encoding="utf-8"))
+    file = next(file for file in found if file.is_file())
+    try:
+        node = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{group}={name}: {file} is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(node, dict | None):
+        raise InputError(f"{group}={name}: {file} must hold keys (KEY: VALUE), not a {type(node).__name__}")
+    return node or {}
 
 
 def key_of(config: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, get_args, get_type_hints
@@ -22,6 +23,17 @@ from cl_bench.config.plugins import allowed, check_path
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 """The kinds of parameters that a key can stand for: no *args, no **kwargs."""
+
+GIVEN: dict[str, tuple[str, ...]] = {
+    "method": ("problem", "network", "optimizer", "memory"),
+    "dataset": ("data_dir", "seed"),
+    "scenario": ("dataset", "data_dir", "seed"),
+    "network": ("image_shape", "n_outputs", "mean", "std"),
+    "features": ("data_dir", "seed"),
+    "trainer": ("folder", "logger", "seed", "checkpoint_every", "schedule"),
+    "memory": ("available",),
+}
+"""The parameters of a group's object that a run gives. They are keys only where they can be given by name alone."""
 
 NODE = "must be {_target_: PACKAGE.MODULE.CLASS, KEY: VALUE}"
 
@@ -65,7 +77,7 @@ def imported(target: Callable[..., Any] | str, where: str) -> Any:
     key, (module, _, name) = f"{where}._target_={target}", target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except Exception as error:  # a slip of the pen in somebody's package can be anything
+    except (Exception, SystemExit) as error:  # a slip of the pen in somebody's package can be anything
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             found = None
         else:
@@ -95,12 +107,14 @@ def check(
     found = constructor or path_of(node, where, packages)
     types = types_of(found, where)
     prefix = where and f"{where}."
+    given = set(GIVEN.get(where.partition("=")[0], ())) & types.keys()
+    keys = types.keys() - (given and given - by_name_alone(found, where))
     parts, lists, values = {}, {}, {}
     for key, value in node.items():
         if key == "_target_":
             continue
-        if key not in types:
-            raise InputError(f"{prefix}{key}: no such key{nearest(key, types, prefix)}")
+        if key not in keys:
+            raise InputError(f"{prefix}{key}: no such key{nearest(key, keys, prefix)}")
         if isinstance(value, Mapping) and "_target_" in value:
             parts[key] = check(value, f"{prefix}{key}", packages=packages)
         elif isinstance(value, list) and any(isinstance(part, Mapping) for part in value):
@@ -127,6 +141,15 @@ def check_part(part: Any, where: str, packages: Sequence[str]) -> Node:
     if not isinstance(part, Mapping) or "_target_" not in part:
         raise InputError(f"{where}={typed(part)}: {NODE}")
     return check(part, where, packages=packages)
+
+
+def by_name_alone(target: Callable[..., Any] | str, where: str) -> set[str]:
+    """The parameters that no position stands for; read from source as in `types_of`."""
+    if isinstance(target, str) and target.rpartition(".")[0] not in sys.modules:
+        with suppress(LookupError):
+            return signatures.by_name_alone(target)
+    parameters = inspect.signature(imported(target, where)).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
 def types_of(target: Callable[..., Any] | str, where: str) -> dict[str, Any]:

@@ -24,15 +24,27 @@ class Built:
 
 def parameters(path: str) -> dict[str, Any]:
     """The type of each parameter of the class or function `path`, by name. Raises LookupError, see above."""
-    module, found = _find(*_split(path))
+    module, found = _constructor(path)
     if isinstance(found, ast.ClassDef):
-        if any("dataclass" in ast.dump(decorator) for decorator in found.decorator_list):
-            return _fields(module, found)
-        module, found = _member(module, found, "__init__")
+        return _fields(module, found)
     if not isinstance(found, ast.FunctionDef) or found.args.vararg or found.args.kwarg:
         raise LookupError(path)
     known = [argument for argument in (*found.args.args, *found.args.kwonlyargs) if argument.arg != "self"]
     return {argument.arg: _evaluated(argument.annotation, module) if argument.annotation else Any for argument in known}
+
+
+def by_name_alone(path: str) -> set[str]:
+    """The parameters of the class or function `path` that no position stands for. Raises LookupError, see above."""
+    _, found = _constructor(path)
+    return {argument.arg for argument in found.args.kwonlyargs} if isinstance(found, ast.FunctionDef) else set()
+
+
+def _constructor(path: str) -> tuple[str, ast.AST]:
+    """What is called to make the class or function `path`: a function, or the class itself of a dataclass."""
+    module, found = _find(*_split(path))
+    if isinstance(found, ast.ClassDef) and not any("dataclass" in ast.dump(name) for name in found.decorator_list):
+        return _member(module, found, "__init__")
+    return module, found
 
 
 def constant(path: str, name: str) -> Any:

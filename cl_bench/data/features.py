@@ -50,8 +50,9 @@ class Features:
     """
 
     def __init__(self, data_dir: Path, *, backbone: str, weights: str | None = None, size: Side | None) -> None:
-        self.backbone = Backbone("features", backbone, weights, size)
-        digest = digest_of("features", weights_file("features", backbone, weights), str(data_dir / ".cache"))
+        self.backbone, self.width = Backbone("features", backbone, weights, size), 0
+        file = weights_file("features", backbone, weights)
+        digest = digest_of("features", backbone, file, str(data_dir / ".cache"))
         self.folder = data_dir / ".cache" / "features" / f"{backbone.replace('/', '-')}-{size or 'own'}-{digest}"
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -61,8 +62,9 @@ class Features:
     def of(self, *sets: Tensor, device: torch.device | str = "cpu") -> list[Tensor]:
         """Of several sets of images, uint8 (N, C, H, W), the features (N, width), float32, on the CPU.
 
-        Raises InputError where the cache can't be written.
+        Raises InputError where the cache can't be written, and for images of a size that the network can't take.
         """
+        self.width = self.backbone.try_out(sets[0].shape[1:])
         images = [image for part in sets for image in part.numpy()]
         names = [name_of(image) for image in images]
         first = {name: index for index, name in reversed(list(enumerate(names)))}
@@ -79,7 +81,7 @@ class Features:
                 raise InputError(
                     f"data_dir: can't write features to {self.folder} ({error.strerror or error})"
                 ) from error
-        table = np.empty((len(names), self.backbone.width), np.float32)
+        table = np.empty((len(names), self.width), np.float32)
         for row, name in enumerate(names):
             table[row] = known[name]
         return list(torch.from_numpy(table).split([len(part) for part in sets]))
@@ -93,7 +95,7 @@ class Features:
                     names = [name.tobytes() for name in content["names"]]
                     if not wanted.isdisjoint(names):
                         rows = content["features"]
-                        if rows.shape != (len(names), self.backbone.width) or rows.dtype != np.float32:
+                        if rows.shape != (len(names), self.width) or rows.dtype != np.float32:
                             raise ValueError("not what was written")
                         known |= {name: row for name, row in zip(names, rows, strict=True) if name in wanted}
             except Exception as error:  # numpy and zipfile raise half a dozen unrelated classes on a damaged file
@@ -168,7 +170,7 @@ def as_features(scenario: Scenario, features: Features, device: torch.device | s
         train, val = there(task.train), there(task.val)
         tasks.append(replace(task, train=train, val=val, meta=task.meta and there(task.meta)))
     pictures = Pictures(problem.image_shape, problem.view, features)
-    shape = (features.backbone.width, 1, 1)
+    shape = (features.width, 1, 1)
     problem = replace(problem, image_shape=shape, mean=None, std=None, view=None, pictures=pictures)
     return Scenario(problem, tasks, tests)
 

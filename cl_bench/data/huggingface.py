@@ -99,7 +99,10 @@ def huggingface(
 
 @dataclass(frozen=True)
 class Row:
-    """The picture in a row of a split, as bytes, and what messages call it."""
+    """The picture in a row of a split, as bytes.
+
+    Its text is what messages call it, and what tells it from all others in the same files, see `large.pictures_of`.
+    """
 
     rows: Any
     column: str
@@ -107,7 +110,7 @@ class Row:
     split: str
 
     def __str__(self) -> str:
-        return f"row {self.row} of {self.split}"
+        return f"{self.column} in row {self.row} of {self.split}"
 
     def open(self, mode: Literal["rb"], /) -> BinaryIO:
         found = self.rows[self.row][self.column]

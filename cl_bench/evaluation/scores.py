@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from cl_bench.config import InputError
 from cl_bench.data.batches import NO_TASK, Batch, Data
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
@@ -91,6 +92,7 @@ class Score(nn.Module):
             for batch in batches:
                 task = self.tasks(batch, test)
                 logits = self.logits(method, batch, test)
+                check_shape(logits, len(batch.y), self.problem.n_outputs)
                 among = masked(logits, allowed.to(logits.device)[task])
                 answer = among.argmax(1)
                 self.metrics.update(after, test, answer, batch.y)
@@ -219,6 +221,13 @@ class Score(nn.Module):
         """What people look at first comes first."""
         first = ("ACC", "BWT", "FWT", "forgetting")
         return (first.index(name) if name in first else len(first), name)
+
+
+def check_shape(logits: Tensor, n: int, n_outputs: int) -> None:
+    """Raises InputError for answers of another shape: a single one for each image would stand for every output."""
+    if logits.shape != (n, n_outputs):
+        why = f"its forward returns the shape {tuple(logits.shape)} for {n} images, and there are {n_outputs} outputs"
+        raise InputError(f"method: {why}; return logits of the shape (B, n_outputs)")
 
 
 def with_none(values: Tensor) -> list[Any]:

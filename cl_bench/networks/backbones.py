@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cl_bench.config import InputError
-from cl_bench.config.errors import nearest
-from cl_bench.config.weights import LITE0, weights_file
+from cl_bench.config.errors import nearest, out_of_memory, typed
+from cl_bench.config.weights import TRANSFORMED, weights_file
 from cl_bench.networks.base import Normalize
 from cl_bench.networks.efficientnet import MEAN, STD, EfficientNetLite0
+from cl_bench.seeding import seeded
 
 PIXELS = 2**17
 """Of the images that pass through at once on a CPU, where few are fastest: 32 of 64x64."""
@@ -24,10 +25,9 @@ ON_GPU = 64
 
 
 class Loaded(NamedTuple):
-    """A network with its weights: images that are normalized with `mean` and `std` -> (B, width)."""
+    """A network with its weights: images that are normalized with `mean` and `std` -> features."""
 
     network: nn.Module
-    width: int
     mean: Sequence[float]
     std: Sequence[float]
 
@@ -58,11 +58,10 @@ class Backbone(nn.Module):
 
     def __init__(self, where: str, backbone: str, weights: str | None, size: int | None) -> None:
         super().__init__()
-        self.size = size
+        self.where, self.backbone, self.size = where, backbone, size
         with torch.device("cpu"):  # however large the network on it is, the weights are needed
             loaded = load(where, backbone, weights)
             self.normalize = Normalize(loaded.mean, loaded.std)
-        self.width = loaded.width
         self.shared = Shared(loaded.network.to(memory_format=torch.channels_last))
 
     def at_once(self, shape: Sequence[int], device: torch.device) -> int:
@@ -70,12 +69,31 @@ class Backbone(nn.Module):
         height, width = (self.size, self.size) if self.size else shape[1:]
         return max(1, PIXELS * (ON_GPU if device.type == "cuda" else 1) // (height * width))
 
+    def try_out(self, shape: Sequence[int]) -> int:
+        """The width of the features of images (C, H, W), by those of a blank one.
+
+        Raises InputError for a size that the network can't take.
+        """
+        height, width = (self.size, self.size) if self.size else shape[1:]
+        device = self.normalize.mean.device
+        try:
+            with torch.no_grad(), torch.device(device):
+                return self._features(torch.zeros(1, *shape)).shape[1]
+        except Exception as error:  # of somebody's network: any class
+            if out_of_memory(error):
+                raise
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"{self.where}.size={typed(self.size)}: {self.backbone} can't take images of {height}x{width} pixels; "
+                f"choose another size or another backbone ({why})"
+            ) from error
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():  # a graph takes any number of images, and can't tell how many parts they are
             return self._features(x)
         with torch.no_grad():
             parts = [self._features(part) for part in x.split(self.at_once(x.shape[1:], x.device))]
-        return torch.cat(parts) if parts else x.new_empty(0, self.width)
+        return torch.cat(parts)
 
     def _features(self, x: Tensor) -> Tensor:
         x = x.expand(-1, 3, -1, -1)
@@ -94,45 +112,84 @@ class Backbone(nn.Module):
 def load(where: str, backbone: str, weights: str | None) -> Loaded:
     """The network `backbone` with its weights. Raises InputError, see `Backbone`."""
     library, _, name = backbone.partition("/")
-    if backbone == LITE0 or library not in ("torchvision", "timm"):
-        file = weights_file(where, backbone, weights)
-        with torch.device("meta"):
-            network = EfficientNetLite0()
-        fill(network, where, backbone, file)
-        network.set_submodule("_fc", nn.Identity())
-        return Loaded(network, 1280, MEAN, STD)
     if library == "torchvision":
-        from torchvision import models
+        return of_torchvision(where, backbone, name, weights)
+    if library == "timm":
+        return of_timm(where, backbone, name, weights)
+    file = weights_file(where, backbone, weights)
+    network = filled(EfficientNetLite0, where, backbone, file)
+    network.set_submodule("_fc", nn.Identity())
+    return Loaded(network, MEAN, STD)
 
-        if name not in models.list_models(module=models):
-            near = nearest(name, models.list_models(module=models), "torchvision/")
-            raise InputError(f"{where}.backbone={backbone}: torchvision has no such network{near}")
-        file = weights_file(where, backbone, weights)
-        with torch.device("meta"):
-            network = models.get_model(name, weights=None)
-        fill(network, where, backbone, file)
-        seen = models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
-        called, head = [(called, part) for called, part in network.named_modules() if isinstance(part, nn.Linear)][-1]
-        network.set_submodule(called, nn.Identity())
-        return Loaded(network, head.in_features, seen.mean, seen.std)
+
+def of_torchvision(where: str, backbone: str, name: str, weights: str | None) -> Loaded:
+    """A network of torchvision without its last linear layer."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        near = nearest(name, models.list_models(module=models), "torchvision/")
+        raise InputError(f"{where}.backbone={backbone}: torchvision has no such network{near}")
+    file = weights_file(where, backbone, weights)
+    # as torchvision builds these where it has weights for them
+    more = {"transform_input": True, "init_weights": False} if backbone in TRANSFORMED else {}
+    network = filled(lambda: models.get_model(name, weights=None, **more), where, backbone, file)
+    linear = [called for called, part in network.named_modules() if isinstance(part, nn.Linear)]
+    if not linear:
+        why = "has no linear layer that features could be taken before"
+        raise InputError(f"{where}.backbone={backbone}: {why}; choose another, such as torchvision/resnet18")
+    network.set_submodule(linear[-1], nn.Identity())
+    seen = models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+    return Loaded(network, seen.mean, seen.std)
+
+
+def of_timm(where: str, backbone: str, name: str, weights: str | None) -> Loaded:
+    """A network of timm without its classifier."""
     try:
         import timm
     except ImportError:
         raise InputError(f"{where}.backbone={backbone}: needs timm; pip install 'cl_bench[pretrained]'") from None
-    if not timm.is_model(name.partition(".")[0]):
+    plain = name.partition(".")[0]
+    if not timm.is_model(plain):
         near = nearest(name, timm.list_models(), "timm/")
         raise InputError(f"{where}.backbone={backbone}: timm has no such network{near}")
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError:
+        near = nearest(name, [plain, *timm.list_pretrained(f"{plain}.*")], "timm/")
+        raise InputError(f"{where}.backbone={backbone}: timm knows no such weights of {plain}{near}") from None
     file = weights_file(where, backbone, weights)
-    with torch.device("meta"):
-        network = timm.create_model(name, pretrained=False)
-    fill(network, where, backbone, file)
+    network = filled(lambda: timm.create_model(name, pretrained=False), where, backbone, file)
+    if not hasattr(network, "reset_classifier"):
+        why = "has no classifier that features could be taken before"
+        raise InputError(f"{where}.backbone={backbone}: {why}; choose another, such as timm/resnet18")
     network.reset_classifier(0)  # type: ignore[operator]
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    return Loaded(network, network.num_features, config["mean"], config["std"])  # type: ignore[arg-type]
+    return Loaded(network, config["mean"], config["std"])
+
+
+def filled(make: Callable[[], nn.Module], where: str, backbone: str, file: Path) -> nn.Module:
+    """The network that `make` makes, with the weights in a file."""
+    network = without_numbers(make)
+    fill(network, where, backbone, file)
+    return network
+
+
+def without_numbers(make: Callable[[], nn.Module]) -> nn.Module:
+    """A network on the meta device, where random weights cost no time; on the CPU one that works with numbers of its
+    own, which no file holds, or needs numbers to be made at all."""
+    try:
+        with torch.device("meta"):
+            network = make()
+        if network.state_dict().keys() >= dict(network.named_buffers()).keys():
+            return network
+    except NotImplementedError:  # a number of a tensor that has none
+        pass
+    with seeded(0, "backbone"):
+        return make()
 
 
 def fill(network: nn.Module, where: str, backbone: str, file: Path) -> None:
-    """Gives a network on the meta device the weights in a file, all of them and no others."""
+    """Gives a network the weights in a file, all of them and no others, as numbers of the network's own precision."""
     key = f"{where}.weights={file}"
     state = read(key, file)
     own = network.state_dict()
@@ -145,7 +202,7 @@ def fill(network: nn.Module, where: str, backbone: str, file: Path) -> None:
         )
     if odd := next((name for name, value in state.items() if not value.isfinite().all()), None):
         raise InputError(f"{key}: {odd} holds numbers that aren't finite; take a sound file of {backbone}")
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, assign=True)
 
 
 def read(key: str, file: Path) -> dict[str, Tensor]:

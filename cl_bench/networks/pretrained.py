@@ -31,4 +31,4 @@ class Pretrained(Network):
                 "features choose network=linear or network=mlp"
             )
         features = Backbone("network", backbone, weights, size)
-        super().__init__([features], features.width, n_outputs)
+        super().__init__([features], features.try_out(image_shape), n_outputs)

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check
 
 AT_WORK = threading.Lock()
-HERE = threading.local()  # whether this thread has it
+HERE = ContextVar("HERE", default=False)  # whether this thread has it
 
 
 def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -> dict[str, Any]:
@@ -90,15 +91,15 @@ def composed_of(overrides: Sequence[str], typed: Sequence[str] | None = None) ->
 def alone() -> Iterator[None]:
     """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
     configuration belong to all of it. Raises InputError inside of itself, where it would wait for ever."""
-    if getattr(HERE, "at_work", False):
+    if HERE.get():
         why = "a run is at work in this thread, and nothing else can be built or trained before its end"
         raise InputError(f"cl_bench: {why}; leave it out of callbacks")
     with AT_WORK:
-        HERE.at_work = True
+        before = HERE.set(True)
         try:
             yield
         finally:
-            HERE.at_work = False
+            HERE.reset(before)
 
 
 @contextmanager

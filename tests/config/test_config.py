@@ -17,7 +17,7 @@ from cl_bench.config.checks import STREAM, check_settings
 from cl_bench.config.compose import compose, named_loggers
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import CONF, GROUPS, LATER, folder_of, key_of, name_of
-from cl_bench.config.schema import build, check, target, types_of
+from cl_bench.config.schema import GIVEN, build, by_name_alone, check, target, types_of
 from cl_bench.config.training import OLD
 
 NODES = [file for folder in (*GROUPS, "gan") for file in sorted((CONF / folder).glob("*.yaml")) if file.stem != "none"]
@@ -287,6 +287,24 @@ def test_sgd_with_milestones_is_now_a_scheduler_and_has_the_key_that_it_had(gamm
         check_settings(then | {"scheduler": now["scheduler"]})  # not both
     warm = compose("method=finetune", "optimizer=sgd", *milestones, "scheduler.warmup=0.1")
     assert key_of(warm) != key_of(now) != key_of(compose("method=finetune", "optimizer=adam", *milestones))
+
+
+def test_what_a_run_gives_is_no_key_and_no_advice() -> None:
+    """All parameters that have a position, but those of optimizers and the like, are on the list."""
+    for file in NODES:
+        group, node = file.parent.name, yaml.safe_load(file.read_text())
+        if group in ("optimizer", "scheduler", "logger", "gan"):
+            continue
+        types = types_of(node["_target_"], group)
+        given = types.keys() - by_name_alone(node["_target_"], group)
+        assert given <= set(GIVEN[group])
+        for key in given:
+            with pytest.raises(InputError, match=rf"^{group}\.{key}: no such key") as caught:
+                check({"_target_": node["_target_"], key: 3}, group)
+            assert not given & set(re.findall(rf"{group}\.(\w+)", str(caught.value).partition(":")[2]))
+    mine = {"_target_": "cl_bench.methods.dgm.DGM", "optimizer": 3}  # a key of this one
+    with pytest.raises(InputError, match=r"^method\.optimizer=3: has keys of its own"):
+        check(mine, "method")
 
 
 def test_where_a_run_lives() -> None:

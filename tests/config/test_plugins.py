@@ -16,8 +16,10 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.checks import check_settings
 from cl_bench.config.compose import compose
+from cl_bench.config.declared import methods_with
 from cl_bench.config.names import CONF, folder_of, key_of, options_of
 from cl_bench.config.plugins import allowed, conf_folders
+from cl_bench.data.datasets import load
 from cl_bench.manual import files_of
 from cl_bench.record import load_results
 from cl_bench.runs.loop import run
@@ -257,6 +259,7 @@ def test_a_target_that_is_not_there_or_of_another_kind(path: str, said: str, plu
         ("1 / 0", "can't be imported (ZeroDivisionError: "),
         ("from cl_bench.methods.base import Nothing", "can't be imported (ImportError: "),
         ("import os\nos.nothing", "can't be imported (AttributeError: "),
+        ("raise SystemExit(3)", "can't be imported (SystemExit: 3)"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported(
@@ -273,6 +276,45 @@ def test_yaml_that_is_none_is_named(plugin: Plugin, capsys: pytest.CaptureFixtur
     line = refused(capsys, "method=calm")
     assert str(site / "calm_plugin" / "conf" / "method" / "calm.yaml") in line
     check_settings(compose("method=finetune"))  # what nobody chose is not read
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "its file method/calm.yaml must hold _target_: PACKAGE.MODULE.NAME"),
+        ("- calm\n", "method/calm.yaml must hold keys (KEY: VALUE), not a list"),
+        ("calm\n", "method/calm.yaml must hold keys (KEY: VALUE), not a str"),
+    ],
+)
+def test_yaml_that_names_no_class(text: str, said: str, plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin("calm_plugin", {"method/calm": text})
+    line = refused(capsys, "method=calm")
+    assert line.startswith("error: method=calm: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "- a\n", ""])
+def test_a_broken_file_of_a_plugin_is_in_nobodys_way(text: str, plugin: Plugin, tmp_path: Path) -> None:
+    """It is named where it is chosen; elsewhere it is no suggestion."""
+    site = plugin("bad_plugin", {"dataset/odd": text, "method/odd": text})
+    assert load("digits", tmp_path).name == "digits"
+    with pytest.raises(InputError, match=r"^scenario.datasets: there is no dataset 'digts'; did you mean 'digits'\?$"):
+        load("digts", tmp_path)
+    with pytest.raises(InputError, match=r"^dataset=odd: |^scenario.datasets: there is no dataset 'odd'") as caught:
+        load("odd", tmp_path)
+    assert not text or str(site / "bad_plugin" / "conf" / "dataset" / "odd.yaml") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    others = methods_with("needs_borders", False)
+    assert "er" in others
+    assert "odd" not in others
+
+
+def test_answers_of_another_width_are_refused(plugin: Plugin, tmp_path: Path) -> None:
+    """One number for each image would stand for every output."""
+    narrow = "    def forward(self, x: Any, index: Any = None) -> Any:\n        return self.network(x)[:, :1]\n\n"
+    plugin("calm_plugin", YAML, code=CALM.replace("class Other", f"{narrow}class Other"))
+    with pytest.raises(InputError, match=r"^method: its forward returns the shape \(\d+, 1\) for .* 10 outputs"):
+        run(compose("method=calm", *QUICK, f"output_root={tmp_path}"))
 
 
 @pytest.mark.parametrize("name", ["finetune", "calm"])

@@ -71,6 +71,12 @@ def test_every_signature_is_the_one_that_an_import_shows(path: str, read: dict[s
             assert "Built" in read[path][name]
 
 
+def test_what_no_position_stands_for_is_read_as_an_import_shows_it() -> None:
+    for path in TARGETS:
+        shown = inspect.signature(target({"_target_": path}, "")).parameters.values()
+        assert signatures.by_name_alone(path) == {one.name for one in shown if one.kind is one.KEYWORD_ONLY}
+
+
 @pytest.mark.parametrize("path", [path for path in TARGETS if ".methods." in path])
 def test_the_scenarios_of_a_method(path: str) -> None:
     method = target({"_target_": path}, "")

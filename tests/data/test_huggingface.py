@@ -80,6 +80,19 @@ def test_pictures_stay_on_disk_named_by_what_holds_them(tmp_path: Path) -> None:
     assert made() == 3
 
 
+def test_each_column_of_pictures_has_a_file_of_its_own_on_disk(tmp_path: Path) -> None:
+    other = rows(100).remove_columns("kind").rename_column("picture", "other")
+    both = hf.concatenate_datasets([rows(0), other], axis=1)
+    both.save_to_disk(tmp_path / "set")
+
+    def images(column: str) -> list[int]:
+        found = sets.huggingface(tmp_path, path=str(tmp_path / "set"), image=column, size=8, on_disk=True)
+        assert isinstance(found.x_train, OnDisk)
+        return greys(in_memory(found.x_train, ""))
+
+    assert (images("picture"), images("other")) == ([2, 3, 4, 5], [102, 103, 104, 105])
+
+
 def test_pictures_on_disk_that_a_table_names_count_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As those of the cache do that `load_dataset` made of a folder: a picture that changed is read again."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
