@@ -90,7 +90,7 @@ class Configuration:
         """How long each task is trained."""
         for name in ("iterations", "epochs"):
             if (value := self.config.get(f"trainer.{name}")) is not None:
-                return f"{shown('', value)} {name}"
+                return f"{shown('', value)} {name if value != 1 else name.removesuffix('s')}"
         return ""
 
     def by_seed(self, name: str) -> dict[int, float]:
