@@ -55,6 +55,9 @@ LESS = {
     "ogd": ("method.samples=50", "optimizer=sgd", "optimizer.lr=0.1"),
     "mer": ("optimizer=sgd", "trainer.epochs=3"),  # a dozen steps for each image
     "la_maml": ("trainer.epochs=3", "trainer.batch_size=10"),  # looks ahead five times for each image
+    # domain-incremental, by one gradient for each image it ends at .783 (.788 with seed 0), fine-tuning at .796; with
+    # each mask tried at .916 (seed 0)
+    "supsup": ("method.inference=brute_force",),
 }
 GENERATOR = {
     "dgr": ("method.n_gen=300", "method.generator_epochs=100"),
