@@ -16,7 +16,7 @@ from cl_bench.config.arguments import Parser
 from cl_bench.config.errors import nearest
 from cl_bench.config.names import key_of, place
 from cl_bench.manual import keys_table
-from cl_bench.process import OWNER
+from cl_bench.process import OWNER, without_collector
 from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, keep, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
@@ -148,6 +148,7 @@ def run_missing(chosen: Mapping[str, Sequence[Cell]], runs: Mapping[str, Results
     return missing
 
 
+@without_collector()  # as in `read`
 def finished(overrides: Sequence[str]) -> dict[str, Results]:
     """The finished runs below the folder of runs, by their key, whatever machine they ran on."""
     own = tuple(override for override in overrides if override.startswith("output_root="))

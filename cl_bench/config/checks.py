@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from cl_bench.config.came_from import came_from
+from cl_bench.config.content import content_of
 from cl_bench.config.declared import check_applicable, declared, methods_with, reads_memory, trains
 from cl_bench.config.errors import InputError, NotApplicable, nearest, typed
 from cl_bench.config.names import GROUPS, options_of, place
@@ -15,6 +17,7 @@ from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import Node, build, check, path_of, types_of
 from cl_bench.config.training import OFF, check_training, with_scheduler
 from cl_bench.config.types import Decay, NonNegative, Positive
+from cl_bench.config.weights import weights_of
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,15 @@ class Top:
 STREAM = "cl_bench.data.streams.Stream"
 """Its parameters are keys of `scenario`, whichever that is."""
 
-BELOW = (*GROUPS, "features", "memory", "choices", "content", "came_from", "weights")
-"""The keys of settings that are no plain values of `Top`, `compose.WORKED_OUT` among them."""
+WORKED_OUT: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
+    "content": (content_of, "dataset.path and scenario.datasets"),
+    "came_from": (came_from, "continue_from"),
+    "weights": (weights_of, "features.weights and network.weights"),
+}
+"""The keys that are no person's to set: how each follows from the settings, and from which."""
+
+BELOW = (*GROUPS, "features", "memory", "choices", *WORKED_OUT)
+"""The keys of settings that are no plain values of `Top`."""
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:

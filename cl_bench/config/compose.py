@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
-from cl_bench.config.came_from import came_from
-from cl_bench.config.checks import STREAM, check_budget, stream_of
-from cl_bench.config.content import content_of
+from cl_bench.config.checks import STREAM, WORKED_OUT, check_budget, stream_of
 from cl_bench.config.declared import declared, reads_memory, trains, unread_in
 from cl_bench.config.errors import InputError, nearest, typed
 from cl_bench.config.idle import check_idle, typed_key
@@ -17,14 +15,6 @@ from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, opti
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check, types_of
 from cl_bench.config.tuned import at, picked_up
-from cl_bench.config.weights import weights_of
-
-WORKED_OUT: dict[str, tuple[Callable[[Mapping[str, Any]], Any], str]] = {
-    "content": (content_of, "dataset.path and scenario.datasets"),
-    "came_from": (came_from, "continue_from"),
-    "weights": (weights_of, "features.weights and network.weights"),
-}
-"""The keys that are no person's to set: how each follows from the settings, and from which."""
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:

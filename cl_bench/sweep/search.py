@@ -18,8 +18,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cl_bench.config import InputError, KnownError, Positive
-from cl_bench.config.checks import check_settings
-from cl_bench.config.compose import WORKED_OUT, compose
+from cl_bench.config.checks import WORKED_OUT, check_settings
+from cl_bench.config.compose import compose
 from cl_bench.config.declared import unread_in
 from cl_bench.config.errors import nearest, typed
 from cl_bench.config.names import WITHOUT_EFFECT, key_of, name_of, place
