@@ -14,7 +14,7 @@ from cl_bench.config.idle import check_idle, typed_key
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check, types_of
-from cl_bench.config.tuned import at, picked_up
+from cl_bench.config.tuned import at, epochs_by_file, picked_up
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         check_file(group, choices.get(group), found.get(group))
     if isinstance(found.get("method"), dict):
         given = config.hydra if "hydra" in config else HydraConfig.get() if HydraConfig.initialized() else None
-        _settle(found, given.overrides.task if given else [], choices.get("method"))
+        _settle(found, given.overrides.task if given else [], choices)
     for key, (worked_out, _) in WORKED_OUT.items():
         if value := worked_out(found):
             found[key] = value
@@ -83,12 +83,12 @@ def check_file(group: str, choice: Any, node: Any) -> None:
         raise InputError(f"{group}={choice}: its file {group}/{choice}.yaml {must}")
 
 
-def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> None:
+def _settle(settings: dict[str, Any], overrides: Iterable[str], choices: Mapping[str, Any]) -> None:
     """Puts in what follows from the method and leaves out what has no effect, so that equal runs have equal keys.
 
-    method: the name that was chosen. Raises InputError for one of these overrides that has no effect.
+    choices: Hydra's. Raises InputError for one of these overrides that has no effect.
     """
-    scenario = settings.get("scenario")
+    method, scenario = choices.get("method"), settings.get("scenario")
     check_idle(settings, overrides, types_of(STREAM, "scenario").keys() - {"passes"})
     if isinstance(scenario, dict) and scenario.get("passes") == "epochs":
         settings["scenario"] = scenario = {key: scenario[key] for key in scenario.keys() - stream_of(scenario).keys()}
@@ -121,6 +121,12 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], method: Any) -> 
         settings["optimizer"] = file_of("optimizer", "adam")
     if not trains(settings):
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
+    elif trainer.get("iterations") is not None and at(settings, "scenario.passes") != "online":
+        epochs, usual = trainer.get("epochs"), epochs_by_file(choices)
+        if epochs not in (None, usual) and "trainer.iterations" not in typed_keys:  # a file sets both
+            both = f"trainer.epochs={epochs}: says nothing beside trainer.iterations={trainer['iterations']}"
+            raise InputError(f"{both}; leave it out of the experiment, or set trainer.iterations=null")
+        settings["trainer"] = trainer | {"epochs": usual}
 
 
 def named_loggers(loggers: list[Any]) -> list[Any]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cl_bench.config.names import file_of
+
 TUNED_ON = "tuned_on"  # a label of how the values were chosen; it is no value
 MAY_SET = {
     "benchmark": ("trainer",),
@@ -36,6 +38,12 @@ def picked_up(settings: Mapping[Any, Any], choices: Mapping[str, Any]) -> dict[s
                 raise ValueError(f"conf/{name}.yaml: {key}: such a file may set {', '.join(may_set)} alone")
         found[name] = {key: value for key, value in values.items() if at(settings, key) == value}
     return found
+
+
+def epochs_by_file(choices: Mapping[str, Any]) -> int:
+    """The `trainer.epochs` of a run that sets none itself. choices: Hydra's."""
+    of_benchmark = at(_loaded(f"benchmark/{choices.get('benchmark')}"), "trainer.epochs")
+    return of_benchmark or file_of("trainer", "default")["epochs"]
 
 
 def described(picked: Mapping[str, Mapping[str, Any]]) -> str:

@@ -66,21 +66,23 @@ class Plots:
 
     def over_tasks(self) -> Figure | None:
         """Mean accuracy on the tasks seen so far, or on the test set that all share, after each task."""
+        caption = "On the test set that all tasks share." if self.shared_test else "Mean over the tasks seen so far."
+        if len(lines := self.references()) > MOST_REFERENCES:
+            caption, lines = f"{caption} Chance and joint aren't drawn: they are {len(lines)} lines.", {}
         return self.along_tasks(
             "Accuracy against task",
             "after learning task",
             "accuracy, %" if self.shared_test else "accuracy on tasks so far, %",
-            "On the test set that all tasks share." if self.shared_test else "Mean over the tasks seen so far.",
+            caption,
             ACC,
             {configuration: configuration.accuracies() for configuration in self.drawn},
-            self.references(),
+            lines,
         )
 
     def references(self) -> dict[str, list[float | None]]:
         """What accuracies are held against: chance, and a joint run where none is drawn as such."""
-        names: list[Literal["chance", "joint"]] = ["chance"]
-        if not {"joint", "cumulative"} & {configuration.method for configuration in self.drawn}:
-            names.append("joint")
+        drawn_as_such = {"joint", "cumulative"} & {configuration.method for configuration in self.drawn}
+        names: list[Literal["chance", "joint"]] = ["chance"] if drawn_as_such else ["chance", "joint"]
         found: dict[str, list[float | None]] = {}
         for name in names:
             lines: dict[Hashable, tuple[str, list[float | None]]] = {}  # one for each protocol and reference
@@ -90,7 +92,7 @@ class Plots:
                     lines[of] = drawn.brief, line
             several = len(lines) > 1
             found |= {f"{name} of {brief}" if several else name: line for brief, line in lines.values()}
-        return found if len(found) <= MOST_REFERENCES else {}
+        return found
 
     def while_learning(self) -> list[Figure]:
         """Mean accuracy on the tasks so far against the steps of the run, a figure for test and validation images."""

@@ -261,6 +261,7 @@ BAD = [
     ("--config-dir=FILES method=open", "a: ", "${nope"),
     ("--config-dir=FILES/nosuch", "nosuch", "not found"),
     ("--config-dir=FILES experiment=trial", "trial: no such key"),
+    ("--config-dir=FILES experiment=both", "trainer.epochs=3: says nothing beside trainer.iterations=9", "leave"),
     ("hydra.job.chdir=maybe", "hydra.job.chdir", "'maybe' is not a valid bool"),
     ("hydra.verbose=5", "hydra.verbose=5", "no use"),
     ("hydra.verbose='???'", "hydra.verbose", "needs a value"),
@@ -312,6 +313,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (files / "method" / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (files / "experiment").mkdir()
     (files / "experiment" / "trial.yaml").write_text("# @package _global_\ntrial: {first_tasks: 2}")
+    (files / "experiment" / "both.yaml").write_text("# @package _global_\ntrainer: {epochs: 3, iterations: 9}")
     (files / "experiment" / "out.yaml").write_text(
         "# @package _global_\ndefaults: [{override /optimizer: ../optimizer/sgd}]"
     )
@@ -336,6 +338,7 @@ def told(
         given = shlex.split(command.replace("FILES", str(files)))
         keys = {one.partition("=")[0] for one in given}
         keys |= {"network.hidden"} if "network" in keys else set()
+        keys |= {"trainer.epochs"} if "experiment" in keys else set()
         code = main([*(one for one in SMALL if one.partition("=")[0] not in keys), *given])
         return code, capsys.readouterr().err.splitlines()
 

@@ -212,6 +212,8 @@ def test_what_changes_no_number_keeps_the_key() -> None:
     assert key_of(compose(*WITHOUT_EFFECT)) == key_of(compose())
     own = ("dataset=npz", "dataset.path=mine.npz")
     assert key_of(compose(*own, "dataset.on_disk=true")) == key_of(compose(*own))
+    steps = ("experiment=gpm_permuted", "scenario=permuted", "trainer.iterations=9")  # it sets epochs, which go unread
+    assert compose(*steps)["trainer"]["epochs"] == compose("dataset=mnist")["trainer"]["epochs"]
 
 
 def test_what_changes_a_number_changes_the_key() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 from pathlib import Path
@@ -128,6 +129,17 @@ def test_each_protocol_has_its_own_chance(tmp_path: Path) -> None:
     assert plots.references() == {"chance of er · P2": [0.6, 0.5, 0.4], "chance of er · P1": [0.5, 0.4, 0.3]} or (
         plots.references() == {"chance of er · P1": [0.5, 0.4, 0.3], "chance of er · P2": [0.6, 0.5, 0.4]}
     )
+
+
+def test_more_lines_than_can_be_followed_are_not_drawn_and_it_says_so(tmp_path: Path) -> None:
+    for n in range(5):
+        folder = write(tmp_path, "er", acc=0.4, dataset__classes=[n, 9])
+        with_lines(folder, chance=[0.6 + n / 50, 0.5, 0.4])
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report" / "index.html").read_text()
+    chart = text.partition("Accuracy against task.</strong>")[2].partition("</figure>")[0]
+    assert '<path class="reference"' not in chart
+    assert "Chance and joint aren't drawn: they are 5 lines." in html.unescape(chart)
 
 
 def test_numbers_that_compare_with_other_references_are_not_compared(tmp_path: Path) -> None:
