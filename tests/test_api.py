@@ -322,6 +322,8 @@ def test_images_may_come_in_any_usual_form(er: cl_bench.Run, images: Dataset) ->
         (np.full((5, 8, 8), np.nan), "floats must be in"),
         (np.full((5, 8, 8), -0.1), "floats must be in"),
         ([[1], [2, 3]], "are no array"),
+        (torch.zeros(5, 1, 8, 8).to_sparse(), "are a sparse, nested or meta tensor"),
+        (torch.zeros(5, 1, 8, 8, device="meta"), "give a dense one"),
         (["a"], "images: a: no such picture or folder"),
         (None, "are no array"),
     ],

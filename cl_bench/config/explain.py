@@ -21,7 +21,13 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
     """What is wrong with a command line, by the error that Hydra had with it; None when Hydra can't have meant it."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
     from omegaconf import DictConfig
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+    from omegaconf.errors import (
+        ConfigAttributeError,
+        ConfigKeyError,
+        ConfigTypeError,
+        MissingMandatoryValue,
+        OmegaConfBaseException,
+    )
     from yaml import MarkedYAMLError
 
     if isinstance(error, OSError) and error.filename:
@@ -46,6 +52,10 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
         return _unknown(str(cause.full_key), cause.parent_node)
     if isinstance(error, MissingMandatoryValue):  # one of Hydra's own keys, set to ???
         return f"{error.full_key}: needs a value"
+    if isinstance(cause, ConfigTypeError) and str(cause).startswith("Cannot merge"):  # words for who wrote OmegaConf
+        wrong = next((override for override in overrides if override.startswith(f"{cause.full_key}=")), cause.full_key)
+        wanted = "a list: [VALUE, ...]" if "object_type=list" in str(cause) else "keys: {KEY: VALUE, ...}"
+        return f"{wrong}: must be {wanted}"
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: {str(cause).splitlines()[0]}"
     text = " ".join(str(error).split())
@@ -63,6 +73,8 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
         key, _, value = override.partition("=")
         if not key:
             return f"{override}: no key; type KEY=VALUE"
+        if text.startswith("Error resolving interpolation") and key.startswith("~") and options_of(key[1:]):
+            return f"{key[1:]}: needs a choice{nearest('', options_of(key[1:]))}"
         is_group = any((conf / key).is_dir() for conf in conf_of().values())
         ours = "hydra" in key or not is_group or set(value.split(",")) <= set(options_of(key))
         if not ours and "(" not in value:  # glob(*)

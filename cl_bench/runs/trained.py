@@ -216,6 +216,8 @@ def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
         if isinstance(images, np.ndarray):
             raise InputError(f"images: are {images.dtype}; give uint8, 0 to 255, or floats in [0, 1]") from None
         raise InputError(f"images: are no array; give one of shape {' or '.join(forms)}") from None
+    if x.layout != torch.strided or x.is_meta:
+        raise InputError("images: are a sparse, nested or meta tensor; give a dense one, e.g. images.to_dense()")
     found = tuple(x.shape)
     if found[1:] == (height, width) and channels == 1:
         x = x.unsqueeze(1)

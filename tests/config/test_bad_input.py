@@ -79,6 +79,9 @@ BAD = [
     ("method={_target_:os.system,command:ls}", "method"),
     ("~seed", "seed: needs a value"),
     ("~foo", "foo"),
+    ("~dataset", "dataset: needs a choice", "digits"),
+    ("trainer.callbacks={a:1}", "trainer.callbacks={a:1}: must be a list"),
+    ("hydra.sweep=[1]", "hydra.sweep=[1]: must be keys"),
     # how an override is written
     ("method", "method: can't be read", "KEY=VALUE"),
     ("a=b=c", "a=b=c: can't be read"),
