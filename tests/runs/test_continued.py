@@ -19,7 +19,7 @@ from conftest import METHODS, Killed, killed_after, small_settings, without_cloc
 import cl_bench
 from cl_bench.config import InputError, NotApplicable
 from cl_bench.config.declared import declared
-from cl_bench.config.names import folder_of, key_of, name_of
+from cl_bench.config.names import file_of, folder_of, key_of, name_of
 from cl_bench.data.datasets import digits
 from cl_bench.data.joined import joined
 from cl_bench.evaluation.scores import Score
@@ -31,7 +31,7 @@ from cl_bench.runs.tensorboard_log import TensorBoardLog
 from cl_bench.runs.trackers import Point
 from cl_bench.sweep.jobs import carried_out
 
-GROWS = [method for method in METHODS if declared(small_settings(f"method={method}"), "grows")]
+GROWS = [method for method in METHODS if declared({"method": file_of("method", method), "plugins": []}, "grows")]
 SOME = ("bic", "er", "ewc", "icarl")
 Settings = Callable[..., dict[str, Any]]
 
