@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from cl_bench.config import InputError
 from cl_bench.data.batches import Data
 from cl_bench.data.tasks import Scenario
-from cl_bench.methods.ogd import OGD, GradientSpace, InputSpace, Subspace
+from cl_bench.methods.ogd import OGD
+from cl_bench.methods.parts.subspaces import FactoredSpace, Gradients, GradientSpace, InputSpace, Subspace
 
 OPTIMIZERS = {
     "sgd": ("optimizer=sgd", "optimizer.lr=0.1"),
@@ -55,6 +56,14 @@ def rows_of_autograd(method: OGD, logits: list[Tensor]) -> Tensor:
     weights = [method.weights[name] for name in method.projected]
     rows = [torch.autograd.grad(logit, weights, retain_graph=True, materialize_grads=True) for logit in logits]
     return torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+
+
+def projected(method: OGD, update: Tensor) -> Tensor:
+    """What is left of an update of all weights, as one vector."""
+    weights = [method.weights[name] for name in method.projected]
+    parts = update.split([weight.numel() for weight in weights])
+    left = method.space.project([part.view_as(weight) for part, weight in zip(parts, weights, strict=True)])
+    return torch.cat([part.flatten() for part in left])
 
 
 def weights_of(method: OGD) -> Tensor:
@@ -127,11 +136,16 @@ def test_the_fewest_directions_with_that_energy_are_added(energy: float) -> None
 
 @pytest.mark.parametrize("which", ["all", "average", "true_label"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_space_is_that_of_the_gradients_of_logits_in_evaluation_mode(kind: str, which: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "how"), [(("network.hidden=[40]",), FactoredSpace), (CNN, GradientSpace)], ids=["mlp", "cnn"]
+)
+def test_the_space_is_that_of_the_gradients_of_logits_in_evaluation_mode(
+    network: tuple[str, ...], how: type[nn.Module], kind: str, which: str
+) -> None:
     """Against a loop over images; the logits of the outputs that may answer when the task ends."""
-    method, scenario, kept = ogd(kind, "method.samples=15", f"method.gradients={which}")
+    method, scenario, kept = ogd(kind, *network, "method.samples=15", f"method.gradients={which}")
     method.network.features.append(nn.Dropout(0.5))
-    assert isinstance(method.space, GradientSpace)
+    assert type(method.space) is how
     for index in (0, 1):
         method.train().learn_task(scenario.tasks[index], Recorder())
         data, outputs = kept[index]
@@ -140,10 +154,28 @@ def test_the_space_is_that_of_the_gradients_of_logits_in_evaluation_mode(kind: s
         assert len(data) == 15
         method.eval()
         rows = rows_of_autograd(method, logits_kept(method, data, outputs, which))
-        left = torch.stack([method.space.subspace.project(row) for row in rows])
+        left = torch.stack([projected(method, row) for row in rows])
         assert (left.norm(dim=1) < 1e-4 * rows.norm(dim=1)).all()
     rank = torch.linalg.matrix_rank(rows.double(), rtol=1e-5)
     assert rank <= method.space.dimensions[0] <= 2 * len(rows)
+
+
+@pytest.mark.parametrize("which", ["all", "average", "true_label"])
+@pytest.mark.parametrize("hidden", [[], [16, 12]])
+def test_factors_stand_for_the_gradients_that_they_make(hidden: list[int], which: Gradients) -> None:
+    """The same space as that of the gradients written out."""
+    method, scenario, _ = ogd("class", f"network.hidden={hidden}")
+    factors, written_out = (how(method.network, method.projected, which) for how in (FactoredSpace, GradientSpace))
+    for task in scenario.tasks[:3]:
+        method.learn_task(task, Recorder(steps=3))
+        for space in (factors, written_out):
+            with torch.no_grad():
+                space.extend(method.network, task.train[torch.arange(20)], torch.arange(10) < 2 * task.index + 2)
+        assert factors.dimensions == written_out.dimensions
+        u = [torch.randn_like(method.weights[name]) for name in method.projected]
+        for found, expected in zip(factors.project(u), written_out.project(u), strict=True):
+            assert found.dtype == torch.float32
+            assert torch.allclose(found, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("which", ["all", "average", "true_label"])

@@ -1,0 +1,337 @@
+"""Spaces that a step must stay orthogonal to: of gradients of logits, and of what layers are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cl_bench.config import InputError
+from cl_bench.data.batches import Data
+from cl_bench.methods.parts.importance import (
+    SCRATCH,
+    Call,
+    eval_mode,
+    gradient_of_each,
+    is_plain,
+    layers_tell_all,
+    record,
+)
+from cl_bench.networks.base import Network
+from cl_bench.networks.growing import Growing
+
+Gradients = Literal["all", "average", "true_label"]
+
+
+class Subspace(Growing):
+    """A space of vectors: an orthonormal basis, in rows. It is empty at first and grows.
+
+    Args:
+        width: numbers in a vector.
+    """
+
+    basis: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", torch.empty(0, width))
+
+    def project(self, u: Tensor) -> Tensor:
+        """What of u is orthogonal to the space: of a vector (width,), or of each of the rows (N, width)."""
+        if u.dim() == 1:
+            return torch.addmv(u, self.basis.T, self.basis @ u, alpha=-1)
+        return torch.addmm(u, u @ self.basis.T, self.basis, alpha=-1)
+
+    def extend(self, vectors: Tensor, energy: float = 1.0) -> None:
+        """Adds the fewest directions that leave at most a share 1 - energy of the vectors' squared length outside.
+
+        What is left of the vectors (N, width) in a direction, where it is shorter than 1e-5 of the longest of them, is
+        rounding, and dropped.
+
+        >>> space = Subspace(2)
+        >>> space.extend(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), energy=0.9)
+        >>> space.project(torch.tensor([5.0, 5.0])).tolist()
+        [0.0, 5.0]
+        """
+        if not vectors.numel():
+            return
+        Q, R = torch.linalg.qr(self.project(vectors).T)  # the decomposition of the small R takes a third of the time
+        _, lengths, directions = torch.linalg.svd(R.T, full_matrices=False)
+        outside = lengths.double().square().flip(0).cumsum(0).flip(0)  # while this direction and the next are not in it
+        needed = outside > (1 - energy) * (1 + 1e-6) * vectors.double().square().sum()  # of energy 0 rounding adds none
+        needed &= lengths > 1e-5 * torch.linalg.vector_norm(vectors, dim=1).max()
+        new = self.project(directions[needed] @ Q.T)  # again: of a short rest, rounding has lost the right angle
+        self.basis = torch.cat([self.basis, torch.linalg.qr(new.T).Q.T])
+
+
+class GradientSpace(nn.Module):
+    """The space of gradients of logits with respect to parameters, taken together as one vector.
+
+    Args:
+        network: that has the parameters.
+        names: of the parameters that are to be projected.
+        gradients: of which logits.
+    """
+
+    def __init__(self, network: Network, names: Sequence[str], gradients: Gradients) -> None:
+        super().__init__()
+        self.names, self.n_weights = names, count(network, names)
+        self.gradients: Gradients = gradients
+        self.subspace = Subspace(self.n_weights)
+
+    @property
+    def dimensions(self) -> list[int]:
+        """Directions kept."""
+        return [len(self.subspace.basis)]
+
+    def bytes_for(self, n: int) -> int:
+        """Those of n directions."""
+        return 4 * n * self.n_weights
+
+    def project(self, update: Sequence[Tensor]) -> list[Tensor]:
+        """What of an update of the parameters, a tensor for each, is orthogonal to the space."""
+        if not update:
+            return []
+        u = self.subspace.project(torch.cat([part.flatten() for part in update]))
+        parts = u.split([part.numel() for part in update])
+        return [new.view(part.shape) for new, part in zip(parts, update, strict=True)]
+
+    def extend(self, network: Network, data: Data, outputs: Tensor) -> None:
+        """Adds the gradients for these images. outputs: those that may answer for them, bool (n_outputs,)."""
+        for weights in logits_of(self.gradients, data.labels, outputs):
+            vectors = self.vectors(network, data, weights)
+            self.subspace.extend(F.normalize(vectors))  # a small gradient counts as much as a large one
+
+    def vectors(self, network: Network, data: Data, of_logits: Tensor) -> Tensor:
+        """For each image the gradient of a sum of logits, these (N, n_outputs) their weights; (N, n_weights)."""
+        if not self.names:
+            return of_logits.new_empty(len(data), 0)
+        parameters = dict(network.named_parameters())
+        shared, gradients = {name: parameters[name].detach() for name in self.names}, gradient_of_each(network)
+        vectors, done = [], 0
+        for batch in data.batches(max(1, SCRATCH // self.subspace.basis.shape[1])):
+            found = gradients(shared, batch.x, of_logits[done : done + len(batch.y)])
+            vectors.append(torch.cat([found[name].flatten(1) for name in self.names], 1))
+            done += len(batch.y)
+        return torch.cat(vectors)
+
+
+class FactoredSpace(Growing):
+    """The space of `GradientSpace`, for a network of linear layers, in a hundredth of the memory.
+
+    The gradient of the weight of such a layer for one image is an outer product g a^T, of the gradient at its output
+    and its input (with a 1 for the bias). These factors are kept, in `factors`, and no gradient is written out. The
+    rows of `combinations` say how the gradients make up an orthonormal basis: L^-1/2 V^T, from the decomposition
+    V L V^T of their products with each other. All of it is in double precision, as products have half of the digits of
+    lengths.
+
+    Args:
+        network: whose `layers_are_factors`.
+        names: of the parameters that are to be projected.
+        gradients: of which logits.
+    """
+
+    factors: Tensor
+    combinations: Tensor
+
+    def __init__(self, network: Network, names: Sequence[str], gradients: Gradients) -> None:
+        super().__init__()
+        self.names, self.n_weights = names, count(network, names)
+        self.parts = by_layer(network, names)
+        self.gradients: Gradients = gradients
+        weights = dict(network.named_parameters())
+        shapes = [joined([weights[name] for name in own]).shape for own in self.parts.values()]
+        self.widths = [width for shape in shapes for width in shape]  # of the output and the input of each layer
+        self.register_buffer("factors", torch.empty(0, sum(self.widths), dtype=torch.double))
+        self.register_buffer("combinations", torch.empty(0, 0, dtype=torch.double))
+
+    @property
+    def dimensions(self) -> list[int]:
+        """Directions kept."""
+        return [len(self.combinations)]
+
+    def bytes_for(self, n: int) -> int:
+        """Those of n directions: their factors, combinations, and products with each other."""
+        return 8 * n * (sum(self.widths) + 2 * n)
+
+    @property
+    def of_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """g and a of each layer, a row for each gradient."""
+        found = self.factors.split(self.widths, 1)
+        return [*zip(found[::2], found[1::2], strict=True)]
+
+    def project(self, update: Sequence[Tensor]) -> list[Tensor]:
+        """What of an update of the parameters, a tensor for each, is orthogonal to the space."""
+        updates = dict(zip(self.names, update, strict=True))
+        layers = [joined([updates[name] for name in own]).double() for own in self.parts.values()]
+        products = self.factors.new_zeros(len(self.factors))
+        for (g, a), u in zip(self.of_layers, layers, strict=True):
+            products += ((g @ u) * a).sum(1)
+        shares = (self.combinations.T @ (self.combinations @ products))[:, None]
+        for (g, a), u, own in zip(self.of_layers, layers, self.parts.values(), strict=True):
+            updates |= apart(torch.addmm(u, (g * shares).T, a, alpha=-1), {name: updates[name] for name in own})
+        return list(updates.values())
+
+    def extend(self, network: Network, data: Data, outputs: Tensor) -> None:
+        """Adds the gradients for these images. outputs: those that may answer for them, bool (n_outputs,)."""
+        for weights in logits_of(self.gradients, data.labels, outputs):
+            done = 0
+            for batch in data.batches():
+                new = self.factors_of(network, batch.x, weights[done : done + len(batch.y)])
+                self.factors, done = torch.cat([self.factors, new]), done + len(batch.y)
+        products = torch.stack([(g @ g.T) * (a @ a.T) for g, a in self.of_layers]).sum(0)
+        squares, directions = torch.linalg.eigh(products)
+        kept = squares > 1e-10  # of gradients of length 1: what is shorter than 1e-5 is rounding, as in `Subspace`
+        self.combinations = (directions[:, kept] / squares[kept].sqrt()).T
+
+    def factors_of(self, network: Network, x: Tensor, of_logits: Tensor) -> Tensor:
+        """The factors of the gradients of sums of logits, each gradient of length 1 (or 0).
+
+        x: images. of_logits: the weights of their logits, (N, n_outputs).
+        """
+        with torch.enable_grad():
+            logits, calls = record(network, x)
+            at: dict[nn.Module, Call] = {call.layer: call for call in calls}
+            calls = [at[network.get_submodule(name)] for name in self.parts]
+            found = torch.autograd.grad(logits, [call.z for call in calls], of_logits)
+        factors = [(g.double(), inputs_of(call.layer, call.a).double()) for g, call in zip(found, calls, strict=True)]
+        squares = torch.stack([g.square().sum(1) * a.square().sum(1) for g, a in factors]).sum(0)
+        lengths = squares.sqrt().clamp_min(1e-12)[:, None]
+        return torch.cat([part for g, a in factors for part in (g / lengths, a)], 1)
+
+
+class InputSpace(nn.Module):
+    """For each linear or convolutional layer the space of its inputs.
+
+    Args:
+        network: that has the layers.
+        names: of the parameters that are to be projected.
+        energy: in the first layer, in all others.
+
+    Raises InputError where one of the parameters belongs to another kind of layer.
+    """
+
+    def __init__(self, network: Network, names: Sequence[str], energy: tuple[float, float]) -> None:
+        super().__init__()
+        self.energy = energy
+        self.parts = by_layer(network, names)
+        moved_by_every_task = network.state_dict().keys() - dict(network.named_parameters()).keys()
+        if sum(map(len, self.parts.values())) < len(names) or moved_by_every_task:
+            raise InputError(
+                "method.space=inputs: it projects linear and convolutional layers, and this network has others, such "
+                "as normalisation; choose method.space=gradients, or network=mlp"
+            )
+        self.names, weights = names, dict(network.named_parameters())
+        self.subspaces = nn.ModuleList(
+            Subspace(joined([weights[name] for name in own]).shape[1]) for own in self.parts.values()
+        )
+
+    @property
+    def dimensions(self) -> list[int]:
+        """Directions kept of each layer."""
+        return [len(subspace.basis) for subspace in self.of_layers]
+
+    @property
+    def of_layers(self) -> list[Subspace]:
+        return [subspace for subspace in self.subspaces if isinstance(subspace, Subspace)]
+
+    def project(self, update: Sequence[Tensor]) -> list[Tensor]:
+        """What of an update of the parameters, a tensor for each, is orthogonal to the space of its layer."""
+        updates = dict(zip(self.names, update, strict=True))
+        for subspace, own in zip(self.of_layers, self.parts.values(), strict=True):
+            rows = subspace.project(joined([updates[name] for name in own]))
+            updates |= apart(rows, {name: updates[name] for name in own})
+        return list(updates.values())
+
+    def extend(self, network: Network, data: Data, outputs: Tensor) -> None:
+        """Adds what the layers are given for these images."""
+        inputs = self.inputs(network, data)
+        for i, (layer, subspace) in enumerate(zip(self.parts, self.of_layers, strict=True)):
+            subspace.extend(inputs[layer], self.energy[min(i, 1)])
+
+    def inputs(self, network: Network, data: Data) -> dict[str, Tensor]:
+        """For each layer rows with the products and lengths of its inputs in all directions, (N, width): the inputs
+        themselves, or a triangle in place of many."""
+        seen: dict[str, Tensor] = {}
+
+        def note(layer: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
+            rows = inputs_of(layer, args[0])
+            rows = torch.cat([seen[name], rows]) if name in seen else rows
+            seen[name] = torch.linalg.qr(rows, mode="r").R if len(rows) > 2 * rows.shape[1] else rows
+
+        layers = dict(network.named_modules())
+        hooks = [layers[name].register_forward_pre_hook(partial(note, name=name)) for name in self.parts]
+        try:
+            for batch in data.batches():
+                network(batch.x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+
+def logits_of(gradients: Gradients, labels: Tensor, outputs: Tensor) -> list[Tensor]:
+    """Which sums of logits have their gradients taken for images with these labels: weights, each (N, n_outputs).
+
+    outputs: those that may answer for them, bool (n_outputs,).
+
+    >>> logits_of("average", torch.tensor([1]), torch.tensor([True, True, False]))
+    [tensor([[0.5000, 0.5000, 0.0000]])]
+    """
+    each = torch.eye(len(outputs), device=outputs.device)
+    one_hot = each[labels]
+    if gradients == "all":
+        return [row.expand_as(one_hot) for row in each[outputs]]
+    return [one_hot] if gradients == "true_label" else [(outputs / outputs.sum()).expand_as(one_hot)]
+
+
+def count(network: Network, names: Sequence[str]) -> int:
+    """Numbers in these parameters."""
+    return sum(network.get_parameter(name).numel() for name in names)
+
+
+def by_layer(network: Network, names: Sequence[str]) -> dict[str, list[str]]:
+    """Those of these parameters that belong to plain layers, by the layer: its weight and its bias."""
+    layers = [name for name, layer in network.named_modules() if is_plain(layer)]
+    parts = {layer: [name for name in names if name.rpartition(".")[0] == layer] for layer in layers}
+    return {layer: own for layer, own in parts.items() if own}
+
+
+def layers_are_factors(network: Network, names: Sequence[str], image_shape: tuple[int, int, int]) -> bool:
+    """Whether the gradient of a logit for an image is one outer product for each layer that has these parameters."""
+    layers = [network.get_submodule(name.rpartition(".")[0]) for name in names]
+    if not all(isinstance(layer, nn.Linear) for layer in layers):
+        return False
+    with eval_mode(network), torch.enable_grad():
+        return bool(names) and layers_tell_all(network, *record(network, torch.zeros(1, *image_shape)))
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """The weight and the bias of a layer as one matrix, a row for each of its outputs."""
+    return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def apart(rows: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `joined` put together, in the shapes and types of these parts of a layer, by their names."""
+    found = rows.split([part[0].numel() for part in parts.values()], 1)
+    return {name: new.reshape(old.shape).to(old.dtype) for (name, old), new in zip(parts.items(), found, strict=True)}
+
+
+def inputs_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """The vectors (N, width) by which the rows of the weight of a layer are multiplied when it is given x; with a bias
+    each ends with 1.
+
+    >>> inputs_of(nn.Linear(2, 5), torch.tensor([[3.0, 4.0]])).tolist()
+    [[3.0, 4.0, 1.0]]
+    """
+    if isinstance(layer, nn.Conv2d):
+        padding = 0 if layer.padding == "valid" else layer.padding
+        patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)  # type: ignore[arg-type]
+        rows = patches.transpose(1, 2).flatten(0, 1)
+    else:
+        rows = x.flatten(0, -2)
+    return rows if layer.bias is None else F.pad(rows, (0, 1), value=1.0)
