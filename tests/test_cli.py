@@ -264,10 +264,11 @@ def test_what_should_be_quick_is(tmp_path: Path) -> None:
             began = time.perf_counter()
             cl(*arguments, cwd=tmp_path)
             times.append(time.perf_counter() - began)
+            if times[-1] < limit:
+                break
         assert min(times) < limit, arguments
 
 
-@pytest.mark.slow
 def test_a_wheel_has_its_configuration_inside(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     source = Path(cl_bench.__file__).parents[1]

@@ -13,7 +13,6 @@ import pytest
 
 import cl_bench
 
-pytestmark = pytest.mark.slow
 ROOT = Path(cl_bench.__file__).parents[1]
 QUICK = ["trainer.iterations=4", "trainer.batch_size=8", "trainer.threads=1", "trainer.accelerator=cpu"]
 
