@@ -205,14 +205,20 @@ def printable(path: Path) -> str:
 
 
 def run_folders(top: Path) -> Iterator[Path]:
-    """The folders of runs below a folder, or that folder itself."""
+    """The folders of runs below a folder, or that folder itself, each once; links are followed.
+
+    A person's own folder may have a results.json or checkpoints, too: only what has both has no runs below it.
+    """
     if not top.is_dir():
         raise InputError(f"{top}: {no_such_folder(top)}")
-    for path, below, files in os.walk(top):
-        if "results.json" in files or "checkpoints" in below:
-            yield Path(path).resolve()
-            below.clear()
-        below[:] = sorted(name for name in below if not name.startswith("."))
+    been = set()
+    for path, below, files in os.walk(top, followlinks=True):
+        place, signs = Path(path).resolve(), ("results.json" in files) + ("checkpoints" in below)
+        if signs and place not in been:
+            yield place
+        ends = place in been or signs == 2
+        below[:] = [] if ends else sorted(name for name in below if not name.startswith("."))
+        been.add(place)
 
 
 def read_run(folder: Path) -> Run | Unread:

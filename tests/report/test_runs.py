@@ -164,6 +164,16 @@ def test_a_copy_is_counted_once_and_a_finished_run_wins(tmp_path: Path) -> None:
     assert [run.number("ACC") for run in found] == [0.9]
 
 
+def test_runs_are_found_beside_other_checkpoints_and_behind_links(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
+    write(tmp_path / "mine" / "outputs", "er", 0)
+    write(tmp_path / "disk", "er", 1)
+    (tmp_path / "mine" / "outputs" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "mine" / "outputs" / "again").symlink_to(tmp_path / "mine")
+    found, unread, copies = read([tmp_path / "mine"])
+    assert (sorted(run.seed for run in found), len(unread), copies) == ([0, 1], 1, 0)
+
+
 def test_runs_that_are_not_finished_are_in_no_average(tmp_path: Path) -> None:
     write(tmp_path, "er", 0, acc=0.9)
     write(tmp_path, "er", 1, acc=0.1, status="failed")
