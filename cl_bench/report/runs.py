@@ -17,7 +17,9 @@ from cl_bench.config.content import by_content
 from cl_bench.config.errors import nearest, no_such_folder
 from cl_bench.config.names import WITHOUT_EFFECT, as_ever, name_of
 from cl_bench.config.signatures import parameters
+from cl_bench.config.training import with_scheduler
 from cl_bench.config.tuned import leaves
+from cl_bench.config.weights import by_weights
 from cl_bench.process import without_collector
 from cl_bench.record import COSTS, PLASTICITY, SIZES, Damaged, Results, load_results
 from cl_bench.report.labels import as_typed, read_value
@@ -235,7 +237,7 @@ def read_run(folder: Path) -> Run | Unread:
     dataset = name_of(settings).removesuffix(f"-{scenario}-{method}")
     config = {
         key: value
-        for key, value in flat(as_ever(by_content(settings))).items()
+        for key, value in flat(as_ever(with_scheduler(by_weights(by_content(settings))))).items()
         if not key.startswith("memory.") or keeps_images(str(settings["method"].get("_target_")))
     }
     return Run(folder, results, config, dataset, scenario, method, changed)

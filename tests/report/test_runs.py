@@ -174,6 +174,18 @@ def test_runs_are_found_beside_other_checkpoints_and_behind_links(tmp_path: Path
     assert (sorted(run.seed for run in found), len(unread), copies) == ([0, 1], 1, 0)
 
 
+def test_equal_keys_are_one_configuration(tmp_path: Path) -> None:
+    """Weights lie elsewhere; milestones were keys of SGD before there was a scheduler."""
+    sgd, steps = {"_target_": "cl_bench.networks.optimizers.SGD", "lr": 0.1}, {"milestones": [0.5], "gamma": 0.2}
+    multistep = {"_target_": "cl_bench.networks.schedules.MultiStep", "warmup": 0.0} | steps
+    both: list[dict[str, Any]] = [{"optimizer": sgd | steps}, {"optimizer": sgd, "scheduler": multistep}]
+    for seed, keys in enumerate(both):
+        keys |= {"features": {"backbone": "b", "weights": f"/{seed}/w.pth"}, "weights": {"features": "0123"}}
+        write(tmp_path, "er", seed, **keys)
+    ((one,),) = [benchmark.configurations for benchmark in found_in(tmp_path)]
+    assert one.seeds == [0, 1]
+
+
 def test_runs_that_are_not_finished_are_in_no_average(tmp_path: Path) -> None:
     write(tmp_path, "er", 0, acc=0.9)
     write(tmp_path, "er", 1, acc=0.1, status="failed")
