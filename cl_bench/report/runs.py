@@ -159,7 +159,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Unread:
-    """A folder of a run without a results.json that can be read. damaged: there is one that can't."""
+    """A folder of a run that counts nowhere. damaged: its results.json can't be read, or is at odds with another."""
 
     folder: Path
     reason: str
@@ -174,7 +174,7 @@ def every_run(folders: Iterable[Path]) -> Iterator[Run | Unread]:
 
 @without_collector()  # thousands of results hold no circle; to look for one takes a quarter of a report's time
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
-    """All runs below some folders, those that left no results, and how many copies of the same run were left out.
+    """All runs below some folders, those that can't be taken, and how many copies of the same run were left out.
 
     Raises InputError for a folder that isn't there, and where no run is.
     """
@@ -186,9 +186,14 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
             unread.append(run)
             continue
         other = found.get((run.identity, run.seed))
-        copies += other is not None
-        if not other or (run.finished, run.changed) > (other.finished, other.changed):
-            found[run.identity, run.seed] = run
+        kept = run if not other or (run.finished, run.changed) > (other.finished, other.changed) else other
+        found[run.identity, run.seed] = kept
+        left = other if kept is run else run
+        if left and left.finished and left.R != kept.R:
+            why = f"has the configuration and seed of {printable(kept.folder)}, which is newer, and other accuracies"
+            unread.append(Unread(left.folder, why, damaged=True))
+        else:
+            copies += left is not None
     if not found and not unread:
         raise InputError(f"no results.json below {' or '.join(map(str, folders))}")
     return list(found.values()), unread, copies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import product
 from pathlib import Path
 from time import process_time
@@ -184,6 +185,16 @@ def test_equal_keys_are_one_configuration(tmp_path: Path) -> None:
         write(tmp_path, "er", seed, **keys)
     ((one,),) = [benchmark.configurations for benchmark in found_in(tmp_path)]
     assert one.seeds == [0, 1]
+
+
+def test_of_two_runs_with_other_numbers_the_older_is_named(tmp_path: Path) -> None:
+    newer = write(tmp_path, "er", 0, acc=0.9, trainer__accelerator="cpu")
+    for acc, accelerator in ((0.6, "gpu"), (0.9, "mps")):
+        older = write(tmp_path, "er", 0, acc=acc, trainer__accelerator=accelerator)
+        os.utime(older / "results.json", (1, 1))
+    found, unread, copies = read([tmp_path])
+    assert ([run.folder for run in found], copies) == ([newer], 1)
+    assert [f"{newer} which is newer" in one.reason.replace(",", "") for one in unread if one.damaged] == [True]
 
 
 def test_runs_that_are_not_finished_are_in_no_average(tmp_path: Path) -> None:
