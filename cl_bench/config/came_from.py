@@ -16,8 +16,9 @@ SAME = ("method", "network", "memory")
 def came_from(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """What names the run in the folder `continue_from`, wherever that lies; it is a part of the key of the new run.
 
-    dataset: its name. key: of its configuration, without the seed and what both runs have in common. seed: where it is
-    another one than that of the new run. tasks: how many. digest: of its accuracies.
+    dataset: its name. key: of its configuration, without the seed, what both runs have in common, and the accuracies of
+    a run that it continues itself: they differ by seed, and are among its own. seed: where it is another one than that
+    of the new run. tasks: how many. digest: of its accuracies.
     None without such a folder, and for one that can't be read; whoever needs it will say why.
     """
     folder = settings.get("continue_from")
@@ -28,9 +29,12 @@ def came_from(settings: Mapping[str, Any]) -> dict[str, Any] | None:
         config = results["config"]
         scenario, method = config["choices"]["scenario"], config["choices"]["method"]
         text = json.dumps([results[name] for name in ("R", "b", "n_test", "classes")])
+        kept = {name: value for name, value in config.items() if name not in (*SAME, "seed")}
+        if kept.get("came_from"):
+            kept["came_from"] = {name: value for name, value in kept["came_from"].items() if name != "digest"}
         found = {
             "dataset": name_of(config).removesuffix(f"-{scenario}-{method}"),
-            "key": key_of({name: value for name, value in config.items() if name not in (*SAME, "seed")}),
+            "key": key_of(kept),
             "tasks": len(results["classes"]),
             "digest": hashlib.sha256(text.encode()).hexdigest()[:16],
         }

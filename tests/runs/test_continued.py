@@ -18,6 +18,7 @@ from conftest import METHODS, Killed, killed_after, small_settings, without_cloc
 
 import cl_bench
 from cl_bench.config import InputError, NotApplicable
+from cl_bench.config.came_from import came_from
 from cl_bench.config.declared import declared
 from cl_bench.config.names import file_of, folder_of, key_of, name_of
 from cl_bench.data.datasets import digits
@@ -205,6 +206,20 @@ def test_its_key_follows_from_what_it_came_from(settings: Settings, tmp_path: Pa
     with pytest.raises(InputError, match="isn't the run any more that it was"):
         run(elsewhere)
     assert old.status == "finished"
+
+
+def test_seeds_of_a_run_that_continues_a_continued_one_have_one_configuration(tmp_path: Path) -> None:
+    """Else a report would never average them."""
+    keys = set()
+    for seed, tasks in ((0, 2), (1, 2), (1, 3)):
+        config = small_settings(f"seed={seed}")
+        config |= {"came_from": {"dataset": "npz", "key": "01", "tasks": tasks, "digest": f"of seed {seed}"}}
+        results = {"config": config, "classes": [["0"]] * 4} | {name: [] for name in ("R", "b", "n_test")}
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        found = came_from({"continue_from": str(tmp_path), "seed": seed})
+        assert found
+        keys.add((found["tasks"], found["key"]))
+    assert len(keys) == 2
 
 
 # ---------------------------------------------------------------------------------------------------- kills
