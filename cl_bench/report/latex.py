@@ -54,7 +54,7 @@ def latex(found: Sequence[Benchmark], columns: Sequence[Column]) -> str:
     for benchmark in found:
         here = [column for column in columns if column in columns_of(benchmark.configurations)]
         best = {column: best_of(benchmark.configurations, column) for column in here}
-        caption = " ".join([f"{benchmark.title}; n: seeds.", *explained(benchmark)])
+        caption = " ".join([f"{benchmark.title}; n: seeds.", *explained(benchmark, here)])
         label = "tab:" + re.sub(r"[^a-z0-9]+", "-", benchmark.title.lower()).strip("-")
         labels.append(label)
         again = f"-{labels.count(label)}" if labels.count(label) > 1 else ""

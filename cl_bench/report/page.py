@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from cl_bench.record import MOST_TASKS, measured_rows, thinned
 from cl_bench.report.answers import leaders, published_beside
-from cl_bench.report.benchmarks import Benchmark, Configuration, mixtures
+from cl_bench.report.benchmarks import Benchmark, Configuration
 from cl_bench.report.budgets import NONE, at_equal_budgets
 from cl_bench.report.charts import swatch
 from cl_bench.report.comparisons import comparisons
@@ -35,7 +35,7 @@ from cl_bench.report.plots import BY_NAME, Plots
 from cl_bench.report.published_tables import HEADS
 from cl_bench.report.runs import MACHINE, Run, Unread
 from cl_bench.report.sweeps import sweeps
-from cl_bench.report.tables import Column, best_of, columns_of, relative
+from cl_bench.report.tables import Column, best_of, columns_of, notes, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
@@ -205,7 +205,7 @@ class Section:
             answers=leaders(self.benchmark),
             budgets=at_equal_budgets(self.benchmark),
             published=[(self.numbers[row], line) for row, line in published_beside(self.benchmark)],
-            notes=mixtures(self.benchmark),
+            notes=notes(self.benchmark, columns),
             conditions=[
                 Condition(title, meaning, len({getattr(configuration, name) for configuration in self.all} - {""}) > 1)
                 for title, name, meaning in CONDITIONS

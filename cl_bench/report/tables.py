@@ -223,7 +223,7 @@ def markdown(found: Sequence[Benchmark], chosen: Sequence[Column] | None = None)
             columns = [column for column in chosen if column in columns]
         best = {column: best_of(benchmark.configurations, column) for column in columns}
         heads = [f"{column.title} {column.arrow}".strip() + unit(column) for column in columns]
-        lines += [f"## {benchmark.title}", "", *explained(benchmark), ""]
+        lines += [f"## {benchmark.title}", "", *explained(benchmark, columns), ""]
         lines += [f"| {' | '.join(['configuration', 'seeds', *heads])} |", f"|---|{'---:|' * (len(heads) + 1)}"]
         for configuration in benchmark.configurations:
             cells = []
@@ -236,16 +236,27 @@ def markdown(found: Sequence[Benchmark], chosen: Sequence[Column] | None = None)
     return "\n".join(lines)
 
 
-def explained(benchmark: Benchmark) -> Iterator[str]:
-    """What must stand beside a table."""
+def explained(benchmark: Benchmark, columns: Sequence[Column]) -> Iterator[str]:
+    """What must stand beside a table with these columns."""
     yield f"Mean ± 95% interval over seeds (Student t); evaluation mask: {benchmark.mask}. {BOLD}"
-    yield from mixtures(benchmark)
+    yield from notes(benchmark, columns)
     if len(benchmark.protocols) > 1:
         protocols = "; ".join(
             f"{name}: " + ", ".join(f"{key}={value}" for key, value in differs.items())
             for name, differs in benchmark.protocols.items()
         )
         yield f"Protocols differ and are judged apart. {protocols}."
+
+
+def notes(benchmark: Benchmark, columns: Sequence[Column]) -> list[str]:
+    """What a reader must know before comparing rows, and which numbers are of fewer seeds than their row has."""
+    fewer = [
+        f"{column.title} of {row.label} ({n} of {len(row.runs)})"
+        for column in columns
+        for row in benchmark.configurations
+        if 0 < (n := len(row.by_seed(column.name))) < len(row.runs)
+    ]
+    return mixtures(benchmark) + [f"Means over fewer seeds than their row has: {'; '.join(fewer)}."] * bool(fewer)
 
 
 def unit(column: Column) -> str:

@@ -101,6 +101,21 @@ def test_columns_are_those_that_were_measured(tmp_path: Path) -> None:
     assert names == ["ACC", "LA", "BWT", "FWT", "bytes_kept", "seconds"]
 
 
+def test_a_mean_over_fewer_seeds_than_its_row_has_is_said(tmp_path: Path) -> None:
+    for seed in range(3):
+        file = write(tmp_path, "er", seed) / "results.json"
+        kept = json.loads(file.read_text())
+        kept["metrics"]["retention"] = 0.9 if seed else None
+        file.write_text(json.dumps(kept))
+    assert main([str(tmp_path)]) == 0
+    said = "Means over fewer seeds than their row has: Retention of er (2 of 3)."
+    assert [said in (tmp_path / "report" / name).read_text() for name in ("index.html", "table.md", "table.tex")] == [
+        True,
+        True,
+        False,  # it has no such column
+    ]
+
+
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """Runs of methods with long names and of one whose name is full of LaTeX's own signs, three seeds each."""
