@@ -277,6 +277,7 @@ def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:
         key, equals, text = condition.partition("=")
         if not equals or not key:
             raise InputError(f"--where {condition}: can't be read; type KEY=VALUE or KEY=VALUE,VALUE")
+        key = "memory.images" if key == "memory" else key  # as a run reads it
         if not any(key in run.facts for run in runs):
             known = {name for run in runs for name in run.facts}
             known = {name for name in known if name.endswith(f".{key}")} or known  # n_gen: method.n_gen

@@ -240,6 +240,7 @@ def test_the_training_mask_can_be_varied_by_itself(tmp_path: Path) -> None:
         (["network.hidden=[32]"], 4),
         (["method.strength=1e2"], 1),
         (["experiment=null"], 4),
+        (["memory=100"], 1),
     ],
     ids=str,
 )
@@ -247,7 +248,7 @@ def test_where(tmp_path: Path, where: list[str], left: int) -> None:
     write(tmp_path, "er", 0)
     write(tmp_path, "er", 1)
     write(tmp_path, "ewc", method__strength=100)
-    write(tmp_path, "si")
+    write(tmp_path, "si", memory__images=100)
     assert len(select(read([tmp_path])[0], where)) == left
 
 
