@@ -101,6 +101,11 @@ def report(
         put(files, out)
     except OSError as error:
         raise InputError(f"{printable(out)}: can't be written to ({error.strerror or error}); set --out") from error
+    for pattern, flag in (("results.parquet", "--parquet"), ("charts/*.pdf", "--pdf")):
+        left = sorted(file for file in out.glob(pattern) if file.relative_to(out).as_posix() not in files)
+        if left:
+            more = f" and {len(left) - 1} more" * (len(left) > 1)
+            print(f"not made again: {printable(left[0])}{more}, of an earlier report; see {flag}", file=sys.stderr)
     finished = sum(run.finished for run in runs)
     rest = len(runs) - finished + len(unread)
     configurations = sum(len(benchmark.configurations) for benchmark in found)

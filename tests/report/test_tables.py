@@ -193,6 +193,16 @@ def test_parquet_holds_what_the_csv_does_with_types(many: Path) -> None:
     assert {name: types[name] for name in expected} == expected
 
 
+def test_what_an_earlier_report_left_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "er")
+    (tmp_path / "report" / "charts").mkdir(parents=True)
+    for name in ("results.parquet", "charts/b7-acc.pdf"):
+        (tmp_path / "report" / name).write_bytes(b"")
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(", of an earlier report; see ")[2] for line in said] == ["--parquet", "--pdf"]
+
+
 def test_parquet_without_pyarrow_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
