@@ -14,7 +14,7 @@ from cl_bench.config.idle import check_idle, typed_key
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check, types_of
-from cl_bench.config.tuned import at, epochs_by_file, picked_up
+from cl_bench.config.tuned import at, by_files, picked_up
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,6 +94,20 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], choices: Mapping
         settings["scenario"] = scenario = {key: scenario[key] for key in scenario.keys() - stream_of(scenario).keys()}
     elif isinstance(scenario, dict) and scenario.get("passes") == "online" and isinstance(settings["trainer"], dict):
         settings["trainer"] = settings["trainer"] | {"epochs": 1, "batch_size": scenario.get("batch_size")}
+    typed_keys, idle = {typed_key(override) for override in overrides}, unread_in(settings)
+    usual = {"method": method, "scenario": choices.get("scenario"), "trainer": "default"}
+    usual |= {"optimizer": "adam", "network": "mlp"}
+    for group, _, name in (key.partition(".") for key in sorted(typed_keys & idle.keys())):
+        node = settings[group]
+        own = {key: node[key] for key in node.keys() - stream_of(node)} if group == "scenario" else node
+        check(own, group, packages=allowed(settings.get("plugins")))
+        # files are read where something was typed in vain alone
+        files = file_of("", "config")["memory"] if group == "memory" else by_files(group, usual.get(group), choices)
+        if group in idle:
+            settings[group] = files
+        elif name in files:
+            settings[group] = node | {name: files[name]}
+    scenario = settings.get("scenario")
     if isinstance(scenario, dict) and scenario.get("train_mask", "") in (None, "seen", "all", "current"):
         if scenario.get("kind") != "class":
             scenario["train_mask"] = None
@@ -101,28 +115,18 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], choices: Mapping
             scenario["train_mask"] = declared(settings, "train_mask")
     if not reads_memory(settings) and "memory" in settings:
         check_budget(settings.pop("memory"))
-    typed_keys = {typed_key(override) for override in overrides}
-    idle = typed_keys & unread_in(settings).keys()
-    if idle and method in options_of("method"):  # files are read where something was typed in vain alone
-        usual = {"method": file_of("method", method), "optimizer": file_of("optimizer", "adam")}
-        usual["memory"] = file_of("", "config")["memory"]
-        for group, name in (key.split(".") for key in idle):
-            check(settings[group], group, packages=allowed(settings.get("plugins")))
-            if name in usual[group]:
-                settings[group] = settings[group] | {name: usual[group][name]}
     if isinstance(logger := settings.get("logger"), dict) and isinstance(logger.get("loggers"), list):
         logger["loggers"] = named_loggers(logger["loggers"])
     trainer, optimizer = settings.get("trainer"), settings.get("optimizer")
     if not isinstance(trainer, dict) or not isinstance(optimizer, dict):
         return
-    its_own = "optimizer" in settings["method"] and any(key.startswith("optimizer") for key in typed_keys)
-    if its_own or not trains(settings):
+    if not trains(settings):
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
     if not trains(settings):
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
     elif trainer.get("iterations") is not None and at(settings, "scenario.passes") != "online":
-        epochs, usual = trainer.get("epochs"), epochs_by_file(choices)
+        epochs, usual = trainer.get("epochs"), by_files("trainer", "default", choices)["epochs"]
         if epochs not in (None, usual) and "trainer.iterations" not in typed_keys:  # a file sets both
             both = f"trainer.epochs={epochs}: says nothing beside trainer.iterations={trainer['iterations']}"
             raise InputError(f"{both}; leave it out of the experiment, or set trainer.iterations=null")

@@ -8,6 +8,9 @@ from typing import Any
 from cl_bench.config.errors import InputError, typed
 from cl_bench.config.tuned import at
 
+WHOLE = ("optimizer", "network")
+"""Groups of which a method may read nothing at all."""
+
 IN_STREAMS = {"trainer.epochs": "updates_per_batch", "trainer.batch_size": "batch_size"}
 
 
@@ -38,8 +41,8 @@ def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]
     found: dict[str, str] = {}
     for name, beside in declared.items():
         keys = [name if "." in name else f"method.{name}"]
-        if name == "optimizer":
-            keys = [f"optimizer.{key}" for key in settings.get("optimizer") or {}]
+        if name in WHOLE:
+            keys = [name, *(f"{name}.{key}" for key in settings.get(name) or {})]
         if not beside:
             found |= dict.fromkeys(keys, "")
         for other, values in beside.items():
@@ -52,7 +55,10 @@ def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]
     if (size := at(settings, "memory.bytes")) is not None:
         found["memory.images"] = f"memory.bytes={size}"
     if isinstance(at(settings, "method.optimizer"), Mapping):
-        found |= dict.fromkeys((f"optimizer.{key}" for key in settings.get("optimizer") or {}), "method.optimizer")
+        keys = (f"optimizer.{key}" for key in settings.get("optimizer") or {})
+        found |= dict.fromkeys(("optimizer", *keys), "method.optimizer")
+    if (kind := at(settings, "scenario.kind")) in ("task", "domain"):
+        found["scenario.train_mask"] = f"scenario.kind={kind}"
     return found
 
 

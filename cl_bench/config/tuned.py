@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cl_bench.config.names import file_of
+from cl_bench.config.names import file_of, options_of
 
 TUNED_ON = "tuned_on"  # a label of how the values were chosen; it is no value
 MAY_SET = {
@@ -40,10 +40,12 @@ def picked_up(settings: Mapping[Any, Any], choices: Mapping[str, Any]) -> dict[s
     return found
 
 
-def epochs_by_file(choices: Mapping[str, Any]) -> int:
-    """The `trainer.epochs` of a run that sets none itself. choices: Hydra's."""
-    of_benchmark = at(_loaded(f"benchmark/{choices.get('benchmark')}"), "trainer.epochs")
-    return of_benchmark or file_of("trainer", "default")["epochs"]
+def by_files(group: str, choice: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of a run that sets nothing itself: its choice's file, and what is picked up. choices: Hydra's."""
+    found = file_of(group, choice) if choice in options_of(group) else {}
+    for name in MAY_SET:
+        found |= at(_loaded(f"{name}/{choices.get(name)}"), group) or {}
+    return found
 
 
 def described(picked: Mapping[str, Mapping[str, Any]]) -> str:

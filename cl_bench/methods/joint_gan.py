@@ -35,6 +35,13 @@ class JointGAN(Method):
         "trainer.freeze_batch_norm": "trains a GAN alone, from random weights",
         "label_smoothing": "trains a GAN alone, which has a loss of its own",
     }
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "network": {},
+        "optimizer": {},
+        "scenario.train_mask": {},
+        "trainer.epochs": {"generator_epochs": ..., "generator_steps": ...},
+        "trainer.iterations": {"generator_epochs": ..., "generator_steps": ...},
+    }
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.declared import declared, unread_in
-from cl_bench.config.idle import says_nothing, unread
+from cl_bench.config.idle import WHOLE, says_nothing, unread
 from cl_bench.config.names import key_of
 from cl_bench.config.tuned import at
 
@@ -35,6 +35,12 @@ UNREAD = [  # a command, what is typed beside it, and the setting by which nothi
     ("method=oml method.pretraining=joint", "method.inner_lr=3", "method.pretraining=joint"),
     ("method=er scenario.passes=online", "optimizer.keep_state=true", "scenario.passes=online"),
     ("method=lucir method.ranking_weight=0", "method.margin=3", "method.ranking_weight=0"),
+    ("method=er scenario=task_incremental", "scenario.train_mask=all", "scenario.kind=task"),
+    ("method=ncm", "scenario.train_mask=all", "method.first_task=false"),
+    ("method=ncm", "optimizer=sgd", "method.first_task=false"),
+    ("method=ncm", "trainer.epochs=7", "method.first_task=false"),
+    ("method=la_maml", "optimizer=sgd", "method.variant=la_maml"),
+    ("method=dgm", "optimizer=sgd", "method.optimizer"),
 ]
 OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress_compress", "mer", "la_maml")
 
@@ -63,13 +69,20 @@ def test_an_optimizer_beside_a_method_that_has_its_own_is_no_setting() -> None:
     assert line == "optimizer.lr=9: says nothing beside method.optimizer"
 
 
+@pytest.mark.parametrize("typed", ["network=cnn", "network.hidden=[5]", "optimizer=sgd", "scenario.train_mask=all"])
+def test_what_a_method_never_reads_is_no_setting_of_it(typed: str) -> None:
+    other = compose("method=joint_gan", typed)
+    assert key_of(other) == key_of(compose("method=joint_gan"))
+    assert says_nothing(unread_in(other), [typed]) == [f"{typed}: says nothing to this method"]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_speaks_of_keys_that_it_has(method: str) -> None:
     settings = compose(f"method={method}")
     for name, beside in declared(settings, "unread").items():
         for key in (name, *beside):
             group, last = key.split(".") if "." in key else ("method", key)
-            assert key == "optimizer" or last in settings[group], key
+            assert key in WHOLE or last in settings[group], key
 
 
 @pytest.mark.parametrize(

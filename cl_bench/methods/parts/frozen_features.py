@@ -39,6 +39,12 @@ class FrozenFeatures(Classifier):
     needs_borders: ClassVar[bool] = False
     trains: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {"trainer.freeze_batch_norm": "trains nothing after the first task"}
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "optimizer": {"first_task": False},
+        "trainer.epochs": {"first_task": False},
+        "trainer.iterations": {"first_task": False},
+        "scenario.train_mask": {"first_task": False},
+    }
     counts: Tensor
     sums: Tensor
 
