@@ -67,7 +67,11 @@ class DEN(Growing, Classifier):
     n_phases = 5
     born: nn.ParameterList
     until: nn.ParameterList
-    unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "optimizer.keep_state": {},
+        "new_units": {"tau": 1e30},
+        "group_lasso": {"tau": 1e30},
+    }
 
     def __init__(
         self,

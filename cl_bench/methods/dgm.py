@@ -65,6 +65,11 @@ class DGM(TwoPlayers, Classifier):
         "trainer.patience": "has binary masks at the end of a whole training alone",
         "trainer.freeze_batch_norm": "starts its classifier anew in every task",
     }
+    unread: ClassVar[dict[str, dict[str, Any]]] = {
+        "mask_position": {"mask": "weights"},
+        "trainer.epochs": {"generator_epochs": ..., "generator_steps": ...},
+        "trainer.iterations": {"generator_epochs": ..., "generator_steps": ...},
+    }
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class DGR(GenerativeReplay):
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "temperature": {"labels": "hard"},
         "ratio": {"replay": "fixed"},
+        "n_gen": {"replay": "fresh"},
+        "n_gen_mode": {"replay": "fresh"},
     }
 
     def __init__(

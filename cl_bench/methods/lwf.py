@@ -52,7 +52,7 @@ class LwF(Classifier):
     family = "distillation"
     grows = True
     unread: ClassVar[dict[str, dict[str, Any]]] = {
-        "new_outputs": {"scenario.kind": ("task", "domain")},
+        "new_outputs": {"scenario.kind": ("task", "domain"), "scenario.train_mask": "all"},
     }
 
     def __init__(

@@ -45,7 +45,7 @@ class OML(Classifier):
     needs_borders: ClassVar[bool] = False
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "inner_lr": {"pretraining": ("joint", "none")},
-        "inner_steps": {"pretraining": "none"},
+        "inner_steps": {"pretraining": ("joint", "none")},
         "trajectory_classes": {"pretraining": ("joint", "none")},
         "meta_steps": {"pretraining": "none"},
         "meta_lr": {"pretraining": "none"},
@@ -95,7 +95,7 @@ class OML(Classifier):
             n_classes=problem.n_meta,
             lr=meta_lr,
             inner_lr=inner_lr,
-            inner_steps=inner_steps,
+            inner_steps=inner_steps if pretraining == "meta" else 0,
             trajectory_classes=trajectory_classes,
             remembered=remembered,
         )
