@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from cl_bench.config.errors import InputError, typed
+from cl_bench.config.training import SGD
 from cl_bench.config.tuned import at
 
 WHOLE = ("optimizer", "network")
@@ -50,6 +51,8 @@ def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]
             value = at(settings, other)
             if (value is not None) if values is ... else value in (values if isinstance(values, tuple) else (values,)):
                 found |= dict.fromkeys(keys, f"{other}={typed(value)}")
+    if at(settings, "optimizer._target_") == SGD and not at(settings, "optimizer.momentum"):  # it has no moments
+        found["optimizer.keep_state"] = "optimizer.momentum=0"
     if at(settings, "scenario.passes") == "online":  # an optimizer goes on to the end of the stream
         found["optimizer.keep_state"] = "scenario.passes=online"
     if (size := at(settings, "memory.bytes")) is not None:

@@ -34,6 +34,7 @@ UNREAD = [  # a command, what is typed beside it, and the setting by which nothi
     ("method=supsup scenario=task_incremental", "method.inference=binary", "scenario.kind=task"),
     ("method=oml method.pretraining=joint", "method.inner_lr=3", "method.pretraining=joint"),
     ("method=er scenario.passes=online", "optimizer.keep_state=true", "scenario.passes=online"),
+    ("method=er optimizer=sgd", "optimizer.keep_state=true", "optimizer.momentum=0"),
     ("method=lucir method.ranking_weight=0", "method.margin=3", "method.ranking_weight=0"),
     ("method=dgr method.replay=fresh", "method.n_gen=55", "method.replay=fresh"),
     ("method=lwf scenario.train_mask=all", "method.new_outputs=zero", "scenario.train_mask=all"),
