@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -38,8 +37,6 @@ from cl_bench.runs.fit import Fit, device_of
 from cl_bench.runs.loggers import RunLogger
 from cl_bench.runs.trackers import Tracker
 from cl_bench.seeding import seeded
-
-log = logging.getLogger(__name__)
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
@@ -145,10 +142,7 @@ def method_of(
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
     given |= {"mean": problem.mean, "std": problem.std}
     if "memory" in nodes:
-        memory: Budget = build(nodes["memory"], available=available)
-        if available is not None and memory.bytes is None and memory.per == "total" and memory.images > available:
-            log.warning("%s: there are only %d training images, and no more are kept", memory, available)
-        given["memory"] = memory
+        given["memory"] = build(nodes["memory"], available=available)
     optimizer = build(nodes["optimizer"])
     for node in (nodes["network"], *nodes["method"].parts.values()):  # of a method: a generator, a GAN
         check_memory(node, **given)

@@ -217,6 +217,22 @@ def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
     assert "memory.images=5000: there are only 1438 training images, and no more are kept" in caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("method", "budget", "said"),
+    [
+        ("er", "memory.bytes=130000", True),  # 74 bytes an image
+        ("der", "memory.bytes=130000", False),  # 114, with its logits
+        ("icarl", "memory={images: 200, per: class}", True),
+        ("gem", "memory={images: 200, per: task}", False),
+    ],
+)
+def test_a_budget_larger_than_the_data_set_is_said_once_whatever_it_counts(
+    method: str, budget: str, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    made(method, budget)
+    assert sum("there are only 1438 training images" in line for line in caplog.messages) == said
+
+
 def test_every_rehearsal_method_reads_the_one_budget_and_nobody_elses_run_depends_on_it() -> None:
     settings = {method: compose(f"method={method}") for method in METHODS}
     reading = {method for method in METHODS if reads_memory(settings[method])}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,8 @@ class Exemplary(Classifier):
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer, memory: Budget) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory, self.n_exemplars = Memory(memory, problem), memory.count(problem)
+        self.memory = Memory(memory, problem)
+        self.n_exemplars = cast(int, self.memory.n_images)
         most = max(map(len, problem.outputs))
         if memory.per == "task" and self.n_exemplars < most:
             raise InputError(f"{memory}: less than one for each of {most} classes of a task; set more")

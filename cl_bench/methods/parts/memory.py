@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from cl_bench.data.on_disk import in_memory
 from cl_bench.data.problem import Problem
 from cl_bench.networks.growing import Growing
 from cl_bench.seeding import derive
+
+log = logging.getLogger(__name__)
 
 Per = Literal["total", "class", "task"]
 
@@ -37,7 +40,7 @@ class Budget:
     available: int | None = None
 
     def count(self, problem: Problem, n_logits: int = 0) -> int:
-        """The images that it allows, each kept with so many logits.
+        """The images that it allows, each kept with so many logits; says so where there are fewer.
 
         Raises InputError when it is too few bytes for a single one.
         """
@@ -45,6 +48,9 @@ class Budget:
         n_images = self.images if self.bytes is None else self.bytes // size
         if not n_images:
             raise InputError(f"memory.bytes={self.bytes}: an image takes {size}, so set at least that")
+        times = {"total": 1, "class": sum(map(len, problem.outputs)), "task": problem.n_tasks}[self.per]
+        if self.available is not None and n_images * times > self.available:
+            log.warning("%s: there are only %d training images, and no more are kept", self, self.available)
         return n_images
 
     def places(self, problem: Problem, n_logits: int = 0) -> int:
