@@ -38,6 +38,7 @@ QUICK = (
     "network.hidden=[32]",
     "optimizer.lr=0.01",
 )
+STREAM = ("scenario.passes=online", "scenario.batch_size=50", "trainer.accelerator=cpu", "network.hidden=[16]")
 
 
 @pytest.fixture(scope="module")
@@ -359,6 +360,16 @@ def test_images_are_seen_as_their_task_sees_them(call: Any, images: Dataset) -> 
         assert right.mean() == pytest.approx(permuted.R[1, task])
     plain = permuted.predict(images.x_test).astype(int) == images.y_test.numpy()
     assert plain.mean() < permuted.R[1, 1]
+
+
+def test_a_task_that_comes_round_again_is_seen_as_the_first_time(root: Path, images: Dataset) -> None:
+    words = ["method=finetune", "scenario=permuted", "scenario.n_tasks=2", *STREAM, "scenario.repeat=true"]
+    again = cl_bench.run(*words, f"output_root={root / 'outputs'}")
+    for task in range(4):
+        answers = again.predict(images.x_test, task=task)
+        assert (answers.astype(int) == images.y_test.numpy()).mean() == pytest.approx(again.R[3, task])
+    graph = torch.export.load(again.export(task=3)).module()
+    assert graph(images.x_test / 255).argmax(1).tolist() == again.predict(images.x_test, task=3).astype(int).tolist()
 
 
 def test_a_task_without_a_checkpoint_says_which_there_are(er: cl_bench.Run, call: Any) -> None:

@@ -33,15 +33,16 @@ class Answers(nn.Module):
 
     def __init__(self, trained: Trained, task: int | None) -> None:
         super().__init__()
-        self.method, self.task = frozen(trained.method).cpu(), task
+        self.method = frozen(trained.method).cpu()
         self.view = None if task is None else trained.view(task, torch.device("cpu"))
         self.given = task if trained.problem.kind == "task" else None
+        self.visit = None if task is None else trained.first_visit(task)
         self.register_buffer("allowed", trained.answering(task))
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.view is not None and self.task is not None:
+        if self.view is not None and self.visit is not None:
             n = images.shape[0]  # len() would fix how many there are
-            images = self.view(images, images.new_full((n,), self.task, dtype=torch.int16))
+            images = self.view(images, images.new_full((n,), self.visit, dtype=torch.int16))
         return masked(self.method(images, index=self.given), self.allowed)
 
 

@@ -104,7 +104,7 @@ class Trained:
         for part in x.split(at_once(self.image_shape, 1024)):
             seen = part.to(device) / 255 if part.dtype == torch.uint8 else part.to(device, torch.float32)
             if view is not None and task is not None:
-                seen = view(seen, torch.full((len(seen),), task, dtype=torch.int16, device=device))
+                seen = view(seen, torch.full((len(seen),), self.first_visit(task), dtype=torch.int16, device=device))
             seen = problem.pictures.features(seen) if problem.pictures else seen
             logits = self.method.eval()(seen, index=task if problem.kind == "task" else None)
             found.append(masked(logits, allowed).cpu())
@@ -121,6 +121,10 @@ class Trained:
         if view is None and (kind := self.problem.kind) != "task":
             raise InputError(f"task={task}: says nothing, as this run is {kind}-incremental; leave it out")
         return view
+
+    def first_visit(self, task: int) -> int:
+        """The task that the images of a task carry: its first visit, where tasks come twice (`scenario.repeat`)."""
+        return task % (self.problem.n_tasks // (2 if self.settings["scenario"].get("repeat") else 1))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
