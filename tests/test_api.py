@@ -372,6 +372,17 @@ def test_a_task_that_comes_round_again_is_seen_as_the_first_time(root: Path, ima
     assert graph(images.x_test / 255).argmax(1).tolist() == again.predict(images.x_test, task=3).astype(int).tolist()
 
 
+def test_other_images_are_measured_by_the_masks_of_the_run(root: Path, images: Dataset, tmp_path: Path) -> None:
+    """In a blurry stream the part that an output comes with depends on how many images there are."""
+    words = ["method=finetune", "scenario=blurry", "scenario.n_tasks=2", "scenario.disjoint=0", "scenario.stray=0.5"]
+    run = cl_bench.run(*words, *STREAM, "optimizer.lr=0.01", f"output_root={root / 'outputs'}")
+    assert run.R[0, 1] > 0.1  # classes that have their own part later
+    first = [int((images.y_train == label).int().argmax()) for label in range(10)]
+    few = {"x_train": images.x_train[first], "y_train": images.y_train[first]}
+    np.savez(tmp_path / "few.npz", **few, x_test=images.x_test, y_test=images.y_test)
+    np.testing.assert_allclose(cl_bench.evaluate(run, tmp_path / "few.npz", after=0), run.R[0])
+
+
 def test_a_task_without_a_checkpoint_says_which_there_are(er: cl_bench.Run, call: Any) -> None:
     with pytest.raises(InputError, match=r"no state after task 0, .* tasks 3, 4 are there; .*keep_checkpoints=null"):
         er.model(after=0)

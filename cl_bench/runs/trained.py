@@ -173,7 +173,8 @@ class Trained:
                 if list(ours) != list(task.names):
                     theirs = f"this data set {brief(task.names)}; they must come in one order"
                     raise InputError(f"dataset: the run has classes {brief(ours)} in task {number}, {theirs}")
-        score = Score(scenario.to(self.method.device))
+        # the masks are those of the run: in a blurry stream other images stray to other parts
+        score = Score(Scenario(self.problem, scenario.tasks, scenario.tests).to(self.method.device))
         score.to(self.method.device).measure(self.method, self.after)
         return np.array(score.results().R[self.after], dtype=float)
 
