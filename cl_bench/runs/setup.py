@@ -125,9 +125,9 @@ def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scen
     elif any(task.train.order is not None for task in scenario.tasks):
         name = settings["choices"]["scenario"]
         raise InputError(f"scenario.passes=epochs: scenario={name} is a stream, whose images come once; set online")
-    val_fraction = settings["scenario"].get("val_fraction")
-    if not all(len(task.train) for task in scenario.tasks):
-        raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on")
+    if empty := [task.index + 1 for task in scenario.tasks if not len(task.train)]:
+        why = f"task {empty[0]} has no image to train on; choose fewer tasks, or give it more images"
+        raise InputError(f"scenario={settings['choices']['scenario']}: {why}")
     return scenario
 
 

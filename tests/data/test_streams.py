@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import made
@@ -156,6 +158,15 @@ def test_what_came_is_what_came() -> None:
 def test_what_a_stream_can_not_be(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         stream_of(*overrides)
+
+
+def test_a_part_that_no_image_comes_to_is_named(tmp_path: Path) -> None:
+    labels = torch.arange(10).repeat(4).numpy()
+    images = torch.zeros(40, 8, 8, dtype=torch.uint8).numpy()
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    blurry = ("scenario=blurry", "scenario.n_tasks=9", "scenario.disjoint=0", "scenario.stray=1")
+    with pytest.raises(InputError, match=r"^scenario=blurry: task 6 has no image to train on; choose fewer tasks"):
+        stream_of("dataset=npz", f"dataset.path={tmp_path / 'few.npz'}", *blurry)
 
 
 def test_meta_classes_come_with_the_first_visit_alone() -> None:
