@@ -53,6 +53,34 @@ class Dataset:
     def __post_init__(self) -> None:
         if not self.class_names:
             object.__setattr__(self, "class_names", tuple(map(str, range(self.n_classes))))
+        check_whole(self)
+
+
+def check_whole(dataset: Dataset) -> None:
+    """Raises InputError for a set that isn't what `Dataset` says: anybody's function may have made it."""
+    n, where = dataset.n_classes, f"dataset={dataset.name}"
+    for part in ("train", "test") if dataset.x_val is None and dataset.y_val is None else ("train", "test", "val"):
+        x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
+        if not isinstance(x, OnDisk) and not (isinstance(x, Tensor) and x.dtype == torch.uint8):
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"{where}: x_{part} is {found}; images must be a tensor of uint8")
+        if len(x.shape) != 4 or x.shape[1:] != dataset.x_train.shape[1:]:
+            raise InputError(
+                f"{where}: x_{part} has shape {tuple(x.shape)}; images must be (N, C, H, W), all of one size"
+            )
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),):
+            raise InputError(f"{where}: y_{part} must be a tensor of int64, a label for each of {len(x)} images")
+        if odd := sorted(set(y.unique().tolist()) ^ set(range(n))):
+            found = f"no label {odd[0]}" if odd[0] in range(n) else f"the label {odd[0]}"
+            raise InputError(f"{where}: y_{part} has {found}; labels must be 0 to {n - 1}, and each must occur")
+    channels = dataset.x_train.shape[1]
+    for key, values, wanted in (
+        ("class_names", dataset.class_names, n),
+        ("mean", dataset.mean, channels),
+        ("std", dataset.std, channels),
+    ):
+        if values is not None and len(values) != wanted:
+            raise InputError(f"{where}: {key} has {len(values)} entries; {wanted} are needed")
 
 
 def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) -> Dataset:

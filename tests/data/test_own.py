@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,25 @@ def own(n_classes: int = 4) -> Dataset:
     tensors = {key: torch.from_numpy(array) for key, array in arrays(n_classes).items()}
     images: dict[str, Any] = {key: x[:, None] if key[0] == "x" else x for key, x in tensors.items()}
     return Dataset("own", **images, n_classes=n_classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"x_train": torch.zeros(24, 1, 4, 4)}, r"x_train is torch\.float32; images must be a tensor of uint8"),
+        ({"x_test": np.zeros((8, 1, 4, 4), np.uint8)}, "x_test is ndarray"),
+        ({"x_test": torch.zeros(8, 1, 4, 5, dtype=torch.uint8)}, r"x_test has shape \(8, 1, 4, 5\)"),
+        ({"y_val": torch.zeros(1, dtype=torch.int64)}, "y_val must be a tensor of int64, a label for each of"),
+        ({"n_classes": 5, "class_names": ()}, "y_train has no label 4; labels must be 0 to 4, and each must occur"),
+        ({"n_classes": 3, "class_names": ()}, "y_train has the label 3"),
+        ({"class_names": ("a", "b")}, "class_names has 2 entries; 4 are needed"),
+        ({"mean": (0.5, 0.5), "std": (0.5,)}, "mean has 2 entries; 1 are needed"),
+    ],
+)
+def test_what_a_function_returns_is_checked(changes: dict[str, Any], line: str) -> None:
+    """A label that is left out, or one too many, would lose a class without a word."""
+    with pytest.raises(InputError, match=rf"^dataset=own: {line}"):
+        replace(own(), **changes)
 
 
 def of_val(images: Tensor) -> bool:
