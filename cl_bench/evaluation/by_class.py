@@ -35,10 +35,14 @@ class ByClassTally:
         self.labels: list[Tensor] = []
         self.among_first: dict[int, list[Tensor]] = {}  # of each test set
 
-    def add(self, test: int, logits: Tensor, answers: Tensor, y: Tensor) -> None:
-        """Some images of a test set: the logits, masked, (B, n_outputs), the answers and the right ones, int64 (B,)."""
-        self.answers.append(answers.int())
-        self.labels.append(y.int())
+    def add(self, test: int, logits: Tensor, answers: Tensor, y: Tensor, again: bool = False) -> None:
+        """Some images of a test set: the logits, masked, (B, n_outputs), the answers and the right ones, int64 (B,).
+
+        again: whether they have come with another test set, so that they are counted already.
+        """
+        if not again:
+            self.answers.append(answers.int())
+            self.labels.append(y.int())
         if self.asks_first:
             self.among_first.setdefault(test, []).append((logits.topk(FIRST).indices == y[:, None]).any(1))
 

@@ -88,7 +88,9 @@ class Score(nn.Module):
         rule = self.problem.rules["baseline" if after < 0 else "evaluation"]
         allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
         tally = ByClassTally(self.problem.n_outputs, allowed if shared else allowed[: after + 1])
+        tests = self.scenario.tests
         for test, batches in enumerate(self.scenario.test_dataloader()):
+            again = any(tests[test] is earlier for earlier in tests[:test])  # of a task that came round again
             for batch in batches:
                 task = self.tasks(batch, test)
                 logits = self.logits(method, batch, test)
@@ -97,7 +99,7 @@ class Score(nn.Module):
                 answer = among.argmax(1)
                 self.metrics.update(after, test, answer, batch.y)
                 if test <= after or (shared and after >= 0):
-                    tally.add(test, among, answer, batch.y)
+                    tally.add(test, among, answer, batch.y, again)
                 if self.has_own:
                     answer = masked(logits, own.to(logits.device)[task]).argmax(1)
                     self.own.update(after, test, answer, batch.y)

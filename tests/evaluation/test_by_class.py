@@ -73,6 +73,15 @@ def test_a_run_counts_the_answers_of_its_evaluation(kind: str) -> None:
     assert sum(right) == pytest.approx(sum(there(R[j]) * n_test[j] for j in range(3)))
 
 
+def test_images_of_a_task_that_comes_round_again_are_counted_once() -> None:
+    scenario, method = made("finetune", "scenario.passes=online", "scenario.repeat=true")
+    tally = Score(scenario).measure(method, after=6)
+    matrix = tally.count().confusion
+    assert matrix is not None
+    counts = torch.stack([test.labels.bincount(minlength=10) for test in scenario.tests[:5]]).sum(0)
+    assert torch.tensor(matrix).sum(1).equal(counts)
+
+
 def test_a_run_keeps_them_and_says_when_they_come(small: Compose) -> None:
     """After tasks 1 and 2 at most four classes answer; after the last, all ten."""
     settings = small("method=finetune", "measure_every=2")
