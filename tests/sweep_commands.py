@@ -42,15 +42,12 @@ def installed(launcher: str) -> bool:
         return False
 
 
-def launchers(*slow: str) -> list[Any]:
+def launchers() -> list[Any]:
     """Each launcher as a parameter, left out with its reason where its extra isn't installed."""
     return [
         pytest.param(
             name,
-            marks=[
-                pytest.mark.skipif(not installed(name), reason=f"pip install -e '.[{name.partition('_')[0]}]'"),
-                *([pytest.mark.slow] if name in slow else []),
-            ],
+            marks=pytest.mark.skipif(not installed(name), reason=f"pip install -e '.[{name.partition('_')[0]}]'"),
         )
         for name in LAUNCHERS
     ]

@@ -150,7 +150,7 @@ def test_nothing_looks_for_garbage_among_new_modules() -> None:
     frozen = gc.get_freeze_count()
     with importing():
         pass
-    assert gc.get_freeze_count() == frozen
+    assert 0 <= frozen - gc.get_freeze_count() < 100  # some may have ended, in another thread
 
 
 @pytest.mark.parametrize("flag", ["--version", "--vers"])
@@ -374,7 +374,8 @@ def test_an_output_that_takes_nothing_is_one_line(outputs: str, code: int, reaso
         assert ended.stderr.splitlines() == [f"error: standard output: {reason}; all else was done"] * bool(reason)
 
 
-@pytest.mark.parametrize("outputs", [">/dev/full", pytest.param("| head -1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outputs", [">/dev/full", "| head -1"])
 def test_a_run_outlives_its_output(outputs: str, tmp_path: Path) -> None:
     ended = shell(f"CL method=finetune {' '.join(QUICK)} {outputs}", tmp_path)
     assert ended.returncode == 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import reduce
 from operator import add
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,12 +141,15 @@ def test_a_state_that_is_loaded_answers_at_once() -> None:
 @pytest.mark.parametrize(
     ("name", "overrides", "line"),
     [
-        ("ranpac", ("method.projections=10000000",), "method.projections=10000000: sums of their products need"),
-        ("slda", ("network.hidden=[4000000]",), "network: gives 4,000,000 features; sums of their products need"),
-        ("fecam", ("network.hidden=[2000000]",), "method=fecam: 10 covariances of 2000000 features"),
+        ("ranpac", ("method.projections=10000",), "method.projections=10000: sums of their products need"),
+        ("slda", ("network.hidden=[4000]",), "network: gives 4,000 features; sums of their products need"),
+        ("fecam", ("network.hidden=[2000]",), "method=fecam: 10 covariances of 2000 features"),
     ],
 )
-def test_sums_that_no_machine_holds_are_one_line(name: str, overrides: tuple[str, ...], line: str) -> None:
+def test_sums_that_no_machine_holds_are_one_line(
+    name: str, overrides: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2**25))
     with pytest.raises(InputError) as caught:
         made(name, *overrides)
     assert str(caught.value).startswith(line)

@@ -34,7 +34,8 @@ from cl_bench.sweep.view import View, interval, summary
 from cl_bench.sweep.workers import least_used_gpu
 
 
-@pytest.mark.parametrize("launcher", launchers("ray", "submitit_local"))
+@pytest.mark.slow  # the sweep of tests/test_example_plugin.py goes through joblib, too
+@pytest.mark.parametrize("launcher", launchers())
 def test_a_launcher_runs_a_sweep_and_reports_the_run_that_failed(launcher: str, tmp_path: Path) -> None:
     process = start(*LAUNCHERS[launcher], "optimizer.lr=1e30,0.01", "seed=3", cwd=tmp_path)
     said, complaints = process.communicate()
