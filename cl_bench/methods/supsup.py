@@ -113,12 +113,12 @@ class SupSup(Classifier):
 
     def by_task(self, x: Tensor, tasks: Tensor) -> Tensor:
         """Log-probabilities among the outputs of each task, by its own mask; those of an image's task, `tasks`, are
-        ahead of all others."""
+        ahead of all others. A class of several tasks has the best of its values."""
         answers = x.new_full((len(x), self.problem.n_outputs), torch.finfo(x.dtype).min)
         for task in range(self.n_masks):
             own = self.problem.outputs[task]
             log_p = self.masked_logits(x, task)[:, own].log_softmax(1)
-            answers[:, own] = log_p - BEHIND * (tasks != task)[:, None]
+            answers[:, own] = torch.maximum(answers[:, own], log_p.to(answers) - BEHIND * (tasks != task)[:, None])
         return answers
 
     def masked_logits(self, x: Tensor, task: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,18 @@ def test_in_class_incremental_learning_the_outputs_of_the_inferred_task_come_fir
             expected = method(x[n : n + 1], index=task)[0, own].log_softmax(0) - 100 * (task != inferred)
             torch.testing.assert_close(logits[n, own], expected)
     assert (logits[:, 6:] == torch.finfo(torch.float64).min).all()  # of tasks to come
+
+
+def test_a_class_that_comes_back_is_ahead_where_one_of_its_tasks_is_inferred() -> None:
+    scenario, method = supsup("class", *NETWORKS["mlp"])
+    with_masks(method, 3)
+    method.problem = replace(method.problem, outputs=((0, 1), (2, 3), (0, 3), (8, 9)))
+    x, tasks = images(scenario, 25), torch.arange(25) % 3
+    for n, logits in enumerate(method.by_task(x, tasks)):
+        inferred = list(method.problem.outputs[tasks[n]])
+        own = method(x[n : n + 1], index=int(tasks[n]))[0, inferred].log_softmax(0)
+        torch.testing.assert_close(logits[inferred], own)
+        assert int(logits.argmax()) == inferred[int(own.argmax())]
 
 
 def test_superfluous_outputs_are_trained_and_never_answer(small: Compose) -> None:
