@@ -209,3 +209,11 @@ class Batches:
         if len(rows) == 1 and self.data.order is None and self.batch_size > 1:
             rows = torch.cat([rows, self._order[:1]])  # batch normalization can do nothing with one image alone
         return self.data.batch(rows, training=True)._replace(updates_left=updates - 1 - i % updates)
+
+    def new(self, batch: Batch, step: int) -> Batch | None:
+        """The mini-batch of a step as far as no step has learned it yet: without the image that joined a last one
+        alone; None in later passes and updates. Of its parts y and task_ids are cut."""
+        if step >= self.per_epoch or step % self.data.updates:
+            return None
+        alone = len(self.data) - step * self.batch_size == 1 and self.data.order is None
+        return batch._replace(y=batch.y[:1], task_ids=batch.task_ids[:1]) if alone else batch

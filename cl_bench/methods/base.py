@@ -99,7 +99,7 @@ class Learner(LightningModule):
         for self.step_index, batch in chunk:
             self.epoch = self.step_index // batches.per_epoch
             self.begin_step(batch)
-            self.asked = None if self.epoch or self.step_index % batches.data.updates else batch
+            self.asked = batches.new(batch, self.step_index)
             self.logs += [(self.step_index, name, value) for name, value in step(batch, optimizers).items()]
         self.asked = None
 

@@ -106,6 +106,15 @@ def test_online_accuracy_is_of_answers_before_each_step_of_the_first_pass(kind: 
         assert found == int(right.sum()) / len(right)
 
 
+def test_online_accuracy_counts_an_image_that_joins_the_last_one_of_a_pass_once(tmp_path: Path) -> None:
+    """129 images in mini-batches of 128: the first image is in both."""
+    scenario, method = made("finetune", "optimizer=sgd", "optimizer.lr=1e-9")
+    data = scenario.tasks[0].train[torch.arange(129)]
+    right = masked(method(data.batch(torch.arange(129)).x), method.problem.mask("seen", 0)[0]).argmax(1) == data.labels
+    scenario.tasks[0] = replace(scenario.tasks[0], train=data)
+    assert learn(method, scenario, 0, tmp_path, how=noted) == int(right.sum()) / 129
+
+
 def noted(method: Any, task: Any, fit: Any) -> Any:
     """The online accuracy of the first phase."""
     method.learn_task(task, fit)
