@@ -20,10 +20,11 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Previous(NamedTuple):
-    """The network that the last task left, frozen, and the outputs by which it answers, bool (n_outputs,)."""
+    """The network that the last task left, frozen, and the outputs of older tasks alone, bool (n_outputs,): a class
+    that comes back is learned by its labels."""
 
     network: nn.Module
-    answered: Tensor
+    older: Tensor
 
 
 class ICaRL(Exemplary):
@@ -76,8 +77,8 @@ class ICaRL(Exemplary):
     def learn(self, task: Task, fit: Fit) -> None:
         previous = None
         if task.index:
-            answered = self.problem.mask("seen", after=task.index - 1)[0].to(self.device)
-            previous = Previous(frozen(self.network), answered)
+            older = self.problem.mask("seen", after=task.index - 1)[0] & ~self.problem.mask("current", task.index)[0]
+            previous = Previous(frozen(self.network), older.to(self.device))
         rule = "all" if self.problem.rules["train"] == "all" else "seen"
         taking_part = self.problem.mask(rule, after=task.index)[0].to(self.device)
         self.learning = True
@@ -96,7 +97,7 @@ class ICaRL(Exemplary):
         if previous:
             with torch.no_grad():
                 answer = (previous.network(batch.x).float() / self.temperature).sigmoid()
-                target = torch.where(previous.answered, answer, target)
+                target = torch.where(previous.older, answer, target)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (losses * taking_part).sum(1).mean()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import made, one_pass, train
+from conftest import Recorder, made, one_pass, train
 from torch import Tensor, nn
 
 from cl_bench.data.batches import Batch, Data
@@ -116,6 +117,22 @@ def test_the_loss_asks_old_outputs_for_the_old_answer_and_new_ones_for_the_label
 
     method.learn_task(scenario.tasks[2], watched)
     assert checked
+
+
+def test_a_class_that_comes_back_is_learned_by_its_labels() -> None:
+    """The old network's answers alone, which the network starts with, would teach nothing."""
+    method, scenario = icarl()
+    learned(method, scenario, range(2))
+    method.problem = replace(method.problem, outputs=(*method.problem.outputs[:2], (1, 4), *method.problem.outputs[3:]))
+    recorder = Recorder()
+    method.learn_task(replace(scenario.tasks[0], index=2), recorder)
+    step: Any = recorder["train"].step
+    batch, outputs = scenario.tasks[0].train.batch(torch.arange(9)), torch.tensor([1, 4])
+    logits, y = method.network(batch.x).detach().requires_grad_(), F.one_hot(batch.y, 10)[:, outputs]
+    method.network.forward = lambda x: logits
+    (slope,) = torch.autograd.grad(method.loss(batch, **step.keywords), logits)
+    torch.testing.assert_close(slope[:, outputs], (logits.sigmoid()[:, outputs] - y) / 9)
+    torch.testing.assert_close(slope[:, [0, 2, 3]], torch.zeros(9, 3))
 
 
 def test_the_old_network_never_changes() -> None:
