@@ -71,6 +71,15 @@ def test_the_generator_moves_once_in_n_critic_steps() -> None:
     assert moved == [(True, False), (True, False), (True, True)] * 2
 
 
+def test_a_training_too_short_for_a_step_of_the_generator_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    gan = small_gan(n_critic=3)
+    for gan.n_steps in (2, 3):
+        moved = [step(gan, at)[1] for at in range(gan.n_steps)]
+        assert any(moved) == (gan.n_steps == 3)
+    why = "the generator learns nothing in a training of 2 mini-batches; train longer or lower it"
+    assert caplog.messages == [f"n_critic=3: {why}"]
+
+
 def test_reset_forgets_and_sample_leaves_the_mode() -> None:
     gan = small_gan()
     before = [p.clone() for p in gan.parameters()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from cl_bench.data.batches import Batch, at_once
 from cl_bench.methods.base import Learner
 from cl_bench.networks.optimizers import Optimizer
+
+log = logging.getLogger(__name__)
 
 Losses = tuple[Tensor, dict[str, Tensor]]
 """A loss, and detached scalars to log."""
@@ -56,6 +59,12 @@ class TwoPlayers(Learner):
             penalty: of the number of images; added to the generator's loss.
             given: passed on to both losses.
         """
+        if not self.step_index and self.n_steps < self.n_critic:
+            log.warning(
+                "n_critic=%d: the generator learns nothing in a training of %d mini-batches; train longer or lower it",
+                self.n_critic,
+                self.n_steps,
+            )
         discriminator_optimizer, generator_optimizer = optimizers
         batch = batch if mix is None else mix(batch)
         loss, logs = self.discriminator_loss(batch, **given)
