@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cl_bench.config import Positive, Rate
 from cl_bench.data.problem import Problem
-from cl_bench.methods.parts.frozen_features import FrozenFeatures
+from cl_bench.methods.parts.frozen_features import FrozenFeatures, times_inverse
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
@@ -109,7 +109,7 @@ class RanPAC(FrozenFeatures):
         return self.solved_with(ridge, rows), ridge
 
     def solved_with(self, ridge: Tensor, rows: Tensor) -> Tensor:
-        return torch.linalg.solve(self.products + ridge * torch.eye(len(self.products)).to(ridge), rows.T).T
+        return times_inverse(rows, self.products + ridge * torch.eye(len(self.products)).to(ridge))
 
     @property
     def ill_conditioned(self) -> bool:

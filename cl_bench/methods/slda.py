@@ -9,7 +9,7 @@ from annotated_types import Gt, Le
 from torch import Tensor
 
 from cl_bench.data.problem import Problem
-from cl_bench.methods.parts.frozen_features import FrozenFeatures
+from cl_bench.methods.parts.frozen_features import FrozenFeatures, times_inverse
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
@@ -55,5 +55,5 @@ class SLDA(FrozenFeatures):
 
     def worked_out(self) -> tuple[Tensor, ...]:
         shrunk = (1 - self.shrinkage) * self.covariance + self.shrinkage * torch.eye(self.width).to(self.products)
-        weight = torch.linalg.solve(shrunk, self.means.T).T
+        weight = times_inverse(self.means, shrunk)
         return weight, -(weight * self.means).sum(1) / 2

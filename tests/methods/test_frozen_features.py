@@ -154,3 +154,17 @@ def test_sums_that_no_machine_holds_are_one_line(
         made(name, *overrides)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "more"), [("slda", "shrinkage", ()), ("ranpac", "ridge", ("method.projections=null",))]
+)
+def test_a_diagonal_that_rounding_loses_gives_the_answer_of_a_small_one(name: str, key: str, more: Any) -> None:
+    """Features come in pairs of equal ones, as channels of a gray image do; there is no inverse without it."""
+    x = torch.randint(9, (200, 32), generator=torch.Generator().manual_seed(0)).double().repeat_interleave(2, 1)
+    found = []
+    for value in (1e-30, 1e-8):
+        method = made(name, "network=linear", f"method.{key}={value}", *more)[1]
+        method.add(x, torch.arange(200) % 10)
+        found.append(method.scores(x))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)

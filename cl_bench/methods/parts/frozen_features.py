@@ -161,3 +161,14 @@ class FrozenFeatures(Classifier):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         super().set_extra_state(state)
         self._answer = None
+
+
+def times_inverse(rows: Tensor, matrix: Tensor) -> Tensor:
+    """The rows, (N, M), times the inverse of a symmetric matrix (M, M); its pseudo-inverse where rounding has lost what
+    was added to its diagonal.
+
+    >>> times_inverse(torch.tensor([[2.0, 2.0]]), torch.ones(2, 2)).round(decimals=4).tolist()
+    [[1.0, 1.0]]
+    """
+    solution, singular = torch.linalg.solve_ex(matrix, rows.T)
+    return rows @ torch.linalg.pinv(matrix, hermitian=True) if singular else solution.T
