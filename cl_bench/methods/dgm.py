@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +23,8 @@ from cl_bench.networks.masked import Mask, MaskedGenerator, Position
 from cl_bench.networks.masks import annealed
 from cl_bench.networks.optimizers import Adam
 from cl_bench.record import Capacity
+
+log = logging.getLogger(__name__)
 
 MOMENTS = 50  # of a task's training at which the masks are looked at
 
@@ -111,6 +114,13 @@ class DGM(TwoPlayers, Classifier):
         if replay:
             histogram["replay_histogram"] = torch.bincount(replay.labels, minlength=self.problem.n_outputs).tolist()
         counts = self.generator.end()
+        closed = [number for number, count in enumerate(counts, 1) if not count.new + count.reused]
+        if closed:
+            log.warning(
+                "task %d: the generator has layer %d closed, so all its images are the same; lower method.sparsity",
+                task.index + 1,
+                closed[0],
+            )
         return histogram | {
             "capacity": Capacity(
                 layers=[f"layer {i}" for i in range(1, 1 + len(counts))],

@@ -223,6 +223,19 @@ def test_frozen_weights_stay_under_adam_with_momentum_of_earlier_steps() -> None
     assert not torch.equal(after[~used], before[~used])
 
 
+@pytest.mark.parametrize("sparsity", [0.01, 1])
+def test_a_task_that_opens_nothing_of_a_layer_is_said(
+    sparsity: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No noise and no class comes through a closed layer."""
+    scenario, method = made("dgm", f"method.sparsity={sparsity}")
+    learn(method, scenario, 0, tmp_path, **TRAINER)
+    drawn = images(method.eval(), 0)
+    why = "the generator has layer 1 closed, so all its images are the same; lower method.sparsity"
+    assert caplog.messages == ([f"task 1: {why}"] if torch.equal(drawn, drawn[:1].expand_as(drawn)) else [])
+    assert len(caplog.messages) == (sparsity == 1)
+
+
 def test_a_run_tells_its_capacity(small: Compose) -> None:
     results = run(small("method=dgm"))
     for record in results.tasks:
