@@ -54,3 +54,11 @@ def test_what_is_smaller_than_the_amount_is_exactly_0() -> None:
     shrink_rows(rows, 0.1)
     assert not w.any()
     assert not rows.any()
+
+
+def test_amounts_beyond_float32_leave_nothing() -> None:
+    """Large strengths times large step sizes."""
+    rows = torch.ones(2, 3), torch.ones(2, 3)
+    soft_threshold(rows[0], 1e50)
+    shrink_rows(rows[1], 1e50)
+    assert not any(row.any() for row in rows)

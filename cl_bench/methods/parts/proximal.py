@@ -20,7 +20,7 @@ def soft_threshold(weights: Tensor, amount: float) -> None:
     >>> w.tolist()
     [-2.0, 0.0, 1.0]
     """
-    weights.copy_(F.softshrink(weights, amount))
+    weights.copy_(F.softshrink(weights, min(amount, torch.finfo(weights.dtype).max)))  # torch refuses more
 
 
 @torch.no_grad()
