@@ -116,7 +116,7 @@ MORE_VARIANTS = [
     ("icarl", "class", 7, ("method.answer=network",)),
     ("ewc", "class", 6, ("method.online=true", "method.fisher_labels=sampled", "method.fisher_samples=50")),
 ]
-FACTORS = ("ogd", "class", 7, ("network.hidden=[200]", "method.samples=10"))  # smaller than the gradients that they make
+FACTORS = ("ogd", "class", 7, ("network.hidden=[200]", "method.samples=10"))  # smaller than the gradients
 KILLS += [variant for variant in (FACTORS,) if variant[0] in METHODS]
 MORE_KILLS += [variant for variant in (*VARIANTS, *MORE_VARIANTS, *CONVOLUTIONS) if variant[0] in METHODS]
 GIVEN = [("supsup", "class"), ("ss_il", "class"), ("er_ace", "class")]
