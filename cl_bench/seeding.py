@@ -1,10 +1,10 @@
-"""Every random draw of a run follows from its seed and from what the draw is for."""
+"""Every random draw of a run follows from its seed and from what the draw is for; torch computes as it was imported."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,3 +37,21 @@ def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Inside, torch computes as it does after its import, whatever a person set for work of their own: another type of
+    numbers, another device or lower precision would give the same run other accuracies. Afterwards all is as it was."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with ExitStack() as usual:
+            usual.enter_context(torch.inference_mode(False))  # with gradients, too
+            for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                usual.enter_context(torch.autocast(device, enabled=False))
+            if torch.get_default_device().type != "cpu":  # it takes time in each call of torch
+                usual.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

@@ -187,6 +187,25 @@ def test_it_works_in_threads_one_run_at_a_time(call: Any, er: cl_bench.Run, root
     np.testing.assert_array_equal(found[1], call("method=er", "seed=1").R)
 
 
+def test_what_a_person_set_of_torch_changes_no_number(er: cl_bench.Run, images: Dataset, tmp_path: Path) -> None:
+    """For work of their own, in the same notebook."""
+    expected = er.scores(images.x_test.numpy())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            run = cl_bench.run(*QUICK, f"output_root={tmp_path}", "method=er")
+            scores, row = run.scores(images.x_test.numpy()), cl_bench.evaluate(run)
+            assert (torch.get_default_dtype(), torch.ones(1).device.type) == (torch.float64, "meta")
+            assert torch.is_inference_mode_enabled()
+            assert torch.is_autocast_enabled("cpu")
+    finally:
+        torch.set_default_dtype(before)
+    np.testing.assert_array_equal(run.R, er.R)
+    np.testing.assert_array_equal(row, er.R[-1])
+    np.testing.assert_array_equal(scores, expected)
+
+
 def test_what_a_callback_asks_for_in_its_run_is_one_line(er: cl_bench.Run, call: Any) -> None:
     """It would wait for itself."""
     asked = [lambda: call("method=er"), lambda: cl_bench.load(er.folder).model(), lambda: node_of("digits", er.config)]

@@ -18,6 +18,7 @@ from cl_bench.data.problem import masked
 from cl_bench.methods.base import frozen
 from cl_bench.runs.models import labels_of
 from cl_bench.runs.trained import Trained
+from cl_bench.seeding import usual_torch
 
 CLOSE = 1e-5  # what two ways to compute the same logits may differ by, relative to the largest
 
@@ -46,6 +47,7 @@ class Answers(nn.Module):
         return masked(self.method(images, index=self.given), self.allowed)
 
 
+@usual_torch()
 @torch.no_grad()
 def export(trained: Trained, file: Path, task: int | None) -> None:
     """Writes the graph of a trained model, with its labels.json inside, once it is seen to give the same answers.

@@ -24,6 +24,7 @@ from cl_bench.runs.recorder import Recorder
 from cl_bench.runs.reference import references_of
 from cl_bench.runs.setup import checked, prepare
 from cl_bench.runs.trackers import logger_of
+from cl_bench.seeding import usual_torch
 
 
 def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
@@ -53,6 +54,7 @@ def without_subnormals() -> Iterator[None]:
         torch.set_flush_denormal(zero_before)
 
 
+@usual_torch()
 @without_subnormals()
 def run(settings: Mapping[str, Any]) -> Results:
     """Runs what the settings (`config.compose`) describe, or goes on with it, and returns its results.

@@ -25,6 +25,7 @@ from cl_bench.runs.asked import is_one_of
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.models import Models, put_in
 from cl_bench.runs.setup import checked, method_of, own_scenario, prepare, scenario_of, takes_dataset
+from cl_bench.seeding import usual_torch
 
 
 class Trained:
@@ -44,6 +45,7 @@ class Trained:
     nothing by then (joint training before its last task).
     """
 
+    @usual_torch()
     def __init__(self, settings: Mapping[str, Any], folder: Path, key: str, after: int, *, whole: bool = False) -> None:
         self.settings, self.folder, self.after = settings, folder, after
         self.nodes = checked(settings)
@@ -73,6 +75,7 @@ class Trained:
             self._scenario = scenario_of(self.settings, self.nodes)
         return self._scenario
 
+    @usual_torch()
     def answers(self, images: Any, task: int | None, top: int | None = None) -> np.ndarray:
         """The names of the classes that it sees, as `Run.predict` explains."""
         return self.named(self.logits(images, task), task, top)
@@ -93,6 +96,7 @@ class Trained:
         """The outputs that may answer for an image, of a task where that is given, bool (n_outputs,)."""
         return self.problem.mask(self.problem.rules["evaluation"], self.after)[task or 0]
 
+    @usual_torch()
     @torch.no_grad()
     def logits(self, images: Any, task: int | None) -> Tensor:
         """The logits of some images, on the CPU; those that may not answer at the lowest value."""
@@ -142,6 +146,7 @@ class Trained:
         for start in range(0, len(pictures), size):
             yield read_pictures(pictures[start : start + size], height, channels == 1, background, "images")
 
+    @usual_torch()
     def accuracies(self, dataset: Mapping[str, Any] | None, classes: Sequence[Sequence[str]]) -> np.ndarray:
         """The accuracy on the test images of each task, or on those that all tasks share, as the run measured it.
 
