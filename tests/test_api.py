@@ -206,6 +206,13 @@ def test_what_a_person_set_of_torch_changes_no_number(er: cl_bench.Run, images: 
     np.testing.assert_array_equal(scores, expected)
 
 
+def test_the_number_of_threads_is_of_one_run(call: Any) -> None:
+    """Another run in the same process would have it too, and with it other sums."""
+    before = torch.get_num_threads()
+    call("method=finetune", "trainer.epochs=1", "dataset.classes=[0,1]", "scenario.n_tasks=1", "trainer.threads=3")
+    assert torch.get_num_threads() == before
+
+
 def test_what_a_callback_asks_for_in_its_run_is_one_line(er: cl_bench.Run, call: Any) -> None:
     """It would wait for itself."""
     asked = [lambda: call("method=er"), lambda: cl_bench.load(er.folder).model(), lambda: node_of("digits", er.config)]

@@ -45,12 +45,14 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
 @contextmanager
 def without_subnormals() -> Iterator[None]:
     """Inside, numbers below 1e-38 are zero: a CPU takes up to a hundred times as long for them, and masks near 0 make
-    many. It comes before torch starts its threads, which take it over."""
+    many. It comes before torch starts its threads, which take it over; afterwards there are as many as before."""
     zero_before = not torch.tensor(1e-39).mul(1)
     torch.set_flush_denormal(True)
+    threads = torch.get_num_threads()
     try:
         yield
     finally:
+        torch.set_num_threads(threads)  # `trainer.threads` is of one run, not of the next one in this process
         torch.set_flush_denormal(zero_before)
 
 
