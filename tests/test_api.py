@@ -298,6 +298,25 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(root: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(cl_bench.run(*words).R, np.array(whole.R))
 
 
+def test_a_second_ctrl_c_ends_the_run_and_no_more(
+    root: Path, er: cl_bench.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take a notebook with it."""
+
+    def and_interrupt_twice(log: CSVLog, rows: Sequence[Row]) -> None:
+        write(log, rows)
+        for _ in range(2):
+            assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
+            signal.raise_signal(signal.SIGINT)
+
+    words, write = [*QUICK, f"output_root={root / 'twice'}", "method=er"], CSVLog.write
+    monkeypatch.setattr(CSVLog, "write", and_interrupt_twice)
+    with pytest.raises(KeyboardInterrupt):
+        cl_bench.run(*words)
+    monkeypatch.setattr(CSVLog, "write", write)
+    np.testing.assert_array_equal(cl_bench.run(*words).R, er.R)
+
+
 # ---------------------------------------------------------------------------------------------- model, predict
 
 

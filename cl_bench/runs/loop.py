@@ -89,10 +89,16 @@ def run(settings: Mapping[str, Any]) -> Results:
 
 
 def saved_on_signals(fit: Fit) -> AbstractContextManager[None]:
-    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved; a second one at once."""
+    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved; a second one at once. In a
+    script or a notebook a second Ctrl-C ends the run alone: what else is in its memory isn't ours to lose."""
+    interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def stop(number: int) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT and interrupts:
+            if fit.checkpoint.signal:
+                raise Stopped(number)
+        else:
+            signal.signal(number, signal.SIG_DFL)
         fit.stop(number)
 
     return on_signals(stop)
