@@ -85,7 +85,8 @@ def run(settings: Mapping[str, Any]) -> Results:
         try:
             return learn_tasks(method, fit, recorder)
         except OSError as error:  # what is read has been read
-            raise InputError(f"output_root: can't write to {folder.path} ({error.strerror or error})") from error
+            file = error.filename or folder.path
+            raise InputError(f"output_root: can't write to {file} ({error.strerror or error})") from error
 
 
 def saved_on_signals(fit: Fit) -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Killed, small_settings, there
+from conftest import Compose, Killed, small_settings, there
 from example_records import results
 
 from cl_bench.config import InputError
@@ -273,6 +273,13 @@ def test_a_folder_that_cannot_be_made_names_the_key(tmp_path: Path) -> None:
         RunFolder(tmp_path / "file" / "run", "key").opened(),
     ):
         pass
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(small: Compose) -> None:
+    settings = small("method=finetune", "trainer.iterations=1")
+    (folder_of(settings) / "accuracy.csv").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"can't write to .*accuracy\.csv.* \(Is a directory\)"):
+        run(settings)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '{"status": "finished"}', "\0"])
