@@ -15,6 +15,10 @@ WHOLE = ("optimizer", "network")
 IN_STREAMS = {"trainer.epochs": "updates_per_batch", "trainer.batch_size": "batch_size"}
 
 
+OF_SCENARIOS = (("scenario.stray", "scenario.disjoint", 1), ("scenario.angles", "scenario.max_angle", 0))
+"""A key of a scenario, and the value of another one beside which nothing reads it."""
+
+
 def check_idle(settings: Mapping[str, Any], overrides: Iterable[str], of_streams: Container[str]) -> None:
     """Raises InputError for an override that has no effect beside the others.
 
@@ -60,6 +64,9 @@ def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]
     if isinstance(at(settings, "method.optimizer"), Mapping):
         keys = (f"optimizer.{key}" for key in settings.get("optimizer") or {})
         found |= dict.fromkeys(("optimizer", *keys), "method.optimizer")
+    for key, other, value in OF_SCENARIOS:
+        if (there := at(settings, other)) == value:
+            found[key] = f"{other}={typed(there)}"
     if (kind := at(settings, "scenario.kind")) in ("task", "domain"):
         found["scenario.train_mask"] = f"scenario.kind={kind}"
     return found

@@ -49,6 +49,8 @@ UNREAD = [  # a command, what is typed beside it, and the setting by which nothi
     ("method=ncm", "trainer.epochs=7", "method.first_task=false"),
     ("method=la_maml", "optimizer=sgd", "method.variant=la_maml"),
     ("method=dgm", "optimizer=sgd", "method.optimizer"),
+    ("method=er scenario=blurry scenario.disjoint=1", "scenario.stray=0.3", "scenario.disjoint=1"),
+    ("method=er scenario=rotated scenario.max_angle=0", "scenario.angles=even", "scenario.max_angle=0"),
 ]
 OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress_compress", "mer", "la_maml")
 
