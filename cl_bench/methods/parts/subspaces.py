@@ -186,7 +186,7 @@ class FactoredSpace(Growing):
         products = torch.stack([(g @ g.T) * (a @ a.T) for g, a in self.of_layers]).sum(0)
         squares, directions = torch.linalg.eigh(products)
         kept = squares > 1e-10  # of gradients of length 1: what is shorter than 1e-5 is rounding, as in `Subspace`
-        self.combinations = (directions[:, kept] / squares[kept].sqrt()).T
+        self.combinations = (directions[:, kept] / squares[kept].sqrt()).T.contiguous()  # as it is once loaded
 
     def factors_of(self, network: Network, x: Tensor, of_logits: Tensor) -> Tensor:
         """The factors of the gradients of sums of logits, each gradient of length 1 (or 0).
