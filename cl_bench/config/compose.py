@@ -123,14 +123,13 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], choices: Mapping
     if not trains(settings):
         check(optimizer, "optimizer", packages=allowed(settings.get("plugins")))
         settings["optimizer"] = file_of("optimizer", "adam")
-    if not trains(settings):
         settings["trainer"] = trainer | {"epochs": 1, "iterations": None}
     elif trainer.get("iterations") is not None and at(settings, "scenario.passes") != "online":
-        epochs, usual = trainer.get("epochs"), by_files("trainer", "default", choices)["epochs"]
-        if epochs not in (None, usual) and "trainer.iterations" not in typed_keys:  # a file sets both
+        epochs, by_file = trainer.get("epochs"), by_files("trainer", "default", choices)["epochs"]
+        if epochs not in (None, by_file) and "trainer.iterations" not in typed_keys:  # a file sets both
             both = f"trainer.epochs={epochs}: says nothing beside trainer.iterations={trainer['iterations']}"
             raise InputError(f"{both}; leave it out of the experiment, or set trainer.iterations=null")
-        settings["trainer"] = trainer | {"epochs": usual}
+        settings["trainer"] = trainer | {"epochs": by_file}
 
 
 def named_loggers(loggers: list[Any]) -> list[Any]:

@@ -121,7 +121,7 @@ def check_memory(space: GradientSpace | FactoredSpace, n_gradients: int, samples
     """Raises InputError for a space that this machine can't hold, before any memory is taken for it."""
     import psutil  # brings what this system has in place of POSIX's
 
-    # the space, the next one while it grows, copies for checkpoints: measured
+    # the space, the next one while it grows, copies for checkpoints: measured of gradients that are written out
     needed, memory = 4 * space.bytes_for(n_gradients) / 2**30, psutil.virtual_memory().total / 2**30
     if needed > memory:
         more = ", method.gradients=true_label" if space.gradients == "all" else ""
