@@ -16,13 +16,16 @@ from cl_bench.report import published
 Part = Literal["training", "whole"]
 """The training steps, or all that learning a task takes."""
 
+Where = Literal["cpu", "gpu"]
+FILES: dict[Where, str] = {"cpu": "timings.csv", "gpu": "timings_gpu.csv"}
+
 
 @dataclass(frozen=True)
 class Ratio:
     """One loop written by hand, and ours.
 
     what: the method, and which loop where there are several. by_hand, ours: milliseconds per step, medians. ratio:
-    ours over by hand, the median; lowest, highest: over the repeats. date: of the measurement. machine: its CPU.
+    ours over by hand, the median; lowest, highest: over the repeats. date: of the measurement. machine: its processor.
     """
 
     what: str
@@ -37,9 +40,9 @@ class Ratio:
     machine: str
 
 
-def ratios() -> list[Ratio]:
+def ratios(where: Where = "cpu") -> list[Ratio]:
     """Those that were kept. Raises InputError for a damaged file."""
-    file = published.RESULTS / "timings.csv"
+    file = published.RESULTS / FILES[where]
     if not file.exists():
         return []
     try:
@@ -49,20 +52,22 @@ def ratios() -> list[Ratio]:
         raise InputError(f"{file}: is damaged ({' '.join(str(error).split())})") from None
 
 
-def keep_ratios(new: Iterable[Ratio]) -> None:
+def keep_ratios(new: Iterable[Ratio], where: Where = "cpu") -> None:
     """Writes them into the file, each in the place of the one of its name and part."""
-    known = {(one.what, one.part): one for one in (*ratios(), *new)}
+    known = {(one.what, one.part): one for one in (*ratios(where), *new)}
     names = [field.name for field in fields(Ratio)]
-    write(published.RESULTS / "timings.csv", to_table([names, *(astuple(one) for one in known.values())]))
+    write(published.RESULTS / FILES[where], to_table([names, *(astuple(one) for one in known.values())]))
 
 
 def timings_table(names: str) -> str:
-    """The table of a page: ratios of the methods with these names, between spaces, in this order; `all` for all.
+    """The table of a page: ratios of the methods with these names, between spaces, in this order; `all` for all, `gpu`
+    for all on a GPU.
 
     Raises InputError for a method that was not timed.
     """
-    found = ratios()
-    wanted = names.split() if names != "all" else list(dict.fromkeys(one.what.partition(",")[0] for one in found))
+    found = ratios("gpu" if names == "gpu" else "cpu")
+    every = dict.fromkeys(one.what.partition(",")[0] for one in found)
+    wanted = list(every) if names in ("all", "gpu") else names.split()
     lines = ["| | training steps | everything that learning a task takes | by hand, ms per step | repeats, date |"]
     lines.append("|---|---|---|---|---|")
     for name in wanted:

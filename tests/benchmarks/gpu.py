@@ -1,6 +1,6 @@
 """Training steps of ours over those of loops written by hand on a GPU, and runs that share it. No test.
 
-    python tests/benchmarks/gpu.py --data-dir data [--methods ewc,hat] [--repeats 5] [--runs 8]
+    python tests/benchmarks/gpu.py --data-dir data [--methods ewc,hat] [--repeats 5] [--runs 8] [--keep]
     python tests/benchmarks/gpu.py --device cpu --methods ewc --repeats 1 --runs 0     tries the script out
 
 The experiment of `speed.py` with everything on the device, and its comparison: the loops of `tests/reference` make
@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 import speed
 import torch
 from rich.console import Console
 from rich.table import Table
 from two_runs import compare as compare_runs
+
+from cl_bench.report.timings import keep_ratios
 
 
 def check(device: str) -> None:
@@ -34,7 +37,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=8, help="that share the GPU; 0: none (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=50, help="of each task of theirs (default: %(default)s)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="write the ratios into results/timings_gpu.csv")
     args = parser.parse_args()
+    if args.keep and args.device != "cuda":
+        parser.error("--keep: keeps what a GPU needs; speed.py keeps times of a CPU")
 
     torch.set_num_threads(1)
     check(args.device)
@@ -47,8 +53,12 @@ def main() -> None:
             table.add_row(name, f"{error}"[:60])
             continue
         for what, theirs in loops.items():
-            for part in speed.PARTS:
-                table.add_row(*speed.row(speed.ratio(f"{name}, {what}" if what else name, part, mine, theirs)))
+            called = f"{name}, {what}" if what else name
+            found = [speed.ratio(called, part, mine, theirs) for part in speed.PARTS]
+            for one in found:
+                table.add_row(*speed.row(one))
+            if args.keep:
+                keep_ratios([replace(one, machine=torch.cuda.get_device_name()) for one in found], "gpu")
     Console().print(table)
     if args.runs:
         accelerator = "gpu" if args.device == "cuda" else "cpu"

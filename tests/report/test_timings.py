@@ -39,6 +39,16 @@ def test_a_row_for_each_loop_of_the_methods_named() -> None:
         timings_table("er gem")
 
 
+def test_times_on_a_gpu_are_kept_apart() -> None:
+    keep_ratios([SLOW, WHOLE])
+    on_gpu = [replace(one, ratio=1.0, machine="a GPU") for one in (SLOW, WHOLE)]
+    keep_ratios(on_gpu, "gpu")
+    assert (ratios(), ratios("gpu")) == ([SLOW, WHOLE], on_gpu)
+    assert timings_table("gpu").splitlines()[2:] == [
+        "| `er` | 1.00 (1.25-2.00) | 1.00 (1.25-2.00) | 2.00 | 3, 2026-01-01 |"
+    ]
+
+
 @pytest.mark.parametrize(
     "damage", ["er,training,2.0", "er,sum,2,3,1.5,1.2,2,3,,", "er,whole,x,3,1.5,1.2,2,3,,", "\xff"]
 )
