@@ -76,12 +76,13 @@ def timings_table(names: str) -> str:
             raise InputError(f"timings of {name}: it was not timed")
         whole = {one.what: one for one in loops if one.part == "whole"}
         for one in (one for one in loops if one.part == "training"):
-            called = f"`{name}`" + one.what.removeprefix(name)
-            cells = (called, spread(one), spread(whole[one.what]), f"{one.by_hand:.2f}", f"{one.repeats}, {one.date}")
+            ratios_of = (spread(one), spread(whole.get(one.what)))
+            called, when = f"`{name}`" + one.what.removeprefix(name), f"{one.repeats}, {one.date}"
+            cells = (called, *ratios_of, f"{one.by_hand:.2f}", when)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def spread(one: Ratio) -> str:
+def spread(one: Ratio | None) -> str:
     """The median, with the lowest and the highest repeat in brackets."""
-    return f"{one.ratio:.2f} ({one.lowest:.2f}-{one.highest:.2f})"
+    return "not kept" if one is None else f"{one.ratio:.2f} ({one.lowest:.2f}-{one.highest:.2f})"
