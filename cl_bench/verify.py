@@ -20,7 +20,7 @@ from cl_bench.process import OWNER, without_collector
 from cl_bench.record import Results
 from cl_bench.report.published import Cell, Row, cells, keep, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
-from cl_bench.report.runs import MACHINE, Run, Unread, every_run, say_damaged
+from cl_bench.report.runs import MACHINE, Run, Unread, every_run, outdated, say_damaged
 from cl_bench.report.timings import timings_table
 from cl_bench.runs.asked import by_itself, composed_of
 
@@ -154,9 +154,15 @@ def finished(overrides: Sequence[str]) -> dict[str, Results]:
     own = tuple(override for override in overrides if override.startswith("output_root="))
     root = place(composed(own)["output_root"], "output_root")
     found = list(every_run([root])) if root.is_dir() else []
-    say_damaged(run for run in found if isinstance(run, Unread))
-    runs = sorted((run for run in found if isinstance(run, Run) and run.finished), key=lambda run: run.changed)
-    return {key_on_any_machine(run.results.config): run.results for run in runs}  # of copies the newest
+    unread = [run for run in found if isinstance(run, Unread)]
+    runs: dict[str, Run] = {}
+    for run in sorted((run for run in found if isinstance(run, Run) and run.finished), key=lambda run: run.changed):
+        older = runs.get(own := key_on_any_machine(run.results.config))
+        if older and older.R != run.R:  # otherwise a copy
+            unread.append(outdated(older, run))
+        runs[own] = run
+    say_damaged(unread)
+    return {own: run.results for own, run in runs.items()}
 
 
 def rows(content: Sequence[Cell], runs: Mapping[str, Results], overrides: Sequence[str]) -> list[Row]:

@@ -247,10 +247,17 @@ def test_what_is_missing_runs_and_is_compared(
     run = next((tmp_path / "outputs").glob("*/seed0-*/results.json")).parent
     later = shutil.copytree(run, run.with_name("seed0-00000000")) / "results.json"  # newer, and another key
     found = json.loads(later.read_text())
+    del found["sha256"]  # of what is changed here
     later.write_text(json.dumps(found | {"config": found["config"] | {"evaluate_every": 5}}))
     assert verify.main(["--no-run", root]) == 0
     monkeypatch.setenv("HOME", str(tmp_path))
+    capsys.readouterr()
     assert verify.main(["--no-run", "output_root='~/outputs'"]) == 0  # as a run finds it
+    assert not capsys.readouterr().err  # a copy is none that differs
+    own_R = found["R"]
+    later.write_text(json.dumps(found | {"R": [[0.25, *own_R[0][1:]], *own_R[1:]]}))
+    assert verify.main(["--no-run", root]) == 0
+    assert f"{run}: has the configuration and seed of {later.parent}, which is newer" in capsys.readouterr().err
 
 
 def test_a_key_of_the_experiments_method_is_no_unknown_one(tmp_path: Path) -> None:

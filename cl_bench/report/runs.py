@@ -190,13 +190,18 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Unread], int]:
         found[run.identity, run.seed] = kept
         left = other if kept is run else run
         if left and left.finished and left.R != kept.R:
-            why = f"has the configuration and seed of {printable(kept.folder)}, which is newer, and other accuracies"
-            unread.append(Unread(left.folder, why, damaged=True))
+            unread.append(outdated(left, kept))
         else:
             copies += left is not None
     if not found and not unread:
         raise InputError(f"no results.json below {' or '.join(map(str, folders))}")
     return list(found.values()), unread, copies
+
+
+def outdated(run: Run, newer: Run) -> Unread:
+    """A run in whose place another one with the same configuration and seed is taken."""
+    why = f"has the configuration and seed of {printable(newer.folder)}, which is newer, and other accuracies"
+    return Unread(run.folder, why, damaged=True)
 
 
 def say_damaged(unread: Iterable[Unread]) -> None:
