@@ -131,7 +131,9 @@ class Configuration:
 
     def reference(self, name: Literal["chance", "joint"]) -> list[float | None] | None:
         """Mean accuracy on the tasks so far, after each, of one that guesses or of a joint run; the mean over the seeds
-        that know it."""
+        that know it. None where they know different joint runs, see `compared_with`."""
+        if name == "joint" and self.compared_with is None:
+            return None
         lines = [line for run in self.runs if (line := getattr(run.results, name))]
         columns = [[value for value in of_seeds if value is not None] for of_seeds in zip(*lines, strict=True)]
         return [math.fsum(values) / len(values) if values else None for values in columns] or None

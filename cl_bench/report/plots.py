@@ -55,14 +55,13 @@ class Plots:
     n_tasks: int
     shared_test: bool = False
 
-    def series(self, configuration: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
+    def name(self, configuration: Configuration) -> str:
+        """What tells a configuration from the others that are drawn."""
         alone = sum(other.brief == configuration.brief for other in self.drawn) == 1
-        return Series(
-            configuration.brief if alone else configuration.label,
-            self.numbers[configuration],
-            self.styles[configuration],
-            points,
-        )
+        return configuration.brief if alone else configuration.label
+
+    def series(self, configuration: Configuration, points: Sequence[tuple[float | Estimate, Estimate]]) -> Series:
+        return Series(self.name(configuration), self.numbers[configuration], self.styles[configuration], points)
 
     def over_tasks(self) -> Figure | None:
         """Mean accuracy on the tasks seen so far, or on the test set that all share, after each task."""
@@ -89,9 +88,9 @@ class Plots:
             for drawn in self.drawn:
                 line, of = drawn.reference(name), (drawn.protocol, drawn.compared_with if name == "joint" else None)
                 if line and of not in lines and not any(alike(line, other) for _, other in lines.values()):
-                    lines[of] = drawn.brief, line
+                    lines[of] = self.name(drawn), line
             several = len(lines) > 1
-            found |= {f"{name} of {brief}" if several else name: line for brief, line in lines.values()}
+            found |= {f"{name} of {drawn}" if several else name: line for drawn, line in lines.values()}
         return found
 
     def while_learning(self) -> list[Figure]:

@@ -131,6 +131,18 @@ def test_each_protocol_has_its_own_chance(tmp_path: Path) -> None:
     )
 
 
+def test_each_reference_has_a_line_of_its_own_and_two_are_never_averaged(tmp_path: Path) -> None:
+    lines = {"joint": [0.9, 0.8, 0.7], "cumulative": [0.99, 0.95, 0.9]}
+    for seed, mixed in enumerate(lines):
+        for method, memory, reference in (("er", 100, "joint"), ("er", 200, "cumulative"), ("gem", 0, mixed)):
+            place = f"outputs/digits-class_incremental-{reference}/seed{seed}-0"
+            folder = write(tmp_path, method, seed, acc=0.4 + memory / 1000, memory__images=memory, reference=place)
+            with_lines(folder, joint=lines[reference])
+    [benchmark] = found_in(tmp_path)
+    found = Plots(benchmark.configurations, {}, {}, {}, 3).references()
+    assert found == {"joint of er memory=100": lines["joint"], "joint of er memory=200": lines["cumulative"]}
+
+
 def test_more_lines_than_can_be_followed_are_not_drawn_and_it_says_so(tmp_path: Path) -> None:
     for n in range(5):
         folder = write(tmp_path, "er", acc=0.4, dataset__classes=[n, 9])
