@@ -109,9 +109,10 @@ class Configuration:
         return [estimate([value for value in column if value is not None]) for column in columns]
 
     def on_stream(self) -> list[tuple[float, Estimate]]:
-        """(images that came, accuracy on what came) at each point, where seeds may differ by a mini-batch."""
-        points = []
-        for of_seeds in zip(*(run.results.stream for run in self.runs), strict=False):
+        """(images that came, accuracy on what came) at each point, where seeds may differ by a mini-batch, and so by a
+        point before the last, which is the end of the stream in each."""
+        points, streams = [], [run.results.stream for run in self.runs]
+        for of_seeds in [*zip(*(stream[:-1] for stream in streams), strict=False), [s[-1] for s in streams if s]]:
             value = estimate([accuracy for _, accuracy in of_seeds if accuracy is not None])
             if value:
                 points.append((math.fsum(images for images, _ in of_seeds) / len(of_seeds), value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from time import process_time
@@ -11,9 +12,12 @@ from typing import Any
 
 import pytest
 from conftest import Compose
+from example_records import task_record
 from runs_on_disk import results, write
 
 from cl_bench.config import InputError
+from cl_bench.network_record import Phase
+from cl_bench.record import TaskRecord
 from cl_bench.report.__main__ import main
 from cl_bench.report.benchmarks import Benchmark, benchmarks, mixtures
 from cl_bench.report.runs import MEMORY, read, select
@@ -36,6 +40,18 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert value.half == pytest.approx(4.30265 * 0.1 / 3**0.5, rel=1e-4)
     assert [a and round(a.mean, 3) for a in one.accuracies()] == [0.98, 0.89, 0.8]
     assert one.matrix()[2] == pytest.approx([0.8, 0.8, 0.8])
+
+
+def test_the_end_of_a_stream_is_averaged_with_the_ends_alone(tmp_path: Path) -> None:
+    """A seed whose last mini-batch reaches both the last thousand and the end has a point less."""
+
+    def of_stream(*points: tuple[int, float | None]) -> Callable[[int], TaskRecord]:
+        return lambda task: task_record(task, phases=[Phase("train", 9, [9], 1.0, {}, [], None, [*points])])
+
+    write(tmp_path, "er", 0, tasks=1, record=of_stream((50, 0.9), (101, 0.2), (105, 0.6)))
+    write(tmp_path, "er", 1, tasks=1, record=of_stream((50, 0.7), (105, 0.4)))
+    [one] = found_in(tmp_path)[0].configurations
+    assert [(at, round(value.mean, 3), value.n) for at, value in one.on_stream()] == [(50, 0.8, 2), (105, 0.5, 2)]
 
 
 @pytest.mark.parametrize(
