@@ -10,7 +10,7 @@ from cl_bench.config.errors import nearest
 from cl_bench.evaluation.statistics import Estimate
 from cl_bench.report.benchmarks import Benchmark
 from cl_bench.report.plots import BY_NAME
-from cl_bench.report.tables import MINUS, Column, best_of, columns_of, explained
+from cl_bench.report.tables import MINUS, Column, best_of, explained, measured
 
 PAPER = ("ACC", "BWT", "forgetting", "bytes_kept")
 """The columns of table.tex where none are named: four fit a column of 3.25 inches."""
@@ -35,13 +35,13 @@ LATEX = {
 
 def named(text: str, found: Sequence[Benchmark]) -> list[Column]:
     """The columns of --columns NAME,NAME,... Raises InputError for one that there isn't or that no run has."""
-    measured = [column.name for benchmark in found for column in columns_of(benchmark.configurations)]
+    known = [column.name for benchmark in found for column in measured(benchmark.configurations)]
     names = [name.strip() for name in text.split(",")]
     for place, name in enumerate(names):
         if name not in BY_NAME:
             raise InputError(f"--columns {text}: there is no column '{name}'{nearest(name, BY_NAME)}")
-        if name not in measured:
-            raise InputError(f"--columns {text}: no finished run has {name}{nearest(name, measured)}")
+        if name not in known:
+            raise InputError(f"--columns {text}: no finished run has {name}{nearest(name, known)}")
         if name in names[:place]:
             raise InputError(f"--columns {text}: {name} stands there twice")
     return [BY_NAME[name] for name in names]
@@ -52,7 +52,7 @@ def latex(found: Sequence[Benchmark], columns: Sequence[Column]) -> str:
     lines = ["% \\usepackage{booktabs,tabularx}"]
     labels: list[str] = []
     for benchmark in found:
-        here = [column for column in columns if column in columns_of(benchmark.configurations)]
+        here = [column for column in columns if column in measured(benchmark.configurations)]
         best = {column: best_of(benchmark.configurations, column) for column in here}
         caption = " ".join([f"{benchmark.title}; n: seeds.", *explained(benchmark, here)])
         label = "tab:" + re.sub(r"[^a-z0-9]+", "-", benchmark.title.lower()).strip("-")

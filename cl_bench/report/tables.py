@@ -104,11 +104,14 @@ BOLD = (
 )
 
 
+def measured(configurations: Sequence[Configuration]) -> list[Column]:
+    """The columns with a number in any of the rows."""
+    return [column for column in COLUMNS if any(configuration.by_seed(column.name) for configuration in configurations)]
+
+
 def columns_of(configurations: Sequence[Configuration]) -> list[Column]:
-    """The columns with a number in any of the rows; A5 and A10 only where they aren't ACC by another name."""
-    found = [
-        column for column in COLUMNS if any(configuration.by_seed(column.name) for configuration in configurations)
-    ]
+    """Those to show where none is asked for: A5 and A10 only where they aren't ACC by another name."""
+    found = measured(configurations)
     same = {
         column
         for column in found
@@ -165,9 +168,9 @@ def rows_of(runs: Iterable[Run], found: Sequence[Benchmark], out: Path) -> tuple
         what += [run.seed, configuration and configuration.full_label, configuration and configuration.protocol]
         what += [run.n_tasks, run.tasks_done, results.masks.train, results.masks.evaluation, results.device]
         what += [results.versions.get("cl_bench")]
-        measured = [run.number(name) if run.finished else None for name in numbers]
+        values = [run.number(name) if run.finished else None for name in numbers]
         rows.append(
-            [*what, *measured, *(NULL if run.config.get(key, "") is None else run.config.get(key) for key in keys)]
+            [*what, *values, *(NULL if run.config.get(key, "") is None else run.config.get(key) for key in keys)]
         )
     return [*head, *numbers, *keys], rows
 
@@ -220,7 +223,7 @@ def markdown(found: Sequence[Benchmark], chosen: Sequence[Column] | None = None)
     for benchmark in found:
         columns = columns_of(benchmark.configurations)
         if chosen:
-            columns = [column for column in chosen if column in columns]
+            columns = [column for column in chosen if column in measured(benchmark.configurations)]
         best = {column: best_of(benchmark.configurations, column) for column in columns}
         heads = [f"{column.title} {column.arrow}".strip() + unit(column) for column in columns]
         lines += [f"## {benchmark.title}", "", *explained(benchmark, columns), ""]

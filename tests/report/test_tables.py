@@ -152,6 +152,16 @@ def test_the_columns_of_the_tables_are_chosen(many: Path, capsys: pytest.Capture
     assert (many / "report" / "table.tex").read_text() == text  # the older one stays
 
 
+def test_a_column_that_is_asked_for_is_there_even_where_it_is_acc_by_another_name(tmp_path: Path) -> None:
+    file = write(tmp_path, "er") / "results.json"
+    kept = json.loads(file.read_text())
+    kept["metrics"]["A10"] = kept["metrics"]["ACC"]
+    file.write_text(json.dumps(kept))
+    assert main([str(tmp_path), "--columns", "A10"]) == 0
+    assert "| er | 1 | 80.00 |" in (tmp_path / "report" / "table.md").read_text()
+    assert r"& n & A10 \\" in (tmp_path / "report" / "table.tex").read_text()
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex (apt-get install texlive-latex-recommended)")
 def test_the_table_of_four_columns_fits_a_column_of_a_paper(many: Path) -> None:
     """Compiled at 3.25 inches: no error, and no line is wider."""
