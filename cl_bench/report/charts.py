@@ -140,10 +140,8 @@ class Frame:
             at = self.y(value)
             parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{self.right:.1f}"/>')
             parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{self.y_axis.write(value)}</text>')
-        for value, text in ticks:
-            at = self.x(value)
-            parts.append(f'<path class="axis" d="M{at:.1f} {base}v4"/>')
-            parts.append(f'<text x="{at:.1f}" y="{base + 18}" text-anchor="middle">{escape(text)}</text>')
+        parts += [f'<path class="axis" d="M{self.x(value):.1f} {base}v4"/>' for value, _ in ticks]
+        parts += tick_texts([(self.x(value), text) for value, text in ticks], base + 18)
         centre = (LEFT + self.right) / 2
         middle_y, below = (TOP + base) / 2, self.height - 8
         titles = (
@@ -183,6 +181,19 @@ class Frame:
     def drawing(self, name: str, parts: Sequence[str], count: int) -> Markup:
         label = f"{name}: {self.y_axis.title} against {self.x_axis.title}, {count} series"
         return drawing(label, self.height, parts)
+
+
+def tick_texts(ticks: Sequence[tuple[float, str]], y: float) -> list[str]:
+    """The texts of ticks at these places, from the left: within the picture, and each only where there is room."""
+    parts, end = [], 0.0
+    for at, text in ticks:
+        text = cut(text)
+        half = LETTER * len(text) / 2
+        centre = min(max(at, half), WIDTH - half)
+        if centre - half >= end:
+            parts.append(f'<text x="{centre:.1f}" y="{y:g}" text-anchor="middle">{escape(text)}</text>')
+            end = centre + half
+    return parts
 
 
 def drawing(label: str, height: float, parts: Sequence[str]) -> Markup:

@@ -21,6 +21,7 @@ from cl_bench.report.charts import (
     opening,
     said,
     spread,
+    tick_texts,
 )
 
 ROW, HEAD, RIGHT, FOOT = 17, 24, 14, BOTTOM + 14  # heights of a row, of what is above and below all; space at the right
@@ -44,9 +45,9 @@ def dot_plot(
         return left + min(1.0, max(0.0, y.place(value))) * (WIDTH - RIGHT - left)
 
     parts = [f'<path class="axis" d="M{left:.1f} {base}H{WIDTH - RIGHT}"/>']
-    for tick in y.ticks():
-        parts.append(f'<path class="grid" d="M{at(tick):.1f} {HEAD}V{base}"/>')
-        parts.append(f'<text x="{at(tick):.1f}" y="{base + 16}" text-anchor="middle">{y.write(tick)}</text>')
+    ticks = y.ticks()
+    parts += [f'<path class="grid" d="M{at(tick):.1f} {HEAD}V{base}"/>' for tick in ticks]
+    parts += tick_texts([(at(tick), y.write(tick)) for tick in ticks], base + 16)
     references = lines or {}
     widths = LETTER * max(map(len, references), default=0)
     names_at = spread([at(value) for value in references.values()], widths + 6, left, WIDTH - widths / 2)

@@ -128,6 +128,20 @@ def test_names_of_thirty_points_cover_no_line_no_marker_and_no_other_name() -> N
             assert box[2] <= other[0] or other[2] <= box[0] or box[3] <= other[1] or other[3] <= box[1]
 
 
+def test_texts_of_ticks_touch_neither_each_other_nor_the_edge() -> None:
+    words = ["[1000,1000,1000]", "[50]", "reservoir_balanced", "a_very_long_name_of_somebodys_policy"]
+    numbers = [0, 1, 10, 100, 1000, 10000]
+    for ticks in ([(float(n), f"{n}") for n in numbers], [(float(n), word) for n, word in enumerate(words)]):
+        places = [value for value, _ in ticks]
+        chart = line_chart("", Axis("", places), Axis("", [0, 1]), [series("er", [0.5, 0.6])], ticks)
+        texts = [text for text in ElementTree.fromstring(chart).iter("text") if text.attrib.get("y") == "270"]
+        sides = [(float(text.attrib["x"]), 3.4 * len(text.text or "")) for text in texts]
+        ends = [(x - half, x + half) for x, half in sides]
+        assert len(ends) >= 2
+        assert all(low >= 0 and high <= WIDTH for low, high in ends)
+        assert all(before[1] <= after[0] for before, after in pairwise(ends))
+
+
 def test_many_series_are_rows_of_dots_the_best_first() -> None:
     curves = [series(f"m{i}", [90, 10 * i], 3) for i in range(1, 10)]
     y = Axis("ACC, %", [0, 100], write=lambda value: f"{value:g}")
