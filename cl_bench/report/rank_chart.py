@@ -7,8 +7,10 @@ import math
 from markupsafe import Markup, escape
 
 from cl_bench.report.answers import Ranks
+from cl_bench.report.charts import cut
 
 WIDTH, SIDE, TOP, ROW, BAR = 640, 170, 44, 20, 8  # SIDE: for the names, left and right; ROW, BAR: heights
+LONGEST = 17  # letters of a name, beside its rank
 
 
 def rank_chart(found: Ranks) -> Markup:
@@ -37,7 +39,7 @@ def rank_chart(found: Ranks) -> Markup:
         left = place < half
         y = below + ROW * (place if left else most - 1 - place) + 6
         side, anchor = (SIDE - 8, "end") if left else (WIDTH - SIDE + 8, "start")
-        label = f"{escape(name)} {found.ranks[name]:.2f}"
+        label = f"{escape(cut(name, LONGEST))} {found.ranks[name]:.2f}"
         line = f"M{x(found.ranks[name]):.1f} {TOP}V{y}H{side + (3 if left else -3)}"
         parts.append(f'<path class="leader" d="{line}"/>')
         parts.append(f'<text x="{side}" y="{y + 4}" text-anchor="{anchor}">{label}</text>')

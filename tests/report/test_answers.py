@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,9 @@ def test_a_chart_of_ranks_names_each_method_once() -> None:
     for name in "abcdefg":
         assert drawn.count(f">{name} ") == 1
     assert drawn.count('class="bar"') >= 2  # that of the critical difference, and a group
+    long = rank_chart(there(mean_ranks([{f"{'long' * 9}{place}": float(place) for place in range(12)}] * 30)))
+    assert all(len(label) <= 23 for label in re.findall(r">([^<]* \d+\.\d\d)<", long) if "…" in label)
+    assert long.count("…") == 12
 
 
 def as_published(path: Path, method: str, overrides: list[str] | None, dataset: str = "mnist") -> None:

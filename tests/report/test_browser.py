@@ -9,7 +9,10 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from runs_on_disk import write
 from test_page import page as page
+
+from cl_bench.report.__main__ import main
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -199,6 +202,25 @@ def test_text_can_be_read_in_either_mode_and_on_a_phone(browser: Any, page: Path
       });
     }"""
     assert min(tab.evaluate(contrast)) >= 4.5
+    context.close()
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_name_longer_than_its_place_is_not_cut_and_covers_nothing(browser: Any, tmp_path: Path, width: int) -> None:
+    for n in range(2):
+        for seed in range(2):
+            write(tmp_path, f"{'a_name_' * 9}{n}", seed, acc=0.5 + n / 10 + seed * n / 50, memory__images=100 * n + 100)
+    assert main([str(tmp_path)]) == 0
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    tab = context.new_page()
+    tab.goto((tmp_path / "report" / "index.html").as_uri())
+    over = """() => [...document.querySelectorAll('p, .results th.long, table.grid thead th')].filter((one) => {
+        const range = document.createRange(); range.selectNodeContents(one);
+        const ink = range.getBoundingClientRect(), own = one.getBoundingClientRect();
+        return ink.width && (ink.right > own.right + 1 || ink.top < own.top - 1);
+    }).map((one) => one.textContent)"""
+    assert tab.evaluate(over) == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
     context.close()
 
 
