@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from cl_bench.config.signatures import constant
 from cl_bench.evaluation.statistics import Comparisons, Estimate, compare, estimate
-from cl_bench.report.labels import ABSENT, as_typed, differing, short, shown, telling
+from cl_bench.report.labels import ABSENT, as_typed, by_size, differing, short, shown, telling
 from cl_bench.report.runs import REFERENCED, Run
 
 BOUNDS = ("finetune", "joint", "cumulative", "joint_gan", "separate")
@@ -301,10 +301,9 @@ def by_acc(configuration: Configuration) -> tuple[bool, float]:
     return value is not None and value.n > 1, mean_accuracy(configuration)
 
 
-def sort_key(configuration: Configuration) -> list[tuple[int, float, str]]:
-    """Numbers by size, whatever else after them by name."""
-    values = [value for _, value in sorted(configuration.own.items())]
-    return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values]
+def sort_key(configuration: Configuration) -> list[tuple[bool, float, str]]:
+    """By the values of its method."""
+    return [by_size(value) for _, value in sorted(configuration.own.items())]
 
 
 def mixtures(benchmark: Benchmark) -> list[str]:

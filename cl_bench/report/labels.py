@@ -29,6 +29,16 @@ def as_typed(value: Any) -> str:
     return encode(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
+def by_size(value: Any) -> tuple[bool, float, str]:
+    """A key to sort values by: numbers by their size, whatever else after them.
+
+    >>> sorted([None, 1000, "a", 200, 0.5], key=by_size)
+    [0.5, 200, 1000, 'a', None]
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return not number, float(value) if number else 0.0, as_typed(value)
+
+
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys whose value isn't the same in all, in the order in which they stand there."""
     keys = dict.fromkeys(key for config in configs for key in config)

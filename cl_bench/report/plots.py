@@ -14,7 +14,7 @@ from cl_bench.record import MOST_TASKS, thinned
 from cl_bench.report.benchmarks import Configuration
 from cl_bench.report.charts import Axis, Series, line_chart, middle
 from cl_bench.report.dot_plot import dot_plot
-from cl_bench.report.labels import as_typed, short, shown
+from cl_bench.report.labels import as_typed, by_size, short, shown
 from cl_bench.report.looks import Look, Style
 from cl_bench.report.scatter import scatter
 from cl_bench.report.sweeps import Curve
@@ -246,7 +246,8 @@ class Plots:
             placed = {text: float(value) for text, value in values.items()}
             log = min(placed.values()) > 0 and max(placed.values()) >= 8 * min(placed.values())
         else:
-            placed, log = {text: float(place) for place, text in enumerate(sorted(values))}, False
+            in_order = sorted(values, key=lambda text: by_size(values[text]))
+            placed, log = {text: float(place) for place, text in enumerate(in_order)}, False
         texts = {place: shown(key, values[text]) for text, place in placed.items()}
         series, numbers = [], [["curve", *(texts[place] for place in sorted(texts))]]
         ranks: dict[str, int] = {}

@@ -172,6 +172,14 @@ def test_many_tasks_and_skipped_rows_make_a_page_of_some_of_each(tmp_path: Path)
     assert re.findall(r'<th scope="row">(.*?)</th>', matrix) == ["100", "200", "300"]
 
 
+def test_values_along_a_parameter_stand_by_their_size_beside_what_is_no_number(tmp_path: Path) -> None:
+    for images in (100, 200, 1000, None):
+        write(tmp_path, "er", memory__images=images)
+    assert main([str(tmp_path)]) == 0
+    chart = (tmp_path / "report" / "index.html").read_text().partition("ACC against memory.")[2].partition("</svg>")[0]
+    assert re.findall(r">(100|200|1000|null)</text>", chart) == ["100", "200", "1000", "null"]
+
+
 def test_nothing_finished_is_a_page_too(tmp_path: Path) -> None:
     write(tmp_path, "er", status="running")
     assert main([str(tmp_path), "--out", str(tmp_path / "new" / "place")]) == 0
