@@ -126,7 +126,8 @@ def legend(figure: Figure, axes: Axes, n_classes: int) -> None:
 def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
     """The colours of `curves`, whose last is not the lightest."""
     colours = ListedColormap(ORDERED(np.linspace(0, 0.88, n)))
-    figure.colorbar(ScalarMappable(Normalize(0, n - 1), colours), ax=axes, label=what, aspect=30)
+    first = int(what == "task")  # tasks are numbered from 1, classes as their outputs
+    figure.colorbar(ScalarMappable(Normalize(first, first + n - 1), colours), ax=axes, label=what, aspect=30)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -78,6 +78,7 @@ def accuracy_while_learning(results: Results, labels: Sequence[str], path: Path)
     top.set_xlabel("while learning task")
     axes.set(xlabel="steps of the run", ylabel=f"accuracy on {on}", xlim=(0, start))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.locator_params(axis="x", integer=True)
     as_shares(axes)
     axes.grid(axis="y", alpha=0.3)
     if few:

@@ -252,6 +252,7 @@ def capacity_over_tasks(capacity: Mapping[str, Capacity], path: Path) -> None:
     right.set(title="Size of the network", ylabel=facts[0].of)
     right.set_ylim(bottom=0)
     right.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    right.locator_params(axis="y", integer=True)
     for axes in (left, right):
         ticks(axes, labels)
         axes.grid(alpha=0.3)

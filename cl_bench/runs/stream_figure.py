@@ -27,6 +27,7 @@ def accuracy_on_stream(points: Sequence[tuple[int, float | None]], borders: Sequ
     axes.set(xlabel="images that came", ylabel="accuracy on what came", title="Accuracy while the stream comes")
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.locator_params(axis="x", integer=True)
     as_shares(axes)
     axes.grid(axis="y", alpha=0.3)
     save(figure, path)

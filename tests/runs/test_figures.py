@@ -15,11 +15,13 @@ import pytest
 import torch
 from example_records import capacity, generated, plastic_record, results, task_record
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from cl_bench.network_record import Evaluation
 from cl_bench.record import ByClass, Capacity, Diagnostics, Phase
-from cl_bench.runs.drawing import task_labels
+from cl_bench.runs.drawing import colourbar, task_labels
+from cl_bench.runs.evaluation_figures import accuracy_while_learning
 from cl_bench.runs.figures import (
     accuracy_matrix,
     accuracy_over_tasks,
@@ -31,6 +33,7 @@ from cl_bench.runs.figures import (
     plasticity_in_tasks,
 )
 from cl_bench.runs.samples import sample_grid
+from cl_bench.runs.stream_figure import accuracy_on_stream
 from cl_bench.sweep.search_figures import search_history, search_importance
 
 
@@ -100,6 +103,22 @@ def count_texts() -> Iterator[list[str]]:
 def evaluated(T: int, tasks: list[int] | None) -> Phase:
     points = [(step, [0.9 - step / 100] * (len(tasks) if tasks else 1)) for step in range(1, 11)]
     return Phase("train", 10, [10], 1.0, {}, [], evaluation=Evaluation("validation images", tasks, points))
+
+
+def test_an_axis_of_steps_images_or_tasks_has_the_numbers_that_its_ticks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    for place in ("evaluation_figures", "stream_figure"):
+        monkeypatch.setattr(f"cl_bench.runs.{place}.save", lambda figure, path: drawn.append(figure))
+    phases = [Phase("gan", 10, [10], 1.0, {}, []), evaluated(1, [0])]
+    accuracy_while_learning(results([[0.5]], tasks=[task_record(0, phases=phases)]), ["1"], tmp_path)
+    accuracy_on_stream([(10, 0.5), (20, 0.4)], [], tmp_path)
+    for axes in (figure.axes[0] for figure in drawn):
+        assert all(place == int(place) for place in axes.get_xticks())
+    figure = Figure()
+    colourbar(figure, figure.add_subplot(), 100, "task")
+    assert figure.axes[1].get_ylim() == (1, 100)
 
 
 @pytest.mark.parametrize(("T", "shared"), [(1, False), (5, False), (5, True), (300, False)])
