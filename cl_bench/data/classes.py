@@ -138,7 +138,9 @@ def dealt_out(
         raise InputError(f"scenario.base={base}: leaves none of {n_classes} classes for a second task; choose fewer")
     key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
     if not value or (n_tasks and classes_per_task):
-        raise InputError("scenario.n_tasks: give either n_tasks or classes_per_task, and leave the other null")
+        way = "cuts the classes too; set scenario.n_tasks=null" if value else "says nothing either; set one of the two"
+        other = f"scenario.classes_per_task={classes_per_task or 'null'}"
+        raise InputError(f"scenario.n_tasks={n_tasks or 'null'}: {other} {way}")
     left = n_classes - (base or 0)
     divisors = [n for n in range(1, left + 1) if left % n == 0]
     if value > left or (value not in divisors and not uneven):

@@ -244,6 +244,8 @@ BAD = [
     ("dataset=npz dataset.path=FILES/two.npz dataset.mean=[0.5] dataset.std=[0]", "dataset.std=[0]", "greater than 0"),
     ("scenario=sequence scenario.datasets=[digits,FILES/two.npz]", "scenario.kind=domain", "two has 2", "kind=task"),
     ("scenario=sequence scenario.datasets=[digits,FILES/cut.npz]", "cut.npz", "damaged"),
+    ("scenario.classes_per_task=5", "scenario.n_tasks=5: scenario.classes_per_task=5 cuts", "n_tasks=null"),
+    ("scenario.n_tasks=null", "scenario.n_tasks=null: scenario.classes_per_task=null", "set one of the two"),
     ("scenario=sequence scenario.datasets=[]", "scenario.datasets=[]", "at least one"),
     ("scenario=sequence scenario.datasets=[digits,5]", "scenario.datasets", "string"),
     ("dataset=npz dataset.path=FILES/wrong.npz", "wrong.npz", "x_train", "(4, 3)"),
