@@ -201,6 +201,18 @@ def test_every_command_can_be_typed(page: Path, arguments: list[str], request: p
         assert settings["scenario"]["kind"] in declared(settings, "kinds")
 
 
+def test_what_newcomers_from_elsewhere_are_told_can_be_typed() -> None:
+    """Spans of code in the column of cl_bench, but those that name a key of a method without the method."""
+    page = (DOCS / "coming_from.md").read_text()
+    cells = [line.rstrip(" |").rpartition(" | ")[2] for line in page.splitlines() if line.startswith("|")]
+    spans = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell) if not span.startswith("method.")]
+    typed = [one for one in map(str.split, spans) if all(re.fullmatch(r"[\w.]+=(?!.*\.\.\.).+", word) for word in one)]
+    assert len(typed) > 20
+    for words in typed:
+        scenario = compose(*words)["scenario"]
+        assert not (scenario.get("n_tasks") and scenario.get("classes_per_task")), words
+
+
 # ------------------------------------------------------------------------------------- pictures, sessions
 
 
