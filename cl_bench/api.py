@@ -191,8 +191,8 @@ class Run:
         task i, classes of tasks 0 to i answer in class-incremental learning.
 
         Args:
-            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) where they are grey. Or a
-                picture file, a folder of them, in natural order, or a list of such paths: each picture's centre square
+            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) where they are gray. Or a
+                picture file, a folder of them, in natural order, or a list of such paths: each picture's center square
                 is resized to the images of the run.
             task: of which task they are; needed in task-incremental learning. They are seen as it sees them: with its
                 order of the pixels, turned by its angle.

@@ -19,7 +19,7 @@ PACKAGE = __name__.partition(".")[0]
 
 
 class Built:
-    """A network, an optimiser: in a configuration it has keys of its own, and no plain value will do."""
+    """A network, an optimizer: in a configuration it has keys of its own, and no plain value will do."""
 
 
 def parameters(path: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def as_features(scenario: Scenario, features: Features, device: torch.device | s
             "dataset.augment=false, or network=pretrained without features"
         )
     if problem.image_shape[0] not in (1, 3):
-        raise InputError(f"features: take grey or colour images, and these have {problem.image_shape[0]} channels")
+        raise InputError(f"features: take gray or color images, and these have {problem.image_shape[0]} channels")
     sets: list[Data] = list(scenario.tests)
     for task in scenario.tasks:
         sets += [task.train, task.val, *([task.meta] if task.meta else [])]

@@ -142,7 +142,7 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
     seen = ImageOps.exif_transpose(picture)
     if seen.mode in ("L", "RGB") or seen.mode.startswith("I"):
         if "transparency" in seen.info and seen.mode != depth:
-            raise Unclear("marks a colour as transparent in other than 8 bits; save it with an alpha channel")
+            raise Unclear("marks a color as transparent in other than 8 bits; save it with an alpha channel")
         if seen.mode.startswith("I"):
             seen = Image.fromarray(_eight_bits(seen, picture))
     if seen.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"):

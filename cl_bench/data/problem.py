@@ -114,7 +114,7 @@ class Task:
 
     index: 0 for the first. names: its classes as the data set calls them. train, val: its images; `val` (a
     stratified slice, may be empty) is for selection. meta: of the first task, images of the classes that are set apart
-    for meta-training and are in no task, labelled from 0; None where there are none, and in later tasks.
+    for meta-training and are in no task, labeled from 0; None where there are none, and in later tasks.
     """
 
     index: int

@@ -114,7 +114,7 @@ def selected(
     task: int,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Data:
-    """The images whose class is in the group, labelled with the outputs that stand for it."""
+    """The images whose class is in the group, labeled with the outputs that stand for it."""
     rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
     output_of = torch.full((int(y.max()) + 1,), -1)
     output_of[list(group)] = torch.tensor(outputs)

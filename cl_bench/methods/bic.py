@@ -53,7 +53,7 @@ class BiC(DistilledRehearsal):
 
     1. On the other images and exemplars: (1 - r) CE + r KD, with r the share of classes that are old (equations 1 to
        3); see `DistilledRehearsal`.
-    2. The network is frozen. Logits of the new classes become a z + b, those of old ones stay; (a, b) minimise the
+    2. The network is frozen. Logits of the new classes become a z + b, those of old ones stay; (a, b) minimize the
        cross-entropy over the classes so far on the images set apart (equation 5) + ridge / 2 ((a - 1)^2 + b^2), a
        convex problem of two numbers.
 
@@ -135,7 +135,7 @@ class BiC(DistilledRehearsal):
 
 
 def fitted(logits: Tensor, y: Tensor, new: Tensor, ridge: float) -> Tensor:
-    """(a, b) that minimise CE + ridge / 2 ((a - 1)^2 + b^2), float64 (2,), with CE the mean cross-entropy of a z + b
+    """(a, b) that minimize CE + ridge / 2 ((a - 1)^2 + b^2), float64 (2,), with CE the mean cross-entropy of a z + b
     for the new outputs and z for the others.
 
     Args:

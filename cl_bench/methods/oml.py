@@ -142,7 +142,7 @@ class MetaTraining(Learner):
 
     Args:
         features, gate: phi, and what it is multiplied by.
-        data: images of the classes for meta-training, labelled from 0.
+        data: images of the classes for meta-training, labeled from 0.
         width: of phi.
         n_classes: of `data`.
         lr: step size of Adam.

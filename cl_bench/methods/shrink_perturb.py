@@ -22,7 +22,7 @@ class ShrinkPerturb(Classifier):
     term is what torch calls weight decay. It does nothing against forgetting.
 
     Args:
-        shrink: L2 factor; higher keeps weights smaller. With noise 0 this is L2 regularisation alone.
+        shrink: L2 factor; higher keeps weights smaller. With noise 0 this is L2 regularization alone.
         noise: sigma; higher wakes dead units sooner, and disturbs what is learned.
     """
 

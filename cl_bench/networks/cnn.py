@@ -13,7 +13,7 @@ from cl_bench.networks.base import Network
 
 
 class CNN(Network):
-    """3x3 convolutions of stride 2 with ReLU, then one hidden linear layer; no normalisation layers.
+    """3x3 convolutions of stride 2 with ReLU, then one hidden linear layer; no normalization layers.
 
     Args:
         image_shape: (C, H, W).

@@ -1,6 +1,6 @@
 """Generators, critics and discriminators. Images lie in [0, 1].
 
-Critics have no batch normalisation by default: it couples the samples, and the gradient penalty is per sample.
+Critics have no batch normalization by default: it couples the samples, and the gradient penalty is per sample.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class ConditionalMLP(ConditionalGenerator):
 
 
 class ConditionalDCGenerator(ConditionalGenerator):
-    """A linear layer to 4x4 to 7x7, then transposed convolutions that double the side, with layer normalisation.
+    """A linear layer to 4x4 to 7x7, then transposed convolutions that double the side, with layer normalization.
 
     Args:
         image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
@@ -191,7 +191,7 @@ class DCNetwork(Network):
         n_outputs, mean, std: see `Network`.
         width: channels of the first convolution, twice as many in each further one.
         depth: convolutions; each halves the side.
-        norm: batch normalisation after all but the first.
+        norm: batch normalization after all but the first.
     """
 
     def __init__(

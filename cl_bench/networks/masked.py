@@ -36,7 +36,7 @@ class Counts(NamedTuple):
 class MaskedLayer(Growing):
     """A hidden layer of which each task t opens a part: h = m_t * relu(norm_t(W x)), or relu(norm_t((m_t * W) x)).
 
-    Every task has its own mask m_t and batch normalisation, and sees the layer as wide as it was then. W, shape
+    Every task has its own mask m_t and batch normalization, and sees the layer as wide as it was then. W, shape
     (inputs, units) or (inputs, units, kernel, kernel) for a transposed convolution, has no bias: norm_t has one.
 
     A mask is of the `activations` or of the `weights`. One of activations is `after` normalization and ReLU, or
@@ -79,7 +79,7 @@ class MaskedLayer(Growing):
         return self.size - int(self.reserved.sum())
 
     def begin(self) -> None:
-        """A mask and a normalisation for a new task. Embeddings start at 0: every mask half open."""
+        """A mask and a normalization for a new task. Embeddings start at 0: every mask half open."""
         masked = self.weight.detach() if self.mask == "weights" else self.weight.detach().new_empty(self.units)
         self.embedding = nn.Parameter(torch.zeros_like(masked))
         if not self.norms:
@@ -94,11 +94,11 @@ class MaskedLayer(Growing):
         # as large as it was then, and contiguous, so that the same kernels give the same bits
         weight = self.weight[: x.shape[1], : norm.num_features].contiguous()
         if self.mask == "weights":
-            return self._normalised(self._sum(x, weight * mask), task).relu()
+            return self._normalized(self._sum(x, weight * mask), task).relu()
         mask = mask.view(-1, 1, 1) if self.kernel else mask
         if self.position == "before":
-            return self._normalised(self._sum(x, weight) * mask, task).relu()
-        return self._normalised(self._sum(x, weight), task).relu() * mask
+            return self._normalized(self._sum(x, weight) * mask, task).relu()
+        return self._normalized(self._sum(x, weight), task).relu() * mask
 
     def gate(self, s: float) -> Tensor:
         """The mask of the task being learned, in [0, 1]."""
@@ -135,7 +135,7 @@ class MaskedLayer(Growing):
         self.reserved = torch.zeros_like(like, dtype=torch.bool)
         self.reserved[tuple(slice(n) for n in reserved.shape)] = reserved
 
-    def _normalised(self, x: Tensor, task: int) -> Tensor:
+    def _normalized(self, x: Tensor, task: int) -> Tensor:
         norm = cast(nn.BatchNorm2d, self.norms[task])
         # `train()` must not move the statistics of a past task, and a single image has none
         if task < len(self.masks) or len(x) == 1:
@@ -153,7 +153,7 @@ class MaskedLayer(Growing):
         return nn.init.xavier_uniform_(torch.empty(shape), gain=math.sqrt(2))
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        """The normalisation of a task; that of a task learned is trained no more."""
+        """The normalization of a task; that of a task learned is trained no more."""
         learned = sum(key.startswith("masks.") for key in state)
         norm = nn.BatchNorm2d if self.kernel else nn.BatchNorm1d
         return norm(len(state[f"norms.{index}.weight"])).requires_grad_(index >= learned)

@@ -11,7 +11,7 @@ class Pretrained(Network):
     """head(frozen features). The features are worked out in every step, so images may be augmented and turned.
 
     Args:
-        image_shape: (C, H, W); grey or colour.
+        image_shape: (C, H, W); gray or color.
         n_outputs: see `Network`. mean and std of a data set are not used: the backbone has its own.
         backbone, weights, size: see `Backbone`.
     """
@@ -27,7 +27,7 @@ class Pretrained(Network):
     ) -> None:
         if image_shape[0] not in (1, 3):
             raise InputError(
-                f"network=pretrained: takes grey or colour images, and these have {image_shape[0]} channels; on "
+                f"network=pretrained: takes gray or color images, and these have {image_shape[0]} channels; on "
                 "features choose network=linear or network=mlp"
             )
         features = Backbone("network", backbone, weights, size)

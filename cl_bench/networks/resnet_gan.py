@@ -15,7 +15,7 @@ from cl_bench.networks.resnet import Residual
 class ConditionalResNetGenerator(ConditionalGenerator):
     """A linear layer to 4x4 to 7x7, then residual blocks that double the side, and a convolution to the colours.
 
-    Layer normalisation stands where the paper has a batch normalisation with weights per class; the class comes with
+    Layer normalization stands where the paper has a batch normalization with weights per class; the class comes with
     the noise alone.
 
     Args:
@@ -44,7 +44,7 @@ class ConditionalResNetGenerator(ConditionalGenerator):
 class ResNetNetwork(Network):
     """Two residual blocks that halve the side, two that keep it, the mean over positions and a linear head.
 
-    Without normalisation, so that it can be a critic with a gradient penalty.
+    Without normalization, so that it can be a critic with a gradient penalty.
 
     Args:
         image_shape: (C, H, W), H and W at least 4.

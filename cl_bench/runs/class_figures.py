@@ -78,8 +78,8 @@ def confusion_matrices(found: Mapping[str, ByClass], names: Sequence[str], path:
     axes.tick_params(length=2)
     axes.spines[:].set_visible(False)
     axes.set(xlim=(-0.02 * n, len(labels) * pitch - 0.14 * n), ylim=(1.02 * n, -0.1 * n))
-    neighbours = f" ({per_row} neighbours share a cell)" if per_row > 1 else ""
-    axes.set(xlabel=f"answered{neighbours}", ylabel="class of the image")
+    neighbors = f" ({per_row} neighbors share a cell)" if per_row > 1 else ""
+    axes.set(xlabel=f"answered{neighbors}", ylabel="class of the image")
     axes.set_title("For which class the images of each class are taken")
     if heat is not None:
         figure.colorbar(heat, ax=axes, format=PercentFormatter(1), aspect=30)

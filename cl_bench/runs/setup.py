@@ -180,11 +180,11 @@ def check_memory(node: Node, **shapes: Any) -> None:
 
 
 def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Raises InputError for a network that wants pixels with neighbours, where there are features."""
+    """Raises InputError for a network that wants pixels with neighbors, where there are features."""
     if any(isinstance(part, nn.Conv2d) for part in network.modules()):
         raise InputError(
             f"network._target_={settings['network']['_target_']}: has convolutions, and features (features=...) have "
-            "no neighbours; choose network=linear or network=mlp"
+            "no neighbors; choose network=linear or network=mlp"
         )
 
 

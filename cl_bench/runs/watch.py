@@ -81,7 +81,7 @@ class Watch(pl.Callback):
         self.module, self.checkpoint, self.logger, self.progress = module, checkpoint, logger, progress
         self.where, self.steps, self.log_every, self.gradient_clip = where, steps, log_every, gradient_clip
         self.validate, self.points, self.course, self.evaluating = validate, points, course, evaluating
-        self.optimizer_steps: list[int] = []  # of each optimiser
+        self.optimizer_steps: list[int] = []  # of each optimizer
         self.losses: dict[str, float] = {}  # the last value of each number logged
         self.validation: list[tuple[int, float]] = []  # step, accuracy
         self.stream: list[tuple[int, float | None]] = []  # images that came, accuracy
@@ -236,7 +236,7 @@ class Watch(pl.Callback):
             clip_gradients(optimizer, self.gradient_clip)
 
     def _look(self, number: int, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """After a step of an optimiser: counts it and notes its gradients' sums.
+        """After a step of an optimizer: counts it and notes its gradients' sums.
 
         Sums take 2% of a step of a small network, norms up to twice that; nothing here waits for a GPU.
         """

@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def protocol(self) -> str:
-        """On which tasks the values are chosen, as results are labelled with it."""
+        """On which tasks the values are chosen, as results are labeled with it."""
         return f"first_{self.first_tasks}_tasks" if self.first_tasks else "all_tasks"
 
 

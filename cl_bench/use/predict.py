@@ -18,7 +18,7 @@ HELP = f"""\
 {USAGE}
 
 Prints a line for each picture: its file, the class that the model of a run sees in it, and how sure it is, with tabs
-between. FOLDER is that of the run. PICTURES are files and folders of them; of each the centre square is taken, and
+between. FOLDER is that of the run. PICTURES are files and folders of them; of each the center square is taken, and
 resized to the images of the run.
 
   top=K             the K best classes of each picture, and how sure it is of each

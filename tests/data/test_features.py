@@ -225,7 +225,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, worked_out: list[int], small
     where = f"data_dir={tmp_path}"
     for overrides, line in [
         (("method=er", *FEATURES[:2], "network=cnn"), "network._target_=cl_bench.networks.cnn.CNN: has convolutions"),
-        (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: takes grey or colour images"),
+        (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: takes gray or color images"),
         (("method=er", *FEATURES, "dataset=mnist", "dataset.normalize=true"), "dataset.normalize=true: features=... w"),
     ]:
         with pytest.raises(InputError) as caught:

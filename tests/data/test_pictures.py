@@ -179,8 +179,8 @@ def test_other_kinds_of_transparency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (deep(GREY, 0, struct.pack(">H", 2570)), "marks a colour as transparent in other than 8 bits"),
-        (deep(COLOUR, 2, struct.pack(">HHH", 1, 2, 3)), "marks a colour as transparent in other than 8 bits"),
+        (deep(GREY, 0, struct.pack(">H", 2570)), "marks a color as transparent in other than 8 bits"),
+        (deep(COLOUR, 2, struct.pack(">HHH", 1, 2, 3)), "marks a color as transparent in other than 8 bits"),
         (png(*[b"\xff\x00"] * 8, depth=2, kind=0, size=(8, 8), transparent=b"\0\x03"), "other than 8 bits"),
     ],
 )

@@ -341,7 +341,7 @@ def test_a_basis_that_the_machine_cannot_hold_is_refused(monkeypatch: pytest.Mon
 
 def test_a_network_whose_layers_have_no_inputs_to_project_is_refused() -> None:
     for network in ("network=resnet18", "network=dcgan network.norm=batch"):
-        with pytest.raises(InputError, match=r"method\.space=inputs: .*normalisation; choose method\.space=gradients"):
+        with pytest.raises(InputError, match=r"method\.space=inputs: .*normalization; choose method\.space=gradients"):
             made("ogd", *network.split(), "network.width=2", "method.space=inputs")
     made("ogd", "network=resnet18", "network.width=2", "method.samples=2")
     made("ogd", "network=resnet_gan", "network.width=2", "method.space=inputs")

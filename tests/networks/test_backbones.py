@@ -257,5 +257,5 @@ def test_weights_that_timm_does_not_know() -> None:
 
 
 def test_images_of_more_channels_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^network=pretrained: takes grey or colour images, and these have 5"):
+    with pytest.raises(InputError, match=r"^network=pretrained: takes gray or color images, and these have 5"):
         Pretrained((5, 8, 8), 10, backbone=LITE0, size=32)

@@ -77,7 +77,7 @@ class Exemplary(Classifier):
 def herd(features: Tensor, n: int) -> Tensor:
     """The rows of n of the features (N, width), or all N, in the order in which herding takes them; int64.
 
-    Row number k minimises |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
+    Row number k minimizes |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
     paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
 
     >>> herd(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), n=2).tolist()

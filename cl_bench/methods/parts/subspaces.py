@@ -223,7 +223,7 @@ class InputSpace(nn.Module):
         if sum(map(len, self.parts.values())) < len(names) or moved_by_every_task:
             raise InputError(
                 "method.space=inputs: it projects linear and convolutional layers, and this network has others, such "
-                "as normalisation; choose method.space=gradients, or network=mlp"
+                "as normalization; choose method.space=gradients, or network=mlp"
             )
         self.names, weights = names, dict(network.named_parameters())
         self.subspaces = nn.ModuleList(
