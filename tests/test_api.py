@@ -244,7 +244,7 @@ def test_a_run_stays_where_it_is_when_the_working_directory_changes(
         (lambda run, x: cl_bench.evaluate("FOLDER"), "^run='FOLDER': is no run; give what .*cl_bench.load"),  # type: ignore[arg-type]
         (lambda run, x: cl_bench.evaluate(run, 3), "^dataset=3: is no path"),  # type: ignore[arg-type]
         (lambda run, x: run.export(3), "^file=3: is no path"),
-        (lambda run, x: run.export(task=1), "^task=1: says nothing, as this run is class-incremental"),
+        (lambda run, x: run.export(task=1), "^task=1: has no effect, as this run is class-incremental"),
         (lambda run, x: run.predict(x, task=0.0), "^task=0.0: there is no such task"),
         (lambda run, x: run.predict(x, task=True), "^task=True: there is no such task"),
         (lambda run, x: run.predict(x, after=4.0), "^after=4.0: is no task that is learned"),
@@ -398,7 +398,7 @@ def test_a_task_is_asked_for_where_it_counts(call: Any, images: Dataset) -> None
 @pytest.mark.parametrize("kind", ["class", "domain"])
 def test_a_task_that_would_change_no_answer_is_refused(kind: str, call: Any, images: Dataset) -> None:
     given = call("method=finetune", f"scenario={kind}_incremental")
-    with pytest.raises(InputError, match=rf"^task=1: says nothing, as this run is {kind}-incremental; leave it out$"):
+    with pytest.raises(InputError, match=rf"^task=1: has no effect, as this run is {kind}-incremental; leave it out$"):
         given.predict(images.x_test, task=1)
 
 

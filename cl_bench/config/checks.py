@@ -130,7 +130,7 @@ def check_means(settings: Mapping[str, Any]) -> None:
             whose = f"network._target_={network['_target_']} scales images in its own way"
         else:
             continue
-        raise InputError(f"dataset.{key}={typed(value)}: {whose}, and this would say nothing; set {typed(off)}")
+        raise InputError(f"dataset.{key}={typed(value)}: {whose}, so this has no effect; set {typed(off)}")
 
 
 def check_stream(settings: Mapping[str, Any]) -> None:

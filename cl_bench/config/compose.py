@@ -127,7 +127,7 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], choices: Mapping
     elif trainer.get("iterations") is not None and at(settings, "scenario.passes") != "online":
         epochs, by_file = trainer.get("epochs"), by_files("trainer", "default", choices)["epochs"]
         if epochs not in (None, by_file) and "trainer.iterations" not in typed_keys:  # a file sets both
-            both = f"trainer.epochs={epochs}: says nothing beside trainer.iterations={trainer['iterations']}"
+            both = f"trainer.epochs={epochs}: has no effect beside trainer.iterations={trainer['iterations']}"
             raise InputError(f"{both}; leave it out of the experiment, or set trainer.iterations=null")
         settings["trainer"] = trainer | {"epochs": by_file}
 

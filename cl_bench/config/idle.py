@@ -29,13 +29,13 @@ def check_idle(settings: Mapping[str, Any], overrides: Iterable[str], of_streams
         key, _, value = override.lstrip("+").partition("=")
         if passes == "epochs" and key.startswith("scenario.") and key.removeprefix("scenario.") in of_streams:
             other = f", or trainer.batch_size={value}" if key == "scenario.batch_size" else ""
-            raise InputError(f"{override}: says nothing but of a stream; set scenario.passes=online{other}")
+            raise InputError(f"{override}: has an effect only in a stream; set scenario.passes=online{other}")
         if passes == "online" and key in IN_STREAMS:
             way = f"scenario.{IN_STREAMS[key]}"
-            raise InputError(f"{override}: says nothing of a stream (scenario.passes=online); set {way}")
+            raise InputError(f"{override}: has no effect in a stream (scenario.passes=online); set {way}")
         steps = "trainer.iterations" if key == "trainer.epochs" else f"{key.removesuffix('_epochs')}_steps"
         if key.endswith("epochs") and value != "null" and (n := at(settings, steps)) is not None:
-            raise InputError(f"{override}: says nothing beside {steps}={n}; leave it out, or set {steps}=null")
+            raise InputError(f"{override}: has no effect beside {steps}={n}; leave it out, or set {steps}=null")
 
 
 def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -88,5 +88,7 @@ def says_nothing(found: Mapping[str, str], overrides: Iterable[str]) -> list[str
     for override in overrides:
         key = typed_key(override)
         if key in found:
-            lines.append(f"{override}: says nothing" + (f" beside {found[key]}" if found[key] else " to this method"))
+            lines.append(
+                f"{override}: has no effect" + (f" beside {found[key]}" if found[key] else " with this method")
+            )
     return lines

@@ -138,7 +138,7 @@ def dealt_out(
         raise InputError(f"scenario.base={base}: leaves none of {n_classes} classes for a second task; choose fewer")
     key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
     if not value or (n_tasks and classes_per_task):
-        way = "cuts the classes too; set scenario.n_tasks=null" if value else "says nothing either; set one of the two"
+        way = "cuts the classes too; set scenario.n_tasks=null" if value else "is null too; set one of the two"
         other = f"scenario.classes_per_task={classes_per_task or 'null'}"
         raise InputError(f"scenario.n_tasks={n_tasks or 'null'}: {other} {way}")
     left = n_classes - (base or 0)

@@ -76,7 +76,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     if not all(len(task.val) for task in to_learn):
         if method.needs_validation:
             chosen = f"method={settings['choices']['method']}"
-            raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} chooses by validation images; try 0.1")
+            raise InputError(f"scenario.val_fraction={val_fraction}: {chosen} needs validation images; try 0.1")
         check_validation(settings)
     if settings["trainer"].get("freeze_batch_norm") and not (
         isinstance(method, Classifier) and batch_norms(method.network)
@@ -217,5 +217,5 @@ def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: flo
     tasks = scenario.tasks[:first_tasks]
     tests = [task.val for task in tasks]
     if not all(map(len, tests)):
-        raise InputError(f"scenario.val_fraction={val_fraction}: sets no images apart to choose by; try 0.1")
+        raise InputError(f"scenario.val_fraction={val_fraction}: sets no validation images aside; try 0.1")
     return Scenario(scenario.problem, tasks, [reduce(add, tests)] if scenario.shared_test else tests)

@@ -123,7 +123,7 @@ class Trained:
         elif self._seen_by_task:
             view = self.scenario.tasks[task].train[torch.arange(0)].to(device).view
         if view is None and (kind := self.problem.kind) != "task":
-            raise InputError(f"task={task}: says nothing, as this run is {kind}-incremental; leave it out")
+            raise InputError(f"task={task}: has no effect, as this run is {kind}-incremental; leave it out")
         return view
 
     def first_visit(self, task: int) -> int:

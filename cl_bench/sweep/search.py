@@ -87,7 +87,7 @@ def search(overrides: Sequence[str], flags: Sequence[str] = ()) -> dict[str, Any
 
     unread = [unread_in(compose(*overrides, *assigned({key: ends(space[key])[0]}))) for key in space]
     if idle := [key for key, found in zip(space, unread, strict=True) if key in found]:
-        raise InputError(f"hparams_search.space.{idle[0]}: nothing reads it here, any value is as good; leave it out")
+        raise InputError(f"hparams_search.space.{idle[0]}: has no effect here; leave it out")
     outermost = [{key: ends(distribution)[end] for key, distribution in space.items()} for end in (1, 0)]
     for values in outermost:  # what can't be run at the ends of the ranges is told before anything begins
         prepare(trial_with(values))

@@ -59,7 +59,7 @@ OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress
 def test_what_nothing_reads_changes_no_run_and_is_said(command: str, typed: str, beside: str) -> None:
     plain, other = compose(*command.split()), compose(*command.split(), typed)
     assert key_of(plain) == key_of(other)
-    assert says_nothing(unread_in(other), [*command.split(), typed]) == [f"{typed}: says nothing beside {beside}"]
+    assert says_nothing(unread_in(other), [*command.split(), typed]) == [f"{typed}: has no effect beside {beside}"]
     assert says_nothing(unread_in(plain), command.split()) == []
 
 
@@ -69,21 +69,21 @@ def test_moments_that_no_task_hands_on_are_no_setting(method: str) -> None:
     kept = compose(*chosen, "optimizer.keep_state=true")
     assert key_of(kept) == key_of(compose(*chosen))
     (line,) = says_nothing(unread_in(kept), ["optimizer.keep_state=true"])
-    assert line.startswith("optimizer.keep_state=true: says nothing ")
+    assert line.startswith("optimizer.keep_state=true: has no effect ")
 
 
 def test_an_optimizer_beside_a_method_that_has_its_own_is_no_setting() -> None:
     other = compose("method=dgm", "optimizer=sgd", "optimizer.lr=9")
     assert key_of(other) == key_of(compose("method=dgm"))
     (line,) = says_nothing(unread_in(other), ["optimizer.lr=9"])
-    assert line == "optimizer.lr=9: says nothing beside method.optimizer"
+    assert line == "optimizer.lr=9: has no effect beside method.optimizer"
 
 
 @pytest.mark.parametrize("typed", ["network=cnn", "network.hidden=[5]", "optimizer=sgd", "scenario.train_mask=all"])
 def test_what_a_method_never_reads_is_no_setting_of_it(typed: str) -> None:
     other = compose("method=joint_gan", typed)
     assert key_of(other) == key_of(compose("method=joint_gan"))
-    assert says_nothing(unread_in(other), [typed]) == [f"{typed}: says nothing to this method"]
+    assert says_nothing(unread_in(other), [typed]) == [f"{typed}: has no effect with this method"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -105,7 +105,7 @@ def test_by_one_value_by_some_or_by_any(values: object, found: dict[str, str]) -
 def test_the_line_comes_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
     small = ("network.hidden=[8]", "trainer.iterations=1", "trainer.threads=1", f"output_root={tmp_path}")
     assert main(["method=ewc", "method.decay=0.5", *small]) == 0
-    assert capsys.readouterr().err.startswith("warning: method.decay=0.5: says nothing beside method.online=false\n")
+    assert capsys.readouterr().err.startswith("warning: method.decay=0.5: has no effect beside method.online=false\n")
 
 
 def test_a_sweep_over_methods_goes_on() -> None:
@@ -123,4 +123,4 @@ def test_a_search_over_what_nothing_reads_is_refused(capsys: pytest.CaptureFixtu
     space = ["hparams_search=strength", "~hparams_search.space.method.strength"]
     words = ["method=ewc", *space, "hparams_search.space.method.decay={low: 0.1, high: 0.9}"]
     assert main(words) == 1
-    assert "hparams_search.space.method.decay: nothing reads it here" in capsys.readouterr().err
+    assert "hparams_search.space.method.decay: has no effect here" in capsys.readouterr().err

@@ -113,6 +113,6 @@ def test_the_same_command_finds_its_stream_again(small: Compose) -> None:
 
 def test_keys_of_a_stream_are_refused_elsewhere(small: Compose) -> None:
     for key in ("batch_size=5", "measure_every=7", "updates_per_batch=2", "repeat=true"):
-        with pytest.raises(InputError, match=f"^scenario.{key}: says nothing but of a stream"):
+        with pytest.raises(InputError, match=f"^scenario.{key}: has an effect only in a stream"):
             small("method=finetune", f"scenario.{key}")
     assert folder_of(small("method=finetune", *ONLINE)) != folder_of(small("method=finetune"))
