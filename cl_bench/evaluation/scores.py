@@ -151,6 +151,18 @@ class Score(nn.Module):
     def accuracies(self, method: Method, after: int, images: Mapping[int, Data]) -> list[float]:
         """Accuracy on the images of each of some tasks up to `after`, or on the test set that all share, in the middle
         of a training. images: by the number of their test set; none is empty."""
+        counts = torch.tensor([len(data) for data in images.values()], dtype=torch.float64)
+        return (self.right(method, after, images) / counts).tolist()
+
+    def validation(self, method: Method, after: int, first: int = 0) -> float | None:
+        """Accuracy on the validation images of tasks `first` to `after`, None where there are none."""
+        images = {task.index: task.val for task in self.scenario.tasks[first : after + 1] if len(task.val)}
+        n = sum(map(len, images.values()))
+        return float(self.right(method, after, images).sum()) / n if n else None
+
+    @torch.no_grad()
+    def right(self, method: Method, after: int, images: Mapping[int, Data]) -> Tensor:
+        """How many of each of these sets of images are answered right, float64; see `accuracies`."""
         allowed = self.problem.mask(self.problem.rules["evaluation"], after)
         right = [torch.zeros((), dtype=torch.int64, device=method.device) for _ in images]
         with eval_mode(method):
@@ -159,22 +171,7 @@ class Score(nn.Module):
                     logits = self.logits(method, batch, test)
                     answer = masked(logits, allowed.to(logits.device)[self.tasks(batch, test)]).argmax(1)
                     right[place] += (answer == batch.y).sum()
-        counts = torch.tensor([len(data) for data in images.values()], dtype=torch.float64)
-        return (torch.stack(right).cpu().double() / counts).tolist()
-
-    @torch.no_grad()
-    def validation(self, method: Method, after: int, first: int = 0) -> float | None:
-        """Accuracy on the validation images of tasks `first` to `after`, None where there are none."""
-        tasks = [task for task in self.scenario.tasks[first : after + 1] if len(task.val)]
-        allowed = self.problem.mask(self.problem.rules["evaluation"], after)
-        right = 0
-        with eval_mode(method):
-            for task in tasks:
-                for batch in task.val.batches():
-                    logits = method(batch.x, index=task.index if self.problem.kind == "task" else None)
-                    answer = masked(logits, allowed[task.index].to(logits.device)).argmax(1)
-                    right += int((answer == batch.y).sum())
-        return right / sum(len(task.val) for task in tasks) if tasks else None
+        return torch.stack(right).cpu().double()
 
     def results(self) -> Scores:
         """Matrices and metrics as plain numbers."""
