@@ -69,9 +69,8 @@ class GEM(Classifier):
 
 def gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """The gradient of a loss as one vector (P,); 0 where a parameter doesn't act on it."""
-    parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-    zeros = (torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True))
-    return torch.cat([part.flatten() for part in zeros])
+    parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+    return torch.cat([part.flatten() for part in parts])
 
 
 def follow(g: Tensor, parameters: Sequence[nn.Parameter]) -> None:
