@@ -16,7 +16,6 @@ from cl_bench.methods.parts.isolation import Isolation
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.plain import gated, hidden_layers, inputs_from, weighted
-from cl_bench.record import Capacity
 
 
 class CLNP(Isolation):
@@ -71,7 +70,7 @@ class CLNP(Isolation):
         for birth, units, old in zip(self.born, active, used, strict=True):
             birth[units & ~old] = task.index
         self.cut()
-        return {"capacity": self.capacity(active, used), "threshold": threshold, "val_accuracy": accuracies}
+        return {"capacity": self.capacity_of(active, used), "threshold": threshold, "val_accuracy": accuracies}
 
     def loss(self, batch: Batch) -> Tensor:
         return super().loss(batch) + self.l1 * torch.stack([weight.abs().sum() for weight in self.matrices]).sum()
@@ -148,25 +147,6 @@ class CLNP(Isolation):
         for below, layer, above in zip(used, [*self.weighted[1:], self.network.head], [*used[1:], heads], strict=True):
             free = inputs_from(~below, layer.weight.shape[1])
             layer.weight[above[:, None] & free] = 0.0
-
-    def capacity(self, active: Sequence[Tensor], before: Sequence[Tensor]) -> Capacity:
-        """How many units of each layer are whose.
-
-        active: of the current task; before: that were used when it began; bool (units,) for each layer.
-        """
-        pairs = list(zip(active, before, strict=True))
-        total = [len(birth) for birth in self.born]
-        return Capacity(
-            layers=[f"layer {i}" for i in range(1, 1 + len(total))],
-            of="units",
-            total=total,
-            new=[int((units & ~old).sum()) for units, old in pairs],
-            reused=[int((units & old).sum()) for units, old in pairs],
-            reserved=[int((units | old).sum()) for units, old in pairs],
-            free=[int((~(units | old)).sum()) for units, old in pairs],
-            size=sum(total),
-            size_worst=sum(total) * (self.index + 1),
-        )
 
 
 def rows(units: Tensor, parameter: Tensor) -> Tensor:

@@ -156,25 +156,16 @@ class HAT(Isolation):
         return parts
 
     def capacity(self, before: list[Tensor]) -> Capacity:
-        """How many units of each layer are whose, and the weights between them; the task uses `new` and `reused`.
+        """As `capacity_of`, and the weights between the units.
 
         before: units that were reserved when the task began, bool (units,) for each layer.
         """
         masks = [mask[self.index] for mask in self.masks]
-        new = [int((mask & ~old).sum()) for mask, old in zip(masks, before, strict=True)]
         reserved = [mask | old for mask, old in zip(masks, before, strict=True)]
-        total = [len(mask) for mask in masks]
-        return Capacity(
-            layers=[f"layer {i}" for i in range(1, 1 + len(total))],
-            of="units",
-            total=total,
-            new=new,
-            reused=[int((mask & old).sum()) for mask, old in zip(masks, before, strict=True)],
-            reserved=[int(units.sum()) for units in reserved],
-            free=[int((~units).sum()) for units in reserved],
+        return self.capacity_of(
+            masks,
+            before,
             weights=[layer.weight.numel() for layer in self.weighted],
             weights_used=[int(part.sum()) for part in self.between(masks).values()],
             weights_free=[int((~part).sum()) for part in self.between(reserved).values()],
-            size=sum(total),
-            size_worst=sum(total) * (self.index + 1),
         )

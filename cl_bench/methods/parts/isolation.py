@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from cl_bench.methods.base import Classifier
 from cl_bench.networks.base import Network
 from cl_bench.networks.masks import Frozen
 from cl_bench.networks.optimizers import Optimizer
+from cl_bench.record import Capacity
 
 
 class Isolation(Classifier):
@@ -42,6 +44,26 @@ class Isolation(Classifier):
         """
         head, others = self.network.head, self.task_of_output != self.index
         self._frozen = Frozen({**parts, head.weight: others[:, None], head.bias: others})
+
+    def capacity_of(self, masks: Sequence[Tensor], before: Sequence[Tensor], **more: Any) -> Capacity:
+        """How many units of each layer are whose; the current task uses `new` and `reused`.
+
+        masks: units that the task has; before: that were reserved when it began; bool (units,) for each layer.
+        """
+        pairs = list(zip(masks, before, strict=True))
+        total = [len(mask) for mask in masks]
+        return Capacity(
+            layers=[f"layer {i}" for i in range(1, 1 + len(total))],
+            of="units",
+            total=total,
+            new=[int((mask & ~old).sum()) for mask, old in pairs],
+            reused=[int((mask & old).sum()) for mask, old in pairs],
+            reserved=[int((mask | old).sum()) for mask, old in pairs],
+            free=[int((~(mask | old)).sum()) for mask, old in pairs],
+            size=sum(total),
+            size_worst=sum(total) * (self.index + 1),
+            **more,
+        )
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logs = super().train_step(batch, optimizers)
