@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import yaml
 
 from cl_bench.config import InputError
+from cl_bench.config.arguments import answered
 from cl_bench.config.errors import nearest
 from cl_bench.config.explain import paths_of
 from cl_bench.config.names import CONF, check_name, conf_of
@@ -29,16 +29,7 @@ Explains what can be chosen and set, by the comments of the configuration.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the explanation of each word and returns the exit code; what there isn't is one line on stderr."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(words):
-        print(USAGE)
-        return 0
-    try:
-        print("\n\n".join(explanation(word) for word in words or [""]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return answered(lambda words: print("\n\n".join(map(explanation, words or [""]))), arguments, USAGE)
 
 
 def explanation(word: str) -> str:

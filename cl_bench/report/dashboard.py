@@ -7,12 +7,12 @@ specification of the workspace is printed as JSON.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cl_bench.config import InputError
+from cl_bench.config.arguments import answered
 from cl_bench.config.schema import build, check
 from cl_bench.process import as_process
 
@@ -48,20 +48,15 @@ class Place:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Saves or prints the workspace and returns the exit code; what goes wrong is one line on stderr."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(words):
-        print(USAGE)
-        return 0
-    try:
-        place = parsed(word for word in words if word != "--dry-run")
-        if "--dry-run" in words:
-            print(json.dumps(specification(workspace(place)), indent=1))
-        else:
-            save(place)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return answered(dashboard, arguments, USAGE)
+
+
+def dashboard(words: Sequence[str]) -> None:
+    place = parsed(word for word in words if word != "--dry-run")
+    if "--dry-run" in words:
+        print(json.dumps(specification(workspace(place)), indent=1))
+    else:
+        save(place)
 
 
 def parsed(words: Any) -> Place:

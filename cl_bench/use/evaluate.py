@@ -11,8 +11,9 @@ from annotated_types import Ge
 
 from cl_bench.api import load
 from cl_bench.config import InputError
+from cl_bench.config.arguments import answered
 from cl_bench.runs.asked import node_of
-from cl_bench.use.words import answered, options, sorted_out
+from cl_bench.use.words import options, sorted_out
 
 USAGE = "cl-bench evaluate FOLDER [dataset=NAME|FILE.npz|TABLE.csv|PICTURES]"
 HELP = f"""\

@@ -10,7 +10,8 @@ from annotated_types import Ge
 
 from cl_bench.api import load
 from cl_bench.config import InputError
-from cl_bench.use.words import answered, options, sorted_out
+from cl_bench.config.arguments import answered
+from cl_bench.use.words import options, sorted_out
 
 USAGE = "cl-bench export FOLDER [file=MODEL.pt2]"
 HELP = f"""\

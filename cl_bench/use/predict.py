@@ -11,7 +11,8 @@ from annotated_types import Ge
 
 from cl_bench.api import load
 from cl_bench.config import InputError, Positive
-from cl_bench.use.words import answered, options, sorted_out
+from cl_bench.config.arguments import answered
+from cl_bench.use.words import options, sorted_out
 
 USAGE = "cl-bench predict FOLDER PICTURES..."
 HELP = f"""\

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from cl_bench.config import InputError, KnownError, Stopped
-from cl_bench.config.errors import out_of_memory
+from cl_bench.config import InputError
 from cl_bench.config.schema import build, check
 
 T = TypeVar("T")
@@ -45,25 +43,3 @@ def sorted_out(words: Sequence[str], usage: str) -> tuple[Path, list[str], list[
     if not files:
         raise InputError(f"which run? {usage}")
     return Path(files[0]), files[1:], [word for word in words if word not in files]
-
-
-def answered(command: Callable[[Sequence[str]], None], words: Sequence[str] | None, help: str) -> int:
-    """Does what a command does and returns the exit code; what goes wrong is one line on stderr."""
-    words = sys.argv[1:] if words is None else words
-    if {"-h", "--help"} & set(words):
-        print(help)
-        return 0
-    try:
-        command(words)
-    except Exception as error:
-        line = " ".join(str(error).split())
-        if out_of_memory(error):
-            line = f"out of memory; smaller images, or another machine, need less ({line.rpartition(': ')[2]})"
-        elif not isinstance(error, KnownError | OSError):
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 1
-    except (Stopped, KeyboardInterrupt):
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
