@@ -14,7 +14,8 @@ from cl_bench.config.idle import check_idle, typed_key
 from cl_bench.config.names import CONF, GROUPS, TUNED, check_name, file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import check, types_of
-from cl_bench.config.tuned import at, by_files, picked_up
+from cl_bench.config.training import at
+from cl_bench.config.tuned import by_files, picked_up
 
 
 def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:

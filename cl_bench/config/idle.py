@@ -6,8 +6,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from cl_bench.config.errors import InputError, typed
-from cl_bench.config.training import SGD
-from cl_bench.config.tuned import at
+from cl_bench.config.training import SGD, at
 
 WHOLE = ("optimizer", "network")
 """Groups of which a method may read nothing at all."""

@@ -55,7 +55,7 @@ def check_training(settings: Mapping[str, Any], refused: Mapping[str, str]) -> N
     """
     chosen = f"method={settings['choices']['method']}"
     for key in OFF:
-        value = value_of(settings, key)
+        value = at(settings, key)
         if value == OFF[key] or value is None:
             continue
         said = named(value) if key == "scheduler" else f"{key}={typed(value)}"
@@ -67,17 +67,18 @@ def check_training(settings: Mapping[str, Any], refused: Mapping[str, str]) -> N
             )
         if key in refused:
             raise InputError(f"{said}: {chosen} {refused[key]}; set {key}={off}")
-    if monitor(settings) == "val_accuracy" and "trainer.patience" in refused:
+    if at(settings, "scheduler.monitor") == "val_accuracy" and "trainer.patience" in refused:
         reason = refused["trainer.patience"]
         raise InputError(f"scheduler.monitor=val_accuracy: {chosen} {reason}; set scheduler.monitor=train_loss")
 
 
 def check_validation(settings: Mapping[str, Any]) -> None:
     """Raises InputError for a key that goes by validation images where a task has none."""
-    patience, scenario = value_of(settings, "trainer.patience"), settings["scenario"]
-    key = f"trainer.patience={patience}" if patience else f"scheduler.monitor={monitor(settings)}"
-    if patience or monitor(settings) == "val_accuracy":
-        try_this = "set e.g. scenario.val_fraction=0.1" if "val_fraction" in scenario else "this scenario has none"
+    patience = at(settings, "trainer.patience")
+    if patience or at(settings, "scheduler.monitor") == "val_accuracy":
+        key = f"trainer.patience={patience}" if patience else "scheduler.monitor=val_accuracy"
+        has_some = "val_fraction" in settings["scenario"]
+        try_this = "set e.g. scenario.val_fraction=0.1" if has_some else "this scenario has none"
         raise InputError(f"{key}: goes by the validation images of each task; {try_this}")
 
 
@@ -91,12 +92,8 @@ def named(scheduler: Mapping[str, Any]) -> str:
     return f"scheduler={name.lower()}" if f"{module}.{name}" in OURS else f"scheduler._target_={module}.{name}"
 
 
-def monitor(settings: Mapping[str, Any]) -> str | None:
-    """What the schedule goes by, where it goes by anything that is measured."""
-    return (settings.get("scheduler") or {}).get("monitor")
-
-
-def value_of(settings: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where it isn't there."""
-    group, _, name = key.rpartition(".")
-    return (settings.get(group) or {} if group else settings).get(name)
+def at(settings: Any, key: str) -> Any:
+    """What is at a dotted key; None where there is nothing."""
+    for part in key.split("."):
+        settings = settings.get(part) if isinstance(settings, Mapping) else None
+    return settings

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cl_bench.config.names import file_of, options_of
+from cl_bench.config.training import at
 
 TUNED_ON = "tuned_on"  # a label of how the values were chosen; it is no value
 MAY_SET = {
@@ -80,10 +81,3 @@ def leaves(node: Mapping[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]
             yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
-
-
-def at(settings: Any, key: str) -> Any:
-    """What is at a dotted key; None where there is nothing."""
-    for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings

@@ -11,7 +11,7 @@ from cl_bench.config.compose import compose
 from cl_bench.config.declared import declared, unread_in
 from cl_bench.config.idle import WHOLE, says_nothing, unread
 from cl_bench.config.names import key_of
-from cl_bench.config.tuned import at
+from cl_bench.config.training import at
 
 UNREAD = [  # a command, what is typed beside it, and the setting by which nothing reads that
     ("method=er memory.bytes=20000", "memory.images=77", "memory.bytes=20000"),
