@@ -103,8 +103,13 @@ def references(axes: Axes, x: np.ndarray, joint: Any, chance: Any) -> None:
             axes.plot(x, y, color="0.35", linewidth=1.4, linestyle=dash, zorder=1, label=name)
 
 
-def legend_of_lines(axes: Axes) -> None:
-    """Names the mean, and what the curves are held against, where the curves of tasks are told by colour alone."""
+def legend_of_tasks(figure: Figure, axes: Axes, T: int) -> None:
+    """Names the curves of the tasks beside the axes; many are told by colour alone, and the mean, and what the curves
+    are held against, by name."""
+    if T <= MOST_TASKS:
+        figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
+        return
+    colourbar(figure, axes, T, "task")
     lines = [line for line in axes.lines if not str(line.get_label()).startswith(("task ", "_"))]
     axes.legend(handles=lines, fontsize=8, framealpha=0.7)
 

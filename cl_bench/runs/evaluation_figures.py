@@ -14,12 +14,10 @@ from matplotlib.ticker import StrMethodFormatter
 from cl_bench.record import MOST_TASKS, Results
 from cl_bench.runs.drawing import (
     DASHES,
-    LEGEND_ROWS,
     MARKERS,
     ORDERED,
     as_shares,
-    colourbar,
-    legend_of_lines,
+    legend_of_tasks,
     references,
     save,
     ticked,
@@ -50,7 +48,7 @@ def accuracy_while_learning(results: Results, labels: Sequence[str], path: Path)
 
     figure = Figure(figsize=(8.4 + wide(T), 4.2), layout="constrained")
     axes = figure.add_subplot()
-    few, shared = T <= MOST_TASKS, T in curves
+    shared = T in curves
     name = "test set of all tasks" if shared else "mean of tasks seen"
     axes.plot(*np.array(mean).T, color="black", linewidth=4, alpha=0.45, zorder=3, label=name)
     for task, points in sorted(curves.items()) if not shared else ():
@@ -68,7 +66,7 @@ def accuracy_while_learning(results: Results, labels: Sequence[str], path: Path)
     )
     references(axes, steps, *lines)
     middles = [(left + right) / 2 for left, right in pairwise(borders)]
-    for border in borders[1:-1] if few else ():
+    for border in borders[1:-1] if T <= MOST_TASKS else ():
         axes.axvline(border, color="0.75", linewidth=0.8, zorder=0)
     top = axes.secondary_xaxis("top")
     named = [task for task in ticked(T) if task < len(middles)]
@@ -81,11 +79,7 @@ def accuracy_while_learning(results: Results, labels: Sequence[str], path: Path)
     axes.locator_params(axis="x", integer=True)
     as_shares(axes)
     axes.grid(axis="y", alpha=0.3)
-    if few:
-        figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
-    else:
-        colourbar(figure, axes, T, "task")
-        legend_of_lines(axes)
+    legend_of_tasks(figure, axes, T)
     save(figure, path)
 
 

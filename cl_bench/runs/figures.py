@@ -25,7 +25,7 @@ from cl_bench.runs.drawing import (
     colourbar,
     curves,
     legend,
-    legend_of_lines,
+    legend_of_tasks,
     references,
     save,
     task_labels,
@@ -139,11 +139,7 @@ def accuracy_over_tasks(
         return save(figure, path)
     some = f" ({MOST_TASKS} of {T} tasks, mean over all)" if T > MOST_TASKS else ""
     axes.set(ylabel="accuracy", title=f"Accuracy on each task{some}")
-    if T <= MOST_TASKS:
-        figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
-    else:
-        colourbar(figure, axes, T, "task")
-        legend_of_lines(axes)
+    legend_of_tasks(figure, axes, T)
     save(figure, path)
 
 
@@ -267,7 +263,7 @@ def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float | None]
     plasticity: for the label of each task, (mean, deviation) at equally spaced moments, shape (moments, 2).
     """
     labels = list(plasticity)
-    shown = np.unique(np.linspace(0, len(labels) - 1, min(len(labels), 10)).round().astype(int)).tolist()
+    shown = thinned(len(labels), 10)
     columns = min(len(shown), 5)
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.2 + 2.1 * max(columns, 2), 0.8 + 2.0 * rows), layout="constrained")
