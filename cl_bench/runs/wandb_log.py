@@ -103,8 +103,10 @@ class WandbLog(Tracker):
             self._run.define_metric(f"{phase}/*", step_metric=along)
 
     def send_picture(self, name: str, picture: Path, task: int) -> None:
+        import wandb
+
         assert self._run is not None
-        self._run.log({"step": self._last, "task": task, name: image(picture)})
+        self._run.log({"step": self._last, "task": task, name: wandb.Image(str(picture))})
 
     def end(self, final: Mapping[str, float]) -> None:
         assert self._run is not None
@@ -120,13 +122,6 @@ class WandbLog(Tracker):
         run, self._run = self._run, None
         if run is not None:
             run.finish(exit_code=int(failed))  # else its id stays taken in this process
-
-
-def image(path: Path) -> wandb.Image:
-    """A PNG file for W&B."""
-    import wandb
-
-    return wandb.Image(str(path))
 
 
 def table(R: list[list[float | None]]) -> wandb.Table:
