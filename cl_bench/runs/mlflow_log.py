@@ -31,7 +31,6 @@ class MLflowLog(Tracker):
 
     title: ClassVar[str] = "MLflow"
     package: ClassVar[str | None] = "mlflow"
-    extra: ClassVar[str] = "mlflow"
 
     def __init__(self, experiment: str = "cl_bench", uri: str | None = None) -> None:
         super().__init__()

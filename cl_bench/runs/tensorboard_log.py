@@ -22,7 +22,6 @@ class TensorBoardLog(Tracker):
 
     title: ClassVar[str] = "TensorBoard"
     package: ClassVar[str | None] = "tensorboard"
-    extra: ClassVar[str] = "tensorboard"
 
     def open(self, about: About, continued: bool) -> None:
         self._config = without_paths({**about.config, "key": about.key})

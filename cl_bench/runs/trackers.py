@@ -91,17 +91,16 @@ class Tracker(ABC):
     Whatever it raises becomes one warning; it is then off for the rest of the run, and log.csv goes on. What a run sent
     before it was cut is not sent again.
 
-    title: what a warning calls it. package, extra: what must be installed for it, and how.
+    title: what a warning calls it. package: what must be installed for it, by the extra of the same name.
     """
 
     title: ClassVar[str]
     package: ClassVar[str | None] = None
-    extra: ClassVar[str] = ""
 
     def __init__(self) -> None:
         if self.package and not find_spec(self.package):
-            name, way = self.extra, f"pip install 'cl_bench[{self.extra}]'"
-            raise InputError(f"logger={name}: needs the package {self.package}, which isn't installed: {way}")
+            way = f"pip install 'cl_bench[{self.package}]'"
+            raise InputError(f"logger={self.package}: needs the package {self.package}, which isn't installed: {way}")
         self.on = False
 
     def start(self, about: About, sent: Sent | None) -> None:

@@ -198,7 +198,7 @@ def test_one_that_breaks_costs_one_warning_and_nothing_else(
 @pytest.mark.parametrize("kind", [TensorBoardLog, MLflowLog])
 def test_a_package_that_is_missing_is_one_line(kind: type[Tracker], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    line = rf"^logger={kind.extra}: needs the package {kind.package}, .*: pip install 'cl_bench\[{kind.extra}\]'$"
+    line = rf"^logger={kind.package}: needs the package {kind.package}, .*: pip install 'cl_bench\[{kind.package}\]'$"
     with pytest.raises(InputError, match=line):
         kind()
 
