@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt, Le
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from cl_bench.config import InputError
 from cl_bench.data.batches import FLOATS, NO_TASK
-from cl_bench.data.classes import some_of
+from cl_bench.data.classes import Classes, some_of
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.problem import Problem, TrainMask
 from cl_bench.data.tasks import Fraction, Scenario, data_of, task_of
@@ -24,7 +24,7 @@ def rotating_pairs(
     seed: int,
     *,
     kind: Literal["class"] = "class",
-    classes: list[Annotated[int, Ge(0)] | str] | None = None,
+    classes: Classes | None = None,
     visits: Annotated[int, Gt(0), Le(1000)] = 3,
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,

@@ -10,15 +10,13 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from cl_bench.config import InputError, Positive
+from cl_bench.config import InputError, Positive, Share
 from cl_bench.data.batches import Data
 from cl_bench.data.classes import ClassOrder, order_of
 from cl_bench.data.datasets import Dataset
 from cl_bench.data.problem import Problem, Task, TrainMask
 from cl_bench.data.tasks import Fraction, Scenario, data_of, own_val, problem_of, task_of
 from cl_bench.seeding import derive
-
-Share = Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True)
