@@ -96,6 +96,7 @@ class Score(nn.Module):
                 logits = self.logits(method, batch, test)
                 check_shape(logits, len(batch.y), self.problem.n_outputs)
                 among = masked(logits, allowed.to(logits.device)[task])
+                check_numbers(among)
                 answer = among.argmax(1)
                 self.metrics.update(after, test, answer, batch.y)
                 if test <= after or (shared and after >= 0):
@@ -227,6 +228,12 @@ def check_shape(logits: Tensor, n: int, n_outputs: int) -> None:
     if logits.shape != (n, n_outputs):
         why = f"its forward returns the shape {tuple(logits.shape)} for {n} images, and there are {n_outputs} outputs"
         raise InputError(f"method: {why}; return logits of the shape (B, n_outputs)")
+
+
+def check_numbers(among: Tensor) -> None:
+    """Raises InputError for NaN among the outputs that may answer: the highest of them would be the first NaN."""
+    if bad := int(among.isnan().any(1).sum()):
+        raise InputError(f"method: its forward returns NaN for {bad} of {len(among)} images; return numbers")
 
 
 def with_none(values: Tensor) -> list[Any]:

@@ -20,10 +20,11 @@ from cl_bench.config.declared import methods_with
 from cl_bench.config.names import CONF, folder_of, key_of, options_of
 from cl_bench.config.plugins import allowed, conf_folders
 from cl_bench.data.datasets import load
+from cl_bench.evaluation.scores import Score
 from cl_bench.manual import files_of
 from cl_bench.record import load_results
 from cl_bench.runs.loop import run
-from cl_bench.runs.setup import checked
+from cl_bench.runs.setup import checked, prepare
 
 QUICK = [
     "trainer.epochs=1",
@@ -315,6 +316,23 @@ def test_answers_of_another_width_are_refused(plugin: Plugin, tmp_path: Path) ->
     plugin("calm_plugin", YAML, code=CALM.replace("class Other", f"{narrow}class Other"))
     with pytest.raises(InputError, match=r"^method: its forward returns the shape \(\d+, 1\) for .* 10 outputs"):
         run(compose("method=calm", *QUICK, f"output_root={tmp_path}"))
+
+
+def test_answers_that_are_no_numbers_are_refused(plugin: Plugin, tmp_path: Path) -> None:
+    """The first NaN would be the highest: chance, and no word of it. One of an output that may not answer is none."""
+    body = "    def forward(self, x: Any, index: Any = None) -> Any:\n        logits = self.network(x)\n"
+    body += "        logits[{rows}, {column}] = float('nan')\n        return logits\n\n"
+    for rows, column in (":", 9), ("2", 0):
+        wrong = body.format(rows=rows, column=column)
+        plugin(f"nan{column}_plugin", {}, code=CALM.replace("class Other", f"{wrong}class Other"), entry=False)
+        settings = compose("method=finetune", *QUICK, f"output_root={tmp_path}", f"plugins=[nan{column}_plugin]")
+        settings["method"] = {"_target_": f"nan{column}_plugin.code.Calm", "calm": 0.5}
+        scenario, method = prepare(settings)
+        if column == 9:
+            Score(scenario).measure(method, after=0)
+        else:
+            with pytest.raises(InputError, match=r"^method: its forward returns NaN for 1 of \d+ images"):
+                Score(scenario).measure(method, after=0)
 
 
 @pytest.mark.parametrize("name", ["finetune", "calm"])
