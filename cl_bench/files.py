@@ -14,8 +14,11 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
+
+from cl_bench.config.errors import InputError
 
 if TYPE_CHECKING:
     import torch
@@ -56,11 +59,20 @@ def to_table(rows: Iterable[Sequence[Any]]) -> Callable[[Path], Any]:
 
 
 def to_archive(state: Mapping[str, Any]) -> Callable[[Path], Any]:
-    """Writes tensors and plain values as torch does."""
+    """Writes tensors and plain values as torch does. Raises InputError for anything else, which no kill would survive:
+    `from_archive` runs no code of other classes."""
     import torch
 
     content = BytesIO()  # torch would make a RuntimeError of a full disk
-    torch.save(dict(state), content)
+    try:
+        torch.save(dict(state), content)
+        content.seek(0)
+        odd = torch.serialization.get_unsafe_globals_in_checkpoint(content)
+    except (AttributeError, TypeError, PicklingError) as error:  # a function, an open file
+        odd = [str(error)]
+    if odd:
+        what = "a state holds tensors, numbers, texts, lists and dictionaries of them"
+        raise InputError(f"checkpoint: can't be read again, for what is in a state ({min(odd)}); {what}")
     return lambda file: file.write_bytes(content.getbuffer())
 
 

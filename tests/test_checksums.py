@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from cl_bench import files
+from cl_bench.config import InputError
 from cl_bench.files import Damaged, from_archive, load_json, sealed, to_archive, write
 
 STATE = {"weights": {"a": torch.arange(1000.0)}, "step": 3, "name": "x"}
@@ -26,6 +28,13 @@ def test_an_archive_comes_back(tmp_path: Path) -> None:
         from_archive(tmp_path / "nothing.pt")
     with pytest.raises(FileNotFoundError):
         from_archive(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [np.arange(3), Path("here"), lambda: 3])
+def test_what_could_not_be_read_again_is_not_written(odd: Any) -> None:
+    """Such as an array that a method keeps in `get_extra_state`: each checkpoint of the run would be damaged."""
+    with pytest.raises(InputError, match=r"^checkpoint: can't be read again, for what is in a state \(.+\); .*"):
+        to_archive(STATE | {"method": {"_extra_state": {"mine": odd}}})
 
 
 def test_no_changed_bit_of_an_archive_changes_a_number(tmp_path: Path) -> None:
