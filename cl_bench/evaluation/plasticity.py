@@ -22,7 +22,8 @@ ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigm
 class Hidden:
     """What one layer of hidden units gave: which units were ever other than 0, and what each gave for each image.
 
-    A channel of a convolution is a unit. It is 0 where it is 0 at every position, and gives the mean over them.
+    A channel of a convolution is a unit, and so is an output of a linear layer for tokens. It is 0 where it is 0 at
+    every position, and gives the mean over them.
     """
 
     def __init__(self) -> None:
@@ -76,13 +77,21 @@ def plasticity(method: Method, data: Data, index: int) -> Plasticity | None:
 
 @contextmanager
 def hidden_units(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The activations of the hidden layers that are called inside, in their order: (B, units) or (B, channels, ...)."""
+    """The activations of the hidden layers that are called inside, in their order: (B, units) or (B, channels, ...).
+    The units of a linear layer for several positions, such as tokens, are last, and come to the place of channels.
+    """
     found: list[Tensor] = []
+    width = 0  # of the last layer with weights, where that was linear
 
-    def note(_: nn.Module, __: object, h: Tensor) -> None:
-        found.append(h)
+    def note(part: nn.Module, _: object, h: Tensor) -> None:
+        nonlocal width
+        if isinstance(part, ACTIVATIONS):
+            found.append(h.movedim(-1, 1) if h.shape[-1] == width else h)
+        else:
+            width = part.out_features if isinstance(part, nn.Linear) else 0
 
-    hooks = [part.register_forward_hook(note) for part in module.modules() if isinstance(part, ACTIVATIONS)]
+    noted = (*ACTIVATIONS, nn.Linear, nn.Conv2d)
+    hooks = [part.register_forward_hook(note) for part in module.modules() if isinstance(part, noted)]
     try:
         yield found
     finally:

@@ -59,6 +59,22 @@ def test_dead_units_give_0_on_every_image_of_the_new_task(network: list[str]) ->
     assert found.dead[0] == int(zero.sum())
 
 
+def test_the_units_of_a_linear_layer_for_tokens_are_its_outputs() -> None:
+    """Each row of pixels is a token: not the tokens, though these are where a convolution has its channels."""
+    scenario, method = made("finetune", "scenario=domain_incremental")
+    layer, width = nn.Linear(scenario.problem.image_shape[-1], 6), 6 * scenario.problem.image_shape[-2]
+    with torch.no_grad():
+        layer.bias[[1, 4]] = -100.0
+    features = nn.Sequential(nn.Flatten(1, 2), layer, nn.ReLU(), nn.Flatten(), nn.Linear(width, 3), nn.ReLU())
+    method.network.features, method.network.head = features, nn.Linear(3, 10)
+    data = scenario.tasks[1].train
+    found = there(plasticity(method, data, 1))
+    assert found.units == [6, 3]
+    h = layer(next(data.batches(len(data))).x.flatten(1, 2)).relu().detach()
+    assert found.dead[0] == int((h == 0).all(0).all(0).sum()) >= 2
+    assert found.effective_rank[0] == pytest.approx(there(effective_rank(h.mean(1))), rel=1e-4)
+
+
 @pytest.mark.parametrize("n", [3, 2000, 2001, 7000])
 def test_at_most_2000_images_at_equal_distances_are_looked_at(n: int) -> None:
     scenario, method = made("finetune", "scenario=domain_incremental")
