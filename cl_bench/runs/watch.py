@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from cl_bench.config import KnownError, Stopped
+from cl_bench.config import InputError, KnownError, Stopped
 from cl_bench.evaluation.plasticity import OnlineAccuracy
 from cl_bench.methods.base import Learner
 from cl_bench.networks.optimizers import clip_gradients
@@ -114,6 +114,7 @@ class Watch(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.optimizer_steps = self.optimizer_steps or [0] * len(trainer.optimizers)
         self._names = {parameter: name for name, parameter in module.named_parameters()}
+        self._check_optimizers(trainer)
         for number, optimizer in enumerate(trainer.optimizers):
             if self.gradient_clip:
                 optimizer.register_step_pre_hook(self._clip)
@@ -123,6 +124,16 @@ class Watch(pl.Callback):
         if self.course:
             self.course.begin(trainer.optimizers, self._saved["step"] if self._saved else 0)
         self._began, self._before = time.monotonic(), self.seconds
+
+    def _check_optimizers(self, trainer: pl.Trainer) -> None:
+        """Raises InputError for what `configure_optimizers` gave and a phase can't follow: nothing steps a scheduler of
+        Lightning, and weights that are no part of the module are in no state."""
+        where = f"method: {type(self.module).__name__}.configure_optimizers"
+        if trainer.lr_scheduler_configs:
+            raise InputError(f"{where} returns a scheduler, which no run steps or saves; return the optimizer alone")
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        if any(p not in self._names for group in groups for p in group["params"]):
+            raise InputError(f"{where} steps weights that no state holds; make them parameters of the module")
 
     def _put_back(self, trainer: pl.Trainer, saved: dict[str, Any]) -> None:
         """The optimizers and the generators as they were when the phase was cut."""
@@ -248,9 +259,12 @@ class Watch(pl.Callback):
     def _check(self) -> list[Logged]:
         """The logged numbers of a chunk, for which a GPU is waited for once.
 
-        Raises Diverged with the first number that is not finite, before anything of the chunk is saved.
+        Raises Diverged with the first number that is not finite, before anything of the chunk is saved, and InputError
+        for what is no number of a tensor.
         """
         found = [(at, 0, name, value) for at, name, value in self.module.logs]
+        if odd := [name for *_, name, value in found if not (torch.is_tensor(value) and value.dim() == 0)]:
+            raise InputError(f"{self.where}: a step logs {odd[0]!r}, which is no tensor of one number; see train_step")
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
         found += [(self.module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()

@@ -10,7 +10,10 @@ import pytest
 import torch
 from conftest import Compose, Killed, killed_after
 
+from cl_bench.config import InputError
 from cl_bench.config.names import folder_of, key_of
+from cl_bench.methods.base import Classifier
+from cl_bench.methods.finetune import Finetune
 from cl_bench.record import Phase, Results
 from cl_bench.runs.fit import Fit
 from cl_bench.runs.folder import RunFolder
@@ -99,6 +102,37 @@ def test_a_phase_returns_the_last_value_of_each_loss(small: Compose) -> None:
     last = {(row.task, row.phase, row.name): row.value for row in single}
     assert {(task, phase.phase, name): x for task, phase in phases for name, x in phase.losses.items()} == last
     assert len(last) > len(phases)
+
+
+def _scheduled(self: Classifier) -> Any:
+    optimizer = self.optimizer(self.network.parameters())
+    return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+def _of_another(self: Classifier) -> Any:
+    return self.optimizer([*self.network.parameters(), torch.nn.Parameter(torch.zeros(3))])
+
+
+def _float(self: Classifier, batch: Any, optimizers: Any) -> Any:
+    return {"loss": float(Classifier.train_step(self, batch, optimizers)["loss"])}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "why"),
+    [
+        ("configure_optimizers", _scheduled, r"^method: Finetune\.configure_optimizers returns a scheduler"),
+        ("configure_optimizers", _of_another, r"^method: Finetune\.configure_optimizers steps weights that no state"),
+        ("train_step", _float, "^task 1, train: a step logs 'loss', which is no tensor of one number"),
+        ("train_step", lambda *_: {"loss": torch.zeros(3)}, "^task 1, train: a step logs 'loss', which is no tensor"),
+    ],
+)
+def test_what_a_phase_cannot_follow_is_refused(
+    name: str, wrong: Any, why: str, small: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler would never be stepped, nor the weights be there again after a kill."""
+    monkeypatch.setattr(Finetune, name, wrong)
+    with pytest.raises(InputError, match=why):
+        run(small("method=finetune"))
 
 
 @pytest.mark.parametrize("where", ["in the second phase", "after the last chunk of the first"])
