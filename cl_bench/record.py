@@ -84,6 +84,8 @@ class Diagnostics:
         >>> Diagnostics.of({"generator_bytes": 80, "rounds": 3}).more
         {'rounds': 3}
         """
+        if not isinstance(noted, Mapping):  # such as what a phase returned
+            raise InputError(f"diagnostics of the method: learn returns a {type(noted).__name__}; return a dictionary")
         named = {field.name for field in fields(cls)} - {"more"}
         more = {name: value for name, value in noted.items() if name not in named}
         found = {name: value for name, value in noted.items() if name in named} | {"more": more or None}

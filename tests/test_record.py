@@ -158,3 +158,10 @@ def test_late_plasticity_has_only_what_each_of_the_last_tasks_has() -> None:
     assert "late_online_accuracy" not in results([[0.5]], tasks=[plastic_record(0), unknown]).late_plasticity
     assert "late_dead_units" in results([[0.5]], tasks=[plastic_record(0), unknown]).late_plasticity
     assert results([[0.5]], tasks=[]).late_plasticity == {}
+
+
+def test_what_learn_returns_is_a_dictionary() -> None:
+    """Not what a phase returned, for one."""
+    phase: Any = Phase("train", 1, [1], 1.0, {}, [])
+    with pytest.raises(InputError, match=r"^diagnostics of the method: learn returns a Phase; return a dictionary$"):
+        Diagnostics.of(phase)
