@@ -73,8 +73,8 @@ class RunFolder:
 
     def write_results(self, results: Results) -> None:
         text = readable(files.sealed(to_json(results)))
-        files.write(self.path / "results.json", lambda file: file.write_bytes(text.encode()))
-        files.write(self.path / "accuracy.csv", lambda file: _write_accuracy(file, results))
+        self.replace("results.json", lambda file: file.write_bytes(text.encode()))
+        self.replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
     def save_task(self, index: int, state: dict[str, Any]) -> None:
         """Keeps the state at the end of a task; of the older ones as many as `keep` says."""
@@ -149,7 +149,7 @@ class RunFolder:
     def _save(self, name: str, state: dict[str, Any]) -> None:
         archive = files.to_archive(state | {"key": self.key, "version": cl_bench.__version__, "layout": LAYOUT})
         (self.path / "checkpoints").mkdir(exist_ok=True)
-        files.write(self.path / "checkpoints" / name, archive)
+        self.replace(f"checkpoints/{name}", archive)
 
     def _load(self, name: str) -> dict[str, Any] | None:
         file = self.path / "checkpoints" / name
@@ -178,6 +178,10 @@ class RunFolder:
         """Puts a checkpoint out of the way of those to come; it isn't ours to delete."""
         aside = file.replace(file.with_name(f"{file.name}.unusable"))
         self.say(f"{file} {why}; it is now {aside.name}, and the run goes on from what was saved before it")
+
+    def replace(self, name: str, make: Callable[[Path], Any]) -> None:
+        """Writes a file of the folder, see `files.write`."""
+        files.write(self.path / name, make)
 
 
 def at_work(folder: Path) -> bool:
