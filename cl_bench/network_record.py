@@ -154,7 +154,7 @@ class ByClass:
     """What was answered to the test images of the tasks so far.
 
     accuracy: on the images of each output; None where there are none. confusion: how many images of each class (row)
-    were taken for each class (column). per_row: neighbouring classes that share a row and a column, 1 but for many.
+    were taken for each class (column). per_row: neighboring classes that share a row and a column, 1 but for many.
     """
 
     accuracy: list[Accuracy]

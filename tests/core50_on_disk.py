@@ -35,7 +35,7 @@ def path_of(session: int, object: int, frame: int) -> str:
 
 
 def picture(session: int, object: int, frame: int, size: int) -> np.ndarray:
-    """An object is a colour and a place, a session a background, and no two frames are the same."""
+    """An object is a color and a place, a session a background, and no two frames are the same."""
     place = OBJECTS.index(object)
     image = np.full((size, size, 3), 20 * session, np.uint8)
     half, third = size // 2, size // 3

@@ -1,4 +1,4 @@
-"""Pictures of one grey each, so that what was read says which file it came from."""
+"""Pictures of one gray each, so that what was read says which file it came from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from cl_bench.config import InputError
 
 
-def write_picture(file: Path, grey: int, size: tuple[int, int] = (12, 10), mode: str = "L") -> None:
+def write_picture(file: Path, gray: int, size: tuple[int, int] = (12, 10), mode: str = "L") -> None:
     """Lossless whatever the ending says."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, grey).convert(mode).save(file, format="png")
+    Image.new("L", size, gray).convert(mode).save(file, format="png")
 
 
-def greys(images: Tensor | None) -> list[int]:
-    """The grey of each image, which is the same everywhere in it."""
+def grays(images: Tensor | None) -> list[int]:
+    """The gray of each image, which is the same everywhere in it."""
     assert images is not None
     assert (images == images[:, :1, :1, :1]).all()
     return images[:, 0, 0, 0].tolist()

@@ -347,10 +347,10 @@ def test_predictions_are_those_that_were_measured(er: cl_bench.Run, images: Data
 def test_images_may_come_in_any_usual_form(er: cl_bench.Run, images: Dataset) -> None:
     x = images.x_test[:50]
     expected = er.predict(x).tolist()
-    grey = x.squeeze(1)
-    for form in (x.numpy(), grey, grey.numpy(), grey.unsqueeze(3).numpy(), x / 255, (grey / 255).double().numpy()):
+    gray = x.squeeze(1)
+    for form in (x.numpy(), gray, gray.numpy(), gray.unsqueeze(3).numpy(), x / 255, (gray / 255).double().numpy()):
         assert er.predict(form).tolist() == expected
-    assert er.predict(grey.numpy()[::-1]).tolist() == expected[::-1]
+    assert er.predict(gray.numpy()[::-1]).tolist() == expected[::-1]
     assert er.predict((x / 255).half()).shape == (50,)
     assert er.predict(x[:0]).tolist() == []
     assert as_images(np.zeros((2, 3, 3, 3), np.uint8), (3, 3, 3)).shape == (2, 3, 3, 3)

@@ -260,7 +260,7 @@ def test_its_state_is_all_it_remembers(method: str, small: Compose, tmp_path: Pa
 def test_what_a_phase_needed_goes_when_it_ends(
     method: str, small: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images that aren't kept, and optimisers, without waiting for Python to look for circles, which it does seldom."""
+    """Images that aren't kept, and optimizers, without waiting for Python to look for circles, which it does seldom."""
     settings = small(f"method={method}", f"scenario={KINDS[method][0]}_incremental")
     scenario, one = prepare(settings)
     images: list[weakref.ref[torch.Tensor]] = []

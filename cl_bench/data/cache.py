@@ -68,14 +68,14 @@ def named(*what: Any) -> str:
 
 
 def mapped(
-    cache: Path, name: str, blocks: Callable[[], Iterator[np.ndarray]], *, one_channel_if_grey: bool = False
+    cache: Path, name: str, blocks: Callable[[], Iterator[np.ndarray]], *, one_channel_if_gray: bool = False
 ) -> OnDisk:
     """The images of that name, which are made if they aren't there; of several runs one makes them, the others wait.
 
     Args:
         cache: the folder, see `cache_of`. name: see `named`.
         blocks: uint8 arrays (B, C, H, W), one after another all images.
-        one_channel_if_grey: three channels become one where they are equal in every image.
+        one_channel_if_gray: three channels become one where they are equal in every image.
 
     Raises InputError where they can't be written, and what `blocks` raises.
     """
@@ -89,7 +89,7 @@ def mapped(
                 shape = known(file, record) or checked_again(file, record)
                 if shape is None:
                     log.info("images that stay on disk are written to %s, once", file)
-                    shape = make(file, record, blocks, one_channel_if_grey)
+                    shape = make(file, record, blocks, one_channel_if_gray)
         except OSError as error:
             way = "make room there, choose another data_dir, or set dataset.on_disk=false"
             raise InputError(f"dataset.on_disk: can't write {file} ({error.strerror or error}); {way}") from error
@@ -135,17 +135,17 @@ def checked_again(file: Path, record: Path) -> tuple[int, ...] | None:
 
 
 def make(
-    file: Path, record: Path, blocks: Callable[[], Iterator[np.ndarray]], one_channel_if_grey: bool
+    file: Path, record: Path, blocks: Callable[[], Iterator[np.ndarray]], one_channel_if_gray: bool
 ) -> tuple[int, ...]:
     """Writes the images and what is known of them, and returns their shape."""
-    fresh, colour = file.with_suffix(".new"), file.with_suffix(".colour")
+    fresh, color = file.with_suffix(".new"), file.with_suffix(".color")
     found: list[Any] = []
 
     def write(path: Path) -> None:
-        shape, digest, grey = write_images(path, blocks())
-        if one_channel_if_grey and grey and shape[1] > 1:
-            path.replace(colour)
-            whole = OnDisk([ImageFile(colour, HEADER, shape)])
+        shape, digest, gray = write_images(path, blocks())
+        if one_channel_if_gray and gray and shape[1] > 1:
+            path.replace(color)
+            whole = OnDisk([ImageFile(color, HEADER, shape)])
             shape, digest, _ = write_images(path, (block.numpy()[:, :1] for block in whole.blocks()))
         found[:] = shape, digest
 
@@ -157,17 +157,17 @@ def make(
         fresh.unlink(missing_ok=True)
         raise
     finally:
-        colour.unlink(missing_ok=True)
+        color.unlink(missing_ok=True)
     return tuple(found[0])
 
 
 def write_images(path: Path, blocks: Iterable[np.ndarray]) -> tuple[tuple[int, ...], str, bool]:
     """Writes a .npy file; returns its shape, the SHA-256 of its values, and whether all channels are equal."""
-    digest, n, like, grey = hashlib.sha256(), 0, (), True
+    digest, n, like, gray = hashlib.sha256(), 0, (), True
     with path.open("wb") as out:
         out.seek(HEADER)
         for block in map(np.ascontiguousarray, blocks):
-            n, like, grey = n + len(block), block.shape[1:], grey and bool((block == block[:, :1]).all())
+            n, like, gray = n + len(block), block.shape[1:], gray and bool((block == block[:, :1]).all())
             digest.update(block.data)
             if block.any():
                 out.write(block.data)
@@ -178,7 +178,7 @@ def write_images(path: Path, blocks: Iterable[np.ndarray]) -> tuple[tuple[int, .
         about = {"descr": "|u1", "fortran_order": False, "shape": (n, *like)}
         np.lib.format.write_array_header_1_0(out, about)
         assert out.tell() == HEADER
-    return (n, *like), digest.hexdigest(), grey
+    return (n, *like), digest.hexdigest(), gray
 
 
 def write_record(file: Path, record: Path, shape: Iterable[int], digest: str) -> None:

@@ -72,7 +72,7 @@ def known() -> Iterator[str]:
 def digits(*, size: Side | None = None, classes: Classes | None = None) -> Dataset:
     """1,797 handwritten 8x8 digits that come with the package (UCI, see NOTICE).
 
-    Their 17 grey levels 0..16 are stored as round(level * 255 / 16). A fifth of each digit, evenly spaced in
+    Their 17 gray levels 0..16 are stored as round(level * 255 / 16). A fifth of each digit, evenly spaced in
     UCI's order, are the test images: 1,438 + 359.
     """
     file = Path(__file__).with_name("digits.npz")
@@ -88,13 +88,13 @@ def mnist(
 
 
 def fashion_mnist(data_dir: Path, *, size: Side | None = None, classes: Classes | None = None) -> Dataset:
-    """70,000 grey 28x28 pictures of clothes, ten kinds."""
+    """70,000 gray 28x28 pictures of clothes, ten kinds."""
     clothes = replace(_mnist("fashion_mnist", data_dir, size), class_names=class_names.FASHION_MNIST)
     return some_classes(clothes, classes)
 
 
 def svhn(data_dir: Path, *, size: Side | None = None, classes: Classes | None = None) -> Dataset:
-    """99,289 colour 32x32 house-number digits; the label 10 of the files is the digit 0."""
+    """99,289 color 32x32 house-number digits; the label 10 of the files is the digit 0."""
     from scipy.io import loadmat
 
     arrays = []
@@ -121,7 +121,7 @@ def svhn(data_dir: Path, *, size: Side | None = None, classes: Classes | None = 
 def cifar10(
     data_dir: Path, *, size: Side | None = None, augment: bool = True, classes: Classes | None = None
 ) -> Dataset:
-    """60,000 colour 32x32 photographs of ten kinds of thing."""
+    """60,000 color 32x32 photographs of ten kinds of thing."""
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
     photographs = replace(_cifar("cifar10", data_dir, size), class_names=class_names.CIFAR10)
     return seen_as(some_classes(photographs, classes), augment, mean, std)
@@ -130,7 +130,7 @@ def cifar10(
 def cifar100(
     data_dir: Path, *, size: Side | None = None, augment: bool = True, classes: Classes | None = None
 ) -> Dataset:
-    """60,000 colour 32x32 photographs of a hundred kinds of thing (the fine labels)."""
+    """60,000 color 32x32 photographs of a hundred kinds of thing (the fine labels)."""
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     photographs = replace(_cifar("cifar100", data_dir, size), class_names=class_names.CIFAR100)
     return seen_as(some_classes(photographs, classes), augment, mean, std)

@@ -111,7 +111,7 @@ def pictures_of(
     content = found(digest_of(files if held_in is None else held_in, str(cache)), where)
     which = () if held_in is None else ([*map(str, files)],)
     name = named(content, *which, size, grayscale, background, PIL.__version__)
-    return mapped(cache, name, blocks, one_channel_if_grey=grayscale is None)
+    return mapped(cache, name, blocks, one_channel_if_gray=grayscale is None)
 
 
 def found(content: str | None, where: str) -> str:

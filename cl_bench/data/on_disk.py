@@ -48,7 +48,7 @@ class ImageFile:
             raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
 
     def index_select(self, dim: int, index: Tensor, /) -> Tensor:
-        """These rows (int64), one call for each run of neighbours. Raises InputError where they are missing."""
+        """These rows (int64), one call for each run of neighbors. Raises InputError where they are missing."""
         rows = index.numpy()
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         into, size = images.reshape(-1).data, math.prod(self.shape[1:])

@@ -66,7 +66,7 @@ def image_folder(
 
     Without train and test folders, `test_fraction` of each class, evenly spaced in the order of the file
     names, are the test images. Those of path/val/CLASS are for selection, in place of a share of the training images.
-    Every picture's centre square becomes `size` wide, as `pictures.square` says.
+    Every picture's center square becomes `size` wide, as `pictures.square` says.
     """
     where, root = f"dataset=image_folder: {path}", place(path, "dataset.path")
     listed = listed_below(root, where)

@@ -81,8 +81,8 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
 def read_pictures(
     files: Sequence[Picture], size: int, grayscale: bool | None, background: Background, where: str
 ) -> np.ndarray:
-    """The centre square of each picture, uint8, shape (N, C, size, size); decoding lets go of the interpreter, hence
-    threads. C is 3, or 1 if `grayscale` is true, or null and every picture is grey.
+    """The center square of each picture, uint8, shape (N, C, size, size); decoding lets go of the interpreter, hence
+    threads. C is 3, or 1 if `grayscale` is true, or null and every picture is gray.
 
     Raises InputError with the name of a file that is damaged, or has no one right reading.
     """
@@ -127,7 +127,7 @@ class Unclear(Exception):
 
 
 def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, background: Background) -> np.ndarray:
-    """The centre of a picture, its shorter side resized to `size`: uint8, shape (size, size, 1 or 3).
+    """The center of a picture, its shorter side resized to `size`: uint8, shape (size, size, 1 or 3).
 
     Turned as its EXIF data say; 16 bits are scaled to 8; what is transparent shows the background.
     Raises Unclear for several pictures in a file and for depths whose white isn't known.
@@ -163,23 +163,23 @@ def check_fourth_bytes(picture: ImageFile.ImageFile) -> None:
 
 
 def _eight_bits(picture: Image.Image, file: ImageFile.ImageFile) -> np.ndarray:
-    """A grey picture of up to 16 bits as uint8."""
+    """A gray picture of up to 16 bits as uint8."""
     values = np.asarray(picture)
     tags = getattr(file, "tag_v2", {})  # of a TIFF file
     bits = tags.get(258, (16,))[0]
     if picture.mode == "I" and file.format not in ("PNG", "PPM"):  # theirs are 16 bits
         raise Unclear("holds 32-bit numbers, whose black and white aren't known; save it with 8 or 16 bits")
-    grey = np.round(values.astype(np.float32) * (255 / (2**bits - 1))).astype(np.uint8)
-    return 255 - grey if tags.get(262) == 0 else grey  # 0 is white
+    gray = np.round(values.astype(np.float32) * (255 / (2**bits - 1))).astype(np.uint8)
+    return 255 - gray if tags.get(262) == 0 else gray  # 0 is white
 
 
 def _laid_on(background: Background, picture: Image.Image) -> Image.Image:
     flat = Image.new("RGBA", picture.size, background)
     flat.alpha_composite(picture)
-    pixels, colours = np.asarray(picture), np.asarray(flat.convert("RGB"))
+    pixels, colors = np.asarray(picture), np.asarray(flat.convert("RGB"))
     if not pixels[..., 3].any():
         raise Unclear("is transparent all over; save it without its alpha channel")
-    if (colours == colours[0, 0]).all() and not (pixels == pixels[0, 0]).all():
+    if (colors == colors[0, 0]).all() and not (pixels == pixels[0, 0]).all():
         other = "black" if background == "white" else "white"
         raise Unclear(f"vanishes on a {background} background; set dataset.background={other}")
     return flat

@@ -31,7 +31,7 @@ def rotating_pairs(
 ) -> Scenario:
     """Two classes at a time, each image turned a little further than the one before (Buzzega et al., 2020).
 
-    The classes are a ring, and the pairs are neighbours: (0, 1), (1, 2), ..., (8, 0). So a class stays for two pairs,
+    The classes are a ring, and the pairs are neighbors: (0, 1), (1, 2), ..., (8, 0). So a class stays for two pairs,
     and the stream goes round the ring `visits` times. The images of a class come once each, in an order drawn from the
     seed, and turn by 360 degrees in all: no two of a class stand at the same angle. Class i begins at (i - 1) times the
     angle of one pair, so that the two of a pair stand alike, unless one is the first class. A pair is a segment of the

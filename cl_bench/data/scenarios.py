@@ -160,7 +160,7 @@ def sequence(
 ) -> Scenario:
     """One data set after another: MNIST, then SVHN, then digits.
 
-    Grey images become colour where any set has colour. All take one size: `size` by `size`, or the largest height and
+    Gray images become color where any set has color. All take one size: `size` by `size`, or the largest height and
     the largest width among them; they keep their proportions, black is around them.
     Domain-incremental sets must have the same number of classes: they share the outputs.
     max_train, max_test: at most so many images of each set, drawn from the seed, one of each class at least.

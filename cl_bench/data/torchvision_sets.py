@@ -100,7 +100,7 @@ def torchvision_set(
 
     train, test, val: splits by the names that the set has for them. options: other arguments of its class.
     size: images of one size are resized to fit in a square; photographs, which differ in size, become the squares at
-    their centres, and need one.
+    their centers, and need one.
     Raises InputError for another set, split or option, and for files that are missing or damaged.
     """
     if name not in SETS:
@@ -193,7 +193,7 @@ def read(
 ) -> tuple[np.ndarray | OnDisk, np.ndarray, list[str]]:
     """The images, labels and class names of a split.
 
-    size: of the square at each centre, None for the images' own. on_disk: see `cache.stays_on_disk`.
+    size: of the square at each center, None for the images' own. on_disk: see `cache.stays_on_disk`.
     """
     import torchvision
     from torchvision import datasets

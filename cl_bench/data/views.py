@@ -43,7 +43,7 @@ class Rotate(nn.Module):
 
 
 def turned(x: Tensor, degrees: Tensor) -> Tensor:
-    """Float images, shape (B, C, H, W), each turned about its centre by its own degrees, (B,), counter-clockwise and
+    """Float images, shape (B, C, H, W), each turned about its center by its own degrees, (B,), counter-clockwise and
     bilinearly; what comes in is black.
 
     >>> turned(torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]]), torch.tensor([90.0])).round().tolist()

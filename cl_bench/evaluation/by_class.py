@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from cl_bench.record import ByClass, thinned
 
 MOST_CLASSES = 400
-"""Of a confusion matrix; of more, neighbours share a row and a column."""
+"""Of a confusion matrix; of more, neighbors share a row and a column."""
 CELLS = 200_000
 """Of all confusion matrices of a run that are kept, about 0.7 MB of JSON."""
 ACCURACIES = 50_000

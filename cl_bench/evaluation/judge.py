@@ -94,7 +94,7 @@ class Judge:
             images=count,
             FID=to_json(fid),
             FID_mean=sum(distances) / len(distances) if distances else None,
-            features="inception_v3" if self.sees_colour else "judge",
+            features="inception_v3" if self.sees_color else "judge",
             MeRGAN_score=to_json(score),
             MeRGAN_score_mean=to_json(sum(scores) / len(scores)),
             judge_accuracy=to_json(accuracy),
@@ -143,16 +143,16 @@ class Judge:
 
     @cached_property
     def features(self) -> Callable[[Tensor], Tensor]:
-        """Images in [0, 1] -> (B, D): InceptionV3 for images in colour where there are a GPU (a CPU takes a third of a
+        """Images in [0, 1] -> (B, D): InceptionV3 for images in color where there are a GPU (a CPU takes a third of a
         second for each image) and its weights, else what the judge's last layer sees."""
-        if not self.sees_colour:
+        if not self.sees_color:
             return self.network.features
         with seeded(0, "inception"):  # its weights are drawn before they are read
             inception = FrechetInceptionDistance(2048).inception.to(self.device)
         return lambda x: inception((x * 255).byte())
 
     @cached_property
-    def sees_colour(self) -> bool:
+    def sees_color(self) -> bool:
         """Whether InceptionV3 is wanted and at hand."""
         weights = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
         wanted = self.problem.image_shape[0] == 3 and self.device.type != "cpu"

@@ -13,7 +13,7 @@ from cl_bench.networks.resnet import Residual
 
 
 class ConditionalResNetGenerator(ConditionalGenerator):
-    """A linear layer to 4x4 to 7x7, then residual blocks that double the side, and a convolution to the colours.
+    """A linear layer to 4x4 to 7x7, then residual blocks that double the side, and a convolution to the colors.
 
     Layer normalization stands where the paper has a batch normalization with weights per class; the class comes with
     the noise alone.

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn with the page's own colours: they follow its dark mode and need no script.
+"""Charts as inline SVG, drawn with the page's own colors: they follow its dark mode and need no script.
 
 Every mark says its name and value in a <title>, which a pointer shows, and charts.js on a tap.
 """
@@ -142,10 +142,10 @@ class Frame:
             parts.append(f'<text x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{self.y_axis.write(value)}</text>')
         parts += [f'<path class="axis" d="M{self.x(value):.1f} {base}v4"/>' for value, _ in ticks]
         parts += tick_texts([(self.x(value), text) for value, text in ticks], base + 18)
-        centre = (LEFT + self.right) / 2
+        center = (LEFT + self.right) / 2
         middle_y, below = (TOP + base) / 2, self.height - 8
         titles = (
-            f'<text class="title" x="{centre:.1f}" y="{below}" text-anchor="middle">{escape(self.x_axis.title)}'
+            f'<text class="title" x="{center:.1f}" y="{below}" text-anchor="middle">{escape(self.x_axis.title)}'
             f'</text><text class="title" transform="translate(14 {middle_y:.1f}) rotate(-90)" text-anchor="middle">'
             f"{escape(self.y_axis.title)}</text>"
         )
@@ -189,10 +189,10 @@ def tick_texts(ticks: Sequence[tuple[float, str]], y: float) -> list[str]:
     for at, text in ticks:
         text = cut(text)
         half = LETTER * len(text) / 2
-        centre = min(max(at, half), WIDTH - half)
-        if centre - half >= end:
-            parts.append(f'<text x="{centre:.1f}" y="{y:g}" text-anchor="middle">{escape(text)}</text>')
-            end = centre + half
+        center = min(max(at, half), WIDTH - half)
+        if center - half >= end:
+            parts.append(f'<text x="{center:.1f}" y="{y:g}" text-anchor="middle">{escape(text)}</text>')
+            end = center + half
     return parts
 
 
@@ -202,7 +202,7 @@ def drawing(label: str, height: float, parts: Sequence[str]) -> Markup:
 
 
 def opening(series: Series) -> str:
-    return f'<g class="series c{series.style.colour}" data-id="{series.id}">'
+    return f'<g class="series c{series.style.color}" data-id="{series.id}">'
 
 
 def marker(series: Series, px: float, py: float, where: str, y: Axis, value: Estimate) -> str:
@@ -223,7 +223,7 @@ def swatch(style: Style) -> Markup:
     """A short piece of a series for a legend."""
     dash = f' stroke-dasharray="{DASHES[style.dash]}"' if style.dash else ""
     return Markup(
-        f'<svg class="swatch series c{style.colour}" viewBox="0 0 30 12" aria-hidden="true">'
+        f'<svg class="swatch series c{style.color}" viewBox="0 0 30 12" aria-hidden="true">'
         f'<path class="line" d="M1 6H29"{dash}/><g transform="translate(15 6)">{style.shape}</g></svg>'
     )
 

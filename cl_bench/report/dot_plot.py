@@ -72,8 +72,8 @@ def dot_plot(
             start, end = map(at, interval(value))
             parts.append(f'<path class="interval" d="M{start:.1f} {py:.1f}H{end:.1f}"/>')
         parts += [marker(curve, at(value.mean), py, f"{x.title} {x.write(middle(last))}", y, value), "</g>"]
-    centre = (left + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="title" x="{centre:.1f}" y="{base + 34}" text-anchor="middle">{escape(y.title)}</text>')
+    center = (left + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="title" x="{center:.1f}" y="{base + 34}" text-anchor="middle">{escape(y.title)}</text>')
     if any(len(curve.points) > 1 for curve in rows):
         ends = {x.write(middle(curve.points[-1][0])) for curve in rows}
         last = f"{x.title} {ends.pop()}" if len(ends) == 1 else f"the last {x.title} of each"

@@ -1,4 +1,4 @@
-"""How methods look in every chart: a colour for each family, a marker for each method within it."""
+"""How methods look in every chart: a color for each family, a marker for each method within it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = (
     "reference",
     "other",
 )
-"""The place of a family is the number of its colour in page.css."""
+"""The place of a family is the number of its color in page.css."""
 
 DASHES = ("", "6 3", "2 3", "9 3 2 3")
 SHAPES = (
@@ -55,9 +55,9 @@ def family_of(method: str) -> str:
 
 @dataclass(frozen=True)
 class Style:
-    """How a series looks everywhere: numbers of its colour, marker and dash."""
+    """How a series looks everywhere: numbers of its color, marker and dash."""
 
-    colour: int
+    color: int
     marker: int
     dash: int
 

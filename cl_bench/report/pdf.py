@@ -1,4 +1,4 @@
-"""The charts of a page as PDF files: the same SVG with the same page.css, in its light colours, drawn by matplotlib."""
+"""The charts of a page as PDF files: the same SVG with the same page.css, in its light colors, drawn by matplotlib."""
 
 from __future__ import annotations
 

@@ -341,8 +341,8 @@ def near(line: Sequence[tuple[float, float]], series: Sequence[Series]) -> bool:
 def share_axis(title: str, series: Sequence[Series], more: Sequence[float] = ()) -> Axis:
     """An axis of percentages around what there is. more: other values that it has to reach."""
     values = [*more, *(value.mean for curve in series for _, value in curve.points)]
-    centre, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
-    values += [centre - 0.5, centre + 0.5]  # less than a point isn't worth the whole height
+    center, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
+    values += [center - 0.5, center + 0.5]  # less than a point isn't worth the whole height
     ends = [end for curve in series for _, v in curve.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
     # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
     values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]

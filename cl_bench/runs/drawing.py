@@ -1,4 +1,4 @@
-"""What the figures of a run share: colours, markers, labels of tasks, and how a figure is saved.
+"""What the figures of a run share: colors, markers, labels of tasks, and how a figure is saved.
 
 The object-oriented API of matplotlib throughout: pyplot costs a second and keeps figures in global state.
 """
@@ -25,7 +25,7 @@ from cl_bench.record import MOST_TASKS, thinned
 logging.getLogger("matplotlib").setLevel(logging.WARNING)  # names on an axis that could be numbers are a line each
 
 Matrix = Sequence[Sequence[float | None]]
-ORDERED = colormaps["viridis"]  # early tasks dark, late ones light; told apart by the colour-blind too
+ORDERED = colormaps["viridis"]  # early tasks dark, late ones light; told apart by the color-blind too
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 LEGEND_ROWS = 12
@@ -104,12 +104,12 @@ def references(axes: Axes, x: np.ndarray, joint: Any, chance: Any) -> None:
 
 
 def legend_of_tasks(figure: Figure, axes: Axes, T: int) -> None:
-    """Names the curves of the tasks beside the axes; many are told by colour alone, and the mean, and what the curves
+    """Names the curves of the tasks beside the axes; many are told by color alone, and the mean, and what the curves
     are held against, by name."""
     if T <= MOST_TASKS:
         figure.legend(loc="outside right upper", ncols=1 + T // LEGEND_ROWS, fontsize=8, frameon=False)
         return
-    colourbar(figure, axes, T, "task")
+    colorbar(figure, axes, T, "task")
     lines = [line for line in axes.lines if not str(line.get_label()).startswith(("task ", "_"))]
     axes.legend(handles=lines, fontsize=8, framealpha=0.7)
 
@@ -121,18 +121,18 @@ def as_shares(axes: Axes) -> None:
 
 
 def legend(figure: Figure, axes: Axes, n_classes: int) -> None:
-    """Names the curves of the classes beside the axes, by colour alone where they are many."""
+    """Names the curves of the classes beside the axes, by color alone where they are many."""
     if n_classes <= 2 * LEGEND_ROWS:
         figure.legend(loc="outside right upper", ncols=1 + n_classes // LEGEND_ROWS, fontsize=8, frameon=False)
     else:
-        colourbar(figure, axes, n_classes, "class")
+        colorbar(figure, axes, n_classes, "class")
 
 
-def colourbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
-    """The colours of `curves`, whose last is not the lightest."""
-    colours = ListedColormap(ORDERED(np.linspace(0, 0.88, n)))
+def colorbar(figure: Figure, axes: Axes, n: int, what: str) -> None:
+    """The colors of `curves`, whose last is not the lightest."""
+    colors = ListedColormap(ORDERED(np.linspace(0, 0.88, n)))
     first = int(what == "task")  # tasks are numbered from 1, classes as their outputs
-    figure.colorbar(ScalarMappable(Normalize(first, first + n - 1), colours), ax=axes, label=what, aspect=30)
+    figure.colorbar(ScalarMappable(Normalize(first, first + n - 1), colors), ax=axes, label=what, aspect=30)
 
 
 def save(figure: Figure, path: Path) -> None:

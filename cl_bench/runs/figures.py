@@ -22,7 +22,7 @@ from cl_bench.runs.drawing import (
     Matrix,
     as_shares,
     as_text,
-    colourbar,
+    colorbar,
     curves,
     legend,
     legend_of_tasks,
@@ -101,8 +101,8 @@ def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     shade = {"cmap": "Blues", "vmin": 0, "vmax": 1, "alpha": np.where(future, 0.35, 1.0)}
     heat = axes.imshow(accuracy, aspect="auto" if len(rows) < T else "equal", **shade)
     for i, j in np.argwhere(~np.isnan(accuracy)) if not many else ():
-        colour = "0.45" if future[i, j] else "white" if accuracy[i, j] > 0.55 else "black"
-        axes.text(j, i, f"{100 * accuracy[i, j]:.0f}", ha="center", va="center", color=colour, fontsize=9)
+        color = "0.45" if future[i, j] else "white" if accuracy[i, j] > 0.55 else "black"
+        axes.text(j, i, f"{100 * accuracy[i, j]:.0f}", ha="center", va="center", color=color, fontsize=9)
     ends = np.arange(len(rows)) + 0.5
     axes.plot(np.repeat(rows + 0.5, 2), np.stack([ends - 1, ends], axis=1).ravel(), color="black", linewidth=1.2)
     named = ticked(T)
@@ -211,7 +211,7 @@ def mergan_score_over_tasks(
         if n <= 2 * LEGEND_ROWS:
             axes.legend(loc="upper left", bbox_to_anchor=(1, 1), ncols=1 + n // LEGEND_ROWS, fontsize=8, frameon=False)
         else:
-            colourbar(figure, axes, n, "task" if axes is left else "class")
+            colorbar(figure, axes, n, "task" if axes is left else "class")
     save(figure, path)
 
 
@@ -229,13 +229,13 @@ def capacity_over_tasks(capacity: Mapping[str, Capacity], path: Path) -> None:
     after, every = np.arange(1, len(facts) + 1), thinned(len(facts))
     figure = Figure(figsize=(9.5 + 2 * wide(len(facts)), 4.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, colour, marker, what in (
+    for name, color, marker, what in (
         ("new", "tab:blue", "o", "newly blocked (NB)"),
         ("reused", "tab:orange", "s", "reused (R)"),
     ):
-        left.plot(after, units[name] / units["total"], color=colour, linewidth=0.8, alpha=0.45)
+        left.plot(after, units[name] / units["total"], color=color, linewidth=0.8, alpha=0.45)
         share = units[name].sum(axis=1) / units["total"].sum(axis=1)
-        left.plot(after, share, color=colour, marker=marker, markevery=every, linewidth=2, label=what)
+        left.plot(after, share, color=color, marker=marker, markevery=every, linewidth=2, label=what)
     left.set(title="Capacity (thin: of each layer)", ylabel=f"share of all {facts[0].of}")
     as_shares(left)
 
@@ -271,9 +271,9 @@ def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float | None]
     for axes, task in zip(grid, shown, strict=False):
         mean, deviation = np.array(plasticity[labels[task]], dtype=float).T
         progress = np.linspace(0, 1, len(mean))
-        colour = ORDERED(0.88 * task / max(len(labels) - 1, 1))
-        axes.fill_between(progress, mean - deviation, mean + deviation, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(progress, mean, color=colour, linewidth=1.8)
+        color = ORDERED(0.88 * task / max(len(labels) - 1, 1))
+        axes.fill_between(progress, mean - deviation, mean + deviation, color=color, alpha=0.25, linewidth=0)
+        axes.plot(progress, mean, color=color, linewidth=1.8)
         axes.set_title(f"task {labels[task]}", fontsize=9)
         axes.grid(alpha=0.3)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
@@ -289,7 +289,7 @@ def plasticity_in_tasks(plasticity: Mapping[str, Sequence[Sequence[float | None]
 def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequence[str] = ()) -> None:
     """How the replayed images are spread over the classes: a bar per task, stacked by class, in per cent.
 
-    Of many tasks some have a bar, and of many classes neighbours share a piece of it.
+    Of many tasks some have a bar, and of many classes neighbors share a piece of it.
 
     counts: for the label of each task that replays, the number of images of each class, in the same order.
     names: of the classes, by default their numbers.
@@ -302,7 +302,7 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
     present = [c for c in range(table.shape[1]) if table[:, c].any()]
     names = names or [str(c) for c in range(table.shape[1])]
     norm = Normalize(min(present, default=0), max(present, default=1))
-    colours = {c: ORDERED(float(norm(c))) for c in present}
+    colors = {c: ORDERED(float(norm(c))) for c in present}
     bars = max(len(labels), 4)
     figure = Figure(figsize=(2.6 + 0.55 * bars, 4.4), layout="constrained")
     axes = figure.add_subplot()
@@ -311,9 +311,9 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
         if not len(group):
             continue
         c, height = int(group[0]), share[:, group].sum(axis=1)
-        ink = "black" if sum(colours[c][:3]) > 1.4 else "white"
+        ink = "black" if sum(colors[c][:3]) > 1.4 else "white"
         edge = 0.6 if len(present) <= MOST_TASKS else 0.0
-        axes.bar(where, height, bottom=bottom, color=colours[c], edgecolor="white", linewidth=edge, width=0.85)
+        axes.bar(where, height, bottom=bottom, color=colors[c], edgecolor="white", linewidth=edge, width=0.85)
         for i in np.flatnonzero(height > 0.055).tolist() if len(group) == 1 else ():  # there is room for a name
             axes.text(i, bottom[i] + height[i] / 2, names[c], ha="center", va="center", fontsize=8, color=ink)
         bottom += height
@@ -326,7 +326,7 @@ def class_histogram(counts: Mapping[str, Sequence[int]], path: Path, names: Sequ
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.spines[["top", "right"]].set_visible(False)
     if len(present) <= 2 * LEGEND_ROWS:
-        handles = [Patch(color=colours[c], label=f"class {names[c]}") for c in reversed(present)]
+        handles = [Patch(color=colors[c], label=f"class {names[c]}") for c in reversed(present)]
         figure.legend(handles=handles, loc="outside right upper", fontsize=8, frameon=False)
     else:
         figure.colorbar(ScalarMappable(norm, ORDERED), ax=axes, label="class", aspect=30)

@@ -158,7 +158,7 @@ def importance(data_dir: str) -> dict[str, float]:
 
 
 def ratio(what: str, part: Part, mine: list[Timing], theirs: list[Timing]) -> Ratio:
-    """What is known of the turns; a ratio is of two neighbours in time."""
+    """What is known of the turns; a ratio is of two neighbors in time."""
     a, b = ([1000 * getattr(one, part) / one.steps for one in timings] for timings in (mine, theirs))
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     by_hand, ours, median = (round(statistics.median(numbers), 3) for numbers in (b, a, ratios))

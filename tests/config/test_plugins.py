@@ -183,9 +183,9 @@ class Signs:
     def __call__(self, parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.Rprop(parameters, lr=self.lr)
 
-def squares(*, grey: int) -> Dataset:
+def squares(*, gray: int) -> Dataset:
     x = torch.zeros(40, 1, 8, 8, dtype=torch.uint8)
-    x[::2, :, 2:6, 2:6] = grey
+    x[::2, :, 2:6, 2:6] = gray
     y = torch.tensor([0, 1]).repeat(20)
     return Dataset("squares", x, y, x, y, n_classes=2, class_names=("square", "nothing"))
 """
@@ -195,7 +195,7 @@ def test_its_logger_optimizer_and_data_set_in_a_sequence(plugin: Plugin, tmp_pat
     conf = {
         "logger/lines": "# Lines.\n_target_: parts_plugin.code.Lines\n",
         "optimizer/signs": "# By signs.\n_target_: parts_plugin.code.Signs\nlr: 0.01  # step size\n",
-        "dataset/squares": "# Squares.\n_target_: parts_plugin.code.squares\ngrey: 200  # of a square\n",
+        "dataset/squares": "# Squares.\n_target_: parts_plugin.code.squares\ngray: 200  # of a square\n",
     }
     plugin("parts_plugin", conf, code=PARTS)
     chosen = ["logger=lines", "optimizer=signs", "optimizer.lr=0.02", f"output_root={tmp_path / 'outputs'}"]

@@ -40,7 +40,7 @@ def test_a_phase_continued_anywhere_sees_the_rest_of_the_batches(start: int, chu
 
 
 def test_no_image_is_left_alone() -> None:
-    """A network with batch normalisation would raise."""
+    """A network with batch normalization would raise."""
     for n, sizes in ((7, [3, 3, 2]), (1, [2]), (8, [3, 3, 2])):
         batches = Batches(numbered(n), batch_size=3, steps=len(sizes), seed=0)
         made = [batch for chunk in batches for _, batch in chunk]

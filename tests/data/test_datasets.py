@@ -204,7 +204,7 @@ WRONG: dict[str, tuple[Arrays, tuple[str, ...]]] = {
     "empty": ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, ("x_test is empty",)),
     "objects": ({"y_train": np.array([0, 1, 2, 0, 1, None])}, ("y_train cannot be read", "plain numbers")),
     "two sizes": ({"x_test": np.zeros((3, 9, 8), np.uint8)}, ("1x8x8 in x_train but 1x9x8 in x_test",)),
-    "two colours": ({"x_test": np.zeros((3, 3, 8, 8), np.uint8)}, ("1x8x8 in x_train but 3x8x8 in x_test",)),
+    "two colors": ({"x_test": np.zeros((3, 3, 8, 8), np.uint8)}, ("1x8x8 in x_train but 3x8x8 in x_test",)),
 }
 
 
@@ -416,7 +416,7 @@ def test_cifar_missing(tmp_path: Path, no_network: None) -> None:
 
 
 def write_pictures(root: Path, classes: str = "ab", n: int = 5, mode: str = "RGB") -> None:
-    """Pictures of 12x10; number i of class number c is of the one grey 40 c + i."""
+    """Pictures of 12x10; number i of class number c is of the one gray 40 c + i."""
     from PIL import Image
 
     for c, name in enumerate(classes):
@@ -425,7 +425,7 @@ def write_pictures(root: Path, classes: str = "ab", n: int = 5, mode: str = "RGB
             Image.new("L", (12, 10), 40 * c + i).convert(mode).save(root / name / f"{i}.png")
 
 
-def greys(images: torch.Tensor) -> list[int]:
+def grays(images: torch.Tensor) -> list[int]:
     assert images.shape[1] == 1
     assert torch.equal(images, images[:, :1, :1, :1].expand_as(images))
     return images[:, 0, 0, 0].tolist()
@@ -437,8 +437,8 @@ def test_image_folder_split_by_itself(tmp_path: Path) -> None:
     assert (data.name, data.n_classes) == ("image_folder", 2)
     assert data.x_train.shape == (6, 1, 8, 8)
     assert data.y_test.tolist() == [0, 0, 1, 1]
-    assert greys(data.x_test) == [0, 2, 40, 42]
-    assert greys(data.x_train) == [1, 3, 4, 41, 43, 44]
+    assert grays(data.x_test) == [0, 2, 40, 42]
+    assert grays(data.x_train) == [1, 3, 4, 41, 43, 44]
 
 
 def test_a_share_to_set_aside_is_refused_where_there_are_test_images(tmp_path: Path) -> None:
@@ -461,7 +461,7 @@ def test_image_folder_train_and_test(tmp_path: Path) -> None:
     write_pictures(tmp_path / "test", n=2, mode="P")
     data = datasets.image_folder(path=str(tmp_path), size=16)
     assert data.x_train.shape == (6, 1, 16, 16)
-    assert greys(data.x_test) == [0, 1, 40, 41]
+    assert grays(data.x_test) == [0, 1, 40, 41]
 
 
 def test_image_folder_wrong(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures_on_disk import greys, one_line
+from pictures_on_disk import grays, one_line
 from PIL import Image
 
 from cl_bench.config import InputError
@@ -31,7 +31,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(first: int, n: int = 6, names: tuple[str, ...] = ("cat", "never", "dog")) -> Any:
-    """n pictures of greys of their own and different sizes, cats and dogs by turns."""
+    """n pictures of grays of their own and different sizes, cats and dogs by turns."""
     pictures = [Image.fromarray(np.full((9 + i, 12), first + i, np.uint8)) for i in range(n)]
     content = {"picture": pictures, "kind": [2 * (i % 2) for i in range(n)]}
     features = hf.Features({"picture": hf.Image(), "kind": hf.ClassLabel(names=list(names))})
@@ -47,11 +47,11 @@ def folder(tmp_path: Path) -> str:
 def test_a_folder(folder: str) -> None:
     data = huggingface(path=folder, size=8)
     assert (data.name, data.class_names, tuple(data.x_train.shape)) == ("huggingface", ("cat", "dog"), (6, 1, 8, 8))
-    assert (greys(data.x_train), greys(data.x_test), data.x_val) == ([0, 1, 2, 3, 4, 5], [40, 41, 42, 43, 44, 45], None)
+    assert (grays(data.x_train), grays(data.x_test), data.x_val) == ([0, 1, 2, 3, 4, 5], [40, 41, 42, 43, 44, 45], None)
     assert data.y_train.tolist() == [0, 1, 0, 1, 0, 1]
     before = sorted(Path(folder).rglob("*"))
     data = huggingface(path=folder, size=8, val="validation", classes=["dog", "cat"], mean=(0.5,), std=(0.5,))
-    assert greys(data.x_val) == [80, 81, 82, 83, 84, 85]
+    assert grays(data.x_val) == [80, 81, 82, 83, 84, 85]
     assert (data.y_test.tolist(), data.mean) == ([1, 0, 1, 0, 1, 0], (0.5,))
     assert sorted(Path(folder).rglob("*")) == before  # else its digest, and with it the run, would be another
 
@@ -65,7 +65,7 @@ def test_pictures_stay_on_disk_named_by_what_holds_them(tmp_path: Path) -> None:
     def images(path: str, **more: Any) -> Any:
         found = sets.huggingface(tmp_path / "data", path=path, size=8, **more)
         parts = (found.x_train, found.x_test)
-        return isinstance(found.x_train, OnDisk), *(greys(in_memory(part, "")) for part in parts)
+        return isinstance(found.x_train, OnDisk), *(grays(in_memory(part, "")) for part in parts)
 
     def made() -> int:
         return len([*(tmp_path / "data").rglob("*.npy")])
@@ -88,7 +88,7 @@ def test_each_column_of_pictures_has_a_file_of_its_own_on_disk(tmp_path: Path) -
     def images(column: str) -> list[int]:
         found = sets.huggingface(tmp_path, path=str(tmp_path / "set"), image=column, size=8, on_disk=True)
         assert isinstance(found.x_train, OnDisk)
-        return greys(in_memory(found.x_train, ""))
+        return grays(in_memory(found.x_train, ""))
 
     assert (images("picture"), images("other")) == ([2, 3, 4, 5], [102, 103, 104, 105])
 
@@ -99,8 +99,8 @@ def test_pictures_on_disk_that_a_table_names_count_themselves(tmp_path: Path, mo
     place = tmp_path / "pets" / "default" / "0.0.0" / "abc"
     place.mkdir(parents=True)
     files = [tmp_path / f"{i}.png" for i in range(6)]
-    for grey, file in enumerate(files):
-        Image.new("L", (9, 9), grey).save(file)
+    for gray, file in enumerate(files):
+        Image.new("L", (9, 9), gray).save(file)
     with hf.arrow_writer.ArrowWriter(path=str(place / "pets-train.arrow"), features=rows(0).features) as writer:
         writer.write_batch({"picture": list(map(str, files)), "kind": [0, 2] * 3})
         writer.finalize()
@@ -109,7 +109,7 @@ def test_pictures_on_disk_that_a_table_names_count_themselves(tmp_path: Path, mo
     def train() -> list[int]:
         found = sets.huggingface(tmp_path, name="pets", size=8, on_disk=True)
         assert isinstance(found.x_train, OnDisk)
-        return greys(in_memory(found.x_train, ""))
+        return grays(in_memory(found.x_train, ""))
 
     assert train() == [2, 3, 4, 5]
     Image.new("L", (9, 9), 200).save(files[3])
@@ -121,7 +121,7 @@ def test_a_single_split_and_plain_labels(tmp_path: Path) -> None:
     numbers.save_to_disk(tmp_path / "set")
     data = huggingface(path=str(tmp_path / "set"), size=8, test_fraction=0.3)
     assert data.class_names == ("9", "10")
-    assert (greys(data.x_train), greys(data.x_test)) == ([2, 3, 4, 5], [0, 1])
+    assert (grays(data.x_train), grays(data.x_test)) == ([2, 3, 4, 5], [0, 1])
     assert data.y_train.tolist() == [1, 0, 1, 0]
 
 
@@ -143,8 +143,8 @@ def cached(root: Path, monkeypatch: pytest.MonkeyPatch, name: str, config: str) 
 def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = cached(tmp_path, monkeypatch, "me___big_pets", "small")
     data = huggingface(name="me/BigPets", size=8)
-    assert greys(data.x_train) == [*range(12)]
-    assert greys(data.x_test) == [*range(40, 46)]
+    assert grays(data.x_train) == [*range(12)]
+    assert grays(data.x_test) == [*range(40, 46)]
 
     def refused(*words: str, **settings: Any) -> None:
         with pytest.raises(InputError) as error:

@@ -148,28 +148,28 @@ def test_arrays_are_brought_to_disk_as_they_are_read(
 
 
 @pytest.mark.parametrize("grayscale", [None, True, False])
-@pytest.mark.parametrize("coloured", [0, 1])
+@pytest.mark.parametrize("colored", [0, 1])
 def test_pictures_are_brought_to_disk_as_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, coloured: int, grayscale: bool | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colored: int, grayscale: bool | None
 ) -> None:
     monkeypatch.setattr("cl_bench.data.on_disk.BLOCK", 500)
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(6):
-            grey = random.integers(0, 256, (9, 9, 1), dtype=np.uint8).repeat(3, 2)
-            grey[:, :, 0] //= 1 + coloured * (name == "b" and i == 5)
-            Image.fromarray(grey).save(tmp_path / "set" / name / f"{i}.png")
+            gray = random.integers(0, 256, (9, 9, 1), dtype=np.uint8).repeat(3, 2)
+            gray[:, :, 0] //= 1 + colored * (name == "b" and i == 5)
+            Image.fromarray(gray).save(tmp_path / "set" / name / f"{i}.png")
     whole, disk = (
         datasets.image_folder(tmp_path, path=str(tmp_path / "set"), size=8, grayscale=grayscale, on_disk=on_disk)
         for on_disk in (False, True)
     )
     assert isinstance(disk.x_train, OnDisk)
-    assert disk.x_train.shape[1] == (3 if grayscale is False or (coloured and grayscale is None) else 1)
+    assert disk.x_train.shape[1] == (3 if grayscale is False or (colored and grayscale is None) else 1)
     assert in_memory(disk.x_train, "").equal(in_memory(whole.x_train, ""))
     assert in_memory(disk.x_test, "").equal(in_memory(whole.x_test, ""))
     assert len([*(tmp_path / ".cache").glob("*.npy")]) == 1
-    assert not [*(tmp_path / ".cache").glob("*.colour")]
+    assert not [*(tmp_path / ".cache").glob("*.color")]
 
 
 def test_a_set_is_brought_to_disk_once_wherever_it_lies(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import test_contract as contract
 import torch
-from pictures_on_disk import greys, one_line, write_picture
+from pictures_on_disk import grays, one_line, write_picture
 from torch import Tensor
 
 from cl_bench.config import InputError
@@ -31,7 +31,7 @@ from cl_bench.runs.loop import run
 
 
 def table(root: Path, *rows: str, head: str = "path,label,split") -> str:
-    """Writes the CSV file, with a picture for each number that a row begins with, of that grey."""
+    """Writes the CSV file, with a picture for each number that a row begins with, of that gray."""
     root.mkdir(parents=True, exist_ok=True)
     for row in rows:
         name = row.partition(",")[0].strip()
@@ -48,7 +48,7 @@ def test_a_table_says_which_picture_is_what(tmp_path: Path) -> None:
     data = files(path=table(tmp_path, *GOOD), size=8)
     assert (data.name, data.class_names, data.n_classes) == ("files", ("cat", "dog"), 2)
     assert data.x_train.shape == (2, 1, 8, 8)
-    found = [greys(data.x_train), greys(data.x_test), greys(data.x_val)]
+    found = [grays(data.x_train), grays(data.x_test), grays(data.x_val)]
     assert found == [[1, 2], [3, 4], [5, 6]]
     assert [y.tolist() for y in (data.y_train, data.y_test)] == [[0, 1], [1, 0]]
     assert data.y_val is not None
@@ -74,14 +74,14 @@ def test_tables_as_spreadsheets_write_them(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "here" / "my.csv").write_text("\r\n".join(lines), encoding="utf-8-sig", newline="")
     data = files(path="here/my.csv", size=8)
     assert data.class_names == ("2", "10, ten")  # in natural order
-    assert dict(zip(greys(data.x_train), data.y_train.tolist(), strict=True)) == {0: 1, 1: 0, 4: 0}
-    assert dict(zip(greys(data.x_test), data.y_test.tolist(), strict=True)) == {2: 0, 3: 1, 5: 0}
+    assert dict(zip(grays(data.x_train), data.y_train.tolist(), strict=True)) == {0: 1, 1: 0, 4: 0}
+    assert dict(zip(grays(data.x_test), data.y_test.tolist(), strict=True)) == {2: 0, 3: 1, 5: 0}
 
 
 def test_without_splits_a_part_of_each_class_is_set_aside(tmp_path: Path) -> None:
     rows = [f"{number}.png,{'ab'[number % 2]}" for number in range(10)]
     data = files(path=table(tmp_path, *rows, head="path,label"), size=8, test_fraction=0.4)
-    assert sorted(greys(data.x_test)) == [0, 1, 4, 5]
+    assert sorted(grays(data.x_test)) == [0, 1, 4, 5]
     assert data.y_test.bincount().tolist() == [2, 2]
     assert data.x_val is None
 
@@ -184,7 +184,7 @@ def test_a_table_is_known_by_its_pictures_wherever_they_lie(tmp_path: Path) -> N
 
 
 def folders(root: Path, *parts: str, n: int = 4) -> str:
-    """Two classes in each part; of each of them n pictures of greys of their own."""
+    """Two classes in each part; of each of them n pictures of grays of their own."""
     for place, part in enumerate(parts):
         for label, name in enumerate("ab"):
             for i in range(n):
@@ -194,10 +194,10 @@ def folders(root: Path, *parts: str, n: int = 4) -> str:
 
 def test_a_folder_val_is_what_is_chosen_by(tmp_path: Path) -> None:
     data = image_folder(path=folders(tmp_path, "train", "test", "val"), size=8)
-    assert greys(data.x_val) == [160, 161, 162, 163, 200, 201, 202, 203]
-    assert greys(data.x_train) == [0, 1, 2, 3, 40, 41, 42, 43]
+    assert grays(data.x_val) == [160, 161, 162, 163, 200, 201, 202, 203]
+    assert grays(data.x_train) == [0, 1, 2, 3, 40, 41, 42, 43]
     task = split(data, 0, kind="class", n_tasks=1).tasks[0]
-    assert greys(task.val.images) == greys(data.x_val)
+    assert grays(task.val.images) == grays(data.x_val)
     assert task.val.labels.tolist() == [0] * 4 + [1] * 4
     assert len(task.train) == 8
 

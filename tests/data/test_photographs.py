@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pictures_on_disk import greys, one_line, write_picture
+from pictures_on_disk import grays, one_line, write_picture
 
 from cl_bench.config import InputError
 from cl_bench.data.datasets import Dataset, load
@@ -66,12 +66,12 @@ def test_tiny_imagenet(tmp_path: Path) -> None:
     data = tiny_imagenet(tmp_path)
     assert data.class_names == ("Egyptian cat", "crane (1)", "crane (2)")
     assert tuple(data.x_train.shape) == (6, 3, 64, 64)
-    assert (greys(data.x_train), data.y_train.tolist()) == ([0, 1, 10, 11, 20, 21], [0, 0, 1, 1, 2, 2])
-    assert (greys(data.x_test), data.y_test.tolist()) == ([100, 101, 102], [0, 1, 2])
+    assert (grays(data.x_train), data.y_train.tolist()) == ([0, 1, 10, 11, 20, 21], [0, 0, 1, 1, 2, 2])
+    assert (grays(data.x_test), data.y_test.tolist()) == ([100, 101, 102], [0, 1, 2])
     assert (data.augment, data.mean) == (crop_and_flip, (0.4802, 0.4480, 0.3975))
     assert load("tiny_imagenet", tmp_path).name == "tiny_imagenet"  # in a sequence of sets
     some = tiny_imagenet(tmp_path, size=32, augment=False, classes=["crane (2)", "Egyptian cat"])
-    assert (tuple(some.x_test.shape), greys(some.x_test), some.augment) == ((2, 3, 32, 32), [100, 102], None)
+    assert (tuple(some.x_test.shape), grays(some.x_test), some.augment) == ((2, 3, 32, 32), [100, 102], None)
     assert some.y_test.tolist() == [1, 0]
 
 
@@ -79,8 +79,8 @@ def test_cub200(tmp_path: Path) -> None:
     write_cub(tmp_path)
     data = cub200(tmp_path, size=8)
     assert data.class_names == ("Black_footed_Albatross", "Laysan_Albatross")
-    assert (greys(data.x_train), data.y_train.tolist()) == ([2, 3, 4, 6], [0, 0, 1, 1])
-    assert (greys(data.x_test), data.y_test.tolist()) == ([1, 5], [0, 1])
+    assert (grays(data.x_train), data.y_train.tolist()) == ([2, 3, 4, 6], [0, 0, 1, 1])
+    assert (grays(data.x_test), data.y_test.tolist()) == ([1, 5], [0, 1])
 
 
 def test_imagenet_r(tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_imagenet_r(tmp_path: Path) -> None:
     write_imagenet_r(tmp_path / "one")
     data = imagenet_r(tmp_path / "one", size=8)
     assert data.class_names == ("goldfish", "great_white_shark")
-    assert (greys(data.x_train), greys(data.x_test)) == ([1, 2, 3, 4, 11, 12, 13, 14], [0, 10])
+    assert (grays(data.x_train), grays(data.x_test)) == ([1, 2, 3, 4, 11, 12, 13, 14], [0, 10])
     write_imagenet_r(tmp_path / "two", "train", "test")
     data = imagenet_r(tmp_path / "two", size=8)
-    assert (data.class_names[0], len(data.x_train), greys(data.x_test)[0]) == ("goldfish", 10, 100)
+    assert (data.class_names[0], len(data.x_train), grays(data.x_test)[0]) == ("goldfish", 10, 100)
 
 
 def changed(file: str, old: str, new: str) -> Callable[[Path], object]:

@@ -18,8 +18,8 @@ from cl_bench.config import InputError
 from cl_bench.data.datasets import Dataset, image_folder
 from cl_bench.data.pictures import read_pictures
 
-GREY = np.round(np.linspace(0, 255, 64)).astype(np.uint8).reshape(8, 8)  # every row and column is another one
-COLOUR = np.dstack([GREY, GREY.T, 255 - GREY])
+GRAY = np.round(np.linspace(0, 255, 64)).astype(np.uint8).reshape(8, 8)  # every row and column is another one
+COLOR = np.dstack([GRAY, GRAY.T, 255 - GRAY])
 
 
 def read(file: Path, **settings: Any) -> np.ndarray:
@@ -29,7 +29,7 @@ def read(file: Path, **settings: Any) -> np.ndarray:
 
 
 def png(*rows: bytes, depth: int, kind: int, size: tuple[int, int], transparent: bytes = b"") -> bytes:
-    """A PNG file of Pillow's own making can't hold 16-bit colour. kind: 0 grey, 2 RGB, 4 grey and alpha, 6 RGBA."""
+    """A PNG file of Pillow's own making can't hold 16-bit color. kind: 0 gray, 2 RGB, 4 gray and alpha, 6 RGBA."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -46,46 +46,46 @@ def deep(values: np.ndarray, kind: int, transparent: bytes = b"") -> bytes:
     return png(*rows, depth=16, kind=kind, size=(8, 8), transparent=transparent)
 
 
-WIDE = GREY.astype(np.uint16) * 257
-ALPHA = np.dstack([np.zeros((8, 8, 3), np.uint8), GREY])  # black, more or less
+WIDE = GRAY.astype(np.uint16) * 257
+ALPHA = np.dstack([np.zeros((8, 8, 3), np.uint8), GRAY])  # black, more or less
 SAVED: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
     "16-bit png": (Image.fromarray(WIDE), "png", {}),
     "16-bit tiff": (Image.fromarray(WIDE), "tiff", {}),
     "16-bit tiff, high byte first": (Image.frombytes("I;16B", (8, 8), WIDE.astype(">u2").tobytes()), "tiff", {}),
     "16-bit tiff, compressed": (Image.fromarray(WIDE), "tiff", {"compression": "tiff_deflate"}),
     "16-bit pgm": (Image.fromarray(WIDE), "pgm", {}),
-    "8-bit bmp": (Image.fromarray(GREY), "bmp", {}),
-    "8-bit tga": (Image.fromarray(GREY), "tga", {}),
-    "grey and opaque alpha": (Image.merge("LA", [Image.fromarray(GREY), Image.new("L", (8, 8), 255)]), "png", {}),
-    "grey gif": (Image.fromarray(GREY), "gif", {}),
-    "grey palette": (Image.fromarray(GREY).convert("P"), "png", {}),
-    "RGB of greys": (Image.fromarray(GREY).convert("RGB"), "png", {}),
-    "lossless webp": (Image.fromarray(GREY), "webp", {"lossless": True}),
-    "jpeg 2000": (Image.fromarray(GREY), "jp2", {}),
+    "8-bit bmp": (Image.fromarray(GRAY), "bmp", {}),
+    "8-bit tga": (Image.fromarray(GRAY), "tga", {}),
+    "gray and opaque alpha": (Image.merge("LA", [Image.fromarray(GRAY), Image.new("L", (8, 8), 255)]), "png", {}),
+    "gray gif": (Image.fromarray(GRAY), "gif", {}),
+    "gray palette": (Image.fromarray(GRAY).convert("P"), "png", {}),
+    "RGB of grays": (Image.fromarray(GRAY).convert("RGB"), "png", {}),
+    "lossless webp": (Image.fromarray(GRAY), "webp", {"lossless": True}),
+    "jpeg 2000": (Image.fromarray(GRAY), "jp2", {}),
 }
 
 
 @pytest.mark.parametrize("kind", SAVED)
-def test_grey_of_any_depth_is_the_same_grey(tmp_path: Path, kind: str) -> None:
+def test_gray_of_any_depth_is_the_same_gray(tmp_path: Path, kind: str) -> None:
     image, ending, options = SAVED[kind]
     image.save(tmp_path / f"a.{ending}", **options)
-    assert np.array_equal(read(tmp_path / f"a.{ending}"), GREY[None])
+    assert np.array_equal(read(tmp_path / f"a.{ending}"), GRAY[None])
 
 
-COLOURS: dict[str, bytes] = {
-    "16-bit RGB": deep(COLOUR, 2),
-    "16-bit RGBA": deep(np.dstack([COLOUR, np.full((8, 8), 255)]), 6),
+COLORS: dict[str, bytes] = {
+    "16-bit RGB": deep(COLOR, 2),
+    "16-bit RGBA": deep(np.dstack([COLOR, np.full((8, 8), 255)]), 6),
 }
 
 
-@pytest.mark.parametrize("kind", COLOURS)
-def test_deep_colour(tmp_path: Path, kind: str) -> None:
-    (tmp_path / "a.png").write_bytes(COLOURS[kind])
-    assert np.array_equal(read(tmp_path / "a.png"), np.moveaxis(COLOUR, 2, 0))
+@pytest.mark.parametrize("kind", COLORS)
+def test_deep_color(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.png").write_bytes(COLORS[kind])
+    assert np.array_equal(read(tmp_path / "a.png"), np.moveaxis(COLOR, 2, 0))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_other_ways_to_write_colour(tmp_path: Path, mode: str) -> None:
+def test_other_ways_to_write_color(tmp_path: Path, mode: str) -> None:
     hues = np.zeros((8, 8, 3), np.uint8)
     hues[:4, :4, 0] = hues[4:, :4, 1] = hues[:4, 4:, 2] = 255
     Image.fromarray(hues).convert(mode).save(tmp_path / "a.tif")
@@ -98,15 +98,15 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
 
 
 def test_one_bit(tmp_path: Path) -> None:
-    Image.fromarray(GREY > 127).save(tmp_path / "a.png")
-    assert np.array_equal(read(tmp_path / "a.png")[0], np.where(GREY > 127, 255, 0))
+    Image.fromarray(GRAY > 127).save(tmp_path / "a.png")
+    assert np.array_equal(read(tmp_path / "a.png")[0], np.where(GRAY > 127, 255, 0))
     for depth, row in ((1, b"\xf0"), (2, b"\xff\x00"), (4, b"\xff\xff\x00\x00")):
         (tmp_path / "a.png").write_bytes(png(*[row] * 8, depth=depth, kind=0, size=(8, 8)))
         assert read(tmp_path / "a.png")[0, 0].tolist() == [255] * 4 + [0] * 4
 
 
 def tiff(values: np.ndarray, bits: int, white: int) -> bytes:
-    """A little-endian TIFF file of one grey strip. white: 0 when 0 is white, 1 when it is black."""
+    """A little-endian TIFF file of one gray strip. white: 0 when 0 is white, 1 when it is black."""
     if bits == 12:
         pairs = values.reshape(-1, 2).astype(int)
         strip = b"".join(bytes((a >> 4, (a & 15) << 4 | b >> 8, b & 255)) for a, b in pairs)
@@ -118,20 +118,20 @@ def tiff(values: np.ndarray, bits: int, white: int) -> bytes:
 
 
 def test_tiff_of_twelve_bits_and_with_a_white_zero(tmp_path: Path) -> None:
-    (tmp_path / "a.tif").write_bytes(tiff(np.round(GREY * (4095 / 255)), 12, white=1))
-    assert np.array_equal(read(tmp_path / "a.tif")[0], GREY)
+    (tmp_path / "a.tif").write_bytes(tiff(np.round(GRAY * (4095 / 255)), 12, white=1))
+    assert np.array_equal(read(tmp_path / "a.tif")[0], GRAY)
     (tmp_path / "a.tif").write_bytes(tiff(WIDE, 16, white=0))
-    assert np.array_equal(read(tmp_path / "a.tif")[0], 255 - GREY)
+    assert np.array_equal(read(tmp_path / "a.tif")[0], 255 - GRAY)
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "tiff"])
 def test_what_is_transparent_shows_the_background(tmp_path: Path, ending: str) -> None:
     exact: dict[str, Any] = {"lossless": True, "exact": True} if ending == "webp" else {}
     Image.fromarray(ALPHA).save(tmp_path / f"a.{ending}", **exact)
-    assert np.array_equal(read(tmp_path / f"a.{ending}")[0], 255 - GREY)
+    assert np.array_equal(read(tmp_path / f"a.{ending}")[0], 255 - GRAY)
     white = ALPHA + np.array([255, 255, 255, 0], np.uint8)
     Image.fromarray(white).save(tmp_path / f"a.{ending}", **exact)
-    assert np.array_equal(read(tmp_path / f"a.{ending}", background="black")[0], GREY)
+    assert np.array_equal(read(tmp_path / f"a.{ending}", background="black")[0], GRAY)
     with pytest.raises(InputError, match=rf"a\.{ending} vanishes on a white background; .*background=black"):
         read(tmp_path / f"a.{ending}")
 
@@ -139,7 +139,7 @@ def test_what_is_transparent_shows_the_background(tmp_path: Path, ending: str) -
 @pytest.mark.parametrize("ending", ["png", "tga"])
 def test_a_picture_with_nothing_but_transparent_shapes_is_named(tmp_path: Path, ending: str) -> None:
     """As some programs save 32 bits whose last 8 mean nothing."""
-    hidden = np.dstack([GREY, GREY, GREY, np.zeros_like(GREY)])
+    hidden = np.dstack([GRAY, GRAY, GRAY, np.zeros_like(GRAY)])
     for pixels in (hidden, np.zeros_like(hidden)):
         Image.fromarray(pixels).save(tmp_path / f"a.{ending}")
         with pytest.raises(InputError, match=rf"a\.{ending} is transparent all over; save it without its alpha chan"):
@@ -149,20 +149,20 @@ def test_a_picture_with_nothing_but_transparent_shapes_is_named(tmp_path: Path, 
 @pytest.mark.parametrize("fourth", [0, 255, None])
 def test_the_fourth_bytes_of_a_bmp_file_are_nothing_or_refused(fourth: int | None, tmp_path: Path) -> None:
     """Pillow reads them as unused, and saves an alpha channel there."""
-    alpha = GREY if fourth is None else np.full_like(GREY, fourth)
-    Image.fromarray(np.dstack([GREY, GREY, GREY, alpha])).save(tmp_path / "a.bmp")
+    alpha = GRAY if fourth is None else np.full_like(GRAY, fourth)
+    Image.fromarray(np.dstack([GRAY, GRAY, GRAY, alpha])).save(tmp_path / "a.bmp")
     if fourth is None:
         with pytest.raises(InputError, match=r"a\.bmp has fourth bytes that may mean transparency; save it as PNG"):
             read(tmp_path / "a.bmp")
     else:
-        assert (read(tmp_path / "a.bmp") == GREY).all()
+        assert (read(tmp_path / "a.bmp") == GRAY).all()
 
 
 def test_other_kinds_of_transparency(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     half = np.where(np.arange(8)[:, None] < 4, 10, 200).repeat(8, 1).astype(np.uint8)
     expected = np.where(half == 10, 255, 200)
-    Image.fromarray(half).save(file, transparency=10)  # a grey that is transparent
+    Image.fromarray(half).save(file, transparency=10)  # a gray that is transparent
     assert np.array_equal(read(file)[0], expected)
     Image.fromarray(half).convert("RGB").save(file, transparency=(10, 10, 10))
     assert np.array_equal(read(file)[0], expected)
@@ -179,12 +179,12 @@ def test_other_kinds_of_transparency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (deep(GREY, 0, struct.pack(">H", 2570)), "marks a color as transparent in other than 8 bits"),
-        (deep(COLOUR, 2, struct.pack(">HHH", 1, 2, 3)), "marks a color as transparent in other than 8 bits"),
+        (deep(GRAY, 0, struct.pack(">H", 2570)), "marks a color as transparent in other than 8 bits"),
+        (deep(COLOR, 2, struct.pack(">HHH", 1, 2, 3)), "marks a color as transparent in other than 8 bits"),
         (png(*[b"\xff\x00"] * 8, depth=2, kind=0, size=(8, 8), transparent=b"\0\x03"), "other than 8 bits"),
     ],
 )
-def test_a_transparent_colour_of_another_depth_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_a_transparent_color_of_another_depth_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match=rf"^here: {tmp_path / 'a.png'} .*{reason}"):
         read(tmp_path / "a.png")
@@ -222,12 +222,12 @@ def test_deep_and_turned(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6
     Image.fromarray(np.rot90(WIDE, 1).copy()).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read(tmp_path / "a.png")[0], GREY)
+    assert np.array_equal(read(tmp_path / "a.png")[0], GRAY)
 
 
 @pytest.mark.parametrize("ending", ["gif", "png", "tif", "webp"])
 def test_several_pictures_in_a_file_are_refused(tmp_path: Path, ending: str) -> None:
-    frames = [Image.fromarray(GREY + 20 * number).convert("RGB") for number in range(3)]
+    frames = [Image.fromarray(GRAY + 20 * number).convert("RGB") for number in range(3)]
     frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
     with pytest.raises(InputError, match=rf"^here: {tmp_path}/a\.{ending} holds 3 pictures"):
         read(tmp_path / f"a.{ending}")
@@ -242,8 +242,8 @@ def test_a_photograph_with_its_previews_is_the_photograph(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("image", "ending", "what"),
     [
-        (Image.fromarray(GREY.astype(np.float32)), "tif", "holds F pixels"),
-        (Image.fromarray(GREY.astype(np.int32)), "tif", "holds 32-bit numbers"),
+        (Image.fromarray(GRAY.astype(np.float32)), "tif", "holds F pixels"),
+        (Image.fromarray(GRAY.astype(np.int32)), "tif", "holds 32-bit numbers"),
         (Image.new("LAB", (8, 8)), "tif", "holds LAB pixels"),
     ],
 )
@@ -256,28 +256,28 @@ def test_numbers_whose_white_is_not_known_are_refused(
 
 
 def test_a_portable_float_map_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.pnm").write_bytes(b"Pf\n8 8\n-1.0\n" + GREY.astype("<f4").tobytes())
+    (tmp_path / "a.pnm").write_bytes(b"Pf\n8 8\n-1.0\n" + GRAY.astype("<f4").tobytes())
     with pytest.raises(InputError, match=r"a\.pnm holds F pixels"):
         read(tmp_path / "a.pnm")
 
 
 def test_grayscale(tmp_path: Path) -> None:
-    Image.fromarray(COLOUR).save(tmp_path / "colour.png")
-    Image.fromarray(GREY).save(tmp_path / "grey.png")
-    files = [tmp_path / "colour.png", tmp_path / "grey.png"]
-    luma = (COLOUR @ np.array([0.299, 0.587, 0.114])).round()
-    grey, all_grey = read_pictures(files[1:], 8, None, "white", "here"), read_pictures(files, 8, True, "white", "here")
-    assert grey.shape == (1, 1, 8, 8)
-    assert all_grey.shape == (2, 1, 8, 8)
-    assert np.abs(all_grey[0, 0] - luma).max() <= 1
+    Image.fromarray(COLOR).save(tmp_path / "color.png")
+    Image.fromarray(GRAY).save(tmp_path / "gray.png")
+    files = [tmp_path / "color.png", tmp_path / "gray.png"]
+    luma = (COLOR @ np.array([0.299, 0.587, 0.114])).round()
+    gray, all_gray = read_pictures(files[1:], 8, None, "white", "here"), read_pictures(files, 8, True, "white", "here")
+    assert gray.shape == (1, 1, 8, 8)
+    assert all_gray.shape == (2, 1, 8, 8)
+    assert np.abs(all_gray[0, 0] - luma).max() <= 1
     assert read_pictures(files[1:], 8, False, "white", "here").shape == (1, 3, 8, 8)
     assert read_pictures(files, 8, None, "white", "here").shape == (2, 3, 8, 8)
 
 
-def test_the_centre_square_is_cut_out_whichever_side_is_longer(tmp_path: Path) -> None:
-    for name, image in (("wide", np.pad(GREY, ((0, 0), (3, 3)))), ("high", np.pad(GREY, ((5, 5), (0, 0))))):
+def test_the_center_square_is_cut_out_whichever_side_is_longer(tmp_path: Path) -> None:
+    for name, image in (("wide", np.pad(GRAY, ((0, 0), (3, 3)))), ("high", np.pad(GRAY, ((5, 5), (0, 0))))):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
-        assert np.array_equal(read(tmp_path / f"{name}.png")[0], GREY)
+        assert np.array_equal(read(tmp_path / f"{name}.png")[0], GRAY)
 
 
 def test_a_large_picture_is_no_damaged_one(tmp_path: Path) -> None:
@@ -316,8 +316,8 @@ def test_numbered_folders_come_in_their_order_and_keep_their_names(tmp_path: Pat
     names = [str(number) for number in range(12)]
     data = folder(tmp_path, sorted(names))
     assert data.class_names == tuple(names)
-    greys = data.x_train[:, 0, 0, 0].tolist()
-    assert greys == [10 * sorted(names).index(name) + 1 for name in names]
+    grays = data.x_train[:, 0, 0, 0].tolist()
+    assert grays == [10 * sorted(names).index(name) + 1 for name in names]
     assert data.y_train.tolist() == list(range(12))
 
 

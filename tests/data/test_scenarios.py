@@ -347,7 +347,7 @@ def test_a_turned_square_is_a_square_in_images_of_any_shape(shape: tuple[int, in
     for degrees in (0.0, 90.0, 180.0, 270.0):
         turned = Rotate(torch.tensor([degrees]))(image, torch.tensor([0]))
         assert torch.allclose(turned, image, atol=1e-5)
-    corner = torch.zeros_like(image)  # up and right of the centre
+    corner = torch.zeros_like(image)  # up and right of the center
     corner[..., height // 2 - 4 : height // 2 - 2, width // 2 + 2 : width // 2 + 4] = 1
     there = {
         tuple((Rotate(torch.tensor([degrees]))(corner, torch.tensor([0]))[0, 0] > 0.5).nonzero()[0].tolist())
@@ -366,17 +366,17 @@ def test_each_rotation_may_have_a_few_images_of_its_own() -> None:
     assert torch.equal(few.tasks[2].train.images, again.tasks[2].train.images)
 
 
-def test_a_sequence_reconciles_size_and_colour(tmp_path: Path) -> None:
+def test_a_sequence_reconciles_size_and_color(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 10
-    colour = rng.integers(0, 255, (40, 12, 12, 3), dtype=np.uint8)
-    np.savez(tmp_path / "colour.npz", x_train=colour, y_train=labels, x_test=colour, y_test=labels)
-    path = str(tmp_path / "colour.npz")
+    color = rng.integers(0, 255, (40, 12, 12, 3), dtype=np.uint8)
+    np.savez(tmp_path / "color.npz", x_train=color, y_train=labels, x_test=color, y_test=labels)
+    path = str(tmp_path / "color.npz")
     scenario = sequence(tmp_path, 0, kind="domain", datasets=["digits", path])
     assert scenario.problem.image_shape == (3, 12, 12)
     assert scenario.problem.outputs == (tuple(range(10)),) * 2
     assert first(scenario, 0).shape == first(scenario, 1).shape == (5, 3, 12, 12)
-    assert [task.names for task in scenario.tasks] == [("digits",), ("colour",)]
+    assert [task.names for task in scenario.tasks] == [("digits",), ("color",)]
     few = sequence(tmp_path, 0, datasets=["digits", path], kind="class", max_train=20, size=8)
     assert few.problem.n_outputs == 20
     assert [len(task.train) for task in few.tasks] == [20, 20]

@@ -121,7 +121,7 @@ def test_real_images_are_those_of_the_tasks_so_far(kind: str, tmp_path: Path) ->
     assert torch.equal(one.real(1, after=2), expected[: one.n])
 
 
-def test_inception_sees_colour_where_it_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inception_sees_color_where_it_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Distance(nn.Module):
         def __init__(self, feature: int) -> None:
             super().__init__()
@@ -131,20 +131,20 @@ def test_inception_sees_colour_where_it_is_at_hand(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(judge, "find_spec", lambda name: name == "torch_fidelity")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     images, labels = np.zeros((10, 3, 8, 8), np.uint8), np.arange(10)
-    np.savez(tmp_path / "colour.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    in_colour = scenario_of("dataset=npz", f"dataset.path={tmp_path / 'colour.npz'}")
-    grey, slow, without, colour = (Judge(one, tmp_path) for one in (scenario_of(), *3 * [in_colour]))
-    networks = {one: one.network for one in (grey, slow, without)}
+    np.savez(tmp_path / "color.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    in_color = scenario_of("dataset=npz", f"dataset.path={tmp_path / 'color.npz'}")
+    gray, slow, without, color = (Judge(one, tmp_path) for one in (scenario_of(), *3 * [in_color]))
+    networks = {one: one.network for one in (gray, slow, without)}
     weights = tmp_path / "checkpoints" / judge.INCEPTION
     weights.parent.mkdir()
     weights.touch()
     assert slow.features is networks[slow].features  # there is a CPU only
     monkeypatch.setattr(Judge, "device", torch.device("meta"))
-    assert grey.features is networks[grey].features
+    assert gray.features is networks[gray].features
     weights.unlink()
     assert without.features is networks[without].features
     weights.touch()
-    features = colour.features(torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1))
+    features = color.features(torch.tensor([0.0, 0.5, 1.0]).view(1, 3, 1, 1))
     assert torch.equal(features, torch.tensor([[0, 127, 255]], dtype=torch.uint8))
 
 

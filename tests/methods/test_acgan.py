@@ -59,7 +59,7 @@ def linear_gan(**more: Any) -> tuple[Any, Painter]:
 
 
 def still(gan: ACGAN) -> list[torch.optim.Optimizer]:
-    """Optimisers that leave every weight where it is, and its gradient to be read."""
+    """Optimizers that leave every weight where it is, and its gradient to be read."""
     return [torch.optim.SGD(gan.discriminator.parameters(), lr=0), torch.optim.SGD(gan.generator.parameters(), lr=0)]
 
 
@@ -228,7 +228,7 @@ def learning(*overrides: str) -> tuple[DGR, Scholar, Scenario]:
     return method, method.scholar(), scenario
 
 
-def labelled(y: Tensor) -> Tensor:
+def labeled(y: Tensor) -> Tensor:
     """Images that bear their class."""
     return (y / 255).view(-1, 1, 1, 1).repeat(1, *SHAPE)
 
@@ -236,7 +236,7 @@ def labelled(y: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
 def test_replayed_images_bear_the_labels_that_were_asked_for(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     method, old, scenario = learning(f"scenario={kind}_incremental", "method.n_gen=100")
-    monkeypatch.setattr(old.gan, "sample", labelled)
+    monkeypatch.setattr(old.gan, "sample", labeled)
     images, labels = method.generate_replay(old, 200)
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
     expected = [100, 100] if kind == "domain" else [50, 50, 50, 50]
@@ -265,7 +265,7 @@ def test_disagreement_is_the_share_that_the_old_solver_takes_for_another_class()
 
 def test_generate_gives_n_of_each_class_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     method, _, _ = learning()
-    monkeypatch.setattr(method.gan, "sample", labelled)
+    monkeypatch.setattr(method.gan, "sample", labeled)
     images, labels = method.generate(7)
     assert torch.bincount(labels).tolist() == [7] * 6
     assert torch.equal((255 * images[:, 0, 0, 0]).round().long(), labels)

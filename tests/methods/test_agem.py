@@ -30,7 +30,7 @@ def test_a_memory_without_a_gradient_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["class", "task", "domain"])
 def test_no_step_raises_the_loss_on_memory(kind: str) -> None:
-    """With all of memory in each draw: the gradient that the optimiser is given, against memory's own."""
+    """With all of memory in each draw: the gradient that the optimizer is given, against memory's own."""
     settings = ("network.hidden=[16]", "optimizer=sgd", "memory=10", "memory.per=class", "method.n_replay=1000")
     scenario, method = made("agem", f"scenario={kind}_incremental", *settings)
     for task in scenario.tasks[:2]:

@@ -48,8 +48,8 @@ def test_utilities_are_those_of_a_loop(utility: str, network: str) -> None:
                 mean[layer][i] = 0.99 * mean[layer][i] + 0.01 * sum(values) / len(values)
                 outgoing = outgoing_of(above, i, units.n)
                 incoming = below.weight[i].flatten().abs().tolist()
-                centre = 0.0 if utility == "contribution" else mean[layer][i] / (1 - 0.99**step)
-                c = sum(abs(value - centre) for value in values) / len(values) * sum(outgoing) / len(outgoing)
+                center = 0.0 if utility == "contribution" else mean[layer][i] / (1 - 0.99**step)
+                c = sum(abs(value - center) for value in values) / len(values) * sum(outgoing) / len(outgoing)
                 c /= 1.0 if utility == "contribution" else sum(incoming) / len(incoming)
                 u[layer][i] = 0.99 * u[layer][i] + 0.01 * c
     for layer, units in enumerate(method.units):

@@ -58,7 +58,7 @@ def test_without_freezing_they_do_change(tmp_path: Path, monkeypatch: pytest.Mon
     assert not torch.equal(before, images(method, 0))
 
 
-def test_a_mask_before_normalisation_leaks(tmp_path: Path) -> None:
+def test_a_mask_before_normalization_leaks(tmp_path: Path) -> None:
     """As in the released code: a closed unit gives relu(bias), through weights that later tasks may move."""
     scenario, method = made("dgm", "method.mask_position=before", "trainer.epochs=10")
     learn(method, scenario, 0, tmp_path, **TRAINER)
@@ -115,7 +115,7 @@ def test_new_units_are_invisible_to_past_tasks() -> None:
     assert torch.equal(generator(z, y, 0), before)
 
 
-def test_the_regulariser_on_a_hand_example() -> None:
+def test_the_regularizer_on_a_hand_example() -> None:
     """Units: 2 in the first layer, 3 in the second; past tasks reserve one of each."""
     generator = MaskedMLP((1, 8, 8), 2, z_dim=2, hidden=(2, 3))
     generator.mask_by("activations", "after")

@@ -1,4 +1,4 @@
-"""Deep generative replay: what is replayed, how it is labelled, and that the old scholar stays as it was."""
+"""Deep generative replay: what is replayed, how it is labeled, and that the old scholar stays as it was."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def test_gradients_that_are_not_finite_end_in_a_loss_that_is_not() -> None:
 
 
 def test_no_step_raises_the_loss_on_an_old_task() -> None:
-    """The gradient that the optimiser is given, against those of each task's whole memory."""
+    """The gradient that the optimizer is given, against those of each task's whole memory."""
     method, scenario = gem("memory=20", "memory.per=task")
     for task in scenario.tasks[:3]:
         method.learn_task(task, one_pass)

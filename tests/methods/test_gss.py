@@ -30,7 +30,7 @@ def gss(*overrides: str, network: str = "mlp") -> tuple[GSS, Scenario]:
 
 
 def numbered(first: int, n: int) -> Batch:
-    """n images, image i labelled i."""
+    """n images, image i labeled i."""
     y = torch.arange(first, first + n)
     images = y.remainder(256).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8)
     return Batch(images / 255, y, torch.zeros(n, dtype=torch.int16), images)

@@ -63,7 +63,7 @@ def test_each_pass_anneals_from_one_end_to_the_other(small: Compose) -> None:
     assert sum(one == low for one in cut) == sum(one == 400 for one in cut) == 3
 
 
-def test_the_regulariser_on_a_hand_example(small: Compose) -> None:
+def test_the_regularizer_on_a_hand_example(small: Compose) -> None:
     scenario, method = hat("network.hidden=[2,3]", "method.sparsity=2")
     batch = scenario.tasks[0].train.batch(torch.arange(8))
     method.index, method.step_index, method.n_steps, method.n_epochs = 0, 0, 1, 1

@@ -104,7 +104,7 @@ def padded(padding: Literal["same", 1], mode: Literal["zeros", "circular"]) -> n
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=padding, padding_mode=mode), nn.Flatten(), nn.LazyLinear(4))
 
 
-def normalised() -> nn.Module:
+def normalized() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(True), nn.Flatten(), nn.LazyLinear(4))
 
 
@@ -126,7 +126,7 @@ FALLBACK = {
     "grouped": grouped,
     "same": lambda: padded("same", "zeros"),
     "circular": lambda: padded(1, "circular"),
-    "batch norm": normalised,
+    "batch norm": normalized,
     "per position": per_position,
     "folded": folded,
 }
@@ -219,7 +219,7 @@ def test_fallback_is_a_loop_over_samples(name: str, power: Power, scores: Scores
 
 
 @pytest.mark.parametrize("name", FALLBACK)
-def test_what_has_no_closed_form_is_recognised(name: str, no_fallback: None) -> None:
+def test_what_has_no_closed_form_is_recognized(name: str, no_fallback: None) -> None:
     network, x, _ = make(FALLBACK[name], images(name))
     with pytest.raises(AssertionError, match="slow way"):
         sum_of_powers(network, x, output_norm, 2)
@@ -232,7 +232,7 @@ def test_fallback_equals_closed_form(name: str, power: Power, no_closed_form: No
     expect_equal(sum_of_powers(network, x, some_scores, power), one_by_one(network, x, some_scores, power))
 
 
-@pytest.mark.parametrize("build", [cnn, normalised])
+@pytest.mark.parametrize("build", [cnn, normalized])
 def test_sub_batches_change_nothing(build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     network, x, _ = make(build, (1, 6, 7))
     whole = sum_of_powers(network, x, some_scores, 1)

@@ -1,4 +1,4 @@
-"""PackNet and HAT: what is answered for a past task never changes, whatever the optimiser does to a weight."""
+"""PackNet and HAT: what is answered for a past task never changes, whatever the optimizer does to a weight."""
 
 from __future__ import annotations
 

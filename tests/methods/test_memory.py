@@ -36,7 +36,7 @@ DIGITS = split(digits(), 0, kind="class", n_tasks=5).problem
 
 
 def numbered(n: int) -> Data:
-    """n images that can be told apart, image i labelled i."""
+    """n images that can be told apart, image i labeled i."""
     images = torch.arange(n).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).to(torch.uint8)
     return Data(images.contiguous(), torch.arange(n), torch.zeros(n, dtype=torch.int16))
 

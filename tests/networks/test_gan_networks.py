@@ -81,7 +81,7 @@ def test_generators_without_a_class(shape: Shape) -> None:
         assert images.shape == (7, *shape)
         assert 0 <= images.min() < images.max() <= 1
         assert independent(generator.eval(), z)
-    assert not independent(generator.train(), z)  # batch normalisation: what the test above must notice
+    assert not independent(generator.train(), z)  # batch normalization: what the test above must notice
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -163,7 +163,7 @@ def test_halvings() -> None:
             halvings((1, side, side))
 
 
-def test_batch_normalisation_follows_all_but_the_first_convolution() -> None:
+def test_batch_normalization_follows_all_but_the_first_convolution() -> None:
     kinds = [type(layer) for layer in DCNetwork((3, 32, 32), CLASSES, width=4, norm="batch").features]
     convolution = [nn.Conv2d, nn.LeakyReLU]
     normed = [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]

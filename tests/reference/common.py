@@ -37,7 +37,7 @@ N_CRITIC, LAMBDA_GP, Z_DIM = 5, 10.0, 64
 LOWEST = torch.finfo(torch.float32).min
 
 
-_torch: Any = torch  # one call for all tensors: private by name, and what optimisers and careful people use
+_torch: Any = torch  # one call for all tensors: private by name, and what optimizers and careful people use
 add_, mul_, sub, lerp_ = _torch._foreach_add_, _torch._foreach_mul_, _torch._foreach_sub, _torch._foreach_lerp_
 addcmul, addcmul_ = _torch._foreach_addcmul, _torch._foreach_addcmul_
 

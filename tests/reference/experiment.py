@@ -100,16 +100,16 @@ GAN = (
     "method.gan.optimizer.lr=0.001",
     "method.gan.optimizer.betas=[0.5,0.9]",
 )
-REGULARISED = f"method.strength={common.STRENGTH}"
+REGULARIZED = f"method.strength={common.STRENGTH}"
 ONLINE = (f"memory={common.ONLINE_BUDGET}", f"trainer.batch_size={online.BATCH_SIZE}")
 OURS: dict[str, Sequence[str]] = {
     "finetune": ["method=finetune"],
     "ewc": ["method=ewc", f"method.strength={common.EWC_STRENGTH}", "method.fisher_labels=exact"],
-    "si": ["method=si", REGULARISED, f"method.damping={common.DAMPING}"],
-    "mas": ["method=mas", REGULARISED],
+    "si": ["method=si", REGULARIZED, f"method.damping={common.DAMPING}"],
+    "mas": ["method=mas", REGULARIZED],
     "rwalk": [
         "method=rwalk",
-        REGULARISED,
+        REGULARIZED,
         f"method.damping={common.DAMPING}",
         f"method.fisher_rate={common.FISHER_RATE}",
         f"method.interval={common.INTERVAL}",

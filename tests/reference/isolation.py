@@ -31,7 +31,7 @@ def among_own(logits: Tensor, y: Tensor, task: int) -> Tensor:
 
 
 def packnet(tasks: Images, weights: Iterable[Tensor]) -> Timing:
-    """Gradients of weights of other tasks are zeroed, which is enough for this optimiser."""
+    """Gradients of weights of other tasks are zeroed, which is enough for this optimizer."""
     network = mlp(weights)
     timing = Timing(list(network.parameters()))
     first, second, _ = linear(network)

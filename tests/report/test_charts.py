@@ -42,13 +42,13 @@ def test_axes_have_a_few_round_ticks(values: list[float], log: bool) -> None:
     assert all(float(f"{tick:.4g}") == pytest.approx(tick) for tick in ticks)
 
 
-def test_methods_differ_by_the_colour_of_their_family_and_by_their_marker_in_it() -> None:
+def test_methods_differ_by_the_color_of_their_family_and_by_their_marker_in_it() -> None:
     ours = {file.stem: file_of("method", file.stem)["_target_"] for file in (CONF / "method").glob("*.yaml")}
     assert {family_of(path) for path in ours.values()} == {*FAMILIES} - {"other"}  # each says its own
     looks = looks_of([*ours.items(), ("theirs", "theirs.methods.Theirs"), ("gone", "cl_bench.methods.gone.Gone")])
     assert [looks["theirs"].family, looks["gone"].family] == ["other", "other"]
     styles = {name: look.style() for name, look in looks.items()}
-    assert len({(style.colour, style.marker) for style in styles.values()}) == len(styles) > 40
+    assert len({(style.color, style.marker) for style in styles.values()}) == len(styles) > 40
     assert len({(style.marker, style.dash) for style in map(looks["er"].style, range(12))}) == 12
     later = Look("rehearsal", MARKERS + 1).style()
     assert (later.marker, later.dash) == (1, 1)
@@ -158,7 +158,7 @@ def test_many_series_are_rows_of_dots_the_best_first() -> None:
     assert next(text.text for text in worst_first.iter("text") if (text.text or "").startswith("m")) == "m1"
 
 
-def test_a_chart_as_a_pdf_holds_its_letters_and_the_colours_of_the_page() -> None:
+def test_a_chart_as_a_pdf_holds_its_letters_and_the_colors_of_the_page() -> None:
     style = Look("regularization", 5).style()
     curve = Series("ewc", "0", style, [(1.0, Estimate(1, 0.2, 3)), (2.0, Estimate(2, 0.2, 3))])
     found = pdf_of(line_chart("", Axis("task", [1, 2]), Axis("ACC", [0, 3]), [curve], [(1, "1"), (2, "2")]))

@@ -20,7 +20,7 @@ from PIL import Image
 
 from cl_bench.network_record import Evaluation
 from cl_bench.record import ByClass, Capacity, Diagnostics, Phase
-from cl_bench.runs.drawing import colourbar, task_labels
+from cl_bench.runs.drawing import colorbar, task_labels
 from cl_bench.runs.evaluation_figures import accuracy_while_learning
 from cl_bench.runs.figures import (
     accuracy_matrix,
@@ -117,7 +117,7 @@ def test_an_axis_of_steps_images_or_tasks_has_the_numbers_that_its_ticks_say(
     for axes in (figure.axes[0] for figure in drawn):
         assert all(place == int(place) for place in axes.get_xticks())
     figure = Figure()
-    colourbar(figure, figure.add_subplot(), 100, "task")
+    colorbar(figure, figure.add_subplot(), 100, "task")
     assert figure.axes[1].get_ylim() == (1, 100)
 
 

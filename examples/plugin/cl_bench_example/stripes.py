@@ -8,7 +8,7 @@ from cl_bench.data.datasets import Dataset
 
 
 def stripes(*, per_class: Positive) -> Dataset:
-    """Noisy grey 8x8 images of four classes: stripes of two widths, across and down.
+    """Noisy gray 8x8 images of four classes: stripes of two widths, across and down.
 
     Args:
         per_class: training images of each class; a quarter as many to test on, one at least.
