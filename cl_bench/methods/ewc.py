@@ -31,7 +31,8 @@ class EWC(Classifier):
         strength: lambda; higher forgets less and learns less.
         online: instead of every task's own anchor, one anchor (the latest weights) and F = decay F + F_k (Schwarz et
             al., 2018).
-        decay: share of the old F that is kept at each task.
+        decay: share of the old F that is kept at each task; None: F is the mean of all F_k, as in the code of Serrà et
+            al. (2018), so the penalty does not grow with the tasks.
         consolidate_every: mini-batches after which the online form moves its anchor; None: when a task ends. `decay`,
             `fisher_labels` and `fisher_samples` are of the Fisher information at that end, and no others.
         fisher_rate: share of the newest mini-batch in the moving average.
@@ -58,7 +59,7 @@ class EWC(Classifier):
         *,
         strength: NonNegative = 1000.0,
         online: bool = False,
-        decay: Share = 1.0,
+        decay: Share | None = 1.0,
         consolidate_every: Positive | None = None,
         fisher_rate: Share = 0.9,
         fisher_labels: Literal["exact", "sampled", "empirical"] = "exact",
@@ -86,10 +87,15 @@ class EWC(Classifier):
         super().learn(task, fit)
         if self.countdown:
             return
-        if self.online:
-            self.penalty.replace(self.weights, self.fisher(task.train), decay=self.decay)
+        found = self.fisher(task.train)
+        if not self.online:
+            self.penalty.add(self.weights, found)
+        elif self.decay is None:
+            n = task.index + 1
+            mean = {name: value / n for name, value in found.items()}
+            self.penalty.replace(self.weights, mean, decay=task.index / n)
         else:
-            self.penalty.add(self.weights, self.fisher(task.train))
+            self.penalty.replace(self.weights, found, decay=self.decay)
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
         logs = super().train_step(batch, optimizers, **given)

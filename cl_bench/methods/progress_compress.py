@@ -79,7 +79,7 @@ class ProgressCompress(EWC):
         super().__init__(
             problem, network, optimizer, strength=strength, online=True, decay=decay, fisher_samples=fisher_samples
         )
-        self.temperature, self.reinitialize = temperature, reinitialize
+        self.gamma, self.temperature, self.reinitialize = decay, temperature, reinitialize
         if reinitialize:
             self.optimizer_state = None  # it would be that of other weights
         fresh = network.fresh()
@@ -93,7 +93,7 @@ class ProgressCompress(EWC):
         for phase, objective in (("progress", self.progress), ("compress", self.compress)):
             step = partial(self.train_step, objective=partial(objective, known=known))
             fit(self, task.train, phase=phase, step=step)
-        self.penalty.replace(self.weights, self.fisher(task.train), decay=self.decay)
+        self.penalty.replace(self.weights, self.fisher(task.train), decay=self.gamma)
 
     def loss(self, batch: Batch, *, objective: Callable[[Batch], Tensor]) -> Tensor:
         return objective(batch)
@@ -109,7 +109,7 @@ class ProgressCompress(EWC):
         said = self.active(self.network(batch.x) / self.temperature, batch.y).log_softmax(1)
         loss = F.kl_div(said, taught, reduction="batchmean")
         if self.index > 0:
-            loss = loss + self.strength / 2 * self.decay * self.penalty(self.weights)
+            loss = loss + self.strength / 2 * self.gamma * self.penalty(self.weights)
         return loss
 
     def column_logits(self, x: Tensor, known: Column | None) -> Tensor:

@@ -12,6 +12,7 @@ from conftest import made, one_pass
 from torch import Tensor
 
 from cl_bench.config import InputError
+from cl_bench.data.batches import Data
 from cl_bench.data.tasks import Scenario
 from cl_bench.methods.ewc import EWC
 from cl_bench.methods.parts.quadratic import QuadraticPenalty
@@ -48,6 +49,22 @@ def test_the_online_form_keeps_the_latest_anchor_and_decays_the_weights() -> Non
     weight = {n: 0.25 * random_weights(20)[n] + 0.5 * random_weights(21)[n] + random_weights(22)[n] for n in theta}
     expected = sum((weight[n] * (theta[n] - random_weights(12)[n]).square()).sum() for n in theta)
     assert penalty(theta).item() == pytest.approx(expected.item(), rel=1e-5)  # type: ignore[union-attr]
+
+
+def test_without_decay_the_weights_are_the_mean_over_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, scenario = ewc("class", "method.online=true", "method.decay=null")
+    found: list[dict[str, Tensor]] = []
+
+    def noted(data: Data) -> dict[str, Tensor]:
+        found.append({name: torch.rand_like(p) for name, p in method.weights.items()})
+        return found[-1]
+
+    monkeypatch.setattr(method, "fisher", noted)
+    for task in scenario.tasks[:3]:
+        method.learn_task(replace(task, train=task.train[torch.arange(32)]), one_pass)
+    for number, (name, weight) in enumerate(zip(found[0], method.penalty.weight, strict=True)):
+        assert torch.allclose(weight, torch.stack([F[name] for F in found]).mean(0), atol=1e-6)
+        assert torch.equal(method.penalty.anchor[number], method.weights[name])
 
 
 def ewc(kind: str, *overrides: str) -> tuple[EWC, Scenario]:
