@@ -495,6 +495,14 @@ def test_it_is_evaluated_on_other_images(er: cl_bench.Run, images: Dataset, tmp_
     assert sorted(cl_bench.evaluate(er, black).round(1).tolist()) == [0, 0, 0, 0, 0.5]
 
 
+def test_a_set_with_one_training_image_of_a_class_is_measured(root: Path, images: Dataset, tmp_path: Path) -> None:
+    """None of its images trains, so none is set aside for validation, as the run did."""
+    run = cl_bench.run("method=finetune", "scenario.val_fraction=0.2", *QUICK, f"output_root={root / 'outputs'}")
+    first = [int((images.y_train == label).int().argmax()) for label in range(10)]
+    few = saved(tmp_path / "few.npz", images, x_train=images.x_train[first], y_train=images.y_train[first])
+    assert cl_bench.evaluate(run, few).tolist() == run.R[-1].tolist()
+
+
 def test_images_that_do_not_fit_are_one_line(er: cl_bench.Run, call: Any, images: Dataset, tmp_path: Path) -> None:
     shapes = {name: (len(getattr(images, name)), 9, 9) for name in ("x_train", "x_test")}
     larger = saved(tmp_path / "larger.npz", images, **{name: np.zeros(shape, "u1") for name, shape in shapes.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from cl_bench.config import InputError
 from cl_bench.config.content import content_of
 from cl_bench.config.plugins import allowed
-from cl_bench.config.schema import check
+from cl_bench.config.schema import Node, check
 from cl_bench.config.weights import weights_of
 from cl_bench.data.batches import at_once
 from cl_bench.data.on_disk import rows_at_once
@@ -164,7 +165,8 @@ class Trained:
             dataset = self._sized(self._of_classes(dataset, classes))
             other = check(dataset, "dataset", packages=allowed(self.settings["plugins"]))
             try:
-                scenario = own_scenario(self.settings, {**nodes, "dataset": other})
+                measured = {"dataset": other, "scenario": without_validation(nodes["scenario"])}
+                scenario = own_scenario(self.settings, nodes | measured)
             except InputError as error:
                 if not str(error).startswith("scenario."):
                     raise
@@ -241,6 +243,12 @@ def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     if x.is_floating_point() and x.numel() and not (x.min() >= 0 and x.max() <= 1):  # nor NaN
         raise InputError(f"images: go from {x.min():g} to {x.max():g}; floats must be in [0, 1], else give uint8")
     return x
+
+
+def without_validation(scenario: Node) -> Node:
+    """A scenario that splits no training images, of which a set to be tested on may have few."""
+    none = {name: 0.0 for name in scenario.values if name == "val_fraction"}
+    return replace(scenario, values={**scenario.values, **none})
 
 
 def brief(value: Any) -> str:
