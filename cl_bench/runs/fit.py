@@ -213,7 +213,7 @@ class Fit:
 
     def stop(self, signal: int) -> None:
         """The run is to stop at the end of the current chunk, once that is saved."""
-        self.checkpoint.signal = signal
+        self.checkpoint.stop(signal)
         self.progress.stopping()
 
     def resume(self, task: int, steps_before: int) -> int:

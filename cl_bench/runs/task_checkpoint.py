@@ -26,12 +26,16 @@ class TaskCheckpoint:
 
     def __init__(self, folder: RunFolder, every: float, callbacks: Sequence[Callback]) -> None:
         self.folder, self.every, self.callbacks = folder, every, callbacks
-        self.signal: int | None = None  # by which the run is to stop after the current chunk, once that is saved
+        self.signal: int | None = None  # by which the run is to stop
         self.task = -1
         self.phases: list[Phase] = []  # the finished ones
         self._ends: list[dict[str, Any]] = []  # the state after each of them
         self._loaded: dict[str, Any] | None = None  # what was saved before a kill
         self._began = self._saved_at = 0.0  # seconds, on the monotonic clock
+
+    def stop(self, signal: int) -> None:
+        """The run is to stop by this signal at the end of the current chunk, once that is saved."""
+        self.signal = signal
 
     def load(self, task: int) -> int:
         """Reads what was saved in the middle of this task; returns how many of its mini-batches were learned."""
