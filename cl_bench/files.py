@@ -14,7 +14,6 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
@@ -68,7 +67,9 @@ def to_archive(state: Mapping[str, Any]) -> Callable[[Path], Any]:
         torch.save(dict(state), content)
         content.seek(0)
         odd = torch.serialization.get_unsafe_globals_in_checkpoint(content)
-    except (AttributeError, TypeError, PicklingError) as error:  # a function, an open file
+    except Exception as error:  # of many types: a function, an open file
+        if isinstance(error, MemoryError | OSError | RuntimeError):  # of the machine
+            raise
         odd = [str(error)]
     if odd:
         what = "a state holds tensors, numbers, texts, lists and dictionaries of them"

@@ -255,7 +255,7 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("scenario.val_fraction=0", "scenario.val_fraction=0: sets no images apart"),
+        ("scenario.val_fraction=0", "scenario.val_fraction=0: sets no validation images aside"),
         ("scenario.val_fraction=0.9999", "scenario.val_fraction=0.9999: leaves nothing to train on"),
         ("hparams_search.first_tasks=3", "hparams_search.first_tasks=3: there are 2 tasks"),
         ("hparams_search.first_tasks=0", "hparams_search.first_tasks=0: input should be greater than 0"),
