@@ -56,6 +56,8 @@ class PackNet(Isolation):
         features = [(name, p) for name, p in self.weights.items() if not name.startswith("head.")]
         self.layers = {name: p for name, p in features if p.dim() > 1}
         self.shared = [p for _, p in features if p.dim() < 2]
+        if not self.layers:
+            raise InputError("network: method=packnet prunes hidden layers, this network has none; choose network=mlp")
         smallest = torch.uint8 if self.nobody < 256 else torch.int16
         owners = (torch.zeros_like(p, dtype=smallest) for p in self.layers.values())
         self.owners = nn.ParameterList(nn.Parameter(owner, False) for owner in owners)

@@ -121,6 +121,7 @@ def test_how_long_it_trains_again(small: Compose) -> None:
             ("method.prune=[0.5,0.5,0,0.5,0.5]",),
             "method.prune=[0.5, 0.5, 0.0, 0.5, 0.5]: leaves no weight free for task 4",
         ),
+        (("network.hidden=[]",), "network: method=packnet prunes hidden layers, this network has none"),
         (("method.prune=0.001", "network.hidden=[5]"), "method.prune=0.001: leaves no weight free for task 2 of 5"),
         (("method.prune=[0.5]",), "method.prune=[0.5]: needs one number, or one for each of 5 tasks"),
         (("method.prune=1.0",), "method.prune=1.0: "),
