@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from cl_bench.data.problem import Problem, Task
-from cl_bench.methods.base import Classifier, Fit, frozen
+from cl_bench.methods.base import Classifier, Fit
 from cl_bench.networks.base import Network, reset_parameters
 from cl_bench.networks.growing import Growing
 from cl_bench.networks.optimizers import Optimizer
@@ -36,7 +37,7 @@ class Separate(Growing, Classifier):
     def learn(self, task: Task, fit: Fit) -> None:
         if task.index > 0:
             if self.problem.kind == "task":
-                self.past.append(frozen(self.network))
+                self.past.append(copy.deepcopy(self.network))  # its numbers count too, and no optimizer has them
             reset_parameters(self.network)
         super().learn(task, fit)
 
@@ -49,4 +50,4 @@ class Separate(Growing, Classifier):
         return (1 + len(self.past)) * super().answer_bytes
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        return frozen(self.network)
+        return copy.deepcopy(self.network)

@@ -43,6 +43,7 @@ def test_its_networks_are_kept_where_they_can_answer_alone(tmp_path: Path) -> No
     assert sizes == [sizes[0] * (1 + index) for index in range(5)]
     assert given.metrics["growth_rate"] == 1
     assert {record.answer_bytes for record in alone.tasks} == {sizes[0]}
+    assert given.parameters == 5 * alone.parameters
     assert alone.metrics["growth_rate"] == 0
 
 
