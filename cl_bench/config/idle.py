@@ -81,7 +81,7 @@ def typed_key(override: str) -> str:
     return "memory.images" if key == "memory" and not value.startswith("{") else key
 
 
-def says_nothing(found: Mapping[str, str], overrides: Iterable[str]) -> list[str]:
+def without_effect(found: Mapping[str, str], overrides: Iterable[str]) -> list[str]:
     """A line for each override of a key that nothing reads. found: these keys, see `unread`."""
     lines = []
     for override in overrides:

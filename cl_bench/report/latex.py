@@ -52,7 +52,8 @@ def latex(found: Sequence[Benchmark], columns: Sequence[Column]) -> str:
     lines = ["% \\usepackage{booktabs,tabularx}"]
     labels: list[str] = []
     for benchmark in found:
-        here = [column for column in columns if column in measured(benchmark.configurations)]
+        there = measured(benchmark.configurations)
+        here = [column for column in columns if column in there]
         best = {column: best_of(benchmark.configurations, column) for column in here}
         caption = " ".join([f"{benchmark.title}; n: seeds.", *explained(benchmark, here)])
         label = "tab:" + re.sub(r"[^a-z0-9]+", "-", benchmark.title.lower()).strip("-")

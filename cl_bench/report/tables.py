@@ -221,9 +221,8 @@ def markdown(found: Sequence[Benchmark], chosen: Sequence[Column] | None = None)
     """A table per benchmark, as GitHub shows it, with all columns that it has or with these of them."""
     lines = []
     for benchmark in found:
-        columns = columns_of(benchmark.configurations)
-        if chosen:
-            columns = [column for column in chosen if column in measured(benchmark.configurations)]
+        there = measured(benchmark.configurations) if chosen else columns_of(benchmark.configurations)
+        columns = [column for column in chosen if column in there] if chosen else there
         best = {column: best_of(benchmark.configurations, column) for column in columns}
         heads = [f"{column.title} {column.arrow}".strip() + unit(column) for column in columns]
         lines += [f"## {benchmark.title}", "", *explained(benchmark, columns), ""]

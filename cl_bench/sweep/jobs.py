@@ -23,7 +23,7 @@ from cl_bench.config.checks import check_settings
 from cl_bench.config.compose import plain
 from cl_bench.config.declared import unread_in
 from cl_bench.config.explain import explained
-from cl_bench.config.idle import says_nothing
+from cl_bench.config.idle import without_effect
 from cl_bench.config.names import CONF, folder_of
 from cl_bench.config.search_path import with_plugins
 from cl_bench.files import load_json
@@ -240,7 +240,7 @@ def carried_out(
     if settings.get("continue_from"):
         earlier(settings)
     folder = folder_of(settings)
-    for line in says_nothing(unread_in(settings), overrides):
+    for line in without_effect(unread_in(settings), overrides):
         print(f"warning: {line}", file=sys.stderr, flush=True)
     results = finished(settings)
     if not results and settings["trainer"]["progress"]:

@@ -9,7 +9,7 @@ from cl_bench.__main__ import main
 from cl_bench.config import InputError
 from cl_bench.config.compose import compose
 from cl_bench.config.declared import declared, unread_in
-from cl_bench.config.idle import WHOLE, says_nothing, unread
+from cl_bench.config.idle import WHOLE, unread, without_effect
 from cl_bench.config.names import key_of
 from cl_bench.config.training import at
 
@@ -59,8 +59,8 @@ OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress
 def test_what_nothing_reads_changes_no_run_and_is_said(command: str, typed: str, beside: str) -> None:
     plain, other = compose(*command.split()), compose(*command.split(), typed)
     assert key_of(plain) == key_of(other)
-    assert says_nothing(unread_in(other), [*command.split(), typed]) == [f"{typed}: has no effect beside {beside}"]
-    assert says_nothing(unread_in(plain), command.split()) == []
+    assert without_effect(unread_in(other), [*command.split(), typed]) == [f"{typed}: has no effect beside {beside}"]
+    assert without_effect(unread_in(plain), command.split()) == []
 
 
 @pytest.mark.parametrize("method", OWN_OPTIMIZERS)
@@ -68,14 +68,14 @@ def test_moments_that_no_task_hands_on_are_no_setting(method: str) -> None:
     chosen = [f"method={method}", "scenario=task_incremental"]
     kept = compose(*chosen, "optimizer.keep_state=true")
     assert key_of(kept) == key_of(compose(*chosen))
-    (line,) = says_nothing(unread_in(kept), ["optimizer.keep_state=true"])
+    (line,) = without_effect(unread_in(kept), ["optimizer.keep_state=true"])
     assert line.startswith("optimizer.keep_state=true: has no effect ")
 
 
 def test_an_optimizer_beside_a_method_that_has_its_own_is_no_setting() -> None:
     other = compose("method=dgm", "optimizer=sgd", "optimizer.lr=9")
     assert key_of(other) == key_of(compose("method=dgm"))
-    (line,) = says_nothing(unread_in(other), ["optimizer.lr=9"])
+    (line,) = without_effect(unread_in(other), ["optimizer.lr=9"])
     assert line == "optimizer.lr=9: has no effect beside method.optimizer"
 
 
@@ -83,7 +83,7 @@ def test_an_optimizer_beside_a_method_that_has_its_own_is_no_setting() -> None:
 def test_what_a_method_never_reads_is_no_setting_of_it(typed: str) -> None:
     other = compose("method=joint_gan", typed)
     assert key_of(other) == key_of(compose("method=joint_gan"))
-    assert says_nothing(unread_in(other), [typed]) == [f"{typed}: has no effect with this method"]
+    assert without_effect(unread_in(other), [typed]) == [f"{typed}: has no effect with this method"]
 
 
 @pytest.mark.parametrize("method", METHODS)
