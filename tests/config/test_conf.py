@@ -58,7 +58,7 @@ def test_tuned_values_are_of_the_method_and_were_chosen_on_validation_images(nam
         return
     assert tuned["tuned_on"] == "all_tasks"
     assert "# Chosen on validation images of all tasks" in text
-    assert "# python -m cl_bench " in text or "seed 10 under\n# " in text  # what chose it, or under what
+    assert "# python -m cl_bench " in text or "seed 10 with\n# " in text  # what chose it, or under what
 
 
 @pytest.mark.parametrize("name", options_of("benchmark"))
