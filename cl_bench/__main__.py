@@ -118,7 +118,7 @@ def parsed(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     flags = [argument for argument in arguments if argument not in overrides]
     for word in (word for word in overrides if "=" not in word):
         if near := get_close_matches(word, COMMANDS, n=1):
-            raise InputError(f"{word}: is no KEY=VALUE; did you mean cl-bench {near[0]}?")
+            raise InputError(f"{word}: is not KEY=VALUE; did you mean cl-bench {near[0]}?")
     return flags, [written_out(override) for override in overrides]
 
 

@@ -1,6 +1,6 @@
-"""From Python what the command line does: `import cl_bench`, then `cl_bench.run("method=er", "dataset=digits")`.
+"""cl_bench in Python: `import cl_bench`, then `cl_bench.run("method=er", "dataset=digits")`.
 
-No torch is imported before something is trained, rebuilt or asked to answer.
+torch is imported only when something is trained, rebuilt or predicted.
 """
 
 from __future__ import annotations
@@ -35,20 +35,21 @@ NAMED = ("method._target_", "dataset._target_", "scenario._target_")  # their na
 
 
 def run(*overrides: str) -> Run:
-    """Trains and measures what a command line of these words would, or goes on with it; a finished run answers at once.
+    """Trains and measures like the command line with the same settings. Continues an interrupted run, and loads a
+    finished run.
 
     Args:
-        overrides: as typed behind `python -m cl_bench`, one text each: "method=er", "memory=100", "seed=1".
-            With `hparams_search=NAME` the search comes first, and the run is that with the best values.
+        overrides: settings of `python -m cl_bench`, one text each: "method=er", "memory=100", "seed=1". With
+            `hparams_search=NAME` the search runs first, and the returned run has the best values.
 
-    Raises InputError, in one line, for what can't be done, and KnownError when a run fails by its numbers. Ctrl-C
-    saves the run before it interrupts; the same call goes on from there.
+    Raises InputError with one line for wrong settings, and KnownError if the numbers of a run fail. Ctrl-C saves the
+    run before it stops. The same call continues it.
     """
     from cl_bench.sweep.jobs import carried_out
 
     for override in overrides:
         if not isinstance(override, str) or override.startswith("-"):
-            raise InputError(f"{override!r}: is no override; give texts such as 'method=er', and no flags")
+            raise InputError(f"{override!r}: is not a setting; give texts such as 'method=er', without flags")
     with by_itself():
         settings = composed_of(overrides)
         try:
@@ -61,12 +62,12 @@ def run(*overrides: str) -> Run:
 
 
 def load(folder: str | os.PathLike[str], plugins: str | Sequence[str] = ()) -> Run:
-    """The run that left this folder, finished or not. What the folder says causes no import.
+    """The run in this folder, finished or not. The content of the folder never causes an import.
 
     Args:
-        plugins: packages whose code its model may need, as in `plugins=[...]`; installed plugins need not be named.
+        plugins: packages whose code the model may need, as in `plugins=[...]`. Installed plugins need not be named.
 
-    Raises InputError for a folder without results that can be read.
+    Raises InputError if the folder has no results that can be read.
     """
     return Run(as_path(folder, "folder"), [plugins] if isinstance(plugins, str) else plugins)
 
@@ -74,14 +75,14 @@ def load(folder: str | os.PathLike[str], plugins: str | Sequence[str] = ()) -> R
 def results(
     folders: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "outputs", where: str | Sequence[str] = ()
 ) -> pd.DataFrame:
-    """A row for each finished run below some folders: its name, method, dataset, scenario and seed, the settings in
-    which the runs differ, every metric, and its folder. Copies of one run are one row.
+    """A row for each finished run below some folders. The columns are name, method, dataset, scenario, seed, the
+    settings in which the runs differ, every metric, and the folder. Copies of one run are one row.
 
     Args:
-        folders: where to look, at any depth.
-        where: only these runs, as behind `--where` of the report: "method=er,der", or several such texts.
+        folders: where to search, at any depth.
+        where: only these runs, as with `--where` of the report: "method=er,der", or several such texts.
 
-    Raises InputError for a folder that isn't there, a condition that nothing meets, and without pandas.
+    Raises InputError for a missing folder, a condition that no run satisfies, and without pandas.
     """
     from cl_bench.report.labels import differing
     from cl_bench.report.runs import read, select
@@ -89,7 +90,7 @@ def results(
     pandas = imported_pandas()
     wanted = [where] if isinstance(where, str) else where
     if not isinstance(wanted, list | tuple) or not all(isinstance(condition, str) for condition in wanted):
-        raise InputError(f"where={where!r}: is no condition; give texts such as 'method=er,der'")
+        raise InputError(f"where={where!r}: is not a condition; give texts such as 'method=er,der'")
     tops = folders if isinstance(folders, Iterable) and not isinstance(folders, str) else [folders]
     found, unread, _ = read([as_path(top, "folders") for top in tops])
     for folder in unread:
@@ -114,29 +115,29 @@ def results(
 
 
 def evaluate(run: Run, dataset: str | os.PathLike[str] | None = None, after: int | None = None) -> np.ndarray:
-    """The accuracy of a run's model on the test images of each task, shape (T,), or on those that all tasks share,
-    shape (1,), as the run measured it.
+    """The accuracy of a run's model on the test images of each task, shape (T,). If all tasks share one test set, the
+    shape is (1,).
 
     Args:
-        run: of which the model is.
-        dataset: another data set with the same classes and images of the same shape, cut into the same tasks: a name
-            as behind `dataset=`, an .npz or .csv file of your own, or a folder of pictures with a folder per class.
-        after: the task after which the model is taken, 0 for the first; None for the last one learned.
+        run: the run whose model is measured.
+        dataset: another data set with the same classes and images of the same shape, split into the same tasks: a name
+            as in `dataset=`, your own .npz or .csv file, or a folder with one folder of pictures per class.
+        after: the task after which the model is taken, counted from 0; None: the last task that was learned.
 
-    Raises InputError when that can't be.
+    Raises InputError if this is not possible.
     """
     if not isinstance(run, Run):
-        raise InputError(f"run={run!r}: is no run; give what cl_bench.run or cl_bench.load returned")
+        raise InputError(f"run={run!r}: is not a run; give the result of cl_bench.run or cl_bench.load")
     node = None if dataset is None else node_of(str(as_path(dataset, "dataset")), run.config)
     return run._trained(after).accuracies(node, run.classes)
 
 
 class Run:
-    """What a run left in its folder. A notebook shows it as its accuracy matrix and its metrics.
+    """A run and its folder. A notebook shows the accuracy matrix and the metrics.
 
-    folder: where it lies. name: DATASET-SCENARIO-METHOD-seedS. status: finished, running or failed.
-    config: its settings by group, as `results.json` holds them. classes: the names of the classes of each task.
-    metrics: every metric by its name, NaN where it isn't defined.
+    folder: its path. name: DATASET-SCENARIO-METHOD-seedS. status: finished, running or failed. config: its settings by
+    group, as in `results.json`. classes: the names of the classes of each task. metrics: every metric by its name, NaN
+    if it is not defined.
     """
 
     def __init__(self, folder: Path, plugins: Sequence[str] = ()) -> None:
@@ -156,74 +157,79 @@ class Run:
 
     @cached_property
     def R(self) -> np.ndarray:
-        """R[i, j] is the accuracy on task j after learning task i, shape (T, T); NaN where it was not measured. It
-        has one column, shape (T, 1), where all tasks share one test set."""
+        """R[i, j] is the accuracy on task j after learning task i, shape (T, T). A value that was not measured is NaN.
+        If all tasks share one test set, there is one column, shape (T, 1).
+        """
         import numpy as np
 
         return np.array(self._results.R, dtype=float)
 
     def history(self) -> pd.DataFrame:
-        """The rows of its log.csv: step, task, phase, name, value. The losses have the phase of their training, what
-        is measured after a task the phase `task`. Raises InputError without log.csv or pandas."""
+        """The rows of log.csv: step, task, phase, name, value. Losses have the phase of their training. Values that are
+        measured after a task have the phase `task`. Raises InputError without log.csv or pandas.
+        """
         from cl_bench.runs.curves import Row, read
 
         pandas, log = imported_pandas(), self.folder / "log.csv"
         if not log.is_file():
-            raise InputError(f"{log}: is missing; the folder was moved, or not all of it was copied")
+            raise InputError(f"{log}: is missing; the folder was moved, or was not copied completely")
         return pandas.DataFrame(read(log), columns=list(Row._fields))
 
     def model(self, after: int | None = None) -> Method:
-        """The trained method, a torch module in evaluation mode: `model(x, index=None)`, logits of images in [0, 1].
-        The same object each time, on the CPU until it is moved. Without a checkpoint it is that of `keep_models`, which
-        lacks what is kept for learning on.
+        """The trained method, a torch module in evaluation mode: `model(x, index=None)` gives the logits of images in
+        [0, 1]. Each call returns the same object, on the CPU until you move it. Without a checkpoint it is the model of
+        `keep_models`, which cannot learn further.
 
         Args:
-            after: the task after which it is taken, 0 for the first; None for the last one learned.
+            after: the task after which the model is taken, counted from 0; None: the last task that was learned.
 
-        Raises InputError when it isn't there: two checkpoints are kept, or all with `keep_checkpoints=null`.
+        Raises InputError if it was not kept: a run keeps two checkpoints, or all with `keep_checkpoints=null`.
         """
         return self._trained(after, whole=True).method.eval()
 
     def predict(
         self, images: Any, task: int | None = None, after: int | None = None, top: int | None = None
     ) -> np.ndarray:
-        """The names of the classes that the model sees in some images, shape (N,), by the mask of evaluation: after
-        task i, classes of tasks 0 to i answer in class-incremental learning.
+        """The predicted classes of some images, shape (N,), under the mask of evaluation: in class-incremental learning
+        the classes of tasks 0 to i compete after task i.
 
         Args:
-            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) where they are gray. Or a
-                picture file, a folder of them, in natural order, or a list of such paths: each picture's center square
-                is resized to the images of the run.
-            task: of which task they are; needed in task-incremental learning. They are seen as it sees them: with its
-                order of the pixels, turned by its angle.
-            after: as in `model`, whose device is the one that works.
-            top: so many classes for each image, the best first, shape (N, top).
+            images: uint8, or floats in [0, 1]; (N, C, H, W), (N, H, W, C), or (N, H, W) for gray images. Or a picture
+                file, a folder of pictures in natural order, or a list of such paths. The center square of each picture
+                is resized to the size of the run's images.
+            task: the task of the images, needed in task-incremental learning. The images get the order of the pixels or
+                the angle of this task.
+            after: as in `model`. The device of this model is used.
+            top: the number of classes for each image, the best first, shape (N, top).
 
         Raises InputError for images of another shape or type.
         """
         return self._asked(images, task, after, lambda trained, x: trained.answers(x, task, top))
 
     def scores(self, images: Any, task: int | None = None, after: int | None = None) -> np.ndarray:
-        """How sure the model is of each output, shape (N, n_outputs): the softmax of what it answers by, which need not
-        be a probability (iCaRL answers by cosines); 0 for outputs that may not answer. Arguments as in `predict`."""
+        """The confidence of the model in each output, shape (N, n_outputs): the softmax of the scores that it
+        classifies with. For iCaRL these are cosines, and their softmax is not a probability. Outputs that may not
+        answer have 0. Arguments as in `predict`.
+        """
         return self._asked(images, task, after, lambda trained, x: trained.scores(x, task))
 
     @property
     def class_names(self) -> list[str]:
-        """What each output stands for."""
+        """The name of each output."""
         return list(self._results.class_names)
 
     def export(
         self, file: str | os.PathLike[str] | None = None, task: int | None = None, after: int | None = None
     ) -> Path:
-        """Writes the model as a graph of torch alone, and returns the file: float images (N, C, H, W) in [0, 1] to
-        logits (N, n_outputs), those that may not answer at the lowest value. Its labels.json is inside.
+        """Writes the model as a graph that needs only torch, and returns the file. The graph takes float images (N, C,
+        H, W) in [0, 1] and gives logits (N, n_outputs). Outputs that may not answer have the lowest value. The file
+        contains labels.json.
 
         Args:
             file: None for `models/taskN/model.pt2` in the folder of the run.
             task, after: as in `predict`.
 
-        Raises InputError for a model that is no such graph, with the reason.
+        Raises InputError for a model that is not one graph, with the reason.
         """
         self._check_task(task)
         trained = self._trained(after)
@@ -253,7 +259,7 @@ class Run:
     def _check_task(self, task: int | None) -> None:
         tasks = f", 0 to {len(self.classes) - 1}"
         if self._results.kind == "task" and task is None:
-            raise InputError(f"task: this run is task-incremental; say of which task the images are{tasks}")
+            raise InputError(f"task: this run is task-incremental; give the task of the images{tasks}")
         if task is not None and not is_one_of(task, range(len(self.classes))):
             raise InputError(f"task={task}: there is no such task{tasks}")
 
@@ -262,7 +268,7 @@ class Run:
         after = learned - 1 if after is None else after
         if not is_one_of(after, range(learned)):
             known = f"0 to {learned - 1} are" if learned else "none is"
-            raise InputError(f"after={after}: is no task that is learned; {known}")
+            raise InputError(f"after={after}: is not a task that was learned; {known}")
         known = self._models.get(after)
         if known is None or (whole and not known.whole):
             folder, key = self.folder, self._results.key
@@ -302,7 +308,10 @@ def missing(folder: Path) -> str:
     """Why there is no run in a folder."""
     below = sorted(folder.glob("**/results.json"))
     if below:
-        return f"is no folder of one run; load one below it, such as {below[0].parent}, or cl_bench.results(...) of all"
+        return (
+            f"is not the folder of one run; load one below it, such as {below[0].parent}, "
+            "or cl_bench.results(...) of all"
+        )
     return "has no results.json" if folder.is_dir() else no_such_folder(folder)
 
 

@@ -72,8 +72,8 @@ def to_archive(state: Mapping[str, Any]) -> Callable[[Path], Any]:
             raise
         odd = [str(error)]
     if odd:
-        what = "a state holds tensors, numbers, texts, lists and dictionaries of them"
-        raise InputError(f"checkpoint: can't be read again, for what is in a state ({min(odd)}); {what}")
+        what = "a state may have tensors, numbers, texts, and lists and dictionaries of these"
+        raise InputError(f"checkpoint: could not be read again, because of a type in the state ({min(odd)}); {what}")
     return lambda file: file.write_bytes(content.getbuffer())
 
 
@@ -97,7 +97,7 @@ def from_archive(file: Path, device: torch.device | str = "cpu") -> dict[str, An
 def load_json(file: Path) -> Any:
     """The value in a JSON file, without the checksum that `sealed` gave it.
 
-    Raises FileNotFoundError where there is none, and Damaged where it is no file (opening a pipe waits for ever), can't
+    Raises FileNotFoundError where there is none, and Damaged where it is not a file (a pipe could wait for ever), can't
     be read, is no JSON, holds what can't be written again (NaN, infinity, half a character, numbers without end), or
     has another checksum. Content that never had one is taken as it is.
     """
@@ -108,7 +108,7 @@ def load_content(file: Path) -> tuple[Any, bytes]:
     """What `load_json` gives, and the content of the file, checksum and all."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise Damaged(f"{file.name} is no file")
+            raise Damaged(f"{file.name} is not a file")
         content = file.read_bytes()
         value = json.loads(content, parse_int=whole)
         sums = [value.pop(CHECKSUM)] if isinstance(value, dict) and CHECKSUM in value else []
@@ -124,9 +124,9 @@ def load_content(file: Path) -> tuple[Any, bytes]:
     except Damaged:
         raise
     except (ValueError, RecursionError):
-        raise Damaged(f"{file.name} is damaged (no whole JSON)") from None
+        raise Damaged(f"{file.name} is damaged (incomplete JSON)") from None
     if sums not in ([], [_checksum(text)]):
-        raise Damaged(f"{file.name} is damaged (its checksum is another one)")
+        raise Damaged(f"{file.name} is damaged (wrong checksum)")
     return value, content
 
 

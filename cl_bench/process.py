@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
-STOPPED = "stopped; what was done is saved, and the same command goes on from there"
+STOPPED = "stopped; the work so far is saved, and the same command continues it"
 OWNER = "CL_BENCH_OWNER"  # names in a run's environment the process that started it and without which it must not go on
 GRACE = 30  # s that such a run has to save what it did
 
@@ -103,7 +103,7 @@ def as_process(module: str) -> NoReturn:
     sys.stdout.flush()
     if sys.stdout.error:
         print(
-            f"error: standard output: {sys.stdout.error.strerror or sys.stdout.error}; all else was done",
+            f"error: standard output: {sys.stdout.error.strerror or sys.stdout.error}; everything else was done",
             file=sys.stderr,
         )
         code = code or 1

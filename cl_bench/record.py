@@ -85,14 +85,14 @@ class Diagnostics:
         {'rounds': 3}
         """
         if not isinstance(noted, Mapping):  # such as what a phase returned
-            raise InputError(f"diagnostics of the method: learn returns a {type(noted).__name__}; return a dictionary")
+            raise InputError(f"notes of the method: learn returns a {type(noted).__name__}; return a dictionary")
         named = {field.name for field in fields(cls)} - {"more"}
         more = {name: value for name, value in noted.items() if name not in named}
         found = {name: value for name, value in noted.items() if name in named} | {"more": more or None}
         try:
             return from_json(cls, to_json(found))
         except (Damaged, TypeError) as error:
-            raise InputError(f"diagnostics of the method: {error}; note plain Python values") from None
+            raise InputError(f"notes of the method: {error}; use plain Python values") from None
 
 
 @dataclass(frozen=True)
@@ -295,11 +295,11 @@ def wrong(results: Results) -> str:
         if len(values) > columns or (len(values) < columns and not (name == "n_test" and trial)):
             return f"{name}: {len(values)} values for {columns} test sets"
     if [record.task for record in results.tasks] != list(range(len(results.tasks))):
-        return "tasks: not one after another"
+        return "tasks: not consecutive"
     if len(results.tasks) > T or (len(results.tasks) < T and results.status == "finished" and not trial):
         return f"tasks: {len(results.tasks)} of {T}, status {results.status}"
     if results.seed != results.config["seed"]:
-        return "seed: not that of the configuration"
+        return "seed: differs from the configuration"
     for name, value in results.metrics.items():
         if value is not None and abs(value) > 1 + 1e-9 and not name.startswith(NO_SHARES):
             return f"metrics.{name}: no share"

@@ -36,14 +36,16 @@ def parser() -> Parser:
         help="experiments (three_scenarios/er, dark_experience, '*/ewc'; default: all), and KEY=VALUE for every run, "
         "e.g. data_dir=data hydra/launcher=joblib",
     )
-    found.add_argument("--budget", choices=("cpu", "gpu"), default="cpu", help="gpu: also what takes hours on a CPU")
-    found.add_argument("--seeds", help="of each run, e.g. 0,1,2; default: those of each number")
-    found.add_argument("--no-run", action="store_true", help="compare the runs that are there, and begin none")
+    found.add_argument(
+        "--budget", choices=("cpu", "gpu"), default="cpu", help="gpu: also experiments that take hours on a CPU"
+    )
+    found.add_argument("--seeds", help="seeds of each run, e.g. 0,1,2; default: the seeds of each published number")
+    found.add_argument("--no-run", action="store_true", help="compare existing runs, start no run")
     found.add_argument("--keep", action="store_true", help="write the runs into results/*.csv of this checkout")
     found.add_argument(
         "--tables",
         action="store_true",
-        help="make the tables of README.md and docs/ again, of numbers and of keys; without --keep nothing else",
+        help="make the tables of README.md and docs/ again; without --keep do nothing else",
     )
     return found
 
@@ -54,13 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
         if options.tables and not options.keep:
             if vars(options) != vars(parser().parse_args(["--tables"])):
-                raise InputError(
-                    "--tables: goes alone, or with --keep, which runs and keeps before the tables are made"
-                )
+                raise InputError("--tables: use it alone or with --keep")
             return tables()
         overrides = [word for word in options.words if "=" in word]
         if seed := next((word for word in overrides if word.startswith("seed=")), None):
-            raise InputError(f"{seed}: which seeds run is said by --seeds {seed.removeprefix('seed=')}")
+            raise InputError(f"{seed}: set the seeds with --seeds {seed.removeprefix('seed=')}")
         chosen = select([word for word in options.words if "=" not in word], options.budget)
         if options.seeds is not None:
             seeds = seeds_of(options.seeds)
@@ -94,7 +94,7 @@ def select(names: Sequence[str], budget: str) -> dict[str, list[Cell]]:
     for name in names:
         if not any(fits(cell, name) for cell in known):
             near = {part for cell in known for part in (cell.experiment, cell.experiment.split("/")[0])}
-            raise InputError(f"{name}: no published number is known of such an experiment{nearest(name, near)}")
+            raise InputError(f"{name}: there is no published number of this experiment{nearest(name, near)}")
     wanted = {
         family: [
             cell
@@ -119,7 +119,9 @@ def check_same(chosen: Mapping[str, Sequence[Cell]], overrides: Sequence[str]) -
     others = [override for override in overrides if override not in places]
     for cell in (cell for content in chosen.values() for cell in content):
         if others and key([*cell.configuration, *overrides], 0) != key([*cell.configuration, *places], 0):
-            why = f"makes another run than {cell.experiment}, under whose name it would be kept; leave out --keep"
+            why = (
+                f"makes a run that differs from {cell.experiment}, but would be kept under this name; leave out --keep"
+            )
             raise InputError(f"{' '.join(others)}: {why}")
 
 

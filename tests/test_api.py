@@ -98,7 +98,7 @@ def test_what_was_not_measured_is_nan(call: Any) -> None:
     assert not np.isnan(joint.R[4]).any()
     assert np.isnan(joint.metrics["BWT"])
     assert cl_bench.evaluate(joint).tolist() == joint.R[4].tolist()
-    with pytest.raises(InputError, match="joint has learned nothing by then"):
+    with pytest.raises(InputError, match="joint has learned nothing until then"):
         joint.model(after=3)
 
 
@@ -108,7 +108,7 @@ def test_what_was_not_measured_is_nan(call: Any) -> None:
         (["method=err"], "method=err: no such method; did you mean 'er'?"),
         (["method=er", "method.n_repaly=3"], "did you mean 'method.n_replay'?"),
         (["seed=-1"], "seed=-1"),
-        (["seed=0,1"], "several values are a sweep"),
+        (["seed=0,1"], "several values need a sweep"),
         (["-m", "seed=0,1"], "no flags"),
         ([["method=er"]], "give texts"),
         (["method"], "KEY=VALUE"),
@@ -143,7 +143,7 @@ def test_nothing_is_printed_but_progress(root: Path, capfd: pytest.CaptureFixtur
 def test_folders_without_a_run_are_named(er: cl_bench.Run, root: Path, tmp_path: Path) -> None:
     assert cl_bench.load(str(er.folder)).metrics == pytest.approx(er.metrics, nan_ok=True)
     for folder, words in [
-        (root / "outputs", "is no folder of one run"),
+        (root / "outputs", "is not the folder of one run"),
         (root / "output", "no such folder; did you mean 'outputs'?"),
         (tmp_path, "has no results.json"),
         (tmp_path / "a" / "b", "no such folder"),
@@ -218,7 +218,7 @@ def test_what_a_callback_asks_for_in_its_run_is_one_line(er: cl_bench.Run, call:
     asked = [lambda: call("method=er"), lambda: cl_bench.load(er.folder).model(), lambda: node_of("digits", er.config)]
     with by_itself():
         for ask in asked:
-            with pytest.raises(InputError, match=r"^cl_bench: a run is at work in this thread"):
+            with pytest.raises(InputError, match=r"^cl_bench: a run is in progress in this thread"):
                 ask()
     for ask in asked:
         ask()
@@ -238,16 +238,16 @@ def test_a_run_stays_where_it_is_when_the_working_directory_changes(
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda run, x: cl_bench.load(3), "^folder=3: is no path"),  # type: ignore[arg-type]
-        (lambda run, x: cl_bench.results(3), "^folders=3: is no path"),  # type: ignore[arg-type]
-        (lambda run, x: cl_bench.results(run.folder, where=3), "^where=3: is no condition"),  # type: ignore[arg-type]
-        (lambda run, x: cl_bench.evaluate("FOLDER"), "^run='FOLDER': is no run; give what .*cl_bench.load"),  # type: ignore[arg-type]
-        (lambda run, x: cl_bench.evaluate(run, 3), "^dataset=3: is no path"),  # type: ignore[arg-type]
-        (lambda run, x: run.export(3), "^file=3: is no path"),
+        (lambda run, x: cl_bench.load(3), "^folder=3: is not a path"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.results(3), "^folders=3: is not a path"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.results(run.folder, where=3), "^where=3: is not a condition"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.evaluate("FOLDER"), "^run='FOLDER': is not a run; give the result .*cl_bench.load"),  # type: ignore[arg-type]
+        (lambda run, x: cl_bench.evaluate(run, 3), "^dataset=3: is not a path"),  # type: ignore[arg-type]
+        (lambda run, x: run.export(3), "^file=3: is not a path"),
         (lambda run, x: run.export(task=1), "^task=1: has no effect, as this run is class-incremental"),
         (lambda run, x: run.predict(x, task=0.0), "^task=0.0: there is no such task"),
         (lambda run, x: run.predict(x, task=True), "^task=True: there is no such task"),
-        (lambda run, x: run.predict(x, after=4.0), "^after=4.0: is no task that is learned"),
+        (lambda run, x: run.predict(x, after=4.0), "^after=4.0: is not a task that was learned"),
         (lambda run, x: run.predict(x, top=1.0), "^top=1.0: 10 classes answer"),
         (lambda run, x: run.predict(x, top=True), "^top=True: 10 classes answer"),
     ],
@@ -371,11 +371,11 @@ def test_images_may_come_in_any_usual_form(er: cl_bench.Run, images: Dataset) ->
         (np.full((5, 8, 8), 255.0), "go from 255 to 255; floats must be in"),
         (np.full((5, 8, 8), np.nan), "floats must be in"),
         (np.full((5, 8, 8), -0.1), "floats must be in"),
-        ([[1], [2, 3]], "are no array"),
+        ([[1], [2, 3]], "are not an array"),
         (torch.zeros(5, 1, 8, 8).to_sparse(), "are a sparse, nested or meta tensor"),
         (torch.zeros(5, 1, 8, 8, device="meta"), "give a dense one"),
         (["a"], "images: a: no such picture or folder"),
-        (None, "are no array"),
+        (None, "are not an array"),
     ],
 )
 def test_other_images_are_one_line(images: Any, words: str, er: cl_bench.Run) -> None:
@@ -398,7 +398,9 @@ def test_a_task_is_asked_for_where_it_counts(call: Any, images: Dataset) -> None
 @pytest.mark.parametrize("kind", ["class", "domain"])
 def test_a_task_that_would_change_no_answer_is_refused(kind: str, call: Any, images: Dataset) -> None:
     given = call("method=finetune", f"scenario={kind}_incremental")
-    with pytest.raises(InputError, match=rf"^task=1: has no effect, as this run is {kind}-incremental; leave it out$"):
+    with pytest.raises(
+        InputError, match=f"^task=1: has no effect, because this run is {kind}-incremental; leave it out$"
+    ):
         given.predict(images.x_test, task=1)
 
 
@@ -520,7 +522,7 @@ def test_images_that_do_not_fit_are_one_line(er: cl_bench.Run, call: Any, images
     for classes, words in [
         (
             [3, 7],
-            r"^dataset: can't be cut into the tasks of this run; the run has classes 0 1 .* \(scenario.n_tasks=5: 2",
+            r"^dataset: cannot be split into the tasks of this run; the run has classes 0 1 .* \(scenario.n_tasks=5: 2",
         ),
         ([0, 1, 2, 3, 4, 5, 7, 6, 8, 9], "^dataset: the run has classes 6 7 in task 4, this data set 7 6"),
     ]:
@@ -529,7 +531,7 @@ def test_images_that_do_not_fit_are_one_line(er: cl_bench.Run, call: Any, images
             domain._trained(None).accuracies(node, domain.classes)
     several = call("method=finetune", "scenario=sequence", "scenario.datasets=[digits,digits]", "scenario.kind=domain")
     assert cl_bench.evaluate(several).tolist() == several.R[-1].tolist()
-    with pytest.raises(InputError, match="has images of its own; there is none to replace"):
+    with pytest.raises(InputError, match="has its own images; leave dataset out"):
         cl_bench.evaluate(several, "digits")
 
 
@@ -540,7 +542,7 @@ def test_images_that_changed_since_are_not_taken_for_those_of_the_run(
     own = call("method=finetune", "trainer.epochs=1", "dataset=npz", f"dataset.path={file}")
     assert cl_bench.evaluate(own).tolist() == own.R[-1].tolist()
     saved(file, images, y_test=images.y_test.numpy()[::-1].copy())
-    with pytest.raises(InputError, match="aren't where they were, or changed"):
+    with pytest.raises(InputError, match="were moved or changed"):
         cl_bench.load(own.folder).model()
 
 

@@ -33,7 +33,9 @@ def test_an_archive_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("odd", [np.arange(3), Path("here"), lambda: 3])
 def test_what_could_not_be_read_again_is_not_written(odd: Any) -> None:
     """Such as an array that a method keeps in `get_extra_state`: each checkpoint of the run would be damaged."""
-    with pytest.raises(InputError, match=r"^checkpoint: can't be read again, for what is in a state \(.+\); .*"):
+    with pytest.raises(
+        InputError, match=r"^checkpoint: could not be read again, because of a type in the state \(.+\); .*"
+    ):
         to_archive(STATE | {"method": {"_extra_state": {"mine": odd}}})
 
 
@@ -86,14 +88,14 @@ def test_sealed_content_comes_back_from_a_file_however_it_is_spaced(tmp_path: Pa
     [{"R": [[0.3, None]]}, {"R": [[0.1 + 0.2, 0.0]]}, {"name": "u"}, {"more": 1}, {files.CHECKSUM: None}],
 )
 def test_changed_content_is_damaged(change: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(Damaged, match=r"^file\.json is damaged \(its checksum is another one\)$"):
+    with pytest.raises(Damaged, match=r"^file\.json is damaged \(wrong checksum\)$"):
         read_back(tmp_path / "file.json", {**sealed(CONTENT), **change})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), "\ud800", {"\udfff": 1}, 10**40])
 def test_what_cannot_be_written_again_is_damaged_whatever_its_checksum(value: Any, tmp_path: Path) -> None:
     for content in ({"R": value}, sealed({"R": value})):
-        with pytest.raises(Damaged, match="no whole JSON"):
+        with pytest.raises(Damaged, match="incomplete JSON"):
             read_back(tmp_path / "file.json", content)
     assert read_back(tmp_path / "file.json", sealed({"R": "\U0001f600 \\ud800"})) == {"R": "\U0001f600 \\ud800"}
 

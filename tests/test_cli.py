@@ -168,7 +168,7 @@ def test_a_command_that_is_none_is_told_by_the_nearest(words: list[str], capsys:
     assert main(words) == 1
     word = next(word for word in words if word.isalpha())
     nearest = {"re": "report", "ex": "explain", "da": "dashboard", "ve": "verify"}[word[:2]]
-    assert capsys.readouterr().err == f"error: {word}: is no KEY=VALUE; did you mean cl-bench {nearest}?\n"
+    assert capsys.readouterr().err == f"error: {word}: is not KEY=VALUE; did you mean cl-bench {nearest}?\n"
 
 
 def test_a_sweep_and_the_same_sweep_again(
@@ -209,7 +209,7 @@ def test_killed_and_run_again(start: Start, whole: Results, tmp_path: Path) -> N
     """kill -9 in the middle of a task; meanwhile nobody else gets into the folder."""
     settings = compose(*LONG, f"output_root={tmp_path / 'outputs'}")
     process = start(until=lambda: learns(2, tmp_path))
-    with pytest.raises(InputError, match="another process is at work in"):
+    with pytest.raises(InputError, match="another process works in"):
         run(settings)
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -228,7 +228,7 @@ def test_stopped_and_run_again(number: signal.Signals, code: int, start: Start, 
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
-    assert said == "stopped; what was done is saved, and the same command goes on from there\n"
+    assert said == "stopped; the work so far is saved, and the same command continues it\n"
     settings = compose(*LONG, f"output_root={tmp_path / 'outputs'}")
     assert [path.name for path in folder_of(settings).parent.iterdir()] == [folder_of(settings).name]  # not seed 1
     assert (folder_of(settings) / "checkpoints" / "phase.pt").exists()
@@ -371,7 +371,9 @@ def test_an_output_that_takes_nothing_is_one_line(outputs: str, code: int, reaso
     for arguments in ("--cfg job", "-m method=packnet seed=0,1"):
         ended = shell(f"CL {arguments} {outputs}", tmp_path)
         assert ended.returncode == code
-        assert ended.stderr.splitlines() == [f"error: standard output: {reason}; all else was done"] * bool(reason)
+        assert ended.stderr.splitlines() == [f"error: standard output: {reason}; everything else was done"] * bool(
+            reason
+        )
 
 
 @pytest.mark.slow
@@ -419,7 +421,7 @@ builtins.__import__ = hooked
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert ended.returncode == 128 + number
-    assert ended.stderr == "stopped; what was done is saved, and the same command goes on from there\n"
+    assert ended.stderr == "stopped; the work so far is saved, and the same command continues it\n"
     assert ended.stdout == ""
 
 
@@ -478,4 +480,4 @@ def test_other_commands_say_one_line_too(module: str, tmp_path: Path) -> None:
     command = f"{sys.executable} -m {module} --help >/dev/full"
     ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr == "error: standard output: No space left on device; all else was done\n"
+    assert ended.stderr == "error: standard output: No space left on device; everything else was done\n"

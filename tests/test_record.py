@@ -140,7 +140,7 @@ def test_what_a_method_notes_is_kept_by_its_name() -> None:
     ],
 )
 def test_what_no_file_can_hold_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=r"^diagnostics of the method: .*; note plain Python values$") as error:
+    with pytest.raises(InputError, match=r"^notes of the method: .*; use plain Python values$") as error:
         Diagnostics.of({name: value})
     assert name in str(error.value) or "ndarray" in str(error.value)
 
@@ -163,5 +163,5 @@ def test_late_plasticity_has_only_what_each_of_the_last_tasks_has() -> None:
 def test_what_learn_returns_is_a_dictionary() -> None:
     """Not what a phase returned, for one."""
     phase: Any = Phase("train", 1, [1], 1.0, {}, [])
-    with pytest.raises(InputError, match=r"^diagnostics of the method: learn returns a Phase; return a dictionary$"):
+    with pytest.raises(InputError, match=r"^notes of the method: learn returns a Phase; return a dictionary$"):
         Diagnostics.of(phase)

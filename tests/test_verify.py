@@ -144,7 +144,7 @@ def test_a_number_of_an_older_version_is_shown_until_there_is_one_of_todays() ->
     [
         ({"experiment": "n_gen", "sedes": [0]}, "0.sedes: Extra inputs are not permitted"),
         ({"experiment": "n_gen", "value": 1.5}, "0.value: Input should be less than or equal to 1"),
-        ({"experiment": "n_gen", "value": 0.5}, "0: Value error, source: a published value needs one"),
+        ({"experiment": "n_gen", "value": 0.5}, "0: Value error, source: is needed for a published value"),
         ({"experiment": "n_gen", "range": [1, 0]}, "0: Value error, range: the first number is above the second"),
         ({"experiment": "n_gen", "seeds": []}, "0.seeds: Tuple should have at least 1 item"),
     ],
@@ -202,7 +202,7 @@ def test_a_page_gets_its_table_and_keeps_the_rest(own: Path) -> None:
 
 def test_the_table_of_a_method_has_what_is_measured_or_published_and_follows_the_runs(own: Path) -> None:
     """The cells of `own` are of finetune: one is published, the other is ours alone."""
-    assert results_table("method=er") == "Nothing is published for it or measured yet."
+    assert results_table("method=er") == "No number is published or measured yet."
     columns = [line.split(" | ")[1] for line in results_table("method=finetune").splitlines() if line.startswith("| `")]
     assert columns == ["`ACC`"]
     run = row(0, 0.25, overrides=tuple(QUICK.split()))  # type: ignore[arg-type]
@@ -269,7 +269,7 @@ def test_a_key_of_the_experiments_method_is_no_unknown_one(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["splt_mnist"], "splt_mnist: no published number is known of such an experiment; did you mean 'split_mnist'?"),
+        (["splt_mnist"], "splt_mnist: there is no published number of this experiment; did you mean 'split_mnist'?"),
         *(
             (["--seeds", seeds], f"--seeds={seeds}: must be whole numbers from 0 on, e.g. 0,1,2")
             for seeds in ("a", "", "0,-1", "1,", "9" * 23)
@@ -281,10 +281,10 @@ def test_a_key_of_the_experiments_method_is_no_unknown_one(tmp_path: Path) -> No
         ),
         (["--budget", "tpu"], "argument --budget: invalid choice: 'tpu' (choose from 'cpu', 'gpu'); see --help"),
         (["*/b50_5"], "--budget=cpu: */b50_5 needs a GPU; choose gpu"),
-        (["split_mnist", "seed=3"], "seed=3: which seeds run is said by --seeds 3"),
+        (["split_mnist", "seed=3"], "seed=3: set the seeds with --seeds 3"),
         (
             ["split_mnist", "--tables"],
-            "--tables: goes alone, or with --keep, which runs and keeps before the tables are made",
+            "--tables: use it alone or with --keep",
         ),
         (["split_mnist", "sede=1", "--no-run"], "sede: no such key; did you mean 'seed'?"),
     ],

@@ -26,7 +26,7 @@ def answered(command: Callable[[Sequence[str]], None], words: Sequence[str] | No
     except Exception as error:
         line = " ".join(str(error).split())
         if out_of_memory(error):
-            line = f"out of memory; smaller images, or another machine, need less ({line.rpartition(': ')[2]})"
+            line = f"out of memory; use smaller images or another machine ({line.rpartition(': ')[2]})"
         elif not isinstance(error, KnownError | OSError):
             raise
         print(f"error: {line}", file=sys.stderr)

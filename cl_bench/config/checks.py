@@ -74,7 +74,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
             place(settings[key], key)
     check_evaluation(settings)
     if "features" in settings and (keep := settings.get("keep_models", "none")) != "none":
-        why = "a model of a run on features would lack the network that makes them; its checkpoints are used"
+        why = "the network that computes the features would be missing in the model; checkpoints are used instead"
         raise InputError(f"keep_models={keep}: {why}; set none")
     check_means(settings)
     packages = allowed(settings["plugins"])
@@ -94,7 +94,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Node]:
     if settings["scenario"].get("kind"):
         check_applicable(settings, settings["scenario"]["kind"])
     if "features" in settings and nodes["method"].parts:  # a generator draws pixels, from 0 to 1
-        why = "generates images, and there are none to learn from (features=...); leave features out"
+        why = "generates images, and with features=... there are no images; leave features out"
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
     return nodes
 
@@ -111,7 +111,7 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
         if every is None and settings.get(key, usual) != usual:
             raise InputError(f"{key}={settings[key]}: nothing is measured while a task is learned; set evaluate_every")
     if every is not None and scenario.get("passes") == "online":
-        stream = "a stream (scenario.passes=online) is measured after so many images; set scenario.measure_every"
+        stream = "a stream (scenario.passes=online) is measured by numbers of images; set scenario.measure_every"
         raise InputError(f"evaluate_every={every}: {stream}")
 
 
@@ -125,9 +125,9 @@ def check_means(settings: Mapping[str, Any]) -> None:
         if value == off:
             continue
         if "features" in settings:
-            whose = "features=... work on images that their own network scales"
+            whose = "with features=... the pre-trained network scales the images"
         elif "mean" not in types_of(path_of(network, "network", allowed(settings.get("plugins"))), "network"):
-            whose = f"network._target_={network['_target_']} scales images in its own way"
+            whose = f"network._target_={network['_target_']} scales images itself"
         else:
             continue
         raise InputError(f"dataset.{key}={typed(value)}: {whose}, so this has no effect; set {typed(off)}")
@@ -137,23 +137,24 @@ def check_stream(settings: Mapping[str, Any]) -> None:
     """Raises InputError for what has no meaning where images come as a stream."""
     if declared(settings, "needs_borders"):
         others = ", ".join(methods_with("needs_borders", False))
-        why = f"must know where a task ends, and a stream (scenario.passes=online) doesn't say; try method={others}"
+        why = f"must know where a task ends, which is unknown in a stream (scenario.passes=online); try method={others}"
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
     if settings["trainer"].get("iterations"):
         raise InputError(
-            f"trainer.iterations={settings['trainer']['iterations']}: a stream (scenario.passes=online) comes once; "
+            f"trainer.iterations={settings['trainer']['iterations']}: a stream (scenario.passes=online) has one pass; "
             "leave it null, and set scenario.updates_per_batch"
         )
     updates = settings["scenario"].get("updates_per_batch")
     if not declared(settings, "trains") and updates != 1:
         raise InputError(
-            f"scenario.updates_per_batch={updates}: method={settings['choices']['method']} learns without gradients, "
-            "each image once; set 1"
+            f"scenario.updates_per_batch={updates}: method={settings['choices']['method']} "
+            "learns without gradients and "
+            "uses each image once; set 1"
         )
 
 
 def check_budget(node: Any) -> Node:
     """Raises InputError for what is no budget."""
     if not isinstance(node, Mapping):
-        raise InputError(f"memory={typed(node)}: has keys of its own, set one of them: memory.images=200")
+        raise InputError(f"memory={typed(node)}: has several keys; set one of them: memory.images=200")
     return check(node, "memory")

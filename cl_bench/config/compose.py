@@ -37,7 +37,7 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
         check_name(group, str(choice))
     for key, (_, origin) in WORKED_OUT.items():
         if key in settings:
-            raise InputError(f"{key}: no such key; it is worked out of {origin}")
+            raise InputError(f"{key}: this key cannot be set; it is computed from {origin}")
     for group, names in TUNED.items():  # Hydra skips what isn't there of an optional group, asked for or not
         chosen, by_itself = choices.get(group), "-".join(str(choices.get(name)) for name in names)
         if chosen and chosen != by_itself:
@@ -52,7 +52,7 @@ def plain(config: Any, choices: Mapping[str, Any]) -> dict[str, Any]:
     if labeled and all(len(values) == 1 for values in labeled):  # every value of theirs was set to something else
         settings["tuned_on"] = None
     if (label := settings.get("tuned_on")) is not None and not re.fullmatch(r"(all|first_[1-9]\d*)_tasks", str(label)):
-        raise InputError(f"tuned_on={label}: is what a search writes, all_tasks or first_N_tasks; leave it out")
+        raise InputError(f"tuned_on={label}: only a search sets this key, to all_tasks or first_N_tasks; leave it out")
     if settings.get("tuned_on") is None:  # a label, there only where it says something: it is in the key of a run
         settings.pop("tuned_on", None)
     found = {str(key): value for key, value in settings.items()}
@@ -80,7 +80,7 @@ def check_file(group: str, choice: Any, node: Any) -> None:
     if choice in (None, "null", "none") or (isinstance(node, dict) and node.get("_target_")):
         return
     if choice not in options_of(group) or "_target_" not in file_of(group, choice):
-        must = "must hold _target_: PACKAGE.MODULE.NAME, and keys of what that names"
+        must = "must have _target_: PACKAGE.MODULE.NAME, and the keys of that class or function"
         raise InputError(f"{group}={choice}: its file {group}/{choice}.yaml {must}")
 
 
@@ -128,8 +128,8 @@ def _settle(settings: dict[str, Any], overrides: Iterable[str], choices: Mapping
     elif trainer.get("iterations") is not None and at(settings, "scenario.passes") != "online":
         epochs, by_file = trainer.get("epochs"), by_files("trainer", "default", choices)["epochs"]
         if epochs not in (None, by_file) and "trainer.iterations" not in typed_keys:  # a file sets both
-            both = f"trainer.epochs={epochs}: has no effect beside trainer.iterations={trainer['iterations']}"
-            raise InputError(f"{both}; leave it out of the experiment, or set trainer.iterations=null")
+            both = f"trainer.epochs={epochs}: has no effect with trainer.iterations={trainer['iterations']}"
+            raise InputError(f"{both}; leave it out, or set trainer.iterations=null")
         settings["trainer"] = trainer | {"epochs": by_file}
 
 
@@ -148,7 +148,7 @@ def named_loggers(loggers: list[Any]) -> list[Any]:
         nodes.append(file_of("logger", name) if isinstance(name, str) else name)
     twice = [node for i, node in enumerate(nodes) if node in nodes[:i]]
     if twice or not nodes:
-        why = "names one of them twice" if twice else "names none"
+        why = "names a logger twice" if twice else "names none"
         raise InputError(f"logger.loggers={typed(loggers)}: {why}{nearest('', known)}")
     return nodes
 

@@ -25,7 +25,7 @@ def declared(settings: Mapping[str, Any], name: str) -> Any:
     except LookupError:
         found = getattr(imported(path, "method"), name, None)
     if found is None:
-        raise InputError(f"method._target_={path}: is no Method")
+        raise InputError(f"method._target_={path}: is not of type Method")
     return found
 
 
@@ -61,5 +61,5 @@ def check_applicable(settings: Mapping[str, Any], kind: str) -> None:
         method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
         ways = ", ".join(f"scenario={names[kind]}" for kind in kinds)
-        why = f"has no meaning in scenario={scenario} ({kind}-incremental); try {ways}"
+        why = f"does not work in scenario={scenario} ({kind}-incremental); try {ways}"
         raise NotApplicable(method, scenario, why)

@@ -53,7 +53,7 @@ def nearest(name: str, choices: Iterable[str], prefix: str = "") -> str:
     choices = sorted(map(str, choices))
     if near := most_like(str(name), choices):
         return f"; did you mean '{prefix}{near}'?"
-    more = f", ... ({len(choices):,} in all)" if len(choices) > MOST_CHOICES else ""
+    more = f", ... ({len(choices):,} in total)" if len(choices) > MOST_CHOICES else ""
     some = choices[: 10 if more else None]
     return f"; choose from {', '.join(prefix + choice for choice in some)}{more}" if choices else ""
 

@@ -47,7 +47,7 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
         return f"{error.override}: can't be read; type KEY=VALUE, and quote a VALUE with special characters"
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
-        return f"{mark.name}, line {mark.line + 1}: is no YAML ({error.problem})"
+        return f"{mark.name}, line {mark.line + 1}: is not YAML ({error.problem})"
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         return _unknown(str(cause.full_key), cause.parent_node)
     if isinstance(error, MissingMandatoryValue):  # one of Hydra's own keys, set to ???
@@ -61,7 +61,7 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
     text = " ".join(str(error).split())
     named = text.split("'")[1] if "'" in text else ""
     if text.startswith("Ambiguous value"):
-        return f"{named}: several values are a sweep and need -m; a list is written [1,2], a text with commas '1,2'"
+        return f"{named}: several values need a sweep (-m); write a list as [1,2], and a text with commas as '1,2'"
     if "No match in the defaults list" in text:
         return f"{named}: there is no such group in this configuration"
     # Hydra stumbles over a choice that is a list
@@ -84,7 +84,7 @@ def _meant(error: Exception, overrides: Iterable[str]) -> str | None:
                 return f"{override}: no such {key}{nearest(value, options_of(key))}"
         of_hydra = key.startswith(("hydra.", "hydra/"))
         if of_hydra and isinstance(error, AssertionError | TypeError):  # Hydra checks few of its own
-            return f"{override}: Hydra has no use for this value"
+            return f"{override}: Hydra cannot use this value"
     return text if isinstance(error, HydraException | ValueError) else None
 
 

@@ -19,7 +19,7 @@ OF_SCENARIOS = (("scenario.stray", "scenario.disjoint", 1), ("scenario.angles", 
 
 
 def check_idle(settings: Mapping[str, Any], overrides: Iterable[str], of_streams: Container[str]) -> None:
-    """Raises InputError for an override that has no effect beside the others.
+    """Raises InputError for an override that has no effect with the others.
 
     of_streams: keys of a scenario that only a stream has.
     """
@@ -34,7 +34,7 @@ def check_idle(settings: Mapping[str, Any], overrides: Iterable[str], of_streams
             raise InputError(f"{override}: has no effect in a stream (scenario.passes=online); set {way}")
         steps = "trainer.iterations" if key == "trainer.epochs" else f"{key.removesuffix('_epochs')}_steps"
         if key.endswith("epochs") and value != "null" and (n := at(settings, steps)) is not None:
-            raise InputError(f"{override}: has no effect beside {steps}={n}; leave it out, or set {steps}=null")
+            raise InputError(f"{override}: has no effect with {steps}={n}; leave it out, or set {steps}=null")
 
 
 def unread(settings: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -87,7 +87,5 @@ def without_effect(found: Mapping[str, str], overrides: Iterable[str]) -> list[s
     for override in overrides:
         key = typed_key(override)
         if key in found:
-            lines.append(
-                f"{override}: has no effect" + (f" beside {found[key]}" if found[key] else " with this method")
-            )
+            lines.append(f"{override}: has no effect" + (f" with {found[key]}" if found[key] else " with this method"))
     return lines

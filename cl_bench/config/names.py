@@ -80,11 +80,11 @@ def check_name(group: str, choice: str) -> None:
     inside it are part of a name."""
     path = PureWindowsPath(choice)  # knows both kinds of slash, and drives
     if ".." in path.parts or path.anchor or choice.startswith("~"):
-        raise InputError(f"{group}={choice}: is a path, not a name; --config-dir=FOLDER adds files of your own")
+        raise InputError(f"{group}={choice}: is a path, not a name; --config-dir=FOLDER adds your own files")
     name = f"{group.partition('@')[0]}/{choice}.yaml"
     owners = [package for package, conf in conf_of().items() if (conf / name).is_file()]
     if len(owners) > 1:
-        raise InputError(f"{group}={choice}: {' and '.join(owners)} each have a conf/{name}; one of them must go")
+        raise InputError(f"{group}={choice}: {' and '.join(owners)} each have conf/{name}; rename one of these files")
 
 
 def conf_of() -> dict[str, Path]:
@@ -110,9 +110,9 @@ def file_of(group: str, name: str) -> dict[str, Any]:
     try:
         node = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{group}={name}: {file} is no YAML ({' '.join(str(error).split())})") from None
+        raise InputError(f"{group}={name}: {file} is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(node, dict | None):
-        raise InputError(f"{group}={name}: {file} must hold keys (KEY: VALUE), not a {type(node).__name__}")
+        raise InputError(f"{group}={name}: {file} must have keys (KEY: VALUE), not a {type(node).__name__}")
     return node or {}
 
 
@@ -173,4 +173,4 @@ def place(path: str, where: str) -> Path:
             return Path(path).expanduser()
     except RuntimeError:  # ~NAME of nobody
         pass
-    raise InputError(f"{where}={path!r}: is no path")
+    raise InputError(f"{where}={path!r}: is not a path")

@@ -50,7 +50,7 @@ def allowed(given: Any) -> tuple[str, ...]:
     Raises InputError for what is no list of packages that can be imported.
     """
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
-        raise InputError(f"plugins={typed(given)}: is a list of packages, such as plugins=[mypackage]")
+        raise InputError(f"plugins={typed(given)}: must be a list of packages, such as plugins=[mypackage]")
     for name in given:
         root = name.partition(".")[0]
         try:
@@ -67,7 +67,7 @@ def allowed(given: Any) -> tuple[str, ...]:
 def check_path(path: Any, where: str, packages: Sequence[str]) -> str:
     """A `_target_` that may be imported. Raises InputError for one outside these packages."""
     if not isinstance(path, str) or not all(map(str.isidentifier, path.split("."))) or "." not in path:
-        raise InputError(f"{where}._target_={typed(path)}: is no PACKAGE.MODULE.NAME")
+        raise InputError(f"{where}._target_={typed(path)}: is not PACKAGE.MODULE.NAME")
     if not any(path.startswith(f"{package}.") for package in packages):
         root = path.partition(".")[0]
         raise InputError(

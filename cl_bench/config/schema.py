@@ -83,7 +83,7 @@ def imported(target: Callable[..., Any] | str, where: str) -> Any:
         else:
             raise InputError(f"{key}: can't be imported ({type(error).__name__}: {error})") from error
     if found is None:
-        raise InputError(f"{key}: there is no such thing")
+        raise InputError(f"{key}: does not exist")
     home = str(getattr(found, "__module__", None))
     if not callable(found) or home.partition(".")[0] != target.partition(".")[0]:
         raise InputError(f"{key}: not a part of {target.partition('.')[0]}")
@@ -189,8 +189,10 @@ def check_kind(node: Node, wanted: Any) -> None:
     kinds = tuple(kind for kind in get_args(wanted) or (wanted,) if inspect.isclass(kind) and kind is not Any)
     if kinds and not (inspect.isclass(made) and issubclass(made, kinds)):
         names = " or ".join(kind.__name__ for kind in kinds)
-        says = "" if made is not Any else f"; a function says so: def {found.__name__}(...) -> {kinds[0].__name__}"
-        raise InputError(f"{node.where}._target_={node.target}: is no {names}{says}")
+        says = (
+            "" if made is not Any else f"; a function must declare it: def {found.__name__}(...) -> {kinds[0].__name__}"
+        )
+        raise InputError(f"{node.where}._target_={node.target}: is not of type {names}{says}")
     types = types_of(node.target, node.where)
     for key, part in node.parts.items():
         check_kind(part, types[key])
@@ -229,7 +231,7 @@ def _first(error: Any, prefix: str, values: Mapping[str, Any]) -> str:
     )
     reason = " or ".join(reasons)
     if problems[0]["type"] in ("needs_python_object", "dataclass_type"):
-        reason = f"has keys of its own, set one of them: {prefix}{key}.KEY=VALUE"
+        reason = f"has several keys; set one of them: {prefix}{key}.KEY=VALUE"
         if isinstance(values[key], list):
             reason = f"each {NODE}"
     return f"{prefix}{key}={typed(values[key])}: {reason}"

@@ -45,13 +45,13 @@ def rows_of(table: Path, where: str) -> Iterator[Row]:
                 if not any(field.strip() for field in fields):
                     continue
                 if len(fields) != len(head):
-                    way = "quote a field that has a comma in it"
+                    way = "put a field with a comma in quotes"
                     raise InputError(f"{where}: line {line} has {len(fields)} fields, the first has {len(head)}; {way}")
                 found = {name: fields[place].strip() for name, place in places.items()}
                 if empty := [name for name, field in found.items() if not field]:
                     raise InputError(f"{where}: line {line} has no {empty[0]}")
                 if strange := [name for name, field in found.items() if not field.isprintable()]:
-                    raise InputError(f"{where}: line {line}: its {strange[0]} holds what can't be printed")
+                    raise InputError(f"{where}: line {line}: its {strange[0]} has characters that cannot be printed")
                 if "split" in found and found["split"] not in SPLITS:
                     near = nearest(found["split"], SPLITS)
                     raise InputError(f"{where}: line {line}: there is no split '{found['split']}'{near}")
@@ -59,7 +59,7 @@ def rows_of(table: Path, where: str) -> Iterator[Row]:
     except csv.Error as error:
         raise InputError(f"{where}: line {line + 1} can't be read as CSV ({error})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{where} is no text of UTF-8 ({error.reason}); save it as CSV in UTF-8") from error
+        raise InputError(f"{where} is not UTF-8 text ({error.reason}); save it as CSV in UTF-8") from error
     except OSError as error:
         raise InputError(f"{where} can't be read ({error.strerror})") from error
 
@@ -71,10 +71,10 @@ def is_table(file: Path) -> bool:
 def columns(head: list[str], where: str) -> dict[str, int]:
     """Where each of the columns stands. Raises InputError for one that is missing or there twice."""
     if len(head) == 1 and any(mark in head[0] for mark in ";\t"):
-        raise InputError(f"{where}: the first line is '{head[0]}'; columns must be parted by commas")
+        raise InputError(f"{where}: the first line is '{head[0]}'; columns must be separated by commas")
     for name in COLUMNS:
         if head.count(name) > 1:
-            raise InputError(f"{where}: the column {name} is there twice")
+            raise InputError(f"{where}: the column {name} appears twice")
     for name in COLUMNS[:2]:
         if name not in head:
             has = ", ".join(head) or "nothing"

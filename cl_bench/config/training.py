@@ -62,8 +62,7 @@ def check_training(settings: Mapping[str, Any], refused: Mapping[str, str]) -> N
         off = "none" if key == "scheduler" else typed(OFF[key])
         if key in OF_TASKS and settings["scenario"].get("passes") == "online":
             raise InputError(
-                f"{said}: is of a task's training as a whole, and a stream (scenario.passes=online) has no tasks; "
-                f"set {key}={off}"
+                f"{said}: needs whole tasks, and a stream (scenario.passes=online) has no known tasks; set {key}={off}"
             )
         if key in refused:
             raise InputError(f"{said}: {chosen} {refused[key]}; set {key}={off}")
@@ -79,7 +78,7 @@ def check_validation(settings: Mapping[str, Any]) -> None:
         key = f"trainer.patience={patience}" if patience else "scheduler.monitor=val_accuracy"
         has_some = "val_fraction" in settings["scenario"]
         try_this = "set e.g. scenario.val_fraction=0.1" if has_some else "this scenario has none"
-        raise InputError(f"{key}: goes by the validation images of each task; {try_this}")
+        raise InputError(f"{key}: needs validation images of each task; {try_this}")
 
 
 def named(scheduler: Mapping[str, Any]) -> str:

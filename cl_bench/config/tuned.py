@@ -36,7 +36,7 @@ def picked_up(settings: Mapping[Any, Any], choices: Mapping[str, Any]) -> dict[s
         values = dict(leaves(_loaded(name)))
         for key in values:
             if key.partition(".")[0] not in may_set:
-                raise ValueError(f"conf/{name}.yaml: {key}: such a file may set {', '.join(may_set)} alone")
+                raise ValueError(f"conf/{name}.yaml: {key}: such a file may set only {', '.join(may_set)}")
         found[name] = {key: value for key, value in values.items() if at(settings, key) == value}
     return found
 

@@ -40,7 +40,7 @@ def weights_file(where: str, backbone: str, weights: str | None) -> Path:
                 return file
             state = "is a folder" if file.is_dir() else "there is no such file"
         except (OSError, RuntimeError, ValueError):
-            state = "is no path"
+            state = "is not a path"
         raise InputError(f"{where}.weights={typed(weights)}: {state}; it must be a file of the weights of {backbone}")
     if backbone == LITE0:
         spec = find_spec(PACKAGED)

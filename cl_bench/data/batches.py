@@ -1,4 +1,4 @@
-"""Images as whole tensors or on disk, and the loader that slices them into chunks of mini-batches."""
+"""Images as whole tensors or on disk, and the loader that makes chunks of mini-batches from them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NO_TASK = -1  # that of a test image that belongs to none
 
 
 def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int | None = None) -> int:
-    """How many images a network is to look at together where none is learned: `most` of small ones; of larger ones
-    what `numbers` allows, or as many as a mini-batch of the training, which takes more memory for each.
+    """The number of images that a network gets at once when nothing is trained. It is at most `most`. For large images
+    it is limited by `numbers`, but is at least the mini-batch size of the training, which needs more memory per image.
 
     >>> at_once((1, 28, 28), 1024), at_once((3, 224, 224), 1024), at_once((3, 224, 224), 1024, batch_size=32)
     (1024, 6, 32)
@@ -31,12 +31,12 @@ def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbe
 class Batch(NamedTuple):
     """One mini-batch on the device.
 
-    x: float images in [0, 1], shape (B, C, H, W), as the learner sees them.
+    x: float images in [0, 1], shape (B, C, H, W), as the learner gets them.
     y: int64 outputs of the benchmark, shape (B,).
-    task_ids: int16 index of the task each image came from, shape (B,); `REPLAYED` for generated images.
-    images: the same images as they lie in the data set, uint8 (features: float32), shape (B, C, H, W); None for
-        generated images.
-    updates_left: how many more steps of a stream have this mini-batch; 0 in the last one.
+    task_ids: int16 index of the task of each image, shape (B,); `REPLAYED` for generated images.
+    images: the same images as in the data set, uint8 (features: float32), shape (B, C, H, W); None for generated
+    images.
+    updates_left: number of later steps of a stream with this mini-batch; 0 in the last step.
     """
 
     x: Tensor
@@ -52,17 +52,17 @@ Step = Callable[[Batch, Any], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Data:
-    """Images and labels; labels are whole in memory, and so are images, unless they stay on disk.
+    """Images and labels. Labels are in memory. Images are in memory or on disk.
 
     images: uint8, shape (N, C, H, W); or features of images, see `data.features`, float32, shape (N, width, 1, 1).
     labels: int64 outputs of the benchmark, shape (N,).
     task_ids: int16 index of the task of each image, shape (N,).
-    view: how a batch is seen, `view(x, task_ids) -> x` on float images in [0, 1] (a permutation of the pixels per
-        task, say); None leaves them as they are.
-    augment: what is done to a training batch only (crop, flip), `augment(x) -> x`.
-    batch_size: images in a mini-batch of the training, as many of which `batches` may take at once, see `at_once`.
-    order: of a stream, the rows in which its images come, int64 (N,); None: each pass has them in another, random
-        order. A selection or a join has none.
+    view: `view(x, task_ids) -> x` changes a batch of float images in [0, 1], for example by the permutation of each
+    task; None: no change.
+    augment: changes a training batch only (crop, flip), `augment(x) -> x`.
+    batch_size: images in a mini-batch of the training. `batches` may take the same number at once, see `at_once`.
+    order: of a stream, the rows in which its images come, int64 (N,); None: a new random order in each pass. A
+    selection or a join has None.
     updates: steps with each mini-batch, one after another.
     """
 
@@ -84,7 +84,7 @@ class Data:
         )
 
     def __add__(self, other: Data) -> Data:
-        """Both sets of images, seen through this set's view (an image finds its own by its task)."""
+        """Both sets of images, with the view of this set. The view uses the task of each image."""
         return replace(
             self,
             images=joined(self.images, other.images),
@@ -94,9 +94,10 @@ class Data:
         )
 
     def to(self, device: torch.device | str, moved: dict[Images, Images] | None = None) -> Data:
-        """The same data on the device, but for images on disk, whose rows go there when they are read.
+        """The same data on the device. Rows of images on disk are moved when they are read.
 
-        moved: images that are there already, for tasks that share them."""
+        moved: images that are on the device already, for tasks that share them.
+        """
         view = None if self.view is None else self.view.to(device)
         moved = {} if moved is None else moved
         if self.images not in moved:
@@ -121,8 +122,8 @@ class Data:
         return Batch(x, self.labels.index_select(0, rows), task_ids, images)
 
     def n_batches(self, batch_size: int) -> int:
-        """Mini-batches in one pass. In a stream, where no image comes twice, the last one takes an image that would be
-        left alone: batch normalization can do nothing with it.
+        """Mini-batches in one pass. In a stream no image comes twice, so a single image at the end joins the last
+        mini-batch: batch normalization cannot train on one image.
 
         >>> x = torch.zeros(21)
         >>> Data(x, x, x).n_batches(10), Data(x, x, x, order=torch.arange(21)).n_batches(10)
@@ -132,14 +133,14 @@ class Data:
         return max(1, math.ceil(len(self) / batch_size) - alone)
 
     def batches(self, most: int = 1024) -> Iterator[Batch]:
-        """Every image once, in order; `most` of them at once, or fewer where they are large."""
+        """Every image once, in order, `most` of them at once, or fewer if they are large."""
         size = at_once(self.images.shape[1:], most, batch_size=self.batch_size)
         for rows in torch.arange(len(self), device=self.labels.device).split(size):
             yield self.batch(rows)
 
 
 class Chunk:
-    """Some consecutive mini-batches of a phase, made one at a time while they are iterated over."""
+    """Some consecutive mini-batches of a phase. Each is made when the iteration reaches it."""
 
     def __init__(self, batches: Batches, steps: range) -> None:
         self.batches, self.steps = batches, steps
@@ -155,15 +156,14 @@ class Chunk:
 
 
 class Batches:
-    """The mini-batches of one training phase, `steps` of them, handed out in chunks.
+    """The mini-batches of one training phase, `steps` of them, in chunks.
 
-    An image that would be left alone in the last mini-batch of an epoch is joined by the epoch's first; of a stream see
-    `Data.n_batches`.
-    Every epoch is a fresh permutation drawn from (seed, epoch) alone, so mini-batch number s is the same
-    whether the phase started at 0 or was continued at s: resuming needs no state but `start`.
+    If the last mini-batch of an epoch has a single image, the first image of the epoch joins it. For a stream see
+    `Data.n_batches`. Every epoch has a new permutation, which depends only on (seed, epoch). So mini-batch number s is
+    the same whether the phase started at 0 or was continued at s, and continuing needs only `start`.
 
-    step: what a learner does with each of them; None for its own `train_step`. after_step: called with how many
-    steps are done, after each; says whether the chunk ends there.
+    step: replaces the learner's own `train_step`; None: no replacement. after_step: called after each step with the
+    number of steps so far; returns whether the chunk ends here.
 
     Raises ValueError for an empty data set.
     """

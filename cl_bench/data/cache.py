@@ -88,10 +88,10 @@ def mapped(
             with alone(cache / f"{name}.lock", waits):
                 shape = known(file, record) or checked_again(file, record)
                 if shape is None:
-                    log.info("images that stay on disk are written to %s, once", file)
+                    log.info("images on disk are written once, to %s", file)
                     shape = make(file, record, blocks, one_channel_if_gray)
         except OSError as error:
-            way = "make room there, choose another data_dir, or set dataset.on_disk=false"
+            way = "free space there, choose another data_dir, or set dataset.on_disk=false"
             raise InputError(f"dataset.on_disk: can't write {file} ({error.strerror or error}); {way}") from error
     return OnDisk([ImageFile(file, HEADER, shape)])
 
@@ -130,7 +130,7 @@ def checked_again(file: Path, record: Path) -> tuple[int, ...] | None:
             if hashlib.file_digest(opened, "sha256").hexdigest() == found["digest"]:
                 write_record(file, record, found["shape"], found["digest"])
                 return tuple(found["shape"])
-    log.warning("%s is not what was written there; it is made again", file)
+    log.warning("%s was changed or is damaged; it is made again", file)
     return None
 
 

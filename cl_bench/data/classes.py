@@ -43,7 +43,7 @@ def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[i
         return np.random.RandomState(ICARL_SEED).permutation(n_classes).tolist()
     order, near = _numbered(class_order, names)
     if len(order) != n_classes or set(order) != set(range(n_classes)):
-        must = f"must hold each class from 0 to {n_classes - 1} once, or the name of each"
+        must = f"must have each class from 0 to {n_classes - 1} once, as number or name"
         raise InputError(f"scenario.class_order={typed(class_order)}: {must}{near}")
     return [int(number) for number in order]
 
@@ -67,9 +67,9 @@ def some_of(
     chosen, near = (range(len(names)), "") if classes is None else _numbered(classes, names)
     said = f"{key}={typed(classes)}"
     if len(set(chosen)) != len(chosen) or not set(chosen) <= set(range(len(names))):
-        raise InputError(f"{said}: must hold classes from 0 to {len(names) - 1}, each once, or their names{near}")
+        raise InputError(f"{said}: must have classes from 0 to {len(names) - 1}, each once, or their names{near}")
     if len(chosen) < least:
-        raise InputError(f"{said}: names {len(chosen)} classes, and it takes {least} at least")
+        raise InputError(f"{said}: names {len(chosen)} classes; at least {least} are needed")
     return [int(number) for number in chosen]
 
 
@@ -91,11 +91,11 @@ def set_apart(order: list[int], names: Sequence[str], meta_classes: MetaClasses 
     chosen, near = (order[:meta_classes], "") if isinstance(meta_classes, int) else _numbered(meta_classes, names)
     key, n_classes = f"scenario.meta_classes={typed(meta_classes)}", len(order)
     if len(set(chosen)) != len(chosen) or not set(chosen) <= set(order):
-        raise InputError(f"{key}: must hold classes from 0 to {n_classes - 1}, each once, or their names{near}")
+        raise InputError(f"{key}: must have classes from 0 to {n_classes - 1}, each once, or their names{near}")
     if len(chosen) < 2:
-        raise InputError(f"{key}: meta-training needs two classes at least, to tell them apart; null: there is none")
+        raise InputError(f"{key}: meta-training needs at least two classes; null: no meta-training")
     if len(chosen) == n_classes:
-        raise InputError(f"{key}: leaves none of {n_classes} classes for the tasks; choose fewer")
+        raise InputError(f"{key}: leaves no class of {n_classes} for the tasks; choose fewer")
     return [label for label in order if label in chosen], [label for label in order if label not in chosen]
 
 
@@ -135,10 +135,10 @@ def dealt_out(
         way = "set scenario.n_tasks=null and scenario.classes_per_task=N"
         raise InputError(f"scenario.base={base}: the tasks after the first have classes_per_task classes each; {way}")
     if base and base >= n_classes:
-        raise InputError(f"scenario.base={base}: leaves none of {n_classes} classes for a second task; choose fewer")
+        raise InputError(f"scenario.base={base}: leaves no class of {n_classes} for a second task; choose fewer")
     key, value = ("n_tasks", n_tasks) if n_tasks else ("classes_per_task", classes_per_task)
     if not value or (n_tasks and classes_per_task):
-        way = "cuts the classes too; set scenario.n_tasks=null" if value else "is null too; set one of the two"
+        way = "divides the classes too; set scenario.n_tasks=null" if value else "is also null; set one of the two"
         other = f"scenario.classes_per_task={classes_per_task or 'null'}"
         raise InputError(f"scenario.n_tasks={n_tasks or 'null'}: {other} {way}")
     left = n_classes - (base or 0)
@@ -147,8 +147,10 @@ def dealt_out(
         fits = ", ".join(map(str, divisors))
         way = "" if value > left else " (or scenario.uneven=true)"
         after = f" after the first {base} (scenario.base)" if base else ""
-        after += f" beside the {n_meta} of scenario.meta_classes" if n_meta else ""
-        raise InputError(f"scenario.{key}={value}: {left} classes{after} can't be cut that way; choose {fits}{way}")
+        after += f" besides the {n_meta} of scenario.meta_classes" if n_meta else ""
+        raise InputError(
+            f"scenario.{key}={value}: {left} classes{after} cannot be divided like this; choose {fits}{way}"
+        )
     if n_tasks:
         return [part.tolist() for part in torch.tensor(order).tensor_split(n_tasks)]
     first, size = [order[:base]] if base else [], value

@@ -82,9 +82,9 @@ def core50(
     """
     kinds = KINDS.get(variant, ("class",))
     if kind not in kinds:
-        raise InputError(f"scenario.kind={kind}: variant={variant} has no such kind; set {' or '.join(kinds)}")
+        raise InputError(f"scenario.kind={kind}: variant={variant} does not have this kind; set {' or '.join(kinds)}")
     if kind == "class" and train_mask == "current" and (variant != "nc" or labels == "categories"):
-        raise InputError("scenario.train_mask=current: classes come back in other tasks here; choose seen or all")
+        raise InputError("scenario.train_mask=current: classes come back in later tasks; choose seen or all")
     folder = place(path, "scenario.path")
     *parts, test = ordered(folder, variant, run)
     classes = [part.objects // (5 if labels == "categories" else 1) for part in (*parts, test)]
@@ -134,7 +134,7 @@ def ordered(folder: Path, variant: Variant, run: int) -> list[Part]:
     for name, is_for in (("paths", "the paths of all pictures"), ("LUP", "the orders"), ("labels", "their labels")):
         file = folder / f"{name}.pkl"
         if not file.is_file():
-            raise InputError(f"{where(file)} is missing; it holds {is_for}, and CORe50's own pages have it")
+            raise InputError(f"{where(file)} is missing; it has {is_for}, and the website of CORe50 has the file")
         found[name] = read_pickle("scenario=core50", file)
     paths = found["paths"]
     form = "it must be a list of paths such as s1/o1/C_01_01_000.png"
@@ -153,7 +153,7 @@ def ordered(folder: Path, variant: Variant, run: int) -> list[Part]:
     numbers = batches_of(folder, "labels", found["labels"], variant, run)
     rows = batches_of(folder, "LUP", found["LUP"], variant, run)
     if [*map(len, rows)] != [*map(len, numbers)]:
-        raise wrong(folder, "labels", f"it has other numbers of images than LUP.pkl has for {variant}, run {run}")
+        raise wrong(folder, "labels", f"its numbers of images differ from those of LUP.pkl for {variant}, run {run}")
     for row, number in zip(rows, numbers, strict=True):
         if int(row.max()) >= len(paths) or int(row.min()) < 0:
             raise wrong(folder, "LUP", f"it names picture {int(row.max())} of {len(paths)} in paths.pkl")
@@ -200,7 +200,7 @@ class Pictures:
         if self.place.is_dir():
             return
         if not file.is_file():
-            raise InputError(f"{where(file)} is missing; CORe50's own pages have it, zipped or unzipped to {name}")
+            raise InputError(f"{where(file)} is missing; the website of CORe50 has it; zipped, or unzipped to {name}")
         self.place = file
         try:
             archive = ZipFile(file)
@@ -237,7 +237,7 @@ def check_memory(parts: Iterable[Part], size: int) -> None:
     n = sum(len(part.paths) for part in parts)
     needs, free = n * 3 * size**2, psutil.virtual_memory().available
     if needs > free:
-        way = "set scenario.size=32, or free some" if size > 32 else "free some"
+        way = "set scenario.size=32, or free memory" if size > 32 else "free memory"
         raise InputError(
             f"scenario.size={size}: {n:,} pictures take {needs / 2**30:.1f} GB of memory, and {free / 2**30:.1f} GB "
             f"are free; {way}"
@@ -254,4 +254,4 @@ def wrong(folder: Path, name: str, why: str) -> InputError:
 
 
 def spoiled(file: Path, error: Exception) -> str:
-    return f"{where(file)} is damaged or not of its format; delete or replace it ({reason(error)})"
+    return f"{where(file)} is damaged or has another format; delete or replace it ({reason(error)})"

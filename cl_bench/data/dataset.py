@@ -1,4 +1,4 @@
-"""What a data set is, and how arrays become one: checked, or refused in one line that names the array."""
+"""A data set, and the checks of its arrays. Wrong arrays are refused in one line that names the array."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ Deviations = tuple[Rate, ...]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels of one benchmark set; images are whole in memory, unless they stay on disk.
+    """Images and labels of one data set. Images are in memory or on disk.
 
     x_train, x_test: uint8, shape (N, C, H, W).
-    y_train, y_test: int64, shape (N,), every class 0..n_classes-1 in both.
-    class_names: what each class is called; their numbers if left out.
-    mean, std: per channel, on the [0, 1] scale; None leaves pixels in [0, 1].
-    augment: what is done to a training batch only, `augment(x) -> x`.
-    x_val, y_val: images of each class for selection, where the set has such; else scenarios take a share of x_train.
+    y_train, y_test: int64, shape (N,). Every class 0..n_classes-1 is in both.
+    class_names: the name of each class; by default its number.
+    mean, std: per channel, for pixels in [0, 1]; None: no normalization.
+    augment: changes a training batch only, `augment(x) -> x`.
+    x_val, y_val: images of each class for selection, if the data set has them. Otherwise scenarios take a share of
+    x_train.
     """
 
     name: str
@@ -66,7 +67,7 @@ def check_whole(dataset: Dataset) -> None:
             raise InputError(f"{where}: x_{part} is {found}; images must be a tensor of uint8")
         if len(x.shape) != 4 or x.shape[1:] != dataset.x_train.shape[1:]:
             raise InputError(
-                f"{where}: x_{part} has shape {tuple(x.shape)}; images must be (N, C, H, W), all of one size"
+                f"{where}: x_{part} has shape {tuple(x.shape)}; images must be (N, C, H, W), all of the same size"
             )
         if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),):
             raise InputError(f"{where}: y_{part} must be a tensor of int64, a label for each of {len(x)} images")
@@ -125,9 +126,9 @@ def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) 
 
 
 def some_classes(dataset: Dataset, classes: Classes | None) -> Dataset:
-    """The images of some classes, which are numbered from 0 in the order of the list; all of them for None.
+    """The images of some classes, numbered from 0 in the order of the list; None: all classes.
 
-    Raises InputError for a list of anything else, and for fewer than two classes.
+    Raises InputError for anything else than classes, and for fewer than two classes.
     """
     if classes is None:
         return dataset
@@ -156,10 +157,10 @@ def seen_as(dataset: Dataset, augment: bool, mean: Means | None, std: Deviations
     channels = dataset.x_train.shape[1]
     for key, values, other in (("mean", mean, "std"), ("std", std, "mean")):
         if values is None and (mean or std) is not None:
-            raise InputError(f"dataset.{other}: needs dataset.{key} beside it")
+            raise InputError(f"dataset.{other}: needs dataset.{key} too")
         if values is not None and len(values) != channels:
             found = f"the images have {channels} channel{'s' * (channels > 1)}"
-            raise InputError(f"dataset.{key}={typed(list(values))}: must hold one number per channel, and {found}")
+            raise InputError(f"dataset.{key}={typed(list(values))}: must have one number per channel, and {found}")
     return replace(dataset, augment=crop_and_flip if augment else None, mean=mean, std=std)
 
 
@@ -176,7 +177,7 @@ def unlike(names: Sequence[str]) -> tuple[str, ...]:
 def check_fraction(test_fraction: float | None) -> None:
     """Raises InputError for a share to be set aside, other than the usual one, of a set with test images of its own."""
     if test_fraction not in (None, TEST_FRACTION):
-        why = "there are test images already, and none are set aside; leave it out"
+        why = "there are test images, so none are set aside; leave it out"
         raise InputError(f"dataset.test_fraction={test_fraction}: {why}")
 
 

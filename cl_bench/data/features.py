@@ -100,7 +100,7 @@ class Features:
                         known |= {name: row for name, row in zip(names, rows, strict=True) if name in wanted}
             except Exception as error:  # numpy and zipfile raise half a dozen unrelated classes on a damaged file
                 if repair:
-                    log.warning("features: %s is damaged (%s); it is made anew", file, type(error).__name__)
+                    log.warning("features: %s is damaged (%s); it is made again", file, type(error).__name__)
                     file.unlink(missing_ok=True)
         return known
 
@@ -108,7 +108,7 @@ class Features:
         """The features of these images, which are written down on the way."""
         backbone, known, began, said = self.backbone.to(device), {}, time.monotonic(), time.monotonic()
         if images:
-            log.info("features: %s images, once; they are kept in %s", f"{len(images):,}", self.folder)
+            log.info("features: %s images are computed once; they are kept in %s", f"{len(images):,}", self.folder)
         for names in in_groups(images):
             # a fixed number pass through at once, so that what is said of an image doesn't depend on its company
             x = torch.from_numpy(np.stack([images[name] for name in names]))
@@ -151,11 +151,11 @@ def as_features(scenario: Scenario, features: Features, device: torch.device | s
     problem = scenario.problem
     if problem.augment is not None:
         raise InputError(
-            "dataset.augment=true: features are worked out once for each image (features=...); set "
+            "dataset.augment=true: features are computed once for each image (features=...); set "
             "dataset.augment=false, or network=pretrained without features"
         )
     if problem.image_shape[0] not in (1, 3):
-        raise InputError(f"features: take gray or color images, and these have {problem.image_shape[0]} channels")
+        raise InputError(f"features: need gray or color images, and these have {problem.image_shape[0]} channels")
     sets: list[Data] = list(scenario.tests)
     for task in scenario.tasks:
         sets += [task.train, task.val, *([task.meta] if task.meta else [])]

@@ -61,7 +61,7 @@ def huggingface(
         if split not in splits:
             raise InputError(f"dataset.{part}={split}: {source} has no such split{nearest(split, splits)}")
         if same := [other for other in [*used][:earlier] if used[other] == split]:
-            raise InputError(f"dataset.{part}={split}: is what dataset.{same[0]} is; choose another split")
+            raise InputError(f"dataset.{part}={split}: is also dataset.{same[0]}; choose another split")
     import datasets
 
     image, label = columns_of(splits[train], where, image, label)
@@ -135,16 +135,20 @@ def stored(path: str | None, name: str | None, config: str | None) -> Mapping[st
     Raises InputError where there is none; what is there is read as tables, and nothing of it is run.
     """
     if (path is None) == (name is None):
-        raise InputError("dataset.path: give either a folder of save_to_disk (path) or a set of the local cache (name)")
+        raise InputError(
+            "dataset.path: give a folder of save_to_disk (path) or a data set of the local cache (name), not both"
+        )
     if find_spec("datasets") is None:
         raise InputError("dataset=huggingface: needs its package; pip install 'cl_bench[huggingface]'")
     if path is None:
         return cached(str(name), config)
     where, folder = f"dataset=huggingface: {path}", place(path, "dataset.path")
     if config is not None:
-        raise InputError(f"dataset.config={config}: is of a set by name, and dataset.path is a folder; leave it null")
+        raise InputError(
+            f"dataset.config={config}: works only with dataset.name, and dataset.path is a folder; leave it null"
+        )
     if not (folder / "dataset_dict.json").is_file() and not (folder / "dataset_info.json").is_file():
-        found = "is no folder that save_to_disk made" if folder.exists() else "is missing"
+        found = "is not a folder that save_to_disk made" if folder.exists() else "is missing"
         raise InputError(f"{where} {found}; only such folders are read, and no code is run")
     import datasets  # seconds
 
@@ -166,7 +170,7 @@ def cached(name: str, config: str | None) -> Mapping[str, Any]:
     where, below = f"dataset=huggingface: {name}", Path(HF_DATASETS_CACHE)
     owner, _, last = name.rpartition("/")
     if not last or {".", "..", "~"} & {owner, last} or any(mark in owner for mark in "/\\"):
-        raise InputError(f"dataset.name={name}: is no name of a set on the hub, such as ylecun/mnist")
+        raise InputError(f"dataset.name={name}: is not the name of a data set on the hub, such as ylecun/mnist")
     of_set = below / (f"{owner}___" * bool(owner) + camelcase_to_snakecase(last))
     copies = [info.parent for info in of_set.glob("*/*/*/dataset_info.json")]
     configs = {copy.parents[1].name for copy in copies}
@@ -214,12 +218,12 @@ def columns_of(rows: Any, where: str, image: str | None, label: str | None) -> t
             raise InputError(f"{where} {has} as {key}; set dataset.{key}=COLUMN")
         found.append(known[0] if column is None else column)
     if found[0] not in pictures:
-        raise InputError(f"dataset.image={found[0]}: {where} holds {features[found[0]]} there, and no pictures")
+        raise InputError(f"dataset.image={found[0]}: {where} has {features[found[0]]} in this column, not pictures")
     kind = features[found[1]]
     plain = isinstance(kind, datasets.Value) and re.fullmatch(r"u?int\d+|bool|(large_)?string", kind.dtype)
     if not plain and not isinstance(kind, datasets.ClassLabel):
         must = "labels must be classes, texts or whole numbers"
-        raise InputError(f"dataset.label={found[1]}: {where} holds {kind} there; {must}")
+        raise InputError(f"dataset.label={found[1]}: {where} has {kind} in this column; {must}")
     return found[0], found[1]
 
 

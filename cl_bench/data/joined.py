@@ -53,15 +53,15 @@ def check(old: Scenario, new: Scenario) -> None:
             f"scenario.train_mask={after.rules['train']}: the run that is continued has {before.rules['train']}"
         )
     if repr(before.augment) != repr(after.augment):  # two partials of the same are not equal
-        raise InputError("dataset.augment: of images that are kept all are augmented, or none; set it as it was")
+        raise InputError("dataset.augment: images in memory are all augmented, or none; set the value of the first run")
     for scenario, whose in ((old, "the run that is continued"), (new, "this one")):
         if scenario.problem.view is not None:
             raise InputError(
-                f"continue_from: {whose} sees one set of images in other ways; set scenario.n_tasks higher"
+                f"continue_from: {whose} shows the same images in several forms; set a higher scenario.n_tasks"
             )
         if scenario.shared_test or scenario.problem.n_meta:
             what = "tasks that share one test set" if scenario.shared_test else "classes for meta-training"
-            raise InputError(f"continue_from: {whose} has {what}, which no other run can join")
+            raise InputError(f"continue_from: {whose} has {what}, which cannot be continued")
     if before.kind == "domain" and before.n_outputs != after.n_outputs:
         raise InputError(
             f"scenario.kind=domain: tasks share {before.n_outputs} outputs in the run that is continued, here "
@@ -70,6 +70,6 @@ def check(old: Scenario, new: Scenario) -> None:
     twice = [name for name in after.class_names if name in before.class_names]
     if before.kind == "class" and twice:
         raise InputError(
-            f"dataset: class '{twice[0]}' is known from the run that is continued; new tasks have new classes, with "
+            f"dataset: class '{twice[0]}' is a class of the run that is continued; new tasks need new classes, with "
             "names of their own"
         )

@@ -37,7 +37,7 @@ def images_of_npz(file: Path, size: int | None, on_disk: OnDiskKey, cache: Path)
         look = shaped(where, key, np.broadcast_to(np.zeros((), dtype), shape))  # takes one byte
         if fortran:
             order = f"save numpy.ascontiguousarray({key}), or set dataset.on_disk=false"
-            raise InputError(f"{where}: {key} lies in Fortran's order, and can't stay on disk; {order}")
+            raise InputError(f"{where}: {key} is in Fortran order, and cannot stay on disk; {order}")
         return Unread(look.shape, lambda size: bring(file, where, key, shape, size, cache))
 
     return read
@@ -66,7 +66,7 @@ def parts_of(file: Path, where: str, key: str, shape: tuple[int, ...]) -> Iterat
                 while n := member.readinto(view[begin:]):
                     begin += n
                 if begin < n_bytes:
-                    raise ValueError("it is shorter than its header says")
+                    raise ValueError("it is shorter than stated in its header")
                 yield np.frombuffer(values, np.uint8).reshape(len(rows), *shape[1:])
     except Exception as error:  # zipfile and numpy raise many classes on a damaged file
         whole = "it must be a whole array of plain numbers"

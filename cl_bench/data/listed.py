@@ -68,7 +68,7 @@ def read_listed(
     elif test_fraction is not None:
         train = np.flatnonzero(parts == "train")
         if alone := np.flatnonzero(np.bincount(labels[train], minlength=len(names)) == 1).tolist():
-            why = "has one picture; it takes one to train and one to test"
+            why = "has one picture; at least one for training and one for testing are needed"
             raise InputError(f"{where}: class '{names[alone[0]]}' {why}")
         parts = parts.copy()
         parts[train[evenly(labels[train], test_fraction)]] = "test"

@@ -65,7 +65,9 @@ class ImageFile:
             except OSError as error:
                 raise InputError(f"{self.path}: can't be read ({error.strerror or error})") from error
             if not n:
-                raise InputError(f"{self.path}: was cut short meanwhile; run the same command again, it is made anew")
+                raise InputError(
+                    f"{self.path}: became shorter during the run; run the same command again, then it is made again"
+                )
             into, at = into[n:], at + n
 
     def _read_at(self, into: memoryview, at: int) -> int:

@@ -92,11 +92,11 @@ def listed_below(root: Path, where: str) -> Listed:
     parts = [part for part in PARTS if (root / part).is_dir()]
     if {"train", "test"} <= set(parts):
         if others := [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name in MEANS_VAL]:
-            log.warning("%s: the folder %s is left out; images to choose by lie in val", where, others[0])
+            log.warning("%s: the folder %s is ignored; validation images must be in val", where, others[0])
     elif "train" in parts or "test" in parts:
         part = "train" if "train" in parts else "test"
         if any(child.is_dir() and not hidden(child.name) for child in (root / part).iterdir()):
-            way = "; name val test, if accuracies are to be measured on it" if (root / "val").is_dir() else ""
+            way = "; rename val to test to measure accuracies on it" if (root / "val").is_dir() else ""
             raise InputError(f"{where} has a folder {part} but not both train and test{way}")
         parts = []
     else:
@@ -179,11 +179,13 @@ def listed_by(table: Path, where: str) -> Listed:
     if missing:
         some = ", ".join(f"line {row.line} ({row.path})" for row in missing[:5])
         are = "a picture is" if len(missing) == 1 else f"{len(missing)} pictures are"
-        raise InputError(f"{where}: {are} missing: {some}{', ...' * (len(missing) > 5)}; paths start in {table.parent}")
+        raise InputError(
+            f"{where}: {are} missing: {some}{', ...' * (len(missing) > 5)}; paths are relative to {table.parent}"
+        )
     if rows[0].split is not None:
         for part in ("train", "test"):
             if all(row.split != part for row in rows):
-                raise InputError(f"{where}: the split of no row is {part}; leave out the column to set some aside")
+                raise InputError(f"{where}: no row has the split {part}; leave out the column to set images aside")
     names = tuple(sorted({row.label for row in rows}, key=natural))
     number = {name: label for label, name in enumerate(names)}
     labels = np.array([number[row.label] for row in rows])

@@ -76,7 +76,7 @@ def cub200(
     if strangers := [image for image in paths if labels[image] not in number]:
         raise InputError(f"{where}: classes.txt has no class {labels[strangers[0]]}, that of image {strangers[0]}")
     if unclear := [image for image in paths if is_train[image] not in ("0", "1")]:
-        raise InputError(f"{where}: train_test_split.txt must say 1 or 0 of image {unclear[0]}")
+        raise InputError(f"{where}: train_test_split.txt must have 1 or 0 for image {unclear[0]}")
     listed = Listed(
         files,
         labels=np.array([number[labels[image]] for image in paths]),
@@ -130,9 +130,11 @@ def there(name: str, folder: Path, *parts: str) -> str:
     """How messages about a set begin. Raises InputError where its folder, or something in it, is missing."""
     where = f"dataset={name}: {folder}"
     if not folder.is_dir():
-        raise InputError(f"{where} is missing; download the archive of the set from its authors, and unpack it there")
+        raise InputError(
+            f"{where} is missing; download the archive of the data set from its authors, and unpack it there"
+        )
     if missing := [part for part in parts if not (folder / part).exists()]:
-        raise InputError(f"{where} has no {missing[0]}; unpack the whole archive of the set there")
+        raise InputError(f"{where} has no {missing[0]}; unpack the whole archive of the data set there")
     return where
 
 
@@ -160,7 +162,7 @@ def numbered(file: Path, where: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for line, (number, value) in fields_of(file, where, 2):
         if not number.isdecimal() or number in found:
-            raise InputError(f"{where}: {file.name}, line {line}: {number} is no number, or there twice")
+            raise InputError(f"{where}: {file.name}, line {line}: {number} is not a number, or appears twice")
         found[number] = value.strip()
     return found
 
@@ -168,7 +170,7 @@ def numbered(file: Path, where: str) -> dict[str, str]:
 def below(folder: Path, where: str) -> list[Path]:
     """The pictures of a folder, in natural order. Raises InputError where there is none."""
     if not folder.is_dir():
-        raise InputError(f"{where}: {folder} is missing; unpack the whole archive of the set there")
+        raise InputError(f"{where}: {folder} is missing; unpack the whole archive of the data set there")
     return classes_below(folder.parent, where)[folder.name]
 
 

@@ -50,14 +50,14 @@ def classes_below(folder: Path, where: str) -> dict[str, list[Path]]:
         if not found[name]:
             raise InputError(f"{where}: there is no picture in {folder / name} ({' '.join(sorted(ENDINGS))})")
     if others:
-        log.warning("%s: %d files are no pictures and left out, such as %s", where, len(others), others[0])
+        log.warning("%s: %d files are not pictures and are ignored, such as %s", where, len(others), others[0])
     return found
 
 
 def pictures_in(places: Sequence[Path]) -> list[Path]:
     """These picture files, and those in these folders and below them, in natural order.
 
-    Raises InputError for what isn't there, is no picture by its ending, or has none below it.
+    Raises InputError for what isn't there, does not have the ending of a picture, or has none below it.
     """
     found = []
     for place in places:
@@ -65,14 +65,14 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
             below = files_below(place)
             pictures = [file for file in below if file.suffix.lower() in ENDINGS]
             if others := len(below) - len(pictures):
-                log.warning("%s: %d files are no pictures and left out", place, others)
+                log.warning("%s: %d files are not pictures and are ignored", place, others)
             if not pictures:
                 raise InputError(f"images: there is no picture in {place} ({' '.join(sorted(ENDINGS))})")
             found += pictures
         elif not place.exists():
             raise InputError(f"images: {place}: no such picture or folder")
         elif place.suffix.lower() not in ENDINGS:
-            raise InputError(f"images: {place}: is no picture by its ending ({' '.join(sorted(ENDINGS))})")
+            raise InputError(f"images: {place}: does not have the ending of a picture ({' '.join(sorted(ENDINGS))})")
         else:
             found.append(place)
     return found
@@ -94,7 +94,9 @@ def read_pictures(
             with files[row].open("rb") as opened, Image.open(opened) as picture:
                 pixels = picture.width * picture.height
                 if pixels > MOST_PIXELS:
-                    raise Unclear(f"has {picture.width}x{picture.height} pixels; the most is 2^30, make it smaller")
+                    raise Unclear(
+                        f"has {picture.width}x{picture.height} pixels; at most 2^30 are allowed, make it smaller"
+                    )
                 if pixels <= LARGE:
                     images[row] = square(picture, size, grayscale, background)
                 else:
@@ -106,7 +108,7 @@ def read_pictures(
             raise InputError(f"{where}: {files[row]} {error}") from error
         except Exception as error:  # Pillow raises many classes on a damaged file
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            what = "is damaged or not of its format; delete or replace it"
+            what = "is damaged or has another format; delete or replace it"
             raise InputError(f"{where}: {files[row]} {what} ({reason})") from error
 
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # it takes a sound picture of 180 million for a bomb
@@ -134,7 +136,7 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
     """
     n_frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # a photograph and its previews
     if n_frames > 1:
-        raise Unclear(f"holds {n_frames} pictures; save the one that is meant in a file of its own")
+        raise Unclear(f"has {n_frames} pictures; save the one that you need in a separate file")
     depth = picture.tile[0][3] if picture.tile else ""  # how pixels lie in the file
     depth = depth[0] if isinstance(depth, tuple) else depth
     if picture.format == "BMP" and depth == "BGRX":
@@ -142,11 +144,11 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
     seen = ImageOps.exif_transpose(picture)
     if seen.mode in ("L", "RGB") or seen.mode.startswith("I"):
         if "transparency" in seen.info and seen.mode != depth:
-            raise Unclear("marks a color as transparent in other than 8 bits; save it with an alpha channel")
+            raise Unclear("marks a color as transparent but has no 8-bit pixels; save it with an alpha channel")
         if seen.mode.startswith("I"):
             seen = Image.fromarray(_eight_bits(seen, picture))
     if seen.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"):
-        raise Unclear(f"holds {seen.mode} pixels, whose black and white aren't known; save it with 8 or 16 bits")
+        raise Unclear(f"has {seen.mode} pixels, whose black and white are not known; save it with 8 or 16 bits")
     if seen.has_transparency_data:
         seen = _laid_on(background, seen.convert("RGBA"))
     seen = ImageOps.fit(seen.convert("L" if grayscale else "RGB"), (size, size), Image.Resampling.BILINEAR)
@@ -159,7 +161,7 @@ def check_fourth_bytes(picture: ImageFile.ImageFile) -> None:
     picture.fp.seek(picture.tile[0].offset)
     fourth = picture.fp.read(4 * picture.width * picture.height)[3::4]
     if fourth.strip(fourth[:1]):
-        raise Unclear("has fourth bytes that may mean transparency; save it as PNG")
+        raise Unclear("has a fourth byte per pixel that may mean transparency; save it as PNG")
 
 
 def _eight_bits(picture: Image.Image, file: ImageFile.ImageFile) -> np.ndarray:
@@ -168,7 +170,7 @@ def _eight_bits(picture: Image.Image, file: ImageFile.ImageFile) -> np.ndarray:
     tags = getattr(file, "tag_v2", {})  # of a TIFF file
     bits = tags.get(258, (16,))[0]
     if picture.mode == "I" and file.format not in ("PNG", "PPM"):  # theirs are 16 bits
-        raise Unclear("holds 32-bit numbers, whose black and white aren't known; save it with 8 or 16 bits")
+        raise Unclear("has 32-bit numbers, whose black and white are not known; save it with 8 or 16 bits")
     gray = np.round(values.astype(np.float32) * (255 / (2**bits - 1))).astype(np.uint8)
     return 255 - gray if tags.get(262) == 0 else gray  # 0 is white
 
@@ -178,8 +180,8 @@ def _laid_on(background: Background, picture: Image.Image) -> Image.Image:
     flat.alpha_composite(picture)
     pixels, colors = np.asarray(picture), np.asarray(flat.convert("RGB"))
     if not pixels[..., 3].any():
-        raise Unclear("is transparent all over; save it without its alpha channel")
+        raise Unclear("is completely transparent; save it without its alpha channel")
     if (colors == colors[0, 0]).all() and not (pixels == pixels[0, 0]).all():
         other = "black" if background == "white" else "white"
-        raise Unclear(f"vanishes on a {background} background; set dataset.background={other}")
+        raise Unclear(f"cannot be seen on a {background} background; set dataset.background={other}")
     return flat

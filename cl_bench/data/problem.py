@@ -1,4 +1,4 @@
-"""What a benchmark is: its tasks in their order, and which outputs may answer for which image."""
+"""A benchmark: its tasks in their order, and the outputs that may answer for each image."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ TrainMask = Literal["seen", "all", "current"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What a learner may know of a benchmark before its first task.
+    """What a learner may know about a benchmark before its first task.
 
     Args:
         kind: class-, task- or domain-incremental (van de Ven and Tolias, 2019).
         image_shape: (C, H, W).
-        outputs: the logits that stand for the classes of each task.
-        train_mask: which outputs take part in the training softmax of class-incremental learning.
-        mean, std: per channel on the [0, 1] scale; None leaves pixels as they are.
-        class_names: what each output stands for, n_outputs of them; () where nobody said.
-        view, augment: how images that a method keeps are seen, as in `Data`.
-        online: whether the images come as a stream, each once, without a word of where a task ends.
-        n_meta: classes apart from those of the tasks, whose images come with the first one, see `Task`.
+        outputs: the outputs of the classes of each task.
+        train_mask: the outputs that take part in the training softmax of class-incremental learning.
+        mean, std: per channel, for pixels in [0, 1]; None: no normalization.
+        class_names: the name of each output, n_outputs of them; () if there are no names.
+        view, augment: the changes to images that a method keeps, as in `Data`.
+        online: whether the images come as a stream: each once, and the ends of tasks are unknown.
+        n_meta: number of classes for meta-training. Their images come with the first task, see `Task`.
         label_smoothing: share of each label that is spread over the outputs that take part in training.
-        pictures: what was made features of, which then stand where images do; None where images are learned from.
+        pictures: the images from which features were computed; None if the method learns from images.
     """
 
     kind: Kind
@@ -51,7 +51,7 @@ class Problem:
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """Of images as they lie in the data set, and in a memory."""
+        """The type of images in the data set and in a memory."""
         return torch.float32 if self.pictures else torch.uint8
 
     @property
@@ -83,11 +83,11 @@ class Problem:
         return {"train": rule, "evaluation": rule, "baseline": rule}
 
     def mask(self, rule: Rule, after: int) -> Tensor:
-        """Which outputs may answer for an image of each task, once tasks 0 to `after` have come; here alone the
-        three kinds of scenario differ.
+        """The outputs that may answer for an image of each task, after tasks 0 to `after` have come. The three kinds of
+        scenario differ only here.
 
-        all: every output. own: those of the image's task. seen: those of tasks 0 to `after`. current: those of
-        task `after`. Returns bool, shape (n_tasks, n_outputs).
+        all: every output. own: those of the image's task. seen: those of tasks 0 to `after`. current: those of task
+        `after`. Returns bool, shape (n_tasks, n_outputs).
 
         >>> Problem("class", (1, 8, 8), ((0, 1), (2, 3))).mask("own", after=1).int().tolist()
         [[1, 1, 0, 0], [0, 0, 1, 1]]
@@ -104,17 +104,17 @@ class Problem:
 
 
 def masked(logits: Tensor, allowed: Tensor) -> Tensor:
-    """The logits, with those that may not answer at the lowest finite value (their softmax is 0, never NaN)."""
+    """The logits. Outputs that may not answer have the lowest finite value, so their softmax is 0 and never NaN."""
     return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a learner is handed: the images of one task and nothing of the others.
+    """What a learner gets: the images of one task, and nothing of other tasks.
 
-    index: 0 for the first. names: its classes as the data set calls them. train, val: its images; `val` (a
-    stratified slice, may be empty) is for selection. meta: of the first task, images of the classes that are set apart
-    for meta-training and are in no task, labeled from 0; None where there are none, and in later tasks.
+    index: counted from 0. names: its classes, with their names in the data set. train, val: its images. `val` is for
+    selection: a stratified share, which may be empty. meta: in the first task, images of the meta-training classes,
+    which are in no task, labeled from 0; None if there are none, and in later tasks.
     """
 
     index: int

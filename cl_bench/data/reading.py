@@ -73,9 +73,9 @@ def read_npz(name: str, file: Path, read: Callable[[Any, str], Any] = lambda con
     try:
         content = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy raises half a dozen unrelated classes on a damaged file
-        raise InputError(f"{where} is damaged or no .npz file; it must be {needed}") from error
+        raise InputError(f"{where} is damaged or not an .npz file; it must be {needed}") from error
     if isinstance(content, np.ndarray):
-        raise InputError(f"{where} is one bare array (.npy); it must be {needed}")
+        raise InputError(f"{where} is a single array (.npy); it must be {needed}")
     arrays = {}
     with content:
         for key in Arrays._fields:
@@ -83,7 +83,7 @@ def read_npz(name: str, file: Path, read: Callable[[Any, str], Any] = lambda con
                 continue
             if key not in content:
                 found = ", ".join(content.files) or "nothing"
-                raise InputError(f"{where} has no array {key} but {found}; it must be {needed}")
+                raise InputError(f"{where} has no array {key}, only {found}; it must be {needed}")
             try:
                 arrays[key] = read(content, key)
             except InputError:
@@ -134,14 +134,16 @@ def read_pickle(where: str, file: Path) -> Any:
         with file.open("rb") as opened:
             return Plain(opened).load()
     except NotPlain as error:
-        told = "only lists, strings and numbers are read, and nothing of it was run"
+        told = "only lists, strings and numbers are read, and no code of it was run"
         raise InputError(f"{where}: {file} holds {error}; {told}") from None
     except Exception as error:  # pickle raises anything on a damaged file
-        raise InputError(f"{where}: {file} is damaged or no pickle; delete or replace it ({reason(error)})") from error
+        raise InputError(
+            f"{where}: {file} is damaged or not a pickle file; delete or replace it ({reason(error)})"
+        ) from error
 
 
 def damaged(name: str, file: str | Path, error: Exception) -> str:
-    return f"dataset={name}: {file} is damaged or not of its format; delete or replace it ({reason(error)})"
+    return f"dataset={name}: {file} is damaged or has another format; delete or replace it ({reason(error)})"
 
 
 def reason(error: Exception) -> str:

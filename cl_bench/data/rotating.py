@@ -46,14 +46,14 @@ def rotating_pairs(
     """
     if not (isinstance(dataset.x_train, Tensor) and isinstance(dataset.x_test, Tensor)):
         raise InputError(
-            "scenario=rotating_pairs: turns all images beforehand and holds them in memory, and those of "
+            "scenario=rotating_pairs: rotates all images in advance and needs them in memory, and those of "
             f"{dataset.name} stay on disk; set dataset.on_disk=false"
         )
     if dataset.n_classes < 3:
-        found = f"has {dataset.n_classes} classes, and scenario=rotating_pairs takes 3 at least"
+        found = f"has {dataset.n_classes} classes, and scenario=rotating_pairs needs at least 3"
         raise InputError(f"dataset={dataset.name}: {found}")
     if dataset.x_val is not None:
-        why = "has validation images of its own, and scenario=rotating_pairs turns none; leave them out"
+        why = "has its own validation images, which scenario=rotating_pairs does not rotate; leave them out"
         raise InputError(f"dataset={dataset.name}: {why}")
     ring = some_of(dataset.class_names, classes, least=3)
     n, names = len(ring), [dataset.class_names[label] for label in ring]

@@ -68,7 +68,8 @@ def split(
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
         which = f"task {sizes.index(1) + 1} would have one class; " if max(sizes) > 1 else ""
         raise InputError(
-            f"scenario.{key}: {which}tasks of one class have nothing to tell apart; choose fewer tasks, or other sizes"
+            f"scenario.{key}: {which}a task with one class has only one possible answer; "
+            "choose fewer tasks, or other sizes"
         )
     outputs, next_output = [], 0
     for group in groups:
@@ -171,7 +172,9 @@ def sequence(
     counts = [dataset.n_classes for dataset in sets]
     if kind == "domain" and len(set(counts)) > 1:
         found = ", ".join(f"{dataset.name} has {dataset.n_classes}" for dataset in sets)
-        raise InputError(f"scenario.kind=domain: the sets must share their classes, but {found}; try kind=task")
+        raise InputError(
+            f"scenario.kind=domain: the data sets must have the same number of classes, but {found}; try kind=task"
+        )
     shapes = [dataset.x_train.shape[1:] for dataset in sets]
     channels, height, width = (max(lengths) for lengths in zip(*shapes, strict=True))
     height, width = (size, size) if size else (height, width)

@@ -47,7 +47,7 @@ def as_stream(scenario: Scenario, stream: Stream, seed: int) -> Scenario:
     problem = scenario.problem
     if problem.kind == "class" and problem.train_mask == "current":
         raise InputError(
-            "scenario.train_mask=current: in a stream (scenario.passes=online) nobody knows the current task; choose "
+            "scenario.train_mask=current: in a stream (scenario.passes=online) the current task is not known; choose "
             "seen or all"
         )
     tasks, tests = list(scenario.tasks), list(scenario.tests)
@@ -97,8 +97,10 @@ def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
                 place[labels == label] = torch.arange(int((labels == label).sum()))
             half = data[data.order[place % 2 == start]]
             if not len(half):
-                why = f"task {task.index + 1} has one image of each class, and its second visit would have none"
-                raise InputError(f"scenario.repeat=true: {why}; leave it more images")
+                why = (
+                    f"task {task.index + 1} has one image of each class, and would have none when the tasks come again"
+                )
+                raise InputError(f"scenario.repeat=true: {why}; use more images")
             half = replace(half, order=torch.arange(len(half)))
             visits.append(replace(task, index=len(visits), train=half, meta=None if start else task.meta))
     return visits
@@ -134,7 +136,7 @@ def blurry(
     """
     order = order_of(dataset.class_names, class_order, seed)
     if len(order) < n_tasks:
-        raise InputError(f"scenario.n_tasks={n_tasks}: there are {len(order)} classes; choose at most so many")
+        raise InputError(f"scenario.n_tasks={n_tasks}: there are {len(order)} classes; choose at most this number")
     generator = torch.Generator().manual_seed(derive(seed, "blurry"))
     n_disjoint = round(disjoint * len(order))
     own = own_parts(len(order), n_disjoint, n_tasks, form, generator)  # of each output, in the order of classes

@@ -1,4 +1,4 @@
-"""What every scenario is made of: its tasks in their order, and how images become those of a task."""
+"""The parts of every scenario: its tasks in their order, and the images of a task."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
 class Scenario(LightningDataModule):
-    """The tasks in their order; test images stay here, with the runner.
+    """The tasks in their order. Test images are here, and methods do not get them.
 
-    tasks: one `Task` each, those that are learned; a trial of a search may have the first ones of the problem alone.
-    tests: the test images of each task, or one set that all tasks share. There each image carries its task, or
-        `NO_TASK`, which only class- and domain-incremental learning can do without.
+    tasks: the tasks that are learned, one `Task` each. A trial of a search may have only the first tasks of the
+    problem.
+    tests: the test images of each task, or one set that all tasks share. In a shared set each image has its task, or
+    `NO_TASK`. `NO_TASK` is possible only in class- and domain-incremental learning.
     """
 
     def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
@@ -35,7 +36,7 @@ class Scenario(LightningDataModule):
 
     @property
     def shared_test(self) -> bool:
-        """Whether the tasks share one test set: R then has one column, and no task an accuracy of its own."""
+        """Whether the tasks share one test set. Then R has one column, and there is no accuracy for each task."""
         return len(self.tests) < len(self.tasks)
 
     def to(self, device: torch.device | str, batch_size: int = 1) -> Scenario:
@@ -144,7 +145,7 @@ def task_of(
     """
     if val is not None:
         if val_fraction:
-            why = "the data set has validation images of its own, and no share of others is taken; set 0"
+            why = "the data set has its own validation images; set 0"
             raise InputError(f"scenario.val_fraction={val_fraction}: {why}")
         return Task(index, tuple(names), train, val)
     held_out = torch.zeros(len(train), dtype=torch.bool)
@@ -154,7 +155,7 @@ def task_of(
         apart = max(round(val_fraction * len(rows)), 1)
         if apart == len(rows):
             which = f"its {len(rows)} images of class '{problem.class_names[label]}'"
-            raise InputError(f"scenario.val_fraction={val_fraction}: leaves nothing to train on of {which}")
+            raise InputError(f"scenario.val_fraction={val_fraction}: leaves no training image of {which}")
         rows = rows[torch.randperm(len(rows), generator=generator)]
         held_out[rows[:apart]] = True
     val = train[held_out.nonzero().squeeze(1)]
@@ -182,7 +183,7 @@ def drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
     drawn = labels[rows]
     first = torch.stack([(drawn == label).int().argmax() for label in labels.unique()])
     if len(first) > most:
-        raise InputError(f"scenario.{key}={most}: fewer than one for each of {len(first)} classes")
+        raise InputError(f"scenario.{key}={most}: less than one image for each of {len(first)} classes")
     later = torch.ones(len(rows), dtype=torch.bool)
     later[first] = False
     return rows[torch.cat([first, later.nonzero().squeeze(1)])[:most].sort()[0]]

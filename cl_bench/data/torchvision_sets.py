@@ -123,7 +123,9 @@ def torchvision_set(
     else:
         x, y = arrays["x_train"], arrays["y_train"]
         if len(alone := np.flatnonzero(np.bincount(y) == 1)):
-            raise InputError(f"{where}: class {alone[0]} has one image; it takes one to train and one to test")
+            raise InputError(
+                f"{where}: class {alone[0]} has one image; at least one for training and one for testing are needed"
+            )
         is_test = evenly(y, test_fraction)
         arrays = {"x_train": x[~is_test], "y_train": y[~is_test], "x_test": x[is_test], "y_test": y[is_test]}
     there = np.unique(arrays["y_train"])
@@ -137,9 +139,9 @@ def no_such_set(name: str) -> str:
     from torchvision import datasets
 
     if name in datasets.__all__:
-        why = "is no set of torchvision's with one class for each image and the same classes in all splits"
+        why = "is not a torchvision data set with one class per image and the same classes in all splits"
         return f"dataset.name={name}: {why}; choose from {', '.join(sorted(SETS))}"
-    return f"dataset.name={name}: torchvision has no such set{nearest(name, SETS)}"
+    return f"dataset.name={name}: torchvision has no such data set{nearest(name, SETS)}"
 
 
 def chosen(name: str, splits: Splits, given: Mapping[str, str | None]) -> dict[str, Split]:
@@ -158,7 +160,7 @@ def chosen(name: str, splits: Splits, given: Mapping[str, str | None]) -> dict[s
         if split not in known:
             raise InputError(f"dataset.{part}={split}: {name} has no such split{nearest(split, known)}")
         if same := [other for other, taken in found.items() if taken == known[split]]:
-            raise InputError(f"dataset.{part}={split}: is what dataset.{same[0]} is; choose another split")
+            raise InputError(f"dataset.{part}={split}: is also dataset.{same[0]}; choose another split")
         found[part] = known[split]
     return found
 
@@ -168,9 +170,11 @@ def checked_options(name: str, splits: Splits, options: Mapping[str, Any] | None
     known = [key for key in parameters(name) if key not in (*OURS, splits.parameter)]
     for key in options or {}:
         if key == splits.parameter or (key in ("train", "split") and key not in known):
-            raise InputError(f"dataset.options: {key} says the split of {name}; set dataset.train and dataset.test")
+            raise InputError(
+                f"dataset.options: {key} chooses the split of {name}; set dataset.train and dataset.test instead"
+            )
         if key not in known:
-            near = nearest(key, known) if known else "; it takes none"
+            near = nearest(key, known) if known else "; it has no arguments"
             raise InputError(f"dataset.options: {name} has no argument {key}{near}")
     return dict(options or {})
 

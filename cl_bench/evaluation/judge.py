@@ -175,7 +175,7 @@ class Judge:
             except FileNotFoundError:
                 pass
             except Exception:  # load_state_dict raises what it likes
-                log.warning("%s is damaged; the judge of generated images learns again", file)
+                log.warning("%s is damaged; the judge of generated images is trained again", file)
         with seeded(0, "judge"):  # what was loaded in part must leave nothing
             network = CNN(self.problem.image_shape, self.problem.n_outputs, hidden=FEATURES).to(self.device)
             train(network, self.scenario)
@@ -250,7 +250,7 @@ def frechet_distance(real: Tensor, generated: Tensor) -> float:
     Raises ValueError for fewer than two samples, and for features that are not finite.
     """
     if min(len(real), len(generated)) < 2:
-        raise ValueError(f"{len(real)} real and {len(generated)} generated images, it needs two of each")
+        raise ValueError(f"{len(real)} real and {len(generated)} generated images; at least two of each are needed")
     if not (real.isfinite().all() and generated.isfinite().all()):  # eigenvalues of NaN may kill the process
         raise ValueError("features of images are not finite")
     distance = FrechetInceptionDistance(Given(real.shape[1]))

@@ -1,15 +1,15 @@
 """Continual-learning metrics: functions of the accuracy matrix, and torchmetrics that count it.
 
-R[i, j] is the accuracy on task j after learning task i, float64, shape (T, T); b[j] that of the network before any
-training, shape (T,). What was never measured is NaN, never 0, and so is every metric that needs it. All functions
-describe the run so far: the first t tasks, t being the last measured row of R. Formulas count tasks from 1. Where all
-tasks share one test set, R has one column, shape (T, 1), and b one entry. ACC is then the accuracy after the last task,
-AAA its mean over the rows that were measured; what needs an accuracy on each task is NaN.
+R[i, j] is the accuracy on task j after learning task i, float64, shape (T, T). b[j] is the accuracy of the network
+before any training, shape (T,). A value that was not measured is NaN, never 0, and so is every metric that needs it.
+All functions describe the run so far: the first t tasks, where t is the last measured row of R. Formulas count tasks
+from 1. If all tasks share one test set, R has one column, shape (T, 1), and b has one entry. Then ACC is the accuracy
+after the last task, and AAA is the mean over the measured rows. Metrics that need an accuracy on each task are NaN.
 
 >>> R = torch.tensor([[0.90, 0.15, 0.10], [0.94, 0.88, 0.20], [0.72, 0.80, 0.92]], dtype=torch.float64)
 >>> f"{average_accuracy(R):.4f} {backward_transfer(R):.4f} {forgetting(R):.4f}"
 '0.8133 -0.1300 0.1500'
->>> R[2] = torch.nan  # the third task is still to be learned
+>>> R[2] = torch.nan  # the third task was not learned yet
 >>> f"{average_accuracy(R):.4f} {backward_transfer(R):.4f} {forgetting(R):.4f}"
 '0.9100 0.0400 -0.0400'
 """
@@ -31,7 +31,7 @@ def measured(R: Tensor) -> int:
 
 
 def so_far(R: Tensor) -> Tensor:
-    """The accuracies of the tasks learned so far on each other, shape (t, t); (t, 1) on a test set that all share."""
+    """The accuracies of the tasks learned so far on each other, shape (t, t); with a shared test set (t, 1)."""
     return R[: measured(R), : measured(R)]
 
 
@@ -41,12 +41,12 @@ def shared(R: Tensor) -> bool:
 
 
 def just_learned(R: Tensor) -> Tensor:
-    """R[j, j] for each task so far, shape (t,); NaN where they share one test set."""
+    """R[j, j] for each task so far, shape (t,); NaN if the tasks share one test set."""
     return R.new_full((measured(R),), torch.nan) if shared(R) else so_far(R).diagonal()
 
 
 def accuracy_after(R: Tensor, t: int) -> Tensor:
-    """A_t = mean_{j<=t} R[t, j], NaN if that row isn't measured (Chaudhry et al., 2018)."""
+    """A_t = mean_{j<=t} R[t, j], NaN if this row was not measured (Chaudhry et al., 2018)."""
     return R[t - 1 : t, :t].mean()
 
 
@@ -56,7 +56,7 @@ def average_accuracy(R: Tensor) -> Tensor:
 
 
 def weighted_accuracy(R: Tensor, n: Tensor) -> Tensor:
-    """Accuracy on the merged test sets, sum_{j<=t} n[j] R[t, j] / sum_{j<=t} n[j], of sizes n, shape (T,)."""
+    """Accuracy on the merged test sets, sum_{j<=t} n[j] R[t, j] / sum_{j<=t} n[j]. n are their sizes, shape (T,)."""
     R, n = so_far(R), n[: measured(R)]
     return (R[-1:] * n).sum() / n.sum()
 
@@ -69,17 +69,17 @@ def backward_transfer(R: Tensor) -> Tensor:
 def forward_transfer(R: Tensor, b: Tensor) -> Tensor:
     """FWT = mean_{1<j<=t} (R[j-1, j] - b[j]) (Lopez-Paz and Ranzato, 2017).
 
-    A single head that hasn't seen the classes of a task never answers them: R[j-1, j] = 0 and FWT = -mean b,
-    whatever the method.
+    In class-incremental learning the classes of a future task are never predicted. So R[j-1, j] = 0, and FWT = -mean b
+    for every method.
     """
     R, b = so_far(R), b[: measured(R)]
     return (R.diagonal(offset=1) - b[1:]).mean()
 
 
 def forgetting(R: Tensor) -> Tensor:
-    """F = mean_{j<t} (max_{l<t} R[l, j] - R[t, j]), negative if it still improved (Chaudhry et al., 2018).
+    """F = mean_{j<t} (max_{l<t} R[l, j] - R[t, j]) (Chaudhry et al., 2018).
 
-    The best accuracy is sought in all rows but the last, also those before task j was learned.
+    The maximum is over all rows except the last, also before task j was learned. F < 0: the last accuracy is highest.
     """
     R = so_far(R)
     best = R[:-1].cummax(dim=0).values[-1:]  # max, but empty instead of an error for a single task
@@ -105,7 +105,7 @@ def average_incremental_accuracy(R: Tensor) -> Tensor:
 
 
 def incremental_accuracies(R: Tensor, n: Tensor) -> Tensor:
-    """The accuracy on the merged test sets of tasks 1 to s, for each s up to t, of sizes n, shape (T,)."""
+    """The accuracy on the merged test sets of tasks 1 to s, for each s up to t. n are their sizes, shape (T,)."""
     if shared(R):
         return R.new_full((measured(R),), torch.nan)
     R, n = so_far(R), n[: measured(R)]
@@ -123,7 +123,7 @@ def later_incremental_accuracy(R: Tensor, n: Tensor) -> Tensor:
 
 
 def intransigence(R: Tensor, reference: Tensor) -> Tensor:
-    """I = mean_{j<=t} (reference[j] - R[j, j]), negative if the past helped (Chaudhry et al., 2018).
+    """I = mean_{j<=t} (reference[j] - R[j, j]), negative if earlier tasks helped (Chaudhry et al., 2018).
 
     reference: accuracy on task j of a model trained jointly on tasks 1 to j, shape (T,).
     """
@@ -132,10 +132,10 @@ def intransigence(R: Tensor, reference: Tensor) -> Tensor:
 
 
 def retention(R: Tensor, separate: Tensor) -> Tensor:
-    """What is left of each task, as a share of what it is worth alone: mean_{j<=t} R[t, j] / separate[j].
+    """mean_{j<=t} R[t, j] / separate[j]: the last accuracy on each task, relative to a separate network.
 
-    separate: accuracy on task j of a network of the same shape that learned this task alone, shape (T,); a task on
-    which it is never right leaves NaN.
+    separate: accuracy on task j of a network of the same shape that learned only this task, shape (T,). If it is 0,
+    retention is NaN.
     """
     alone = separate[: measured(R)]
     if shared(R) or not len(alone):
@@ -144,18 +144,18 @@ def retention(R: Tensor, separate: Tensor) -> Tensor:
 
 
 def plasticity_gap(R: Tensor, separate: Tensor) -> Tensor:
-    """How much worse a task is learned than alone, mean_{j<=t} (separate[j] - R[j, j]); above 0: the past hinders.
+    """mean_{j<=t} (separate[j] - R[j, j]). Above 0, earlier tasks made learning worse.
 
-    It is intransigence with the networks of single tasks in the place of a joint one. Its negative is transfer.
+    It is intransigence with separate networks instead of a joint network. Its negative is transfer.
     """
     return intransigence(R, separate)
 
 
 class ContinualMetric(Metric):
-    """Correct and given answers, counted for each pair of tasks; a subclass computes one number from them.
+    """Counts of correct predictions and of images, for each pair of tasks. A subclass computes one number from them.
 
     correct, count: int64, shape (T + 1, T); row 0 is before any training, row i + 1 after task i.
-    n_tests: test sets, T of them; 1 where the tasks share it: (T + 1, 1).
+    n_tests: test sets, T of them; 1 if the tasks share one: (T + 1, 1).
     """
 
     is_differentiable = False
@@ -195,7 +195,7 @@ class ContinualMetric(Metric):
 
     @property
     def n(self) -> Tensor:
-        """Test images behind the last measured row of R, int64, shape (T,), or (1,)."""
+        """Numbers of test images in the last measured row of R, int64, shape (T,), or (1,)."""
         return self.count[measured(self.R)]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -230,7 +230,7 @@ class WeightedAccuracy(ContinualMetric):
 
 
 class AccuracyAfter(ContinualMetric):
-    """A_k after k classes, see `accuracy_after`; NaN if no task ends there, or it isn't learned yet.
+    """A_k after k classes, see `accuracy_after`; NaN if no task ends there, or the task was not learned yet.
 
     classes_per_task: new classes in each task, T of them.
     """
@@ -259,7 +259,7 @@ class ForwardTransfer(ContinualMetric):
 
 
 class Forgetting(ContinualMetric):
-    """Accuracy lost since it was best, see `forgetting`."""
+    """Best accuracy minus last accuracy, see `forgetting`."""
 
     higher_is_better = False
 
@@ -305,7 +305,7 @@ class LaterIncrementalAccuracy(ContinualMetric):
 
 
 class Intransigence(ContinualMetric):
-    """Accuracy short of a joint reference, see `intransigence`."""
+    """Accuracy of a joint reference minus accuracy right after learning, see `intransigence`."""
 
     higher_is_better = False
 
@@ -324,7 +324,7 @@ def continual_metrics(
     reference: Sequence[float] | None = None,
     n_tests: int | None = None,
 ) -> MetricCollection:
-    """Every metric of a run under its short name, one shared state: a batch is counted once.
+    """Every metric of a run under its short name, with one shared state: a batch is counted once.
 
     classes_per_task: new classes in each task. reference: see `intransigence`. n_tests: see `ContinualMetric`.
     """

@@ -1,4 +1,4 @@
-"""What every method is: something that learns task after task and answers for all of them."""
+"""The base class of every method: it learns task after task and predicts the classes of all of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Fit(Protocol):
-    """Trains a module on data: one phase, one Lightning Trainer. Returns what is known of the phase.
+    """Trains a module on data: one phase, one Lightning Trainer. Returns the record of the phase.
 
     Args:
         phase: its name.
-        step: what is done with each mini-batch, for this phase alone; by default the module's `train_step`.
-        epochs, steps: how long, in passes over the data or in mini-batches (steps wins; by default the trainer's
-            setting).
-        times: how many tasks' worth of the trainer's iterations, when it counts iterations.
+        step: replaces the module's `train_step` in this phase only.
+        epochs, steps: the length, in passes over the data or in mini-batches. steps has priority. By default the
+            trainer's setting is used.
+        times: number of tasks whose iterations it gets, if the trainer counts iterations.
     """
 
     def __call__(
@@ -46,7 +46,7 @@ class Fit(Protocol):
 
 
 class Answers(NamedTuple):
-    """What a classifier says of a mini-batch before it learns it, for its online accuracy.
+    """The logits of a mini-batch before it is learned, for the online accuracy.
 
     logits: (B, n_outputs). said: the outputs that these logits are trained towards. y, task_ids: of the mini-batch.
     """
@@ -58,10 +58,10 @@ class Answers(NamedTuple):
 
 
 class Learner(LightningModule):
-    """A module that `fit` can train: it says what one step on one mini-batch is.
+    """A module that `fit` can train: it defines one step on one mini-batch.
 
-    It is at step `step_index` of `n_steps` of its phase, in pass `epoch` of `n_epochs` over the data, from 0, after a
-    kill too.
+    It is at step `step_index` of `n_steps` of its phase, in pass `epoch` of `n_epochs`, counted from 0, also after a
+    kill.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Learner(LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must say what a step is")
 
     def begin_step(self, batch: Batch) -> None:
-        """A mini-batch has come, and is learned next; nothing to do here."""
+        """Called before a mini-batch is learned. Does nothing here."""
 
     def answered(self, logits: Tensor, y: Tensor) -> None:
         """Keeps the first logits of a step, for the online accuracy. A loss without `Classifier.active` calls it."""
@@ -91,7 +91,7 @@ class Learner(LightningModule):
             self.asked = None
 
     def training_step(self, chunk: Chunk, _: int) -> None:
-        """Steps over the mini-batches of a chunk, and keeps what they log in `logs` and first answer in `answers`."""
+        """Makes a step on each mini-batch of a chunk. `logs` gets the logged values, and `answers` the first logits."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         batches, self.logs, self.answers = chunk.batches, [], []
         step = batches.step or self.train_step
@@ -107,14 +107,14 @@ class Learner(LightningModule):
 class Method(Learner):
     """A continual learner. Everything that it remembers between tasks is in its `state_dict`.
 
-    kinds: scenarios in which it has a meaning. train_mask: outputs that its paper trains in class-incremental learning;
-    `scenario.train_mask` sets others. n_phases: trainings of one network each, in a task that trains all of them.
-    needs_validation: whether it chooses by validation images. needs_borders: whether it must know where a task ends;
-    else it learns a stream, see `learn_stream`. trains: whether by gradients; else length, optimizer and the keys of
-    `config.training` say nothing (but of what `method.first_task` trains). by_gradients: whether in the phase that
-    runs. refused: keys that it can't follow, and why. unread: keys that say nothing beside these values of others, some
-    in a tuple, `...` for any but null. answers_by: how names of what answers begin in its state. grows: whether another
-    run may go on with it, see `runs.continued`. family: a color of the report. index: of the task, or the last one.
+    kinds: kinds of scenario in which it works. train_mask: outputs that its paper trains in class-incremental learning;
+    `scenario.train_mask` sets others. n_phases: trainings in a task that has all of them, each of one network.
+    needs_validation: whether it needs validation images. needs_borders: whether it must know where a task ends; if not,
+    it can learn a stream, see `learn_stream`. trains: whether by gradients; if not, length, optimizer and the keys of
+    `config.training` have no effect, except with `method.first_task`. by_gradients: the same for the current phase.
+    refused: keys that it refuses, and why. unread: keys without effect if other keys have these values; a tuple has
+    several values, and `...` is any value except null. answers_by: beginnings of the state's names that predictions
+    need. grows: whether another run can continue it (`runs.continued`). family: its color in the report. index: the task.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -135,7 +135,7 @@ class Method(Learner):
         self.index, self.by_gradients = -1, self.trains
 
     def learn_task(self, task: Task, fit: Fit) -> dict[str, Any]:
-        """Learns one task, and returns what is worth knowing of it (plain Python values, kept with its results)."""
+        """Learns one task. Returns notes about it (plain Python values), which the results keep."""
         self.index = task.index
         if self.problem.online:
             self.learn_stream(task.train, fit)
@@ -143,30 +143,30 @@ class Method(Learner):
         return self.learn(task, fit) or {}
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
-        """Learns one task, from its images alone and from what was kept; may return diagnostics."""
+        """Learns one task from its images and from what was kept of earlier tasks. May return notes."""
         fit(self, task.train, phase="train")
 
     def learn_stream(self, images: Data, fit: Fit) -> None:
-        """Learns the next part of a stream that comes once, and isn't told where it ends: by its steps alone."""
+        """Learns the next part of a stream, in which each image comes once. It does not know where a task ends."""
         fit(self, images, phase="stream")
 
     def cross_entropy(self, logits: Tensor, y: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
-        """That of labels, smoothed if `label_smoothing` says so, over the outputs that take part."""
+        """The cross-entropy with labels over the outputs that take part, with `label_smoothing`."""
         return cross_entropy(logits, y, self.problem.label_smoothing, reduction)
 
     @property
     def measurable(self) -> bool:
-        """False while there is nothing to measure yet (joint training before its last task)."""
+        """False if nothing can be measured yet (joint training before its last task)."""
         return True
 
     @property
     def answer_bytes(self) -> int:
-        """Bytes of all that answers to the tasks so far need; what is kept for further learning alone doesn't count."""
+        """Bytes that predictions for the tasks so far need, without what only further learning needs."""
         return bytes_of(self.state_dict())
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
-        """n images of each class seen (fewer of one that a generator without conditions seldom draws), in [0, 1],
-        shape (N, C, H, W), and their outputs (N,); None of methods that don't generate."""
+        """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,). A generator without
+        conditions may give fewer images of a class. None if the method does not generate images."""
         return None
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -177,11 +177,11 @@ class Method(Learner):
 
 
 class Classifier(Method):
-    """A network with one linear head over every output, and the mask that turns it into many heads or one.
+    """A network with one linear head over all outputs, and a mask that makes it act as one head or several heads.
 
     Args:
         network: (B, C, H, W) -> (B, n_outputs).
-        optimizer: made anew for each phase; with `keep_state` its moments go on.
+        optimizer: a new one for each phase. With `keep_state` its moments continue.
     """
 
     answers_by = ("network.",)
@@ -204,7 +204,7 @@ class Classifier(Method):
         return dict(self.network.named_parameters())
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """Logits over every output, for images in [0, 1]. index: of their task, where it is given."""
+        """Logits over all outputs, for images in [0, 1]. index: their task, if it is given."""
         return self.network(x)
 
     @property
@@ -220,10 +220,10 @@ class Classifier(Method):
         super().answered(masked(logits, self.came) if online else logits, y)
 
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The logits with the outputs that take no part in training for labels `y` masked.
+        """The logits, where outputs that do not take part in training for labels `y` are masked.
 
-        The first logits of a step are those of its mini-batch, before those of images that join it: they count as its
-        answers, see `answered`.
+        The first logits of a step are those of its mini-batch, without replayed images. They give the online accuracy,
+        see `answered`.
         """
         self.answered(logits, y)
         rule = self.problem.rules["train"]
@@ -244,7 +244,7 @@ class Classifier(Method):
         return self.cross_entropy(self.active(self(batch.x), batch.y), batch.y)
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
-        """A step down the loss. given: what a phase was handed besides, passed on to `loss`."""
+        """A step that lowers the loss. given: more arguments of the phase, passed to `loss`."""
         loss = self.loss(batch, **given)
         optimizers.zero_grad()
         loss.backward()
@@ -257,5 +257,5 @@ class Classifier(Method):
 
 
 def frozen(module: M) -> M:
-    """A copy in evaluation mode that learns no more."""
+    """A copy in evaluation mode that is not trained."""
     return copy.deepcopy(module).eval().requires_grad_(False)

@@ -87,7 +87,7 @@ class BiC(DistilledRehearsal):
         self.held_out, self.ridge = held_out, ridge
         classes = {"class": 1, "task": max(map(len, problem.outputs)), "total": problem.n_outputs}[memory.per]
         if self.n_exemplars < 2 * classes:
-            apart = "one is set apart to correct by, and one is trained on"
+            apart = "one is set aside for the correction, and one is for training"
             of = {"class": "", "task": f" of {classes} in a task", "total": f" of {classes}"}[memory.per]
             raise InputError(f"{memory}: less than two for each class{of}; {apart}")
 
@@ -120,7 +120,9 @@ class BiC(DistilledRehearsal):
         if counts.min() <= share:
             rare = self.problem.class_names[labels[counts.argmin()]]
             images = f"{share} image{'s' * (share > 1)}"
-            raise InputError(f"method.held_out={self.held_out}: sets apart {images} of class '{rare}', all it has")
+            raise InputError(
+                f"method.held_out={self.held_out}: sets aside {images} of class '{rare}', which has no others"
+            )
         data = data[torch.randperm(len(data)).to(data.labels.device)]
         apart = rank(data.labels) < share
         return data[apart.nonzero().squeeze(1)], data[(~apart).nonzero().squeeze(1)]

@@ -55,8 +55,8 @@ class CLNP(Isolation):
         full = [number for number, units in enumerate(used, 1) if units.all()]
         if full:
             raise InputError(
-                f"method.l1={self.l1}: task {task.index + 1} of {self.problem.n_tasks} finds no free unit in layer "
-                f"{full[0]}; raise it or method.margin={self.margin}, or make the network wider"
+                f"method.l1={self.l1}: task {task.index + 1} of {self.problem.n_tasks} has no free unit in layer "
+                f"{full[0]}; increase it or method.margin={self.margin}, or make the network wider"
             )
         if task.index:
             self.renew(used)

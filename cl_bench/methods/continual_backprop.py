@@ -220,7 +220,7 @@ def plain_sequence(network: Network) -> list[nn.Module]:
         or not all(isinstance(layer, nn.ReLU | nn.LeakyReLU) for layer in activations)
     ):
         raise InputError(
-            "network: method=continual_backprop replaces hidden units of a plain sequence: linear layers or "
+            "network: method=continual_backprop replaces hidden units of a plain sequence of linear layers or "
             f"convolutions with biases, each followed by ReLU; {type(network).__name__} is none; choose network=mlp or "
             "network=cnn"
         )

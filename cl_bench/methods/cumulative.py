@@ -20,7 +20,7 @@ class Cumulative(Classifier):
     family = "reference"
     grows = True
     refused: ClassVar[dict[str, str]] = {
-        "trainer.patience": "learns all tasks so far, and validation images are of the current one alone",
+        "trainer.patience": "learns all tasks so far, and validation images are only of the current task",
     }
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:

@@ -64,9 +64,9 @@ class DGM(TwoPlayers, Classifier):
     kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
     answers_by = ("discriminator.",)
     refused: ClassVar[dict[str, str]] = {
-        "scheduler": "trains a GAN alone, whose step size stays",
-        "trainer.patience": "has binary masks at the end of a whole training alone",
-        "trainer.freeze_batch_norm": "starts its classifier anew in every task",
+        "scheduler": "trains only a GAN, whose step size is constant",
+        "trainer.patience": "has binary masks only at the end of a whole training",
+        "trainer.freeze_batch_norm": "starts with a new classifier in every task",
     }
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "mask_position": {"mask": "weights"},
@@ -117,7 +117,8 @@ class DGM(TwoPlayers, Classifier):
         closed = [number for number, count in enumerate(counts, 1) if not count.new + count.reused]
         if closed:
             log.warning(
-                "task %d: the generator has layer %d closed, so all its images are the same; lower method.sparsity",
+                "task %d: the generator uses nothing of layer %d, so all images of a class are "
+                "the same; decrease method.sparsity",
                 task.index + 1,
                 closed[0],
             )

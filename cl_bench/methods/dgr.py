@@ -72,9 +72,7 @@ class DGR(GenerativeReplay):
             generator_steps=generator_steps,
         )
         if balance and replay == "fresh":
-            raise InputError(
-                "method.balance=true: fresh replay is drawn a mini-batch at a time; use method.replay=fixed"
-            )
+            raise InputError("method.balance=true: needs one fixed set of images; set method.replay=fixed")
         self.replay, self.ratio = replay, ratio
         self.labels, self.temperature = labels, temperature
         self.balance, self.generator = balance, generator

@@ -47,17 +47,18 @@ class ER(Classifier):
         super().__init__(problem, network, optimizer)
         if weighting == "by_task" and selection == "reservoir":
             raise InputError(
-                "method.weighting=by_task: needs a memory of old tasks alone, and method.selection=reservoir keeps the "
-                "current one's too; set method.selection=random"
+                "method.weighting=by_task: needs a memory of only old tasks, and "
+                "method.selection=reservoir also keeps the "
+                "current task; set method.selection=random"
             )
         if problem.online and selection == "random":
             raise InputError(
-                "method.selection=random: draws from a task when it ends, and scenario.passes=online tells nobody of "
-                "that; set method.selection=reservoir"
+                "method.selection=random: draws from a task when it ends, and with scenario.passes=online the end is "
+                "not known; set method.selection=reservoir"
             )
         if memory.per != "total" and selection == "reservoir":
             raise InputError(
-                f"memory.per={memory.per}: method.selection=reservoir counts all its images together; set "
+                f"memory.per={memory.per}: method.selection=reservoir has one total size; set "
                 "method.selection=random or memory.per=total"
             )
         self.memory = (

@@ -68,14 +68,11 @@ class EWC(Classifier):
         super().__init__(problem, network, optimizer)
         if problem.online and not online:
             raise InputError(
-                "method.online=false: has an anchor for each task, and scenario.passes=online tells nobody where one "
-                "ends; set method.online=true"
+                "method.online=false: has an anchor for each task, and with scenario.passes=online the end "
+                "is not known; set method.online=true"
             )
         if consolidate_every and not online:
-            raise InputError(
-                f"method.consolidate_every={consolidate_every}: moves the one anchor of online EWC; set "
-                "method.online=true"
-            )
+            raise InputError(f"method.consolidate_every={consolidate_every}: needs online EWC; set method.online=true")
         self.strength, self.online, self.decay = strength, online, decay
         self.fisher_labels: Literal["exact", "sampled", "empirical"] = fisher_labels
         self.fisher_samples = fisher_samples

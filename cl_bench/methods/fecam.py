@@ -58,7 +58,7 @@ class FeCAM(FrozenFeatures):
         """Raises InputError for negative features, which have no power."""
         features = super().features(x)
         if self.tukey != 1 and bool((features < 0).any()):
-            raise InputError(f"method.tukey={self.tukey}: some features are negative, and have no such power; set 1")
+            raise InputError(f"method.tukey={self.tukey}: some features are negative and cannot have this power; set 1")
         return features**self.tukey
 
     def add(self, features: Tensor, y: Tensor) -> None:

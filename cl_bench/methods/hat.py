@@ -43,7 +43,7 @@ class HAT(Isolation):
     """
 
     refused: ClassVar[dict[str, str]] = {
-        "trainer.patience": "has binary masks at the end of a whole training alone",
+        "trainer.patience": "has binary masks only at the end of a whole training",
     }
 
     def __init__(
@@ -58,7 +58,7 @@ class HAT(Isolation):
     ) -> None:
         super().__init__(problem, network, optimizer)
         self.s_max, self.sparsity, self.embedding_lr = s_max, sparsity, embedding_lr
-        self.layers = hidden_layers(network, "method=hat closes units")
+        self.layers = hidden_layers(network, "method=hat masks units")
         self.weighted = weighted(self.layers)
         units = [len(layer.weight) for layer in self.weighted]
         self.embeddings = nn.ParameterList(torch.zeros(n) for n in units)  # of the current task
@@ -69,8 +69,8 @@ class HAT(Isolation):
         reserved = [mask[: task.index].any(0) for mask in self.masks]
         if all(units.all() for units in reserved):
             raise InputError(
-                f"method.sparsity={self.sparsity}: task {task.index + 1} of {self.problem.n_tasks} finds every unit "
-                "reserved; raise it, or make the network wider"
+                f"method.sparsity={self.sparsity}: task {task.index + 1} of {self.problem.n_tasks} has no free "
+                "unit; increase it, or make the network wider"
             )
         free = torch.cat([~units for units in reserved])
         self.share = free / free.sum()  # of each unit in R
@@ -84,7 +84,7 @@ class HAT(Isolation):
         closed = [number for number, mask in enumerate(self.masks, 1) if not mask[task.index].any()]
         if closed:
             log.warning(
-                "task %d: every unit of layer %d is closed, so all images get the same answer; lower method.sparsity "
+                "task %d: no unit of layer %d is used, so all images get the same prediction; decrease method.sparsity "
                 "or method.embedding_lr, or train longer",
                 task.index + 1,
                 closed[0],

@@ -16,8 +16,8 @@ class Joint(Cumulative):
     """
 
     refused: ClassVar[dict[str, str]] = {
-        "trainer.patience": "learns all tasks at once, and validation images are of one alone",
-        "trainer.freeze_batch_norm": "learns all tasks at once, after the first",
+        "trainer.patience": "learns all tasks at once, and validation images are only of one task",
+        "trainer.freeze_batch_norm": "learns all tasks at once",
     }
 
     unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}

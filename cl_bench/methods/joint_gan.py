@@ -30,10 +30,10 @@ class JointGAN(Method):
     kinds = ("class", "task")
     answers_by = ("gan.discriminator.",)
     refused: ClassVar[dict[str, str]] = {
-        "scheduler": "trains a GAN alone, whose step size stays",
-        "trainer.patience": "trains a GAN alone",
-        "trainer.freeze_batch_norm": "trains a GAN alone, from random weights",
-        "label_smoothing": "trains a GAN alone, which has a loss of its own",
+        "scheduler": "trains only a GAN, whose step size is constant",
+        "trainer.patience": "trains only a GAN",
+        "trainer.freeze_batch_norm": "trains only a GAN, from random weights",
+        "label_smoothing": "trains only a GAN, which has its own loss",
     }
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "network": {},

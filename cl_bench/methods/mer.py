@@ -47,7 +47,7 @@ class MER(Classifier):
     family = "optimization"
     needs_borders: ClassVar[bool] = False
     refused: ClassVar[dict[str, str]] = {
-        "trainer.gradient_clip": "steps image by image without an optimizer",
+        "trainer.gradient_clip": "makes steps on single images without an optimizer",
     }
     unread: ClassVar[dict[str, dict[str, Any]]] = {
         "beta": {"algorithm": (6, 7)},
@@ -132,9 +132,7 @@ def keep_share(weights: Sequence[Tensor], before: Sequence[Tensor], share: float
 def check_plain(optimizer: Optimizer) -> None:
     """Raises InputError for anything but SGD without momentum and weight decay."""
     if not isinstance(optimizer, SGD):
-        raise InputError(
-            f"optimizer: method=mer steps by plain SGD, not by {type(optimizer).__name__}; set optimizer=sgd"
-        )
+        raise InputError(f"optimizer: method=mer needs plain SGD, not {type(optimizer).__name__}; set optimizer=sgd")
     for name in ("momentum", "weight_decay"):
         if value := getattr(optimizer, name):
-            raise InputError(f"optimizer.{name}={value}: method=mer steps by plain SGD; set optimizer.{name}=0")
+            raise InputError(f"optimizer.{name}={value}: method=mer needs plain SGD; set optimizer.{name}=0")

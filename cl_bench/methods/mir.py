@@ -61,9 +61,9 @@ class MIR(Classifier):
     def check_candidates(self, n: int) -> None:
         """Raises InputError for fewer candidates than the n images that are to be chosen from them."""
         if self.n_candidates and self.n_candidates < n:
-            key = f"method.n_replay={n}" if self.n_replay else f"{n} images, as many as a mini-batch has,"
+            key = f"method.n_replay={n}" if self.n_replay else f"the {n} images of a mini-batch"
             raise InputError(
-                f"method.n_candidates={self.n_candidates}: fewer than the {key} that are chosen from them; set at "
+                f"method.n_candidates={self.n_candidates}: fewer than {key}, which are chosen from them; set at "
                 f"least {n}"
             )
 

@@ -27,7 +27,7 @@ class OML(Classifier):
     m = sigmoid(linear(the features of another one)) is the neuromodulatory network, as wide as phi.
 
     Args:
-        network: without batch normalization, whose statistics would not stay as they are.
+        network: without batch normalization, whose statistics would change in the tasks.
         optimizer: of the head, in the tasks.
         variant: `oml` or `anml`.
         pretraining: of the representation. `meta`, as in the papers; the others are controls: `joint`, the
@@ -76,12 +76,12 @@ class OML(Classifier):
         if pretraining == "meta" and trajectory_classes > problem.n_meta:
             raise InputError(
                 f"method.trajectory_classes={trajectory_classes}: there are {problem.n_meta} classes for meta-training "
-                "(scenario.meta_classes); choose no more"
+                "(scenario.meta_classes); choose at most this number"
             )
         if norms := [type(part).__name__ for part in batch_norms(network)]:
             raise InputError(
-                f"network: method=oml freezes the features, and the statistics of {norms[0]} would not stay as they "
-                "are; choose network=mlp or network=cnn"
+                f"network: method=oml freezes the features, and the statistics of {norms[0]} would change in "
+                "the tasks; choose network=mlp or network=cnn"
             )
         self.pretraining, self.meta_steps = pretraining, meta_steps
         width = network.head.in_features
@@ -174,7 +174,7 @@ class MetaTraining(Learner):
         if inner_steps > min(map(len, self.rows)):
             raise InputError(
                 f"method.inner_steps={inner_steps}: a class of scenario.meta_classes has {min(map(len, self.rows))} "
-                "images; choose no more"
+                "images; choose at most this number"
             )
         redraw(self.head, torch.arange(n_classes))
 

@@ -57,7 +57,9 @@ class PackNet(Isolation):
         self.layers = {name: p for name, p in features if p.dim() > 1}
         self.shared = [p for _, p in features if p.dim() < 2]
         if not self.layers:
-            raise InputError("network: method=packnet prunes hidden layers, this network has none; choose network=mlp")
+            raise InputError(
+                "network: method=packnet needs hidden layers, and this network has none; choose network=mlp"
+            )
         smallest = torch.uint8 if self.nobody < 256 else torch.int16
         owners = (torch.zeros_like(p, dtype=smallest) for p in self.layers.values())
         self.owners = nn.ParameterList(nn.Parameter(owner, False) for owner in owners)
@@ -67,13 +69,13 @@ class PackNet(Isolation):
             if not any(left):
                 wanted = "null" if prune is None else prune
                 raise InputError(
-                    f"method.prune={wanted}: leaves no weight free for task {task + 1} of {n_tasks}; prune a larger "
+                    f"method.prune={wanted}: leaves no free weight for task {task + 1} of {n_tasks}; prune a larger "
                     "share of the tasks before it, or make the network wider"
                 )
             pruned = [round(share * n) for n in left]
             if task == 0 and any(n == m for n, m in zip(left, pruned, strict=True)):
                 raise InputError(
-                    f"method.prune={share}: leaves the first task no weight of a layer; prune less, or make the "
+                    f"method.prune={share}: leaves no weight of a layer to the first task; prune less, or make the "
                     "network wider"
                 )
             left = pruned

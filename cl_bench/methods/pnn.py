@@ -66,7 +66,9 @@ class PNN(Growing, Method):
         super().__init__(problem)
         plain_layers(network, "method=pnn builds its columns")
         if init == "previous" and earlier == "random":
-            raise InputError("method.init=previous: passes on what method.earlier=random keeps back; choose random")
+            raise InputError(
+                "method.init=previous: copies a learned column, and method.earlier=random uses none; choose random"
+            )
         self.optimizer, self.init, self.earlier = optimizer, init, earlier
         self.width = network.head.in_features
         self.columns = nn.ModuleList([self.shaped(0, network.features)])  # of each task so far; one before the first

@@ -60,7 +60,7 @@ class ProgressCompress(EWC):
     needs_borders: ClassVar[bool] = True
     unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {"reinitialize": True}}
     refused: ClassVar[dict[str, str]] = {
-        "trainer.patience": "learns first what does not answer yet",
+        "trainer.patience": "first trains a network that does not answer yet",
     }
 
     def __init__(
@@ -75,7 +75,7 @@ class ProgressCompress(EWC):
         reinitialize: bool,
         fisher_samples: Positive | None,
     ) -> None:
-        plain_layers(network, "method=progress_compress takes from the layers")
+        plain_layers(network, "method=progress_compress needs the layers")
         super().__init__(
             problem, network, optimizer, strength=strength, online=True, decay=decay, fisher_samples=fisher_samples
         )

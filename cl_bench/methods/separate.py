@@ -25,7 +25,7 @@ class Separate(Growing, Classifier):
 
     family = "reference"
     refused: ClassVar[dict[str, str]] = {
-        "trainer.freeze_batch_norm": "starts anew in every task",
+        "trainer.freeze_batch_norm": "starts with new weights in every task",
     }
     unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
 

@@ -68,7 +68,7 @@ class SupSup(Classifier):
         super().__init__(problem, network, optimizer)
         self.optimizer_state = None  # each task learns other scores
         if objective == "G" and not superfluous:
-            raise InputError("method.objective=G: looks at superfluous outputs alone; set method.superfluous, e.g. 90")
+            raise InputError("method.objective=G: needs superfluous outputs; set method.superfluous, e.g. 90")
         if objective == "G" and inference == "brute_force":
             raise InputError("method.inference=brute_force: compares entropies; set method.objective=entropy")
         self.superfluous, self.inference, self.objective = superfluous, inference, objective
@@ -76,7 +76,7 @@ class SupSup(Classifier):
         fix_weights(network.with_head(nn.Linear(network.head.in_features, problem.n_outputs + superfluous)))
         numbers = [None if kept is None else round(kept * weight.numel()) for weight in self.weights.values()]
         if 0 in numbers:
-            raise InputError(f"method.kept={kept}: keeps no weight of a layer; raise it, or make the network wider")
+            raise InputError(f"method.kept={kept}: keeps no weight of a layer; increase it, or make the network wider")
         weights = zip(self.weights.values(), numbers, strict=True)
         self.masks = nn.ModuleList(Supermasks(weight.shape, number) for weight, number in weights)
 

@@ -135,7 +135,7 @@ def of_torchvision(where: str, backbone: str, name: str, weights: str | None) ->
     network = filled(lambda: models.get_model(name, weights=None, **more), where, backbone, file)
     linear = [called for called, part in network.named_modules() if isinstance(part, nn.Linear)]
     if not linear:
-        why = "has no linear layer that features could be taken before"
+        why = "has no last linear layer, before which features are taken"
         raise InputError(f"{where}.backbone={backbone}: {why}; choose another, such as torchvision/resnet18")
     network.set_submodule(linear[-1], nn.Identity())
     seen = models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
@@ -160,7 +160,7 @@ def of_timm(where: str, backbone: str, name: str, weights: str | None) -> Loaded
     file = weights_file(where, backbone, weights)
     network = filled(lambda: timm.create_model(name, pretrained=False), where, backbone, file)
     if not hasattr(network, "reset_classifier"):
-        why = "has no classifier that features could be taken before"
+        why = "has no classifier, before which features are taken"
         raise InputError(f"{where}.backbone={backbone}: {why}; choose another, such as timm/resnet18")
     network.reset_classifier(0)  # type: ignore[operator]
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
@@ -197,11 +197,12 @@ def fill(network: nn.Module, where: str, backbone: str, file: Path) -> None:
     wrong = wrong or next((name for name in state if name not in own), None)
     if wrong is not None:
         raise InputError(
-            f"{key}: is of another network than {backbone}, where {wrong} is {shape(own, wrong)}; in the file it is "
+            f"{key}: belongs to another network than {backbone}, where {wrong} is "
+            f"{shape(own, wrong)}; in the file it is "
             f"{shape(state, wrong)}"
         )
     if odd := next((name for name, value in state.items() if not value.isfinite().all()), None):
-        raise InputError(f"{key}: {odd} holds numbers that aren't finite; take a sound file of {backbone}")
+        raise InputError(f"{key}: {odd} has numbers that are not finite; use another file of {backbone}")
     network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()}, assign=True)
 
 
@@ -216,10 +217,10 @@ def read(key: str, file: Path) -> dict[str, Tensor]:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and pickle raise anything on a damaged file
         raise InputError(
-            f"{key}: is damaged or no file of weights (safetensors, or a state dict that torch saved)"
+            f"{key}: is damaged or not a file of weights (safetensors, or a state dict that torch saved)"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{key}: holds no weights by name; it must be the state dict of a network")
+        raise InputError(f"{key}: has no named weights; it must be the state dict of a network")
     return state
 
 

@@ -1,4 +1,4 @@
-"""What every classifier network is: features of an image, and one linear head over all outputs."""
+"""The base class of every classifier network: features of an image, and one linear head over all outputs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Network(nn.Module):
 
     Args:
         features: layers from images (B, C, H, W) to (B, width), applied one after another.
-        width: what the features give, and the head takes.
-        n_outputs: logits of the head.
-        mean, std: of each channel, on the [0, 1] scale. The features then begin with `Normalize`, so that every user of
-            a network sees the same pixels. None leaves them as they are.
+        width: the number of features.
+        n_outputs: the number of logits.
+        mean, std: of each channel, for pixels in [0, 1]. The features then begin with `Normalize`, so that every user
+            of a network gets the same pixels. None: no normalization.
     """
 
     def __init__(
@@ -40,19 +40,19 @@ class Network(nn.Module):
         return self.head(self.features(x))
 
     def with_head(self, head: nn.Linear) -> Self:
-        """This network with another head over the same features, for methods whose paper asks for one."""
+        """This network with another head on the same features, for methods whose paper has another head."""
         self.head = head
         return self
 
     def fresh(self) -> Self:
-        """Another network of the same shape, with random weights of its own."""
+        """Another network of the same shape, with its own random weights."""
         network = copy.deepcopy(self)
         reset_parameters(network)
         return network
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, for each channel; what follows from the data set is no part of a network's state."""
+    """(x - mean) / std, for each channel. Both follow from the data set, so they are not in a network's state."""
 
     mean: Tensor
     std: Tensor
@@ -67,12 +67,12 @@ class Normalize(nn.Module):
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """Every part that normalizes by the statistics of mini-batches."""
+    """All parts that normalize with the statistics of mini-batches."""
     return [part for part in module.modules() if isinstance(part, _BatchNorm)]
 
 
 def reset_parameters(module: nn.Module) -> None:
-    """Fresh random weights for every part of a module."""
+    """New random weights for every part of a module."""
     for part in module.modules():
         reset = getattr(part, "reset_parameters", None)
         if part is not module and reset is not None:

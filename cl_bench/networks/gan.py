@@ -122,7 +122,7 @@ def halvings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
     while size > 7 and size % 2 == 0:
         size, times = size // 2, times + 1
     if image_shape[1] != image_shape[2] or not times or not 4 <= size <= 7:
-        raise not_of(image_shape, "a side of 4 to 7 doubled some times")
+        raise not_of(image_shape, "a side of 4 to 7, doubled several times")
     return size, times
 
 

@@ -58,11 +58,11 @@ def growing_mlp(network: Network, method: str) -> Network:
     for layer in layers:
         if not isinstance(layer, nn.Linear | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize):
             raise InputError(
-                f"network: {method} grows a plain sequence of linear layers and ReLU, and {type(layer).__name__} is "
+                f"network: {method} needs a plain sequence of linear layers and ReLU, and {type(layer).__name__} is "
                 "neither; choose network=mlp"
             )
     if not any(isinstance(layer, nn.Linear) for layer in layers):
-        raise InputError(f"network: {method} grows hidden layers, and this network has none; choose network=mlp")
+        raise InputError(f"network: {method} needs hidden layers, and this network has none; choose network=mlp")
     grown = [GrowingLinear(layer) if isinstance(layer, nn.Linear) else layer for layer in layers]
     head = network.head
     return Network(grown, head.in_features, head.out_features).with_head(GrowingLinear(head))

@@ -89,7 +89,7 @@ class SGD:
 
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:
-            raise InputError("optimizer.nesterov=true: looks ahead by the momentum; set e.g. optimizer.momentum=0.9")
+            raise InputError("optimizer.nesterov=true: needs momentum; set e.g. optimizer.momentum=0.9")
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         how = {"momentum": self.momentum, "weight_decay": self.weight_decay, "nesterov": self.nesterov}

@@ -19,7 +19,7 @@ def plain_layers(network: Network, purpose: str) -> list[nn.Module]:
     """The layers of the features, in their order.
 
     Args:
-        purpose: what is done to them, and by which method, such as `method=hat closes units`.
+        purpose: what is done to them, and by which method, such as `method=hat masks units`.
 
     Raises InputError for a network that has anything else than linear layers, convolutions and ReLU.
     """

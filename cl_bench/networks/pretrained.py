@@ -27,7 +27,7 @@ class Pretrained(Network):
     ) -> None:
         if image_shape[0] not in (1, 3):
             raise InputError(
-                f"network=pretrained: takes gray or color images, and these have {image_shape[0]} channels; on "
+                f"network=pretrained: needs gray or color images, and these have {image_shape[0]} channels; on "
                 "features choose network=linear or network=mlp"
             )
         features = Backbone("network", backbone, weights, size)

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME,NAME",
         help="of table.md and table.tex, e.g. ACC,BWT,seconds: names as in results.csv",
     )
-    parser.add_argument("--parquet", action="store_true", help="writes results.parquet, too (needs pyarrow)")
-    parser.add_argument("--pdf", action="store_true", help="writes each chart as a PDF into charts/, too")
+    parser.add_argument("--parquet", action="store_true", help="also writes results.parquet (needs pyarrow)")
+    parser.add_argument("--pdf", action="store_true", help="also writes each chart as a PDF into charts/")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: FOLDER/report of the first folder")
     try:
         options = parser.parse_args(arguments)
@@ -100,7 +100,7 @@ def report(
     try:
         put(files, out)
     except OSError as error:
-        raise InputError(f"{printable(out)}: can't be written to ({error.strerror or error}); set --out") from error
+        raise InputError(f"{printable(out)}: cannot be written ({error.strerror or error}); set --out") from error
     for pattern, flag in (("results.parquet", "--parquet"), ("charts/*.pdf", "--pdf")):
         left = sorted(file for file in out.glob(pattern) if file.relative_to(out).as_posix() not in files)
         if left:

@@ -43,7 +43,7 @@ def named(text: str, found: Sequence[Benchmark]) -> list[Column]:
         if name not in known:
             raise InputError(f"--columns {text}: no finished run has {name}{nearest(name, known)}")
         if name in names[:place]:
-            raise InputError(f"--columns {text}: {name} stands there twice")
+            raise InputError(f"--columns {text}: {name} appears twice")
     return [BY_NAME[name] for name in names]
 
 

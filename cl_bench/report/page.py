@@ -96,7 +96,7 @@ def render(
             name=f"{run.dataset}-{run.scenario}-{run.method}",
             seed=str(run.seed),
             progress=f"{run.tasks_done} of {run.n_tasks} tasks",
-            reason=run.results.reason or "stopped or still running; the same command goes on with it",
+            reason=run.results.reason or "stopped or still running; the same command continues it",
         )
         for run in runs
         if not run.finished

@@ -58,7 +58,7 @@ class Cell(BaseModel):
         if self.range and self.range[0] > self.range[1]:
             raise ValueError("range: the first number is above the second")
         if self.value is not None and not self.source:
-            raise ValueError("source: a published value needs one")
+            raise ValueError("source: is needed for a published value")
         return self
 
     @property

@@ -92,4 +92,4 @@ def results_table(name: str) -> str:
             found += [(cell, rows) for cell in content]
         own = [cell for cell in content if method and cell.method == method]
         found += [(cell, rows) for cell in own if cell.value is not None or cell.before or ours(cell, rows)]
-    return markdown(found) if found else "Nothing is published for it or measured yet."
+    return markdown(found) if found else "No number is published or measured yet."

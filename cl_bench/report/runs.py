@@ -237,7 +237,7 @@ def read_run(folder: Path) -> Run | Unread:
     try:
         results, changed = load_results(folder), (folder / "results.json").stat().st_mtime
     except FileNotFoundError:
-        return Unread(folder, "stopped before its first task was learned, or still at it")
+        return Unread(folder, "stopped before its first task was learned, or still learning it")
     except Damaged as error:
         return Unread(folder, str(error), damaged=True)
     except OSError as error:  # the folder went while it was read
@@ -293,5 +293,5 @@ def select(runs: Iterable[Run], where: Sequence[str]) -> list[Run]:
             raise InputError(f"--where {condition}: no run has {key}={unknown[0]}{nearest(unknown[0], present)}")
         runs = [run for run in runs if key in run.facts and as_typed(run.facts[key]) in values]
         if not runs:
-            raise InputError(f"--where {condition}: no run meets this together with the conditions before it")
+            raise InputError(f"--where {condition}: no run satisfies this and the conditions before it")
     return runs

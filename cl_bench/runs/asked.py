@@ -58,7 +58,7 @@ def as_path(place: Any, what: str) -> Path:
     """A path that a person gives. Raises InputError for what is none."""
     if isinstance(place, str | os.PathLike):
         return Path(place)
-    raise InputError(f"{what}={place!r}: is no path; give a text or a Path")
+    raise InputError(f"{what}={place!r}: is not a path; give a text or a Path")
 
 
 def is_one_of(number: Any, known: range) -> bool:
@@ -92,7 +92,7 @@ def alone() -> Iterator[None]:
     """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
     configuration belong to all of it. Raises InputError inside of itself, where it would wait for ever."""
     if HERE.get():
-        why = "a run is at work in this thread, and nothing else can be built or trained before its end"
+        why = "a run is in progress in this thread, and nothing else can be built or trained before it ends"
         raise InputError(f"cl_bench: {why}; leave it out of callbacks")
     with AT_WORK:
         before = HERE.set(True)

@@ -13,9 +13,9 @@ from pytorch_lightning import callbacks as lightning
 from cl_bench.config import InputError
 
 NOT_HERE: dict[tuple[type[Callback], ...], str] = {
-    (lightning.Checkpoint,): "a run keeps its own checkpoints, see checkpoint_every and keep_checkpoints",
-    (lightning.ProgressBar, lightning.ModelSummary): "a run says itself how far it is, see trainer.progress",
-    (lightning.EarlyStopping, lightning.Timer): "a phase takes the steps that its settings say, see trainer.patience",
+    (lightning.Checkpoint,): "a run writes its own checkpoints, see checkpoint_every and keep_checkpoints",
+    (lightning.ProgressBar, lightning.ModelSummary): "a run shows its own progress, see trainer.progress",
+    (lightning.EarlyStopping, lightning.Timer): "the settings determine the steps of a phase, see trainer.patience",
     (lightning.BasePredictionWriter, lightning.SpikeDetection): "Lightning gets no loss and no predictions here",
     (lightning.BaseFinetuning, lightning.ModelPruning): "it counts epochs, and a phase is one epoch of Lightning",
     (
@@ -24,7 +24,7 @@ NOT_HERE: dict[tuple[type[Callback], ...], str] = {
         lightning.GradientAccumulationScheduler,
         lightning.StochasticWeightAveraging,
         lightning.WeightAveraging,
-    ): "Lightning doesn't drive the optimizers here, and its global_step stays 0",
+    ): "Lightning does not make the optimizer's steps here, and its global_step stays 0",
 }
 """Of Lightning's own callbacks those that would do nothing, or harm, and why."""
 
@@ -34,7 +34,7 @@ def usable(callbacks: Sequence[Callback]) -> list[Callback]:
     for number, callback in enumerate(callbacks):
         for kinds, why in NOT_HERE.items():
             if isinstance(callback, kinds):
-                raise InputError(f"trainer.callbacks[{number}]: {type(callback).__name__} has no use here: {why}")
+                raise InputError(f"trainer.callbacks[{number}]: {type(callback).__name__} cannot be used: {why}")
     return list(callbacks)
 
 
@@ -46,7 +46,7 @@ def states_of(callbacks: Sequence[Callback]) -> list[dict[str, Any]]:
     states = [callback.state_dict() for callback in callbacks]
     for number, state in enumerate(states):
         if odd := next(not_plain(state, "state_dict"), None):
-            what = "a checkpoint holds tensors, numbers, texts, lists and dictionaries of them"
+            what = "a checkpoint may have tensors, numbers, texts, and lists and dictionaries of these"
             raise InputError(f"trainer.callbacks[{number}]: its {odd}; {what}")
     return states
 

@@ -42,7 +42,7 @@ def earlier(settings: Mapping[str, Any]) -> Results:
         state = "a trial of a search" if "trial" in results.config else results.status
         raise InputError(f"{where}: its run is {state}; choose a finished one")
     if settings.get("came_from") != came_from(settings):
-        raise InputError(f"{where}: isn't the run any more that it was")
+        raise InputError(f"{where}: has changed")
     check_goes_on(settings, results, where)
     return results
 
@@ -52,19 +52,19 @@ def check_goes_on(settings: Mapping[str, Any], results: Results, where: str) -> 
     if "trial" in settings or settings.get("hparams_search"):
         raise InputError(f"{where}: a search chooses values before the first task; leave out hparams_search")
     if settings["reference"] is not None:
-        raise InputError(f"{where}: its tasks are of two runs, which no reference has; leave out reference")
+        raise InputError(f"{where}: its tasks come from two runs, so no reference fits; leave out reference")
     for config, whose in ((results.config, "its run"), (settings, "this one")):
         if config["scenario"].get("passes") == "online":
             raise InputError(
-                f"{where}: {whose} is a stream (scenario.passes=online), which goes on in its own run alone"
+                f"{where}: {whose} is a stream (scenario.passes=online), which cannot be continued in another run"
             )
     for group in (*SAME, "weights"):
         ours, theirs = (dict(leaves({group: node})) for node in (settings.get(group), results.config.get(group)))
         for key in dict.fromkeys([*theirs, *ours]):
             if ours.get(key) != theirs.get(key):
                 raise InputError(
-                    f"{where}: its run has {key}={typed(theirs.get(key))}, here {typed(ours.get(key))}; what goes on "
-                    f"has one method, network and memory"
+                    f"{where}: its run has {key}={typed(theirs.get(key))}, here {typed(ours.get(key))}; both runs need "
+                    f"the same method, network and memory"
                 )
     for key in ("mean", "std", "normalize"):
         ours, theirs = ((config.get("dataset") or {}).get(key) for config in (settings, results.config))
@@ -72,10 +72,10 @@ def check_goes_on(settings: Mapping[str, Any], results: Results, where: str) -> 
             why = f"pixels are normalized as in its run, which has {typed(theirs)}; leave it out"
             raise InputError(f"{where}: dataset.{key}={typed(ours)}: {why}")
     if settings["optimizer"].get("keep_state"):
-        raise InputError(f"{where}: optimizer.keep_state=true goes on with moments of the smaller head; set false")
+        raise InputError(f"{where}: optimizer.keep_state=true would use the moments of the smaller head; set false")
     if not declared(settings, "grows"):
         others = ", ".join(methods_with("grows", True))
-        why = f"doesn't go on with more outputs than it began with (continue_from); these do: {others}"
+        why = f"cannot continue with more outputs (continue_from); these can: {others}"
         raise NotApplicable(settings["choices"]["method"], settings["choices"]["scenario"], why)
 
 

@@ -83,7 +83,7 @@ class Course:
         if self.patience is not None or self._by == "val_accuracy":
             accuracy = self.measure(self.module)
             if accuracy is None:
-                raise InputError("scheduler: goes by the validation images of each task, and this one has none")
+                raise InputError("scheduler: needs validation images of each task, and this task has none")
             if self.patience is not None and accuracy > max(self.accuracies, default=-1.0):
                 self.best = copy.deepcopy(self.module.state_dict())
             self.accuracies.append(accuracy)
@@ -96,7 +96,7 @@ class Course:
         found = [value for at, name, value in reversed(self.module.logs) if at == step and name == "loss"]
         if not found:
             raise InputError(
-                f"scheduler.monitor=train_loss: {type(self.module).__name__} logs no 'loss'; set val_accuracy"
+                f"scheduler.monitor=train_loss: {type(self.module).__name__} does not log 'loss'; set val_accuracy"
             )
         self.total = self.total.to(found[0].device) + found[0].double()
 

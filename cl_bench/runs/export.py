@@ -55,7 +55,9 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
     Raises InputError for a model that is no graph of torch alone, with the reason.
     """
     if trained.problem.pictures:
-        raise InputError("export: this run learned from features, and the graph would lack the network that makes them")
+        raise InputError(
+            "export: this run learned from features, and the network that computes them would be missing in the graph"
+        )
     model = Answers(trained, task)
     examples = [
         torch.rand(n, *trained.problem.image_shape, generator=torch.Generator().manual_seed(n)) for n in (2, 1, 7)
@@ -79,13 +81,13 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
         graph = torch.export.load(content).module()
         found = [graph(images) for images in examples]
     except Exception as error:  # of what it can't trace it raises many classes
-        raise InputError(f"{name}: is no graph that torch alone can compute ({reason(error)})") from error
+        raise InputError(f"{name}: cannot be a graph that needs only torch ({reason(error)})") from error
     finally:
         torchs.setLevel(before)
     for ours, theirs in zip(expected, found, strict=True):
         same = ours.argmax(1).equal(theirs.argmax(1))
         if not same or not torch.allclose(ours, theirs, atol=CLOSE * float(ours[:, model.allowed].abs().max())):
-            raise InputError(f"{name}: answers otherwise as a graph of torch alone, and was not written")
+            raise InputError(f"{name}: the exported graph predicts something else, so it was not written")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, lambda fresh: fresh.write_bytes(content.getbuffer()))
@@ -96,5 +98,5 @@ def export(trained: Trained, file: Path, task: int | None) -> None:
 def reason(error: Exception) -> str:
     """Why torch.export refused, in one line."""
     if "specialized" in str(error):
-        return "what it computes depends on how many images there are"
+        return "its computation depends on the number of images"
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"

@@ -191,7 +191,7 @@ class Fit:
                     vars(trainer).clear()
                     module.trainer = None
                 if checkpoint.callbacks and watch.done < steps and not (watch.course and watch.course.stopped):
-                    stopped = f"one of them stopped {watch.where} after step {watch.done} of {steps}"
+                    stopped = f"a callback stopped {watch.where} after step {watch.done} of {steps}"
                     raise InputError(f"trainer.callbacks: {stopped}; set trainer.epochs or trainer.iterations")
         module.to(self.device)
         if watch.course:
@@ -268,5 +268,5 @@ class Trainer(pl.Trainer):
 def device_of(accelerator: str) -> torch.device:
     """The device to train on. Raises InputError when a GPU is asked for and there is none."""
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise InputError("trainer.accelerator=gpu: there is no GPU here; choose cpu or auto")
+        raise InputError("trainer.accelerator=gpu: no GPU was found; choose cpu or auto")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

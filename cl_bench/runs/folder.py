@@ -29,7 +29,7 @@ class Busy(InputError):
     """Another process is at work in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"another process is at work in {folder}; it will have the result")
+        super().__init__(f"another process works in {folder}; it will have the result")
         self.folder = folder
 
 
@@ -171,13 +171,13 @@ class RunFolder:
         if state.get("version", cl_bench.__version__) != cl_bench.__version__:
             raise files.Damaged(f"was written by cl_bench {state['version']}, this is {cl_bench.__version__}")
         if state.get("layout", LAYOUT - 1) != LAYOUT:
-            raise files.Damaged("was written by another state of cl_bench, which kept other things")
+            raise files.Damaged("was written by another state of cl_bench, with other contents")
         return state
 
     def _refuse(self, file: Path, why: str) -> None:
         """Puts a checkpoint out of the way of those to come; it isn't ours to delete."""
         aside = file.replace(file.with_name(f"{file.name}.unusable"))
-        self.say(f"{file} {why}; it is now {aside.name}, and the run goes on from what was saved before it")
+        self.say(f"{file} {why}; it is now {aside.name}, and the run continues from the checkpoint before it")
 
     def replace(self, name: str, make: Callable[[Path], Any]) -> None:
         """Writes a file of the folder, see `files.write`."""
@@ -205,7 +205,7 @@ def wait_for(folder: Path, announced: bool = False) -> None:
     while at_work(folder):
         time.sleep(PAUSE)
         if not announced and at_work(folder):  # not somebody who only asked, as we do
-            print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
+            print(f"another process works in {folder}; waiting for it", file=sys.stderr, flush=True)
             announced = True
 
 

@@ -89,11 +89,11 @@ class Models:
     def read(self, after: int) -> Model | None:
         """The model after a task, None where there is none. Raises InputError for one that can't be used."""
         place = self.place(after)
-        again = "delete it, and its run with keep_models=last or all makes it again"
+        again = "delete it, then its run with keep_models=last or all makes it again"
         try:
             labels = self._labels(after)
             if labels["bytes"] is None:
-                raise InputError(f"after={after}: the method has learned nothing by then")
+                raise InputError(f"after={after}: the method has learned nothing until then")
             content = (place / WEIGHTS).read_bytes()
         except FileNotFoundError:
             return None
@@ -102,17 +102,19 @@ class Models:
         except files.Damaged as error:
             raise InputError(f"{place / LABELS}: {error}; {again}") from None
         if hashlib.sha256(content).hexdigest() != labels["digest"]:
-            raise InputError(f"{place / WEIGHTS}: is damaged, or another file than {LABELS} beside it names; {again}")
+            raise InputError(f"{place / WEIGHTS}: is damaged, or is not the file that {LABELS} names; {again}")
         try:
             return Model(problem_of(labels), from_safetensors(content), bool(labels["view"]))
         except Exception as error:  # safetensors raises its own class, JSON another, a wrong field any
-            raise InputError(f"{place}: is no model of cl_bench ({type(error).__name__}: {error}); {again}") from None
+            raise InputError(
+                f"{place}: is not a model of cl_bench ({type(error).__name__}: {error}); {again}"
+            ) from None
 
     def _labels(self, after: int) -> dict[str, Any]:
         """What labels.json says. Raises FileNotFoundError, or files.Damaged with the reason why it can't be used."""
         labels = files.load_json(self.place(after) / LABELS)
         if not isinstance(labels, dict) or not {"schema", "key", "after", "bytes", "digest"} <= labels.keys():
-            raise files.Damaged("is no labels.json of cl_bench")
+            raise files.Damaged("is not a labels.json of cl_bench")
         if labels["schema"] != SCHEMA:
             raise files.Damaged(f"has schema {labels['schema']}, and this cl_bench reads {SCHEMA}")
         if labels["key"] != self.key or labels["after"] != after:
@@ -151,9 +153,9 @@ def check_states(folder: RunFolder, results: Results | None, settings: Mapping[s
     gone = [task for task in Models(folder.path, folder.key).lacking(tasks) if task not in there]
     if gone:
         which = ", ".join(map(str, gone[:10])) + ", ..." * (len(gone) > 10)
-        ways = "resume=false trains anew"
+        ways = "resume=false trains again"
         if keep == "all" and n_learned - 1 in there:
-            ways = f"keep_models=last needs the last one alone, {ways}"
+            ways = f"keep_models=last needs only the last one, {ways}"
         raise InputError(f"keep_models={keep}: {folder.path} has no state after task {which} any more; {ways}")
 
 
@@ -227,7 +229,9 @@ def as_safetensors(method: Method) -> bytes:
         plain = json.dumps({name: value for name, value in state.items() if name not in tensors})
     except TypeError as error:
         name = type(method).__name__.lower()
-        raise InputError(f"keep_models: method={name} keeps what no safetensors file holds ({error})") from None
+        raise InputError(
+            f"keep_models: method={name} has a state that a safetensors file cannot have ({error})"
+        ) from None
     return save(tensors, {"plain": plain})  # of two keys safetensors writes now one first, now the other
 
 
@@ -238,10 +242,10 @@ def put_in(method: Method, state: Mapping[str, Any], where: Path, *, whole: bool
         unexpected = method.load_state_dict(state, strict=whole).unexpected_keys
     except RuntimeError as error:  # of a size that differs
         reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{where}: is of another network ({reason})") from None
+        raise InputError(f"{where}: belongs to another network ({reason})") from None
     if odd := [*(name for name in answer_state(method) if name not in state), *unexpected]:
         says = "isn't there" if odd[0] not in state else "isn't part of this one"
-        raise InputError(f"{where}: is of another network ({odd[0]} {says})")
+        raise InputError(f"{where}: belongs to another network ({odd[0]} {says})")
 
 
 def from_safetensors(content: bytes) -> dict[str, Tensor | Any]:

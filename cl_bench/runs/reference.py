@@ -41,7 +41,7 @@ def references_of(settings: Mapping[str, Any], scenario: Scenario) -> References
     for reference in [named] if isinstance(named, str) else named:
         sort, accuracies, R = accuracies_of(reference, settings, scenario)
         if sort in found:
-            raise InputError(f"reference={typed(named)}: names two runs of the same sort, {sort}; choose one of them")
+            raise InputError(f"reference={typed(named)}: names two runs of the same kind, {sort}; choose one of them")
         found[sort] = accuracies
         line = so_far(R) if sort == "joint" else line
     return References(**found, joint_line=line)
@@ -70,7 +70,7 @@ def accuracies_of(
         reference: the run's folder.
     """
     n_tasks = scenario.problem.n_tasks
-    missing = f"reference={reference}: no finished run of {n_tasks} tasks there"
+    missing = f"reference={reference}: there is no finished run of {n_tasks} tasks in it"
     try:
         results = load_results(place(reference, "reference"))
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def accuracies_of(
         raise InputError(missing)
     if other := differing(results, settings, scenario):
         raise InputError(
-            f"reference={reference}: is of other tasks ({results.name}): {other}; choose a run of the same ones"
+            f"reference={reference}: has other tasks ({results.name}): {other}; choose a run of the same tasks"
         )
     method = results.config["choices"]["method"]
     if method not in (*JOINT, SEPARATE):
@@ -94,7 +94,7 @@ def accuracies_of(
     accuracies = [accuracy for accuracy in row if accuracy is not None]
     if len(accuracies) < n_tasks:
         every = 1 if method == AT_THE_END else results.config.get("measure_every", 1)
-        why = "" if every == 1 else f": it was run with measure_every={every}, where 1 is needed"
+        why = "" if every == 1 else f": it was run with measure_every={every}, and 1 is needed"
         raise InputError(f"reference={reference}: has no accuracy on some of its tasks{why}")
     return SEPARATE if method == SEPARATE else "joint", accuracies, R
 
@@ -130,7 +130,7 @@ def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario)
         return "has other test images"
     drawn = drawn_from_seed(settings["scenario"])
     if drawn and results.seed != settings["seed"]:
-        return f"seed={results.seed}, here {settings['seed']}, which decides on {drawn}"
+        return f"seed={results.seed}, here {settings['seed']}, which determines {drawn}"
     if results.classes != [list(task.names) for task in scenario.tasks]:
         return "has other classes in its tasks"
     return ""

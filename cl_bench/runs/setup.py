@@ -83,9 +83,9 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
     ):
         raise InputError("trainer.freeze_batch_norm=true: this network has no batch normalization; set false")
     if settings.get("evaluate_on") == "validation" and not all(len(task.val) for task in scenario.tasks):
-        none = f"scenario.val_fraction={val_fraction} sets no images apart; try 0.1"  # the set itself may bring some
+        none = f"scenario.val_fraction={val_fraction} sets no images aside; try 0.1"  # the set itself may bring some
         some = val_fraction or any(len(task.val) for task in scenario.tasks)
-        raise InputError(f"evaluate_on=validation: {'a task has no images set apart; choose test' if some else none}")
+        raise InputError(f"evaluate_on=validation: {'a task has no images set aside; choose test' if some else none}")
     return scenario, method
 
 
@@ -101,7 +101,7 @@ def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scena
     if "features" in nodes or before.get("features"):
         raise InputError(f"{where}: a run on features (features=...) can't be continued; leave features out")
     if content_of(before) != before.get("content"):
-        raise InputError(f"{where}: the images that it was trained on aren't where they were, or changed")
+        raise InputError(f"{where}: the images that it was trained on were moved or changed")
     return joined(scenario_of(before, checked(before)), own_scenario(settings, nodes))
 
 
@@ -111,7 +111,7 @@ def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scen
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
     if takes_dataset(nodes["scenario"]):
         if "dataset" not in nodes:
-            known = "scenario=sequence and scenario=core50 have images of their own"
+            known = "scenario=sequence and scenario=core50 have their own images"
             raise InputError(f"dataset=none: this scenario needs a data set, e.g. digits; {known}")
         context["dataset"] = build(nodes["dataset"], **context)
     scenario: Scenario = build(nodes["scenario"], **context)
@@ -124,9 +124,9 @@ def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scen
         scenario = as_stream(scenario, stream, seed)
     elif any(task.train.order is not None for task in scenario.tasks):
         name = settings["choices"]["scenario"]
-        raise InputError(f"scenario.passes=epochs: scenario={name} is a stream, whose images come once; set online")
+        raise InputError(f"scenario.passes=epochs: scenario={name} is a stream; set online")
     if empty := [task.index + 1 for task in scenario.tasks if not len(task.train)]:
-        why = f"task {empty[0]} has no image to train on; choose fewer tasks, or give it more images"
+        why = f"task {empty[0]} has no training image; choose fewer tasks, or use more images"
         raise InputError(f"scenario={settings['choices']['scenario']}: {why}")
     return scenario
 
@@ -183,7 +183,8 @@ def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:
     """Raises InputError for a network that wants pixels with neighbors, where there are features."""
     if any(isinstance(part, nn.Conv2d) for part in network.modules()):
         raise InputError(
-            f"network._target_={settings['network']['_target_']}: has convolutions, and features (features=...) have "
+            f"network._target_={settings['network']['_target_']}: has convolutions, and features "
+            "(features=...) are not images; "
             "no neighbors; choose network=linear or network=mlp"
         )
 
@@ -192,9 +193,7 @@ def anew(node: Node) -> None:
     """Raises InputError for an optimizer of a method's own that would go on: generators and their critics change from
     task to task, so their optimizers start anew."""
     if node.values.get("keep_state"):
-        raise InputError(
-            f"{node.key('keep_state')}=true: the optimizers of a GAN start anew in every task; choose false"
-        )
+        raise InputError(f"{node.key('keep_state')}=true: a GAN has new optimizers in every task; choose false")
     for part in node.parts.values():
         anew(part)
 

@@ -166,7 +166,7 @@ class Tracker(ABC):
             with suppress(Exception):
                 self.stop(failed=True)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            log.warning("%s is off for the rest of this run, log.csv goes on (%s)", self.title, reason)
+            log.warning("%s is off for the rest of this run; log.csv is still written (%s)", self.title, reason)
 
     @abstractmethod
     def open(self, about: About, continued: bool) -> None:

@@ -66,7 +66,7 @@ class Trained:
         self.whole = not model
         self.method.eval()
         if not self.method.measurable:
-            raise InputError(f"after={after}: {settings['choices']['method']} has learned nothing by then")
+            raise InputError(f"after={after}: {settings['choices']['method']} has learned nothing until then")
 
     @property
     def scenario(self) -> Scenario:
@@ -124,7 +124,7 @@ class Trained:
         elif self._seen_by_task:
             view = self.scenario.tasks[task].train[torch.arange(0)].to(device).view
         if view is None and (kind := self.problem.kind) != "task":
-            raise InputError(f"task={task}: has no effect, as this run is {kind}-incremental; leave it out")
+            raise InputError(f"task={task}: has no effect, because this run is {kind}-incremental; leave it out")
         return view
 
     def first_visit(self, task: int) -> int:
@@ -141,7 +141,7 @@ class Trained:
         channels, height, width = self.image_shape
         if height != width or channels not in (1, 3):
             shape = "x".join(map(str, self.image_shape))
-            raise InputError(f"images: this run takes {shape}, and pictures are cut square, with 1 or 3 channels")
+            raise InputError(f"images: this run takes {shape}, and pictures become square, with 1 or 3 channels")
         background = (self.settings.get("dataset") or {}).get("background", "white")
         size = rows_at_once((len(pictures), *self.image_shape))
         for start in range(0, len(pictures), size):
@@ -159,9 +159,11 @@ class Trained:
             scenario = self.scenario
         else:
             if self.settings.get("continue_from"):
-                raise InputError("dataset: this run continues another one; there are several data sets to replace")
+                raise InputError(
+                    "dataset: this run continued another run, so it has several data sets; leave dataset out"
+                )
             if not takes_dataset(nodes["scenario"]):
-                raise InputError("dataset: the scenario of this run has images of its own; there is none to replace")
+                raise InputError("dataset: the scenario of this run has its own images; leave dataset out")
             dataset = self._sized(self._of_classes(dataset, classes))
             other = check(dataset, "dataset", packages=allowed(self.settings["plugins"]))
             try:
@@ -171,14 +173,14 @@ class Trained:
                 if not str(error).startswith("scenario."):
                     raise
                 has = f"the run has classes {brief([name for names in classes for name in names])}"
-                raise InputError(f"dataset: can't be cut into the tasks of this run; {has} ({error})") from None
+                raise InputError(f"dataset: cannot be split into the tasks of this run; {has} ({error})") from None
             for name, what in (("image_shape", "images of shape"), ("class_names", "classes")):
                 ours, theirs = getattr(self.problem, name), getattr(scenario.problem, name)
                 if ours != theirs:
                     raise InputError(f"dataset: the run has {what} {brief(ours)}, this data set {brief(theirs)}")
             for number, (ours, task) in enumerate(zip(classes, scenario.tasks, strict=True), 1):
                 if list(ours) != list(task.names):
-                    theirs = f"this data set {brief(task.names)}; they must come in one order"
+                    theirs = f"this data set {brief(task.names)}; the order must be the same"
                     raise InputError(f"dataset: the run has classes {brief(ours)} in task {number}, {theirs}")
         # the masks are those of the run: in a blurry stream other images stray to other parts
         score = Score(Scenario(self.problem, scenario.tasks, scenario.tests).to(self.method.device))
@@ -196,14 +198,14 @@ class Trained:
         if "test_fraction" not in dataset or dataset["size"] is not None:
             return dataset
         if self.image_shape[1] != self.image_shape[2]:
-            raise InputError("dataset: pictures are cut square, and the images of this run are not")
+            raise InputError("dataset: pictures become square, and the images of this run are not square")
         return {**dataset, "size": self.image_shape[1]}
 
     def _check_content(self) -> None:
         if content_of(self.settings) != self.settings.get("content"):
-            raise InputError(f"{self.folder}: the images that it was trained on aren't where they were, or changed")
+            raise InputError(f"{self.folder}: the images that it was trained on were moved or changed")
         if weights_of(self.settings) != self.settings.get("weights", {}):
-            raise InputError(f"{self.folder}: the weights of its features aren't where they were, or changed")
+            raise InputError(f"{self.folder}: the weights of its features were moved or changed")
 
 
 def sureness(logits: Tensor) -> np.ndarray:
@@ -227,7 +229,7 @@ def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
     except (TypeError, ValueError):
         if isinstance(images, np.ndarray):
             raise InputError(f"images: are {images.dtype}; give uint8, 0 to 255, or floats in [0, 1]") from None
-        raise InputError(f"images: are no array; give one of shape {' or '.join(forms)}") from None
+        raise InputError(f"images: are not an array; give one of shape {' or '.join(forms)}") from None
     if x.layout != torch.strided or x.is_meta:
         raise InputError("images: are a sparse, nested or meta tensor; give a dense one, e.g. images.to_dense()")
     found = tuple(x.shape)
@@ -241,7 +243,9 @@ def as_images(images: Any, shape: tuple[int, int, int]) -> Tensor:
         kind = str(x.dtype).removeprefix("torch.")
         raise InputError(f"images: are {kind}; give uint8, 0 to 255, or floats in [0, 1]")
     if x.is_floating_point() and x.numel() and not (x.min() >= 0 and x.max() <= 1):  # nor NaN
-        raise InputError(f"images: go from {x.min():g} to {x.max():g}; floats must be in [0, 1], else give uint8")
+        raise InputError(
+            f"images: have values from {x.min():g} to {x.max():g}; floats must be in [0, 1]; otherwise give uint8"
+        )
     return x
 
 

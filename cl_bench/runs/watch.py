@@ -130,10 +130,10 @@ class Watch(pl.Callback):
         Lightning, and weights that are no part of the module are in no state."""
         where = f"method: {type(self.module).__name__}.configure_optimizers"
         if trainer.lr_scheduler_configs:
-            raise InputError(f"{where} returns a scheduler, which no run steps or saves; return the optimizer alone")
+            raise InputError(f"{where} returns a scheduler, which a run does not use; return only the optimizer")
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         if any(p not in self._names for group in groups for p in group["params"]):
-            raise InputError(f"{where} steps weights that no state holds; make them parameters of the module")
+            raise InputError(f"{where} trains weights that are not in the state; make them parameters of the module")
 
     def _put_back(self, trainer: pl.Trainer, saved: dict[str, Any]) -> None:
         """The optimizers and the generators as they were when the phase was cut."""
@@ -264,7 +264,9 @@ class Watch(pl.Callback):
         """
         found = [(at, 0, name, value) for at, name, value in self.module.logs]
         if odd := [name for *_, name, value in found if not (torch.is_tensor(value) and value.dim() == 0)]:
-            raise InputError(f"{self.where}: a step logs {odd[0]!r}, which is no tensor of one number; see train_step")
+            raise InputError(
+                f"{self.where}: a step logs {odd[0]!r}, which is not a tensor of one number; see train_step"
+            )
         found += [(at, 1, f"the gradient of {name}", total) for at, name, total in self._gradients]
         found += [(self.module.step_index, 2, name, p.detach().sum()) for p, name in self._names.items()]
         self._gradients.clear()

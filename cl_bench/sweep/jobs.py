@@ -130,7 +130,7 @@ def base(hydra: Hydra, overrides: Sequence[str], name: str) -> Any:
             continue
         config.hydra.overrides.task = [str(override.input_line) for override in ours]
         return config
-    raise first or InputError("-m: a sweep over nothing")
+    raise first or InputError("-m: no runs to sweep over")
 
 
 def expand(hydra: Hydra, config: Any) -> list[Job]:
@@ -158,7 +158,9 @@ def expand(hydra: Hydra, config: Any) -> list[Job]:
             print(f"error: {line}", file=sys.stderr)
         raise InputError(last)
     if any(combination.get("hparams_search") for combination in composed):
-        raise InputError("hparams_search with -m: search first, one command per method, then sweep with what was found")
+        raise InputError(
+            "hparams_search with -m: search first, with one command per method; then sweep with the values found"
+        )
     jobs: dict[Path | str, Job] = {}
     for line, combination in zip(lines, composed, strict=True):
         own = [override for override in line if override not in common]
@@ -205,7 +207,7 @@ def finished(settings: Mapping[str, Any]) -> Results | None:
     except FileNotFoundError:
         return None
     except Damaged as error:
-        then = "" if isinstance(error, Outdated) else "; the run goes on from its checkpoints"
+        then = "" if isinstance(error, Outdated) else "; the run continues from its checkpoints"
         print(f"not read: {folder}: {error}{then}", file=sys.stderr)
         return None
     # the reference is no part of the folder's name: with another one the metrics are worked out again

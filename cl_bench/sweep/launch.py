@@ -80,7 +80,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
     if not basic:
         busy = [job.folder for job in left if at_work(job.folder)]
         for folder in busy:
-            print(f"another process is at work in {folder}; waiting for it", file=sys.stderr, flush=True)
+            print(f"another process works in {folder}; waiting for it", file=sys.stderr, flush=True)
         attempt = partial(alone, here=Path.cwd(), flags=flags, announced=busy)
     here = settings._target_.endswith(("JoblibLauncher", "submitit_launcher.LocalLauncher"))  # Ray ends its own workers
     work = partial(noted, board=board, attempt=attempt, owner=os.getpid() if here else None)
@@ -112,7 +112,7 @@ def launch(hydra: Hydra, config: Any, jobs: Sequence[Job], attempt: Attempt, fla
                 job.end("failed", " ".join(str(ended._return_value).split()))
         for job in left:
             if job.state == "running":
-                job.end("lost", "the same command goes on with it")
+                job.end("lost", "the same command continues it")
         shutil.rmtree(board)
 
 

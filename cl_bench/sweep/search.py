@@ -121,7 +121,7 @@ def told_of(database: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise InputError(f"{database}: can't be used ({reason}); delete it, and the search begins anew") from error
+        raise InputError(f"{database}: can't be used ({reason}); delete it to start a new search") from error
 
 
 def distributions(
@@ -129,7 +129,7 @@ def distributions(
 ) -> Iterator[tuple[str, BaseDistribution]]:
     """The dotted keys of a space, which has the shape of the configuration, and what each is drawn from."""
     if not isinstance(space, Mapping):
-        raise InputError(f"{where}{path[:-1]}={typed(space)}: has keys of its own, name those to search")
+        raise InputError(f"{where}{path[:-1]}={typed(space)}: has several keys; name those to search")
     for key, node in space.items():
         found, known = f"{path}{key}", [name for name in given if not unsearchable(path, name)]
         if why := key in given and unsearchable(path, key):
@@ -137,7 +137,7 @@ def distributions(
         if key not in known:
             raise InputError(f"{where}{found}: there is no {found} to search{nearest(key, known, where + path)}")
         if isinstance(given[key], Mapping) and isinstance(node, Mapping) and "choices" in node:
-            raise InputError(f"{where}{found}: which {key} it is can't be searched; search once for each {key}=NAME")
+            raise InputError(f"{where}{found}: {key} cannot be searched; search once for each {key}=NAME")
         if isinstance(given[key], Mapping):
             yield from distributions(node, given[key], where, f"{found}.")
         elif not isinstance(node, Mapping):
@@ -156,11 +156,11 @@ def distributions(
 def unsearchable(group: str, key: str) -> str | None:
     """Why a key below a path, as "method." or "", can't be searched; None where it can."""
     if key == "_target_" or (not group and key in NO_KEYS):
-        return "is no key of a person; search once for each choice"
+        return "cannot be searched; search once for each choice"
     if not group and key in BENCHMARK:
-        return "says what is learned, and accuracies on different tasks can't be compared; search once for each value"
+        return "changes what is learned, so accuracies cannot be compared; search once for each value"
     if key in WITHOUT_EFFECT.get(group.rstrip("."), ()) or (not group and key in MEASURES):
-        return "changes no accuracy, any value is as good; leave it out"
+        return "changes no accuracy; leave it out"
     return None
 
 
@@ -238,7 +238,7 @@ def best_of(
     trials = study.get_trials()[: plan.trials]
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     if not done:
-        raise KnownError(f"hparams_search: no trial got to its end; {summary_of(study, trials[0])} (in {root})")
+        raise KnownError(f"hparams_search: no trial was finished; {summary_of(study, trials[0])} (in {root})")
     best = max(done, key=lambda trial: trial.value or 0.0)
     tasks = f"the first {plan.first_tasks} tasks" if plan.first_tasks else "all tasks"
     search_history([trial.value for trial in trials], tasks, root / "history.png")
@@ -265,9 +265,9 @@ def best_of(
     print(f"now with all tasks and test images:\n  python -m cl_bench {shlex.join([*flags, *whole])}")
     other = [key for key in best.params if key.partition(".")[0] not in MAY_SET["tuned/scenario"]]
     if other:
-        print(f"no file of conf/tuned, which may set the method and its optimizer alone, and not {', '.join(other)}:\n")
+        print(f"not a file for conf/tuned, which may set only the method and its optimizer, not {', '.join(other)}:\n")
     else:
-        print(f"picked up by itself as conf/tuned/scenario/{file.name}:\n")
+        print(f"used automatically if saved as conf/tuned/scenario/{file.name}:\n")
     print(file.read_text())
     print(f"study.db, history.png, importance.png and the runs of the trials are in {root}")
     return settings

@@ -86,7 +86,7 @@ class View:
         if not running or not ahead:
             return None
         if not known:
-            return "time to go not known yet"
+            return "remaining time not known yet"
         seconds = [(1 - job.done) * (job.pace or fmean(paces[job.configuration])) for job in known]
         least = "more than " * (len(known) < len(ahead))
         return f"{least}{clock(max(max(seconds), sum(seconds) / running))} to go"

@@ -17,7 +17,7 @@ USAGE = "cl-bench export FOLDER [file=MODEL.pt2]"
 HELP = f"""\
 {USAGE}
 
-Writes the model of a run as a graph of torch alone (torch.export), seen to answer as the model does. FOLDER is that of
+Writes the model of a run as a graph that needs only torch (torch.export), compared with the model. FOLDER is that of
 the run. It takes float images in [0, 1], (N, C, H, W), and gives logits (N, n_outputs), those of outputs that may not
 answer at the lowest value; its labels.json is inside:
 

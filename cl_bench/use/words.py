@@ -23,11 +23,11 @@ def options(kind: type[T], words: Sequence[str]) -> T:
     for word in words:
         key, _, value = word.partition("=")
         if key in values:
-            raise InputError(f"{word}: {key} is there twice")
+            raise InputError(f"{word}: {key} appears twice")
         try:
             values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise InputError(f"{word}: is no KEY=VALUE") from None
+            raise InputError(f"{word}: is not KEY=VALUE") from None
         if not value:
             raise InputError(f"{word}: needs a value")
     return build(check(values, "", kind))

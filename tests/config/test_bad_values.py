@@ -226,7 +226,7 @@ def test_a_method_in_each_kind_of_scenario_that_it_has_no_meaning_in(method: str
         settings = around("method", node) | chosen | {"scenario": loaded("scenario", scenario)}
         line = said(prepare, settings)
         assert line is not None, f"{method} is accepted in {scenario}"
-        assert line.startswith(f"method={method}: has no meaning in scenario={scenario}")
+        assert line.startswith(f"method={method}: does not work in scenario={scenario}")
         assert f"try scenario={KINDS[allowed[0]]}" in line
 
 
@@ -242,7 +242,7 @@ def test_what_a_group_builds_is_of_its_kind(group: str) -> None:
 def test_a_gan_that_takes_no_classes() -> None:
     settings = around("method", loaded("method", "mergan") | {"gan": loaded("gan", "mlp")})
     line = said(prepare, settings)
-    assert line == "method.gan._target_=cl_bench.methods.parts.wgan_gp.WGANGP: is no ACGAN"
+    assert line == "method.gan._target_=cl_bench.methods.parts.wgan_gp.WGANGP: is not of type ACGAN"
 
 
 # ---------------------------------------------------------------------------------------------- anything at all

@@ -93,7 +93,7 @@ def test_the_configuration_goes_before_the_context() -> None:
         ({"share": float("nan")}, "group.share=nan: input should be a finite number"),
         ({"share": float("inf")}, "group.share=inf: input should be a finite number"),
         ({"flag": 1}, "group.flag=1: input should be a valid boolean"),
-        ({"outer": 5}, "group.outer=5: has keys of its own, set one of them: group.outer.KEY=VALUE"),
+        ({"outer": 5}, "group.outer=5: has several keys; set one of them: group.outer.KEY=VALUE"),
         ({"inner": INNER | {"y": 1}}, "group.inner.y: no such key; choose from group.inner.x"),
         ({"inner": INNER | {"x": "1"}}, "group.inner.x=1: input should be a valid number"),
         ({"inner": {"_target_": "os.system"}}, "group.inner._target_=os.system: not a part of cl_bench"),
@@ -305,7 +305,7 @@ def test_what_a_run_gives_is_no_key_and_no_advice() -> None:
                 check({"_target_": node["_target_"], key: 3}, group)
             assert not given & set(re.findall(rf"{group}\.(\w+)", str(caught.value).partition(":")[2]))
     mine = {"_target_": "cl_bench.methods.dgm.DGM", "optimizer": 3}  # a key of this one
-    with pytest.raises(InputError, match=r"^method\.optimizer=3: has keys of its own"):
+    with pytest.raises(InputError, match=r"^method\.optimizer=3: has several keys"):
         check(mine, "method")
 
 

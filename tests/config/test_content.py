@@ -155,7 +155,7 @@ def test_a_reference_is_of_the_same_content(tmp_path: Path) -> None:
         if same:
             assert references_of(ours, scenario).joint
         else:
-            with pytest.raises(InputError, match="is of other tasks"):
+            with pytest.raises(InputError, match="has other tasks"):
                 references_of(ours, scenario)
 
 

@@ -59,7 +59,7 @@ OWN_OPTIMIZERS = ("joint", "separate", "pnn", "den", "clnp", "supsup", "progress
 def test_what_nothing_reads_changes_no_run_and_is_said(command: str, typed: str, beside: str) -> None:
     plain, other = compose(*command.split()), compose(*command.split(), typed)
     assert key_of(plain) == key_of(other)
-    assert without_effect(unread_in(other), [*command.split(), typed]) == [f"{typed}: has no effect beside {beside}"]
+    assert without_effect(unread_in(other), [*command.split(), typed]) == [f"{typed}: has no effect with {beside}"]
     assert without_effect(unread_in(plain), command.split()) == []
 
 
@@ -76,7 +76,7 @@ def test_an_optimizer_beside_a_method_that_has_its_own_is_no_setting() -> None:
     other = compose("method=dgm", "optimizer=sgd", "optimizer.lr=9")
     assert key_of(other) == key_of(compose("method=dgm"))
     (line,) = without_effect(unread_in(other), ["optimizer.lr=9"])
-    assert line == "optimizer.lr=9: has no effect beside method.optimizer"
+    assert line == "optimizer.lr=9: has no effect with method.optimizer"
 
 
 @pytest.mark.parametrize("typed", ["network=cnn", "network.hidden=[5]", "optimizer=sgd", "scenario.train_mask=all"])
@@ -105,7 +105,7 @@ def test_by_one_value_by_some_or_by_any(values: object, found: dict[str, str]) -
 def test_the_line_comes_before_the_run(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
     small = ("network.hidden=[8]", "trainer.iterations=1", "trainer.threads=1", f"output_root={tmp_path}")
     assert main(["method=ewc", "method.decay=0.5", *small]) == 0
-    assert capsys.readouterr().err.startswith("warning: method.decay=0.5: has no effect beside method.online=false\n")
+    assert capsys.readouterr().err.startswith("warning: method.decay=0.5: has no effect with method.online=false\n")
 
 
 def test_a_sweep_over_methods_goes_on() -> None:

@@ -107,7 +107,7 @@ def test_an_installed_plugin_is_chosen_by_name(
     assert "did you mean 'calm'" in refused(capsys, "method=clam")
     assert refused(capsys, "method=calm", "method.calm=2").startswith("error: method.calm=2: input should be less than")
     assert "did you mean 'method.calm'" in refused(capsys, "method=calm", "method.clam=1")
-    assert "has no meaning in scenario=domain" in refused(capsys, "method=calm", "scenario=domain_incremental")
+    assert "does not work in scenario=domain" in refused(capsys, "method=calm", "scenario=domain_incremental")
     (site / "calm_plugin" / "code.py").write_text(CALM + "\n")
     changed = run(settings | {"resume": False}).provenance["plugins"]["calm_plugin"]
     assert changed["digest"] != found["digest"]
@@ -232,15 +232,15 @@ def test_what_is_no_package(given: str, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("calm_plugin.code.Nothing", "there is no such thing"),
-        ("calm_plugin.nowhere.Calm", "there is no such thing"),
-        ("calm_plugin.code.Other", "is no Method"),
-        ("calm_plugin.code.untyped", "is no Method"),
+        ("calm_plugin.code.Nothing", "does not exist"),
+        ("calm_plugin.nowhere.Calm", "does not exist"),
+        ("calm_plugin.code.Other", "is not of type Method"),
+        ("calm_plugin.code.untyped", "is not of type Method"),
         ("calm_plugin.code.Finetune", "not a part of calm_plugin"),
-        ("calm_plugin.code.kinds.x", "there is no such thing"),
-        ("calm_plugin", "is no PACKAGE.MODULE.NAME"),
-        ("calm_plugin.", "is no PACKAGE.MODULE.NAME"),
-        ("calm_plugin..code", "is no PACKAGE.MODULE.NAME"),
+        ("calm_plugin.code.kinds.x", "does not exist"),
+        ("calm_plugin", "is not PACKAGE.MODULE.NAME"),
+        ("calm_plugin.", "is not PACKAGE.MODULE.NAME"),
+        ("calm_plugin..code", "is not PACKAGE.MODULE.NAME"),
         ("calm_plugin_too.code.Calm", "not a part of cl_bench or calm_plugin"),
     ],
 )
@@ -282,9 +282,9 @@ def test_yaml_that_is_none_is_named(plugin: Plugin, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "its file method/calm.yaml must hold _target_: PACKAGE.MODULE.NAME"),
-        ("- calm\n", "method/calm.yaml must hold keys (KEY: VALUE), not a list"),
-        ("calm\n", "method/calm.yaml must hold keys (KEY: VALUE), not a str"),
+        ("", "its file method/calm.yaml must have _target_: PACKAGE.MODULE.NAME"),
+        ("- calm\n", "method/calm.yaml must have keys (KEY: VALUE), not a list"),
+        ("calm\n", "method/calm.yaml must have keys (KEY: VALUE), not a str"),
     ],
 )
 def test_yaml_that_names_no_class(text: str, said: str, plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:

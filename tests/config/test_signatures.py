@@ -98,9 +98,9 @@ def test_what_is_not_there(path: str) -> None:
 REFUSED = {
     "method.strength=abc method=ewc": "method.strength=abc: input should be a valid number",
     "method.gan.n_critic=0 method=dgr": "method.gan.n_critic=0: input should be greater than 0",
-    "method=dgr method.gan=5": "method.gan=5: has keys of its own",
+    "method=dgr method.gan=5": "method.gan=5: has several keys",
     "dataset.size=-1": "dataset.size=-1: input should be greater than 0",
-    "method=packnet": "method=packnet: has no meaning in scenario=class_incremental",
+    "method=packnet": "method=packnet: does not work in scenario=class_incremental",
 }
 
 

@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "below": ("LUP", put("nc", 0, 1, 0, value=-1), "it names picture"),
     "beyond": ("LUP", put("nc", 0, 1, 0, value=10**6), "it names picture 1000000 of 120 in paths.pkl"),
     "huge": ("LUP", put("nc", 0, 1, 0, value=10**30), "too large"),
-    "another length": ("labels", put("nc", 0, 1, value=[1, 2]), "other numbers of images than LUP.pkl"),
+    "another length": ("labels", put("nc", 0, 1, value=[1, 2]), "numbers of images differ from those of LUP.pkl"),
     "another label": ("labels", put("nc", 0, 1, 0, value=5), "two labels stand for one object"),
     "one label": ("labels", put("nc", 0, value=[[0] * 24] * 3 + [[0] * 48]), "one label stands for two objects"),
     "no list of paths": ("paths", lambda content: dict(enumerate(content)), "it must be a list of paths"),
@@ -249,11 +249,11 @@ def test_a_table_of_another_form_is_refused(own: Path, name: str) -> None:
 def test_a_file_that_is_missing_or_damaged_is_named_with_its_place(own: Path, name: str) -> None:
     content = (own / name).read_bytes()
     (own / name).unlink()
-    with pytest.raises(InputError, match=rf"^scenario=core50: {own / name} is missing; .*CORe50's own pages"):
+    with pytest.raises(InputError, match=rf"^scenario=core50: {own / name} is missing; .*the website of CORe50"):
         scenario(own)
     for damage in (b"", b"no file of ours", content[: len(content) // 2]):
         (own / name).write_bytes(damage)
-        with pytest.raises(InputError, match=rf"^scenario=core50: {own}.* is damaged or no[^\n]*$"):
+        with pytest.raises(InputError, match=rf"^scenario=core50: {own}.* is damaged or (no|has an)[^\n]*$"):
             scenario(own)
 
 
@@ -286,9 +286,9 @@ def test_pictures_that_do_not_fit_into_memory_are_refused(folder: Path, monkeypa
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"variant": "ni", "kind": "class"}, "scenario.kind=class: variant=ni has no such kind; set domain"),
-        ({"variant": "nc", "kind": "domain"}, "variant=nc has no such kind; set class or task"),
-        ({"variant": "nicv2_79", "kind": "task"}, "variant=nicv2_79 has no such kind; set class"),
+        ({"variant": "ni", "kind": "class"}, "scenario.kind=class: variant=ni does not have this kind; set domain"),
+        ({"variant": "nc", "kind": "domain"}, "variant=nc does not have this kind; set class or task"),
+        ({"variant": "nicv2_79", "kind": "task"}, "variant=nicv2_79 does not have this kind; set class"),
         ({"variant": "nic", "train_mask": "current"}, "scenario.train_mask=current: classes come back"),
         ({"variant": "nc", "labels": "categories", "train_mask": "current"}, "scenario.train_mask=current"),
         ({"run": 2}, "it has no run 2 of nc"),

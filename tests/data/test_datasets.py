@@ -228,13 +228,13 @@ def test_npz_wrong_files(tmp_path: Path) -> None:
     refused("is missing")
     for content in (b"", b"not an archive", b"PK\x03\x04 cut off"):
         file.write_bytes(content)
-        refused("damaged or no .npz file")
+        refused("damaged or not an .npz file")
     with file.open("wb") as stream:
         np.save(stream, np.arange(3))
-    refused("one bare array")
+    refused("a single array")
     with file.open("wb") as stream:
         pickle.dump(arrays(), stream)
-    refused("damaged or no .npz file")
+    refused("damaged or not an .npz file")
     lacking = arrays()
     del lacking["y_test"]
     np.savez(file, **lacking)  # type: ignore[arg-type]
@@ -445,7 +445,7 @@ def test_a_share_to_set_aside_is_refused_where_there_are_test_images(tmp_path: P
     for part in ("train", "test"):
         write_pictures(tmp_path / part, n=3)
     assert len(datasets.image_folder(path=str(tmp_path), size=8).y_test) == 6
-    with pytest.raises(InputError, match=r"^dataset\.test_fraction=0\.5: there are test images already"):
+    with pytest.raises(InputError, match=r"^dataset\.test_fraction=0\.5: there are test images"):
         datasets.image_folder(path=str(tmp_path), size=8, test_fraction=0.5)
 
 

@@ -225,7 +225,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, worked_out: list[int], small
     where = f"data_dir={tmp_path}"
     for overrides, line in [
         (("method=er", *FEATURES[:2], "network=cnn"), "network._target_=cl_bench.networks.cnn.CNN: has convolutions"),
-        (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: takes gray or color images"),
+        (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: needs gray or color images"),
         (("method=er", *FEATURES, "dataset=mnist", "dataset.normalize=true"), "dataset.normalize=true: features=... w"),
     ]:
         with pytest.raises(InputError) as caught:
@@ -253,5 +253,5 @@ def test_a_run_on_features_answers_for_images_and_says_whose_weights(tmp_path: P
     assert right.mean() == pytest.approx(there(results.R)[1][0])
     with pytest.raises(InputError, match=r"^export: this run learned from features"):
         again.export(tmp_path / "model.pt2")
-    with pytest.raises(InputError, match=r"^keep_models=last: a model of a run on features would lack the network"):
+    with pytest.raises(InputError, match=r"^keep_models=last: the network that computes the features"):
         run(small("method=er", *FEATURES, "keep_models=last", f"data_dir={tmp_path}"))

@@ -154,7 +154,7 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("dataset=huggingface: me/big_pts isn't in the cache", "did you mean 'me/big_pets'?", name="me/big_pts")
     refused("dataset.config=smal", "did you mean 'small'?", config="smal")
     for name in ("../me", "a/b/c", "", "/", "me/..", "~"):
-        refused(f"dataset.name={name}: is no name", name=name)
+        refused(f"dataset.name={name}: is not the name", name=name)
     cached(tmp_path, monkeypatch, "me___big_pets", "large")
     refused("dataset.config=null", "large, small")
     (place / "pets-test.arrow").write_bytes(b"cut off")
@@ -164,13 +164,13 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a split": ({"train": "tran"}, ("dataset.train=tran", "did you mean 'train'?")),
     "another split": ({"val": "valid"}, ("dataset.val=valid", "did you mean 'validation'?")),
-    "a split twice": ({"val": "test"}, ("dataset.val=test: is what dataset.test is",)),
+    "a split twice": ({"val": "test"}, ("dataset.val=test: is also dataset.test",)),
     "no column": ({"image": "pictur"}, ("dataset.image=pictur", "did you mean 'picture'?")),
     "no pictures": ({"image": "kind"}, ("dataset.image=kind", "ClassLabel", "no pictures")),
     "no labels": ({"label": "picture"}, ("dataset.label=picture", "labels must be classes")),
-    "both": ({"name": "me/pets"}, ("dataset.path: give either a folder",)),
-    "neither": ({"path": None}, ("dataset.path: give either a folder",)),
-    "a configuration": ({"config": "small"}, ("dataset.config=small: is of a set by name",)),
+    "both": ({"name": "me/pets"}, ("dataset.path: give a folder",)),
+    "neither": ({"path": None}, ("dataset.path: give a folder",)),
+    "a configuration": ({"config": "small"}, ("dataset.config=small: works only with dataset.name",)),
     "a class": ({"classes": ["dgo", "cat"]}, ("dataset.classes=", "did you mean 'dog'?")),
 }
 
@@ -186,7 +186,7 @@ def test_code_is_never_run_and_other_folders_are_refused(tmp_path: Path) -> None
     script = tmp_path / "pets" / "pets.py"
     script.parent.mkdir()
     script.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    for path, word in ((script.parent, "is no folder that save_to_disk made"), (tmp_path / "no", "is missing")):
+    for path, word in ((script.parent, "is not a folder that save_to_disk made"), (tmp_path / "no", "is missing")):
         with pytest.raises(InputError) as error:
             huggingface(path=str(path), size=8)
         one_line(error, f"dataset=huggingface: {path} {word}", "no code is run")

@@ -207,7 +207,7 @@ def test_a_damaged_file_is_made_again(file: Path, damage: str, caplog: pytest.Lo
         record.unlink()
     assert read().equal(wanted)
     assert [line.getMessage() for line in caplog.records if line.levelname == "WARNING"] == [
-        f"{stored} is not what was written there; it is made again"
+        f"{stored} was changed or is damaged; it is made again"
     ]
 
 
@@ -228,7 +228,7 @@ def test_a_file_cut_short_while_it_is_used_is_one_line(file: Path) -> None:
     for stored in (file.parent / ".cache").glob("*.npy"):
         with stored.open("r+b") as opened:
             opened.truncate(1000)
-    with pytest.raises(InputError, match=r"\.npy: was cut short meanwhile; run the same command again"):
+    with pytest.raises(InputError, match=r"\.npy: became shorter during the run; run the same command again"):
         data.index_select(0, torch.tensor([200]))
 
 
@@ -259,18 +259,18 @@ def test_what_is_wrong_is_the_same_line_and_nothing_is_written(tmp_path: Path) -
 def test_what_only_a_file_on_disk_can_not_is_one_line(file: Path) -> None:
     parts = arrays()
     np.savez(file, **{**parts, "x_train": np.asfortranarray(parts["x_train"])})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"x_train lies in Fortran's order.*; save numpy.ascontiguousarray\(x_train\)"):
+    with pytest.raises(InputError, match=r"x_train is in Fortran order.*; save numpy.ascontiguousarray\(x_train\)"):
         datasets.npz(file.parent, path=str(file), on_disk=True)
     np.savez(file, **parts)  # type: ignore[arg-type]
     with pytest.raises(
-        InputError, match=r"scenario=rotating_pairs: turns all images beforehand.*set dataset.on_disk=fa"
+        InputError, match=r"scenario=rotating_pairs: rotates all images in advance.*set dataset.on_disk=fa"
     ):
         prepare(settings_of(file, "dataset.on_disk=true", "scenario=rotating_pairs", "method=er"))
 
 
 def test_where_nothing_can_be_written_is_one_line(file: Path) -> None:
     (file.parent / "data").write_text("a file")
-    with pytest.raises(InputError, match=r"dataset.on_disk: can't write .*\.npy \(Not a directory\); make room there"):
+    with pytest.raises(InputError, match=r"dataset.on_disk: can't write .*\.npy \(Not a directory\); free space there"):
         datasets.npz(file.parent / "data", path=str(file), on_disk=True)
 
 

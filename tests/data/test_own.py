@@ -57,7 +57,7 @@ def test_a_table_says_which_picture_is_what(tmp_path: Path) -> None:
 
 def test_tables_as_spreadsheets_write_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quotes, spaces, a mark at the beginning, Windows line ends, columns in another order, empty lines, other columns;
-    paths start in the folder of the table, wherever one is."""
+    paths are relative to the folder of the table, wherever one is."""
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate(("a, b.png", 'c"d.png', "e.png", "below/f.png")):
         write_picture(tmp_path / "here" / name, number)
@@ -89,7 +89,10 @@ def test_without_splits_a_part_of_each_class_is_set_aside(tmp_path: Path) -> Non
 WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "missing": (("1.png,a,train", "no.png,a,train", "2.png,b,test", "nor.png,b,test"), ("2 pictures are missing",)),
     "which": (("1.png,a,train", "no.png,a,train", "nor.png,b,test"), ("line 3 (no.png), line 4 (nor.png)",)),
-    "a single one": (("1.png,a,train", "no.png,b,train"), ("a picture is missing: line 3 (no.png);", "paths start in")),
+    "a single one": (
+        ("1.png,a,train", "no.png,b,train"),
+        ("a picture is missing: line 3 (no.png);", "paths are relative to"),
+    ),
     "too long": (("1.png,a,train", f"{'x' * 300},b,test"), ("a picture is missing: line 3 (xxx",)),
     "a folder": (("1.png,a,train", ".,b,test"), ("a picture is missing: line 3 (.)",)),
     "many": (
@@ -101,15 +104,15 @@ WRONG: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no split": (("1.png,a,",), ("line 2 has no split",)),
     "no label": (("1.png,a,train", "2.png, ,train"), ("line 3 has no label",)),
     "no path": ((",a,train",), ("line 2 has no path",)),
-    "fields": (("1.png,a,b,train",), ("line 2 has 4 fields, the first has 3", "quote a field")),
+    "fields": (("1.png,a,b,train",), ("line 2 has 4 fields, the first has 3", "put a field")),
     "too few fields": (("1.png,a",), ("line 2 has 2 fields",)),
     "open quotes": (('1.png,"a,train', "2.png,b,test"), ("can't be read as CSV", "line 2")),
     "quotes inside": (('1.png,"a"b,train',), ("line 2 can't be read as CSV",)),
-    "NUL": (("1.png,a\0,train",), ("line 2: its label holds what can't be printed",)),
-    "two lines": (('1.png,"a\nb",train',), ("line 3: its label holds what can't be printed",)),
+    "NUL": (("1.png,a\0,train",), ("line 2: its label has characters that cannot be printed",)),
+    "two lines": (('1.png,"a\nb",train',), ("line 3: its label has characters that cannot be printed",)),
     "nothing": ((), ("lists no picture",)),
-    "no test": (("1.png,a,train", "2.png,b,train"), ("the split of no row is test", "leave out the column")),
-    "no train": (("1.png,a,test", "2.png,b,test"), ("the split of no row is train",)),
+    "no test": (("1.png,a,train", "2.png,b,train"), ("no row has the split test", "leave out the column")),
+    "no train": (("1.png,a,test", "2.png,b,test"), ("no row has the split train",)),
     "a class without test": (
         ("1.png,a,train", "2.png,b,train", "3.png,a,test"),
         ("no picture of class 'b' to test on",),
@@ -133,8 +136,8 @@ def test_a_wrong_row_is_named(tmp_path: Path, rows: tuple[str, ...], words: tupl
 
 
 HEADS = {
-    "path;label;split": "columns must be parted by commas",
-    "path\tlabel": "columns must be parted by commas",
+    "path;label;split": "columns must be separated by commas",
+    "path\tlabel": "columns must be separated by commas",
     "file,label,split": "has no column path; its first line must name path,label,split, and has file, label, split",
     "1.png,cat,train": "has no column path",
     "": "has no column path; its first line must name path,label,split, and has nothing",
@@ -157,7 +160,7 @@ def test_what_is_no_table(tmp_path: Path) -> None:
             files(path=str(path), size=8)
         one_line(error, f"dataset=files: {path} {word}", "path, label, split")
     (tmp_path / "my.csv").write_bytes("path,label\nä.png,a\n".encode("latin-1"))
-    with pytest.raises(InputError, match=r"my\.csv is no text of UTF-8 .*save it as CSV in UTF-8"):
+    with pytest.raises(InputError, match=r"my\.csv is not UTF-8 text .*save it as CSV in UTF-8"):
         files(path=str(tmp_path / "my.csv"), size=8)
     path = table(tmp_path, *GOOD)
     (tmp_path / "my.txt").write_bytes((tmp_path / "my.csv").read_bytes())
@@ -203,7 +206,7 @@ def test_a_folder_val_is_what_is_chosen_by(tmp_path: Path) -> None:
 
 
 def test_a_folder_val_among_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(InputError, match="has a folder train but not both train and test; name val test"):
+    with pytest.raises(InputError, match="has a folder train but not both train and test; rename val to test"):
         image_folder(path=folders(tmp_path / "no test", "train", "val"), size=8)
     odd = tmp_path / "odd"
     folders(odd, "train", "test", "val")
@@ -211,7 +214,7 @@ def test_a_folder_val_among_others(tmp_path: Path, caplog: pytest.LogCaptureFixt
     with pytest.raises(InputError, match="the class 'b' is in only one of the folders train and val"):
         image_folder(path=str(odd), size=8)
     assert image_folder(path=folders(tmp_path / "other", "train", "test", "validation"), size=8).x_val is None
-    assert "the folder validation is left out; images to choose by lie in val" in caplog.text
+    assert "the folder validation is ignored; validation images must be in val" in caplog.text
     write_picture(tmp_path / "classes" / "val" / "1.png", 1)  # a class that is called so
     write_picture(tmp_path / "classes" / "val" / "2.png", 2)
     folders(tmp_path / "classes", "")
@@ -286,12 +289,10 @@ def test_a_share_of_the_training_images_beside_own_validation_images_is_refused(
         lambda: permuted(own(), 0, kind="domain", n_tasks=2, val_fraction=0.1),
         lambda: blurry(own(), 0, kind="class", n_tasks=2, disjoint=0.5, stray=0.1, val_fraction=0.1),
     ):
-        with pytest.raises(
-            InputError, match=r"^scenario.val_fraction=0.1: the data set has validation images of its own"
-        ):
+        with pytest.raises(InputError, match=r"^scenario.val_fraction=0.1: the data set has its own validation images"):
             cut()
     with pytest.raises(
-        InputError, match=r"dataset=own: has validation images of its own, and .*rotating_pairs turns none"
+        InputError, match=r"dataset=own: has its own validation images, .*rotating_pairs does not rotate"
     ):
         rotating_pairs(own(), 0)
 
@@ -304,7 +305,7 @@ def test_sets_with_and_without_validation_images_in_a_row(tmp_path: Path) -> Non
     first, second = sequence(tmp_path, 0, datasets=both, kind="task", val_fraction=0.5).tasks
     assert (len(first.train), len(first.val), len(second.train), len(second.val)) == (24, 24, 12, 12)
     assert of_val(first.val.images)
-    with pytest.raises(InputError, match=r"val_fraction=0\.5: the data set has validation images of its own"):
+    with pytest.raises(InputError, match=r"val_fraction=0\.5: the data set has its own validation images"):
         sequence(tmp_path, 0, datasets=both[:1] * 2, kind="task", val_fraction=0.5)
 
 
@@ -370,9 +371,9 @@ def test_some_classes_of_pictures_and_arrays(tmp_path: Path) -> None:
     ("classes", "words"),
     [
         (["emo", "cat"], "did you mean 'emu'?"),
-        ([0, 9], "must hold classes from 0 to 3, each once"),
+        ([0, 9], "must have classes from 0 to 3, each once"),
         ([0, 0], "each once"),
-        ([1], "names 1 classes, and it takes 2 at least"),
+        ([1], "names 1 classes; at least 2 are needed"),
         ([], "names 0 classes"),
     ],
 )
@@ -402,9 +403,9 @@ def test_own_images_are_seen_as_one_says(tmp_path: Path) -> None:
     [
         ({"mean": (0.5,)}, "dataset.mean: needs dataset.std beside it"),
         ({"std": (0.5,)}, "dataset.std: needs dataset.mean beside it"),
-        ({"mean": (0.5, 0.5, 0.5), "std": (0.5,)}, "dataset.mean=[0.5,0.5,0.5]: must hold one number per channel"),
-        ({"mean": (), "std": ()}, "dataset.mean=[]: must hold one number per channel, and the images have 1 channel"),
-        ({"mean": (0.5,), "std": (0.5, 0.5)}, "dataset.std=[0.5,0.5]: must hold one number per channel"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5,)}, "dataset.mean=[0.5,0.5,0.5]: must have one number per channel"),
+        ({"mean": (), "std": ()}, "dataset.mean=[]: must have one number per channel, and the images have 1 channel"),
+        ({"mean": (0.5,), "std": (0.5, 0.5)}, "dataset.std=[0.5,0.5]: must have one number per channel"),
     ],
 )
 def test_means_that_dont_fit(tmp_path: Path, settings: dict[str, Any], words: str) -> None:

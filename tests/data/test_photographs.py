@@ -121,8 +121,8 @@ WRONG: dict[str, tuple[Set, Callable[[Path], object], str]] = {
     "no picture": (CUB, changed("images.txt", "001.Black", "009.Black"), "images.txt, image 1: "),
     "no label": (CUB, changed("image_class_labels.txt", "6 2", ""), "image 6 is in only one of images.txt and"),
     "no such class": (CUB, changed("image_class_labels.txt", "6 2", "6 3"), "classes.txt has no class 3"),
-    "twice": (CUB, changed("image_class_labels.txt", "6 2", "5 2"), "line 6: 5 is no number, or there twice"),
-    "no split": (CUB, changed("train_test_split.txt", "6 1", "6 x"), "must say 1 or 0 of image 6"),
+    "twice": (CUB, changed("image_class_labels.txt", "6 2", "5 2"), "line 6: 5 is not a number, or appears twice"),
+    "no split": (CUB, changed("train_test_split.txt", "6 1", "6 x"), "must have 1 or 0 for image 6"),
     "no tables": (CUB, without("train_test_split.txt"), "has no train_test_split.txt"),
 }
 

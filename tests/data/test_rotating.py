@@ -126,9 +126,9 @@ def test_images_set_apart_are_not_in_the_stream() -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"classes": [0, 1]}, r"^scenario\.classes=\[0,1\]: names 2 classes, and it takes 3 at least$"),
-        ({"classes": [0, 1, 1]}, r"^scenario\.classes=\[0,1,1\]: must hold classes from 0 to 4, each once, or their"),
-        ({"classes": [0, 1, 5]}, r"^scenario\.classes=\[0,1,5\]: must hold classes from 0 to 4, each once, or their"),
+        ({"classes": [0, 1]}, r"^scenario\.classes=\[0,1\]: names 2 classes; at least 3 are needed$"),
+        ({"classes": [0, 1, 1]}, r"^scenario\.classes=\[0,1,1\]: must have classes from 0 to 4, each once, or their"),
+        ({"classes": [0, 1, 5]}, r"^scenario\.classes=\[0,1,5\]: must have classes from 0 to 4, each once, or their"),
         ({"classes": ["0", "1", "44"]}, r"did you mean '4'\?$"),
         ({"visits": 31}, r"^scenario\.visits=31: class '0' comes 62 times and has 60 images$"),
     ],
@@ -139,7 +139,7 @@ def test_bad_input_is_one_line(settings: dict[str, object], line: str) -> None:
 
 
 def test_two_classes_are_too_few() -> None:
-    with pytest.raises(InputError, match=r"^dataset=clocks: has 2 classes, and scenario=rotating_pairs takes 3 at"):
+    with pytest.raises(InputError, match=r"^dataset=clocks: has 2 classes, and scenario=rotating_pairs needs at"):
         rotating_pairs(dataset((20, 20)), 0)
 
 
@@ -150,7 +150,7 @@ def test_images_come_in_the_order_in_which_they_turn() -> None:
 
 
 def test_it_has_a_meaning_as_a_stream_alone() -> None:
-    line = r"^scenario\.passes=epochs: scenario=rotating_pairs is a stream, whose images come once; set online$"
+    line = r"^scenario\.passes=epochs: scenario=rotating_pairs is a stream; set online$"
     with pytest.raises(InputError, match=line):
         made("finetune", "scenario=rotating_pairs", "scenario.passes=epochs")
     assert compose("method=finetune", "scenario=rotating_pairs")["scenario"]["passes"] == "online"

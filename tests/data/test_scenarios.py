@@ -41,7 +41,7 @@ def test_tasks_of_a_split_are_drawn_from_theirs_when_there_are_to_be_fewer_image
         assert {image.numpy().tobytes() for image in task.train.images} <= theirs
         assert torch.equal(task.train.images, same.train.images)
         assert torch.equal(task.val.images, other.val.images)
-    with pytest.raises(InputError, match=r"^scenario.max_train=1: fewer than one for each of 2 classes"):
+    with pytest.raises(InputError, match=r"^scenario.max_train=1: less than one image for each of 2 classes"):
         split(digits(), 0, kind=kind, n_tasks=5, max_train=1)
 
 
@@ -146,15 +146,15 @@ def test_meta_classes_never_reach_a_task(kind: Any, meta_classes: Any, apart: li
 @pytest.mark.parametrize(
     ("meta_classes", "message"),
     [
-        (10, "=10: leaves none of 10 classes for the tasks; choose fewer"),
-        (99, "=99: leaves none of 10 classes"),
-        (list(range(10)), r"=.*\]: leaves none of 10 classes"),
-        ([3], r"=\[3\]: meta-training needs two classes at least"),
-        ([], r"=\[\]: meta-training needs two classes at least"),
-        ([1, 1], r"=\[1,1\]: must hold classes from 0 to 9, each once"),
-        ([1, 10], r"=\[1,10\]: must hold classes from 0 to 9"),
-        (["1", 1, 2], r'=\["1",1,2\]: must hold classes from 0 to 9, each once'),
-        (["ankle boot", 1], r'=\["ankle boot",1\]: must hold classes from 0 to 9, each once, or their names'),
+        (10, "=10: leaves no class of 10 for the tasks; choose fewer"),
+        (99, "=99: leaves no class of 10"),
+        (list(range(10)), r"=.*\]: leaves no class of 10"),
+        ([3], r"=\[3\]: meta-training needs at least two classes"),
+        ([], r"=\[\]: meta-training needs at least two classes"),
+        ([1, 1], r"=\[1,1\]: must have classes from 0 to 9, each once"),
+        ([1, 10], r"=\[1,10\]: must have classes from 0 to 9"),
+        (["1", 1, 2], r'=\["1",1,2\]: must have classes from 0 to 9, each once'),
+        (["ankle boot", 1], r'=\["ankle boot",1\]: must have classes from 0 to 9, each once, or their names'),
     ],
 )
 def test_meta_classes_that_cannot_be_set_apart(meta_classes: Any, message: str) -> None:
@@ -163,12 +163,12 @@ def test_meta_classes_that_cannot_be_set_apart(meta_classes: Any, message: str) 
 
 
 def test_what_meta_classes_leave_must_be_enough_for_the_tasks() -> None:
-    beside = r"3 classes beside the 7 of scenario\.meta_classes can't be cut that way; choose 1, 3"
+    beside = r"3 classes beside the 7 of scenario\.meta_classes cannot be divided like this; choose 1, 3"
     with pytest.raises(InputError, match=rf"scenario\.n_tasks=5: {beside}$"):
         split(digits(), 0, kind="class", n_tasks=5, meta_classes=7)
     with pytest.raises(InputError, match=rf"scenario\.classes_per_task=2: {beside}"):
         split(digits(), 0, kind="class", n_tasks=None, classes_per_task=2, meta_classes=7)
-    with pytest.raises(InputError, match=r"kind=task: tasks of one class have nothing to tell apart"):
+    with pytest.raises(InputError, match=r"kind=task: a task with one class has only one possible answer"):
         split(digits(), 0, kind="task", n_tasks=3, meta_classes=7)
 
 
@@ -190,7 +190,7 @@ def test_uneven_splits_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize(("kind", "mask"), [("task", "seen"), ("domain", "seen"), ("class", "current")])
 def test_a_single_class_must_have_something_to_be_told_from(kind: str, mask: str) -> None:
-    with pytest.raises(InputError, match="tasks of one class have nothing to tell apart"):
+    with pytest.raises(InputError, match="a task with one class has only one possible answer"):
         split(digits(), 0, kind=kind, n_tasks=10, train_mask=mask)  # type: ignore[arg-type]
 
 
@@ -227,7 +227,7 @@ def test_a_rare_class_is_learned_and_chosen_by() -> None:
         assert (scenario.tasks[4].train.labels == 9).sum() > 0
         assert (scenario.tasks[4].val.labels == 9).sum() > 0
     for n, fraction in ((1, 0.1), (3, 0.9)):
-        line = rf"scenario.val_fraction={fraction}: leaves nothing to train on of its {n} images of class '9'"
+        line = rf"scenario.val_fraction={fraction}: leaves no training image of its {n} images of class '9'"
         with pytest.raises(InputError, match=line):
             split(few_of_one(n), 0, kind="class", n_tasks=5, val_fraction=fraction)
         with pytest.raises(InputError, match=line):
@@ -248,9 +248,7 @@ def test_a_class_order_by_name_or_number() -> None:
     assert first([*reversed(range(1, 11))], from_one) == ("10", "9")  # they are names
     assert first([*reversed(range(10))], from_one) == ("10", "9")  # 0 is none, so these are numbers
     for wrong in (["nin"], [*range(9), "nine"], [*range(9)], [0, *range(9)], [*NAMED.class_names[:9], "nin"]):
-        with pytest.raises(
-            InputError, match=r"scenario.class_order=.*each class from 0 to 9 once, or the name of each"
-        ):
+        with pytest.raises(InputError, match=r"scenario.class_order=.*each class from 0 to 9 once, as number or name"):
             first(wrong)
     with pytest.raises(InputError, match="did you mean 'nine'"):
         first([*NAMED.class_names[:9], "nin"])
@@ -406,7 +404,7 @@ def test_a_few_images_are_some_of_each_class() -> None:
     plain = torch.randperm(1001, generator=torch.Generator().manual_seed(3))[:900]
     assert 1000 in plain
     assert torch.equal(drawn(labels, 900, 3, "max_train"), plain)  # as drawn, where no class is left out
-    with pytest.raises(InputError, match=r"scenario.max_train=9: fewer than one for each of 10 classes"):
+    with pytest.raises(InputError, match=r"scenario.max_train=9: less than one image for each of 10 classes"):
         rotated(digits(), 0, kind="domain", max_train=9)
 
 

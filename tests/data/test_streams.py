@@ -145,9 +145,9 @@ def test_what_came_is_what_came() -> None:
         ((*ONLINE, "trainer.iterations=5"), r"trainer\.iterations=5: a stream"),
         ((*ONLINE, "trainer.epochs=5"), r"trainer\.epochs=5: has no effect in a stream .*scenario\.updates_per_batch"),
         ((*ONLINE, "trainer.batch_size=5"), r"trainer\.batch_size=5: has no effect .*set scenario\.batch_size"),
-        ((*ONLINE, "scheduler=multistep"), r"scheduler=multistep: is of a task's training as a whole.*scheduler=none"),
-        ((*ONLINE, "trainer.patience=3"), r"trainer\.patience=3: is of a task's training as a whole"),
-        ((*ONLINE, "trainer.freeze_batch_norm=true"), r"trainer\.freeze_batch_norm=true: is of a task's training"),
+        ((*ONLINE, "scheduler=multistep"), r"scheduler=multistep: needs whole tasks.*scheduler=none"),
+        ((*ONLINE, "trainer.patience=3"), r"trainer\.patience=3: needs whole tasks"),
+        ((*ONLINE, "trainer.freeze_batch_norm=true"), r"trainer\.freeze_batch_norm=true: needs whole tasks"),
         (
             (*ONLINE, "scenario.repeat=true", "scenario.n_tasks=10", "scenario.max_train=1"),
             r"scenario\.repeat=true: task 1 has one image of each class",
@@ -165,7 +165,7 @@ def test_a_part_that_no_image_comes_to_is_named(tmp_path: Path) -> None:
     images = torch.zeros(40, 8, 8, dtype=torch.uint8).numpy()
     np.savez(tmp_path / "few.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     blurry = ("scenario=blurry", "scenario.n_tasks=9", "scenario.disjoint=0", "scenario.stray=1")
-    with pytest.raises(InputError, match=r"^scenario=blurry: task 6 has no image to train on; choose fewer tasks"):
+    with pytest.raises(InputError, match=r"^scenario=blurry: task 6 has no training image; choose fewer tasks"):
         stream_of("dataset=npz", f"dataset.path={tmp_path / 'few.npz'}", *blurry)
 
 

@@ -181,7 +181,7 @@ def test_it_learns_once_for_the_same_images(tmp_path: Path, caplog: pytest.LogCa
         caplog.clear()
         again = Judge(scenario, tmp_path)
         assert again.accuracy == first.accuracy
-        assert caplog.messages == [f"{file} is damaged; the judge of generated images learns again"]
+        assert caplog.messages == [f"{file} is damaged; the judge of generated images is trained again"]
         assert all(torch.equal(value, weights[name]) for name, value in again.network.state_dict().items())
         assert torch.load(file, weights_only=True)["accuracy"] == first.accuracy  # repaired
         assert list(tmp_path.iterdir()) == [file]
@@ -222,7 +222,7 @@ def test_what_cannot_be_measured_is_nan_and_one_warning(
     assert results.status == "finished"
     assert [value is None for value in there(results.tasks[-1].generated).FID] == [False, False, True, True]
     assert caplog.messages == [
-        "FID can't be measured: NaN (class 2: 1 real and 1 generated images, it needs two of each)"
+        "FID can't be measured: NaN (class 2: 1 real and 1 generated images; at least two of each are needed)"
     ]
     kept = json.loads((folder_of(settings) / "results.json").read_text(), parse_constant=pytest.fail)
     assert [value is None for value in kept["tasks"][-1]["generated"]["FID"]] == [False, False, True, True]

@@ -210,7 +210,7 @@ def test_stopped_at_any_moment(method: str, number: signal.Signals, tmp_path: Pa
     command = command_of(method, 0)
     stopped = attempt(command, tmp_path, when=reached(places, i, 0), number=number)
     assert stopped.exit_code == 128 + number
-    assert "stopped; what was done is saved, and the same command goes on from there\n" in stopped.said
+    assert "stopped; the work so far is saved, and the same command continues it\n" in stopped.said
     end = attempt(command, tmp_path)
     assert end.exit_code == 0, end.said
     assert_same_outcome(tmp_path, folder)

@@ -16,7 +16,7 @@ from test_kills import done, outcome, same
 from cl_bench.runs.folder import Busy, RunFolder
 
 COMMAND = arguments_of("dgr", "trainer.epochs=8", "trainer.chunk=2", "checkpoint_every=0")
-WAITS = "another process is at work in outputs/"
+WAITS = "another process works in outputs/"
 
 
 def at_once(n: int, arguments: list[str], folder: Path) -> list[Attempt]:
@@ -92,7 +92,7 @@ def test_the_lock_of_a_folder_that_was_set_aside_is_none(tmp_path: Path, monkeyp
     with folder.opened():
         pass
     monkeypatch.setattr(fcntl, "flock", meanwhile)
-    with pytest.raises(Busy, match="another process is at work in"), folder.opened():
+    with pytest.raises(Busy, match="another process works in"), folder.opened():
         pass
     assert os.path.exists(tmp_path / "run.old1")
     with folder.opened():  # and then it can be had

@@ -120,7 +120,9 @@ def test_a_new_class_that_would_be_set_apart_whole_is_named() -> None:
     method.index = 1
     few = scenario.tasks[1].train
     rows = torch.cat([(few.labels == 2).nonzero().squeeze(1)[:50], (few.labels == 3).nonzero().squeeze(1)])
-    with pytest.raises(InputError, match=r"^method\.held_out=0\.5: sets apart 50 images of class '2', all it has$"):
+    with pytest.raises(
+        InputError, match=r"^method\.held_out=0\.5: sets aside 50 images of class '2', which has no others$"
+    ):
         method.set_apart(few[rows])
 
 
@@ -150,5 +152,7 @@ def test_an_old_class_of_which_all_exemplars_would_be_set_apart_is_named() -> No
     method.index = 0
     method.keep_exemplars(first[rows])
     method.index = 1
-    with pytest.raises(InputError, match=r"^method\.held_out=0\.1: sets apart 1 image of class '1', all it has$"):
+    with pytest.raises(
+        InputError, match=r"^method\.held_out=0\.1: sets aside 1 image of class '1', which has no others$"
+    ):
         method.set_apart(scenario.tasks[1].train)

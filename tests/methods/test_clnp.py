@@ -218,7 +218,7 @@ def test_a_full_layer_is_one_line(small: Compose) -> None:
     with torch.no_grad():
         method.born[0][:29] = 0
         method.born[1].fill_(0)
-    line = r"method\.l1=0\.01: task 2 of 5 finds no free unit in layer 2; raise it or method\.margin=0\.02, or make"
+    line = r"method\.l1=0\.01: task 2 of 5 has no free unit in layer 2; increase it or method\.margin=0\.02, or make"
     with pytest.raises(InputError, match=f"^{line}"):
         method.learn_task(scenario.tasks[1], one_pass)
 
@@ -232,11 +232,14 @@ def test_without_validation_images_it_is_one_line(small: Compose) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("network=resnet18", "network.width=2"), r"network: its running statistics .*network=mlp"),
+        (("network=resnet18", "network.width=2"), r"network: every task changes its running statistics .*network=mlp"),
         (("network=resnet_gan",), r"network: method=clnp frees units .* choose network=mlp or network=cnn"),
-        (("network=dcgan", "network.norm=batch"), r"network: its running statistics .*network\.norm=none"),
-        (("scenario=domain_incremental",), r"method=clnp: has no meaning in scenario=domain_incremental"),
-        (("scenario=class_incremental",), r"method=clnp: has no meaning in scenario=class_incremental"),
+        (
+            ("network=dcgan", "network.norm=batch"),
+            r"network: every task changes its running statistics .*network\.norm=none",
+        ),
+        (("scenario=domain_incremental",), r"method=clnp: does not work in scenario=domain_incremental"),
+        (("scenario=class_incremental",), r"method=clnp: does not work in scenario=class_incremental"),
         (("method.margin=1.5",), r"method\.margin=1\.5"),
     ],
 )

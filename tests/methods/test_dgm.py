@@ -231,7 +231,7 @@ def test_a_task_that_opens_nothing_of_a_layer_is_said(
     scenario, method = made("dgm", f"method.sparsity={sparsity}")
     learn(method, scenario, 0, tmp_path, **TRAINER)
     drawn = images(method.eval(), 0)
-    why = "the generator has layer 1 closed, so all its images are the same; lower method.sparsity"
+    why = "the generator uses nothing of layer 1, so all images of a class are the same; decrease method.sparsity"
     assert caplog.messages == ([f"task 1: {why}"] if torch.equal(drawn, drawn[:1].expand_as(drawn)) else [])
     assert len(caplog.messages) == (sparsity == 1)
 

@@ -114,5 +114,5 @@ def test_with_all_classes_in_each_mini_batch_it_is_replay_with_two_means() -> No
 
 
 def test_its_reservoir_counts_in_total() -> None:
-    with pytest.raises(InputError, match=r"^memory\.per=class: a reservoir counts all .* set memory\.per=total$"):
+    with pytest.raises(InputError, match=r"^memory\.per=class: a reservoir has one total size; set memory\.per=total$"):
         er_ace("memory.per=class")

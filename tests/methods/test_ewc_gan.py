@@ -143,5 +143,5 @@ def test_a_strong_pull_holds_the_generator_and_not_the_discriminator() -> None:
 
 
 def test_domains_share_their_classes() -> None:
-    with pytest.raises(InputError, match="method=ewc_gan: has no meaning in scenario=domain_incremental"):
+    with pytest.raises(InputError, match="method=ewc_gan: does not work in scenario=domain_incremental"):
         made("ewc_gan", "scenario=domain_incremental")

@@ -115,7 +115,7 @@ def test_a_stream_refuses_what_means_nothing_there(small: Compose) -> None:
     stream = ("method=ncm", "scenario.passes=online")
     with pytest.raises(InputError, match=r"^scenario.updates_per_batch=2: method=ncm learns without gradients"):
         run(small(*stream, "scenario.updates_per_batch=2"))
-    with pytest.raises(InputError, match=r"^method.first_task=true: a stream"):
+    with pytest.raises(InputError, match=r"^method.first_task=true: in a stream"):
         run(small(*stream, "method.first_task=true"))
 
 

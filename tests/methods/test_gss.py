@@ -201,5 +201,5 @@ def test_the_loss_is_a_mean_over_the_mini_batch_and_memory(monkeypatch: pytest.M
 
 
 def test_its_memory_counts_in_total() -> None:
-    with pytest.raises(InputError, match=r"^memory\.per=task: a reservoir counts all .* set memory\.per=total$"):
+    with pytest.raises(InputError, match=r"^memory\.per=task: a reservoir has one total size; set memory\.per=total$"):
         gss("memory.per=task")

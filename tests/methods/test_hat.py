@@ -175,7 +175,7 @@ def test_a_higher_price_reserves_less(small: Compose, tmp_path: Path) -> None:
 def test_no_capacity_is_one_line(small: Compose) -> None:
     """Each task opens about half of the units; where that is free of charge, few tasks take all."""
     settings = small("method=hat", "scenario=task_incremental", "network.hidden=[4]", "method.sparsity=0")
-    line = r"method\.sparsity=0\.0: task [2-5] of 5 finds every unit reserved; raise it, or make the network wider"
+    line = r"method\.sparsity=0\.0: task [2-5] of 5 has no free unit; increase it, or make the network wider"
     with pytest.raises(InputError, match=f"^{line}$"):
         run(settings)
     kept = json.loads((folder_of(settings) / "results.json").read_text())
@@ -189,8 +189,8 @@ def test_a_layer_that_closes_altogether_is_said(
 ) -> None:
     scenario, method = hat("network.hidden=[20,10]", "method.sparsity=500")
     learn(method, scenario, 0, tmp_path)
-    assert "task 1: every unit of layer 1 is closed" in caplog.text
-    assert "lower method.sparsity" in caplog.text
+    assert "task 1: no unit of layer 1 is used" in caplog.text
+    assert "decrease method.sparsity" in caplog.text
 
 
 def test_a_network_that_is_no_sequence_is_refused(small: Compose) -> None:

@@ -119,7 +119,7 @@ def test_gradients_of_zero_would_not_do(
 def test_without_the_task_it_has_no_meaning(method: str, scenario: str) -> None:
     with pytest.raises(InputError) as error:
         made(method, f"scenario={scenario}")
-    line = f"method={method}: has no meaning in scenario={scenario}"
+    line = f"method={method}: does not work in scenario={scenario}"
     assert str(error.value).startswith(line)
     assert str(error.value).endswith("try scenario=task_incremental")
 

@@ -160,8 +160,11 @@ def test_old_images_are_seen_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        (Budget(9), r"^memory\.images=9: less than one for each of 10 classes"),
-        (Budget(200, bytes=9 * IMAGE + 1), r"^memory\.bytes=667: holds 9 images, less than one for each of 10 classes"),
+        (Budget(9), r"^memory\.images=9: less than one image for each of 10 classes"),
+        (
+            Budget(200, bytes=9 * IMAGE + 1),
+            r"^memory\.bytes=667: holds 9 images, less than one image for each of 10 classes",
+        ),
         (Budget(200, "class", bytes=IMAGE - 1), r"^memory\.bytes=73: an image takes 74"),
     ],
 )
@@ -180,7 +183,7 @@ def test_bytes_are_as_many_images_as_fit_with_what_is_kept_of_each() -> None:
 def test_a_reservoir_has_no_more_places_than_there_are_images_and_counts_in_total() -> None:
     assert Budget(5000, available=1438).places(DIGITS) == 1438
     assert Budget(50, available=1438).places(DIGITS) == 50
-    with pytest.raises(InputError, match=r"^memory\.per=class: a reservoir counts all .* set memory\.per=total$"):
+    with pytest.raises(InputError, match=r"^memory\.per=class: a reservoir has one total size; set memory\.per=total$"):
         Budget(50, "class").places(DIGITS)
 
 
@@ -214,7 +217,7 @@ def test_a_memory_larger_than_the_data_set_keeps_what_there_is_and_says_so(
     each = IMAGE + EXTRA.get(method, 0)
     assert results.memory == MemoryUse(images=1438, bytes=1438 * each)
     assert [there(task.memory).images for task in results.tasks][-1] == 1438
-    assert "memory.images=5000: there are only 1438 training images, and no more are kept" in caplog.messages
+    assert "memory.images=5000: there are only 1438 training images, and all of them are kept" in caplog.messages
 
 
 @pytest.mark.parametrize(

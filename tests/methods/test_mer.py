@@ -203,7 +203,7 @@ def test_a_mini_batch_of_a_stream_is_kept_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("optimizer=adam",), r"^optimizer: method=mer steps by plain SGD, not by Adam; set optimizer=sgd$"),
+        (("optimizer=adam",), r"^optimizer: method=mer needs plain SGD, not Adam; set optimizer=sgd$"),
         (("optimizer=rmsprop",), r"not by RMSprop; set optimizer=sgd$"),
         (("optimizer.momentum=0.9",), r"^optimizer\.momentum=0\.9: .* set optimizer\.momentum=0$"),
         (("optimizer.weight_decay=0.01",), r"^optimizer\.weight_decay=0\.01: .* set optimizer\.weight_decay=0$"),

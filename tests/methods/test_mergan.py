@@ -158,5 +158,5 @@ def test_alignment_holds_the_images_of_past_classes() -> None:
 
 
 def test_domains_share_their_classes() -> None:
-    with pytest.raises(InputError, match="method=mergan: has no meaning in scenario=domain_incremental"):
+    with pytest.raises(InputError, match="method=mergan: does not work in scenario=domain_incremental"):
         made("mergan", "scenario=domain_incremental")

@@ -243,5 +243,5 @@ def test_a_scenario_without_classes_to_set_apart_is_refused() -> None:
 
 def test_a_class_with_fewer_images_than_a_trajectory_takes_is_refused() -> None:
     scenario, method = made("oml", *META, "method.inner_steps=200")
-    with pytest.raises(InputError, match=r"method\.inner_steps=200: .* has 14\d images; choose no more"):
+    with pytest.raises(InputError, match=r"method\.inner_steps=200: .* has 14\d images; choose at most this number"):
         method.learn_task(scenario.tasks[0], Recorder())

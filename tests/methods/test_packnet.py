@@ -116,16 +116,16 @@ def test_how_long_it_trains_again(small: Compose) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("method.prune=0.0",), "method.prune=0.0: leaves no weight free for task 2 of 5; prune a larger share"),
+        (("method.prune=0.0",), "method.prune=0.0: leaves no free weight for task 2 of 5; prune a larger share"),
         (
             ("method.prune=[0.5,0.5,0,0.5,0.5]",),
-            "method.prune=[0.5, 0.5, 0.0, 0.5, 0.5]: leaves no weight free for task 4",
+            "method.prune=[0.5, 0.5, 0.0, 0.5, 0.5]: leaves no free weight for task 4",
         ),
-        (("network.hidden=[]",), "network: method=packnet prunes hidden layers, this network has none"),
-        (("method.prune=0.001", "network.hidden=[5]"), "method.prune=0.001: leaves no weight free for task 2 of 5"),
+        (("network.hidden=[]",), "network: method=packnet needs hidden layers, and this network has none"),
+        (("method.prune=0.001", "network.hidden=[5]"), "method.prune=0.001: leaves no free weight for task 2 of 5"),
         (("method.prune=[0.5]",), "method.prune=[0.5]: needs one number, or one for each of 5 tasks"),
         (("method.prune=1.0",), "method.prune=1.0: "),
-        (("method.prune=0.9999",), "method.prune=0.9999: leaves the first task no weight of a layer; prune less"),
+        (("method.prune=0.9999",), "method.prune=0.9999: leaves no weight of a layer to the first task; prune less"),
     ],
 )
 def test_no_capacity_is_said_before_anything_is_trained(overrides: tuple[str, ...], line: str, small: Compose) -> None:

@@ -221,9 +221,9 @@ def test_a_lateral_of_a_convolution_has_its_shape() -> None:
         ),
         (
             ("method.init=previous", "method.earlier=random"),
-            "method.init=previous: passes on what method.earlier",
+            "method.init=previous: copies a learned column",
         ),
-        (("scenario=class_incremental",), "method=pnn: has no meaning in scenario=class_incremental"),
+        (("scenario=class_incremental",), "method=pnn: does not work in scenario=class_incremental"),
     ],
 )
 def test_what_it_can_not_do_is_one_line(overrides: tuple[str, ...], line: str) -> None:

@@ -235,7 +235,7 @@ def test_the_knowledge_base_takes_in_what_the_column_learned(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("network=resnet18", "network.width=2"), "network: method=progress_compress takes from the layers of a plain"),
+        (("network=resnet18", "network.width=2"), "network: method=progress_compress needs the layers of a plain"),
         (("network=dcgan", "network.norm=batch"), "network: .* BatchNorm2d is none of these; choose network=mlp"),
         (("method.temperature=0",), "method.temperature=0"),
         (("method.decay=1.5",), "method.decay=1.5"),

@@ -67,7 +67,7 @@ def test_metrics_against_it(kind: str, tmp_path: Path) -> None:
     assert results.metrics["transfer"] == pytest.approx(-(alone - ours.diagonal()).mean())
     assert "intransigence" in results.metrics
     both = compose(*SMALL, "method=er", scenario, f"reference=[{folder},{folder}]")
-    with pytest.raises(InputError, match=r"reference=.*: names two runs of the same sort, separate"):
+    with pytest.raises(InputError, match=r"reference=.*: names two runs of the same kind, separate"):
         references_of(both, prepare(both)[0])
 
 

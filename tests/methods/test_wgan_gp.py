@@ -76,7 +76,7 @@ def test_a_training_too_short_for_a_step_of_the_generator_is_said(caplog: pytest
     for gan.n_steps in (2, 3):
         moved = [step(gan, at)[1] for at in range(gan.n_steps)]
         assert any(moved) == (gan.n_steps == 3)
-    why = "the generator learns nothing in a training of 2 mini-batches; train longer or lower it"
+    why = "the generator learns nothing in a training of 2 mini-batches; train longer, or decrease it"
     assert caplog.messages == [f"n_critic=3: {why}"]
 
 

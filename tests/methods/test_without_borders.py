@@ -120,7 +120,10 @@ def test_agem_raises_the_loss_on_no_image_that_came() -> None:
         (("method=ewc",), r"^method\.online=false: .*scenario\.passes=online.*; set method\.online=true$"),
         (("method=ewc", "method.online=true"), r"^method\.consolidate_every=null: .* such as method\.consol"),
         (("method=si",), r"^method\.consolidate_every=null: .*scenario\.passes=online.* method\.consol"),
-        (("method=agem", "memory.per=class"), r"^memory\.per=class: a reservoir counts .*; set memory\.per=total$"),
+        (
+            ("method=agem", "memory.per=class"),
+            r"^memory\.per=class: a reservoir has one total size; set memory\.per=total$",
+        ),
     ],
 )
 def test_what_needs_borders_is_refused_in_a_line(chosen: tuple[str, ...], line: str) -> None:

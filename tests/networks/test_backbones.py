@@ -93,11 +93,11 @@ class Harm:
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "is damaged or no file of weights"),
-    "empty": (lambda file: file.write_bytes(b""), "is damaged or no file of weights"),
-    "text": (lambda file: file.write_text("weights"), "is damaged or no file of weights"),
-    "code": (lambda file: file.write_bytes(pickle.dumps(Harm(), 2)), "is damaged or no file of weights"),
-    "no dictionary": (lambda file: torch.save([torch.zeros(3)], file), "holds no weights by name"),
+    "truncated": (lambda file: file.write_bytes(file.read_bytes()[:-1000]), "is damaged or not a file of weights"),
+    "empty": (lambda file: file.write_bytes(b""), "is damaged or not a file of weights"),
+    "text": (lambda file: file.write_text("weights"), "is damaged or not a file of weights"),
+    "code": (lambda file: file.write_bytes(pickle.dumps(Harm(), 2)), "is damaged or not a file of weights"),
+    "no dictionary": (lambda file: torch.save([torch.zeros(3)], file), "has no named weights"),
     "another network": (
         lambda file: torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, file),
         "is of another network than efficientnet_lite0, where _conv_stem.weight is 32x3x3x3; in the file it is missing",
@@ -110,7 +110,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda file: torch.save(
             torch.load(file, weights_only=True) | {"_fc.bias": torch.full((1000,), torch.inf)}, file
         ),
-        "_fc.bias holds numbers that aren't finite",
+        "_fc.bias has numbers that are not finite",
     ),
     "something more": (
         lambda file: torch.save(torch.load(file, weights_only=True) | {"more": torch.zeros(9)}, file),
@@ -151,7 +151,7 @@ def test_networks_of_torchvision_and_timm_from_a_file(tmp_path: Path) -> None:
     assert backbone(x).shape == (2, backbone.try_out((3, 32, 32)))
     whole = (tmp_path / "weights.safetensors").read_bytes()
     (tmp_path / "weights.safetensors").write_bytes(whole[:-10])
-    with pytest.raises(InputError, match="is damaged or no file of weights"):
+    with pytest.raises(InputError, match="is damaged or not a file of weights"):
         Backbone("features", "timm/test_resnet", str(tmp_path / "weights.safetensors"), 32)
     for name in ("torchvision/mobilenet_v3_smal", "timm/test_resne"):
         for file in (str(tmp_path / "weights.pth"), None):  # not that the weights of no network are missing
@@ -245,7 +245,7 @@ def test_what_a_network_cannot_take_is_one_line(tmp_path: Path) -> None:
     dense = saved(models.densenet121(), tmp_path)
     with pytest.raises(InputError, match=r"^network.size=1: torchvision/densenet121 can't take images of 1x1 pixels"):
         Pretrained((3, 8, 8), 5, backbone="torchvision/densenet121", weights=dense, size=1)
-    with pytest.raises(InputError, match=r"^features.backbone=torchvision/squeezenet1_1: has no linear layer"):
+    with pytest.raises(InputError, match=r"^features.backbone=torchvision/squeezenet1_1: has no last linear layer"):
         Backbone("features", "torchvision/squeezenet1_1", saved(models.squeezenet1_1(), tmp_path), 64)
 
 
@@ -257,5 +257,5 @@ def test_weights_that_timm_does_not_know() -> None:
 
 
 def test_images_of_more_channels_are_refused() -> None:
-    with pytest.raises(InputError, match=r"^network=pretrained: takes gray or color images, and these have 5"):
+    with pytest.raises(InputError, match=r"^network=pretrained: needs gray or color images, and these have 5"):
         Pretrained((5, 8, 8), 10, backbone=LITE0, size=32)

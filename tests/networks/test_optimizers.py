@@ -76,5 +76,5 @@ def test_a_gan_starts_anew(method: str, small: Compose) -> None:
     settings = small(f"method={method}")
     node = settings["method"]["optimizer"] if method == "dgm" else settings["method"]["gan"]["optimizer"]
     node["keep_state"] = True
-    with pytest.raises(InputError, match=f"{where}.keep_state=true: the optimizers of a GAN start anew"):
+    with pytest.raises(InputError, match=f"{where}.keep_state=true: a GAN has new optimizers"):
         prepare(settings)

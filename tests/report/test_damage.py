@@ -154,7 +154,7 @@ def test_a_report_that_fails_leaves_the_old_page(
         Path, "write_bytes", lambda path, data: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left"))
     )
     assert main([str(tmp_path)]) == 1
-    assert capsys.readouterr().err.endswith("report: can't be written to (No space left); set --out\n")
+    assert capsys.readouterr().err.endswith("report: cannot be written (No space left); set --out\n")
     assert sorted((tmp_path / "report").iterdir()) == files
     assert [file.read_bytes() for file in files] == before
 

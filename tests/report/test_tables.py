@@ -142,7 +142,7 @@ def test_the_columns_of_the_tables_are_chosen(many: Path, capsys: pytest.Capture
     for columns, message in (
         ("ACC,forgeting", "there is no column 'forgeting'; did you mean 'forgetting'?"),
         ("FID", "no finished run has FID"),
-        ("ACC,ACC", "ACC stands there twice"),
+        ("ACC,ACC", "ACC appears twice"),
         ("", "there is no column ''"),
     ):
         assert main([str(many), "--columns", columns]) == 1

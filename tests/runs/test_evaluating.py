@@ -272,6 +272,6 @@ def test_a_task_without_validation_images_is_refused(
         return replace(task, val=task.val[task.val.labels < 0]) if task.index == 2 else task
 
     monkeypatch.setattr("cl_bench.data.scenarios.task_of", without)
-    with pytest.raises(InputError, match=r"^evaluate_on=validation: a task has no images set apart; choose test$"):
+    with pytest.raises(InputError, match=r"^evaluate_on=validation: a task has no images set aside; choose test$"):
         run(small("method=finetune", "evaluate_every=1", *VALIDATION))
     assert not (tmp_path / "outputs").exists()

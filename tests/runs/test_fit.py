@@ -121,9 +121,13 @@ def _float(self: Classifier, batch: Any, optimizers: Any) -> Any:
     ("name", "wrong", "why"),
     [
         ("configure_optimizers", _scheduled, r"^method: Finetune\.configure_optimizers returns a scheduler"),
-        ("configure_optimizers", _of_another, r"^method: Finetune\.configure_optimizers steps weights that no state"),
-        ("train_step", _float, "^task 1, train: a step logs 'loss', which is no tensor of one number"),
-        ("train_step", lambda *_: {"loss": torch.zeros(3)}, "^task 1, train: a step logs 'loss', which is no tensor"),
+        ("configure_optimizers", _of_another, r"^method: Finetune\.configure_optimizers trains weights that are not"),
+        ("train_step", _float, "^task 1, train: a step logs 'loss', which is not a tensor of one number"),
+        (
+            "train_step",
+            lambda *_: {"loss": torch.zeros(3)},
+            "^task 1, train: a step logs 'loss', which is not a tensor",
+        ),
     ],
 )
 def test_what_a_phase_cannot_follow_is_refused(

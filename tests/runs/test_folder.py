@@ -248,7 +248,7 @@ def test_one_at_a_time(folder: RunFolder) -> None:
     other = RunFolder(folder.path, "key")
     with folder.opened():
         for anew in (False, True):
-            with pytest.raises(InputError, match="another process is at work in"), other.opened(anew):
+            with pytest.raises(InputError, match="another process works in"), other.opened(anew):
                 pass
         assert folder.path.exists()  # it was not moved away from under the first one
     with other.opened():

@@ -196,7 +196,7 @@ def test_a_finished_run_makes_the_model_that_is_asked_for_later(small: Compose) 
     assert (folder / "results.json").read_bytes() == before  # still finished
     shutil.rmtree(folder / "models")
     shutil.rmtree(folder / "checkpoints")
-    with pytest.raises(InputError, match="no state after task 4 any more; resume=false trains anew"):
+    with pytest.raises(InputError, match="no state after task 4 any more; resume=false trains again"):
         run(wishes[1])
     all_states = small(*ER_QUICK, "keep_checkpoints=null", root="all")
     run(all_states)
@@ -217,7 +217,7 @@ def test_a_method_that_has_learned_nothing_yet_says_so(small: Compose) -> None:
     run(settings)
     assert [file.name for file in (folder_of(settings) / "models" / "task0").iterdir()] == ["labels.json"]
     assert finished(settings)
-    with pytest.raises(InputError, match="after=0: the method has learned nothing by then"):
+    with pytest.raises(InputError, match="after=0: the method has learned nothing until then"):
         cl_bench.load(folder_of(settings)).predict(digits().x_test, after=0)
 
 
@@ -250,7 +250,7 @@ def widened(file: Path) -> None:
         ("model.safetensors", of_another, "is damaged, or another file"),
         ("labels.json", cut, "labels.json: labels.json is damaged"),
         ("labels.json", of_another, "labels.json: belongs to another run or task"),
-        ("labels.json", lambda file: file.write_text("[]"), "is no labels.json of cl_bench"),
+        ("labels.json", lambda file: file.write_text("[]"), "is not a labels.json of cl_bench"),
         ("labels.json", widened, "is of another network"),
     ],
 )
@@ -386,7 +386,7 @@ def test_a_run_is_measured_from_the_command_line(er: Path, own: Path, capsys: py
         (evaluate, ["RUN", "dataset=digits", "dataset.size=x"], "dataset.size=x: input should be a valid integer"),
         (evaluate, ["RUN", "dataset=image_folder"], "dataset.path: needs a value"),
         (evaluate, ["RUN", "afer=1"], "afer: no such key; did you mean 'after'?"),
-        (evaluate, ["RUN", "after=5"], "after=5: is no task that is learned; 0 to 4 are"),
+        (evaluate, ["RUN", "after=5"], "after=5: is not a task that was learned; 0 to 4 are"),
         (evaluate, ["RUN", "after=x"], "after=x: "),
         (evaluate, ["RUN", "after=1", "after=2"], "after=2: after is there twice"),
         (evaluate, ["RUN", "RUN"], "one folder at a time"),
@@ -396,7 +396,7 @@ def test_a_run_is_measured_from_the_command_line(er: Path, own: Path, capsys: py
         (predict, ["RUN"], "which pictures?"),
         (predict, ["RUN", "nowhere.png"], "images: nowhere.png: no such picture or folder"),
         (predict, ["RUN", "EMPTY"], "there is no picture in"),
-        (predict, ["RUN", "RUN/results.json"], "results.json: is no picture by its ending"),
+        (predict, ["RUN", "RUN/results.json"], "results.json: does not have the ending of a picture"),
         (predict, ["RUN", "EMPTY", "top=0"], "top=0: "),
         (predict, ["RUN", "EMPTY", "tsk=0"], "tsk: no such key; did you mean 'task'?"),
         (export, ["RUN", "task=5"], "task=5: there is no such task, 0 to 4"),
@@ -488,7 +488,7 @@ def test_a_graph_sees_images_as_their_task_does(scenario: str, small: Compose) -
 def test_what_is_no_graph_is_refused_with_the_reason(small: Compose) -> None:
     settings = small("method=supsup", "trainer.epochs=1", "scenario.n_tasks=2")
     run(settings)
-    with pytest.raises(InputError, match=r"^export: method=supsup: is no graph that torch alone can compute \(.+\)$"):
+    with pytest.raises(InputError, match=r"^export: method=supsup: cannot be a graph that needs only torch \(.+\)$"):
         cl_bench.load(folder_of(settings)).export()
     assert not (folder_of(settings) / "models").exists()
 

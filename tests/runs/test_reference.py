@@ -55,7 +55,7 @@ def test_the_same_benchmark_is_taken_whatever_the_method_and_its_training(joint:
         ("", "scenario.class_order=random", "scenario.class_order=fixed, here random"),
         ("", "scenario.class_order=[9,8,7,6,5,4,3,2,1,0]", "scenario.class_order=fixed, here [9,8,"),
         ("", "dataset.size=16", "dataset.size="),
-        ("scenario=permuted scenario.n_tasks=2", "seed=1", "seed=0, here 1, which decides on the permutations"),
+        ("scenario=permuted scenario.n_tasks=2", "seed=1", "seed=0, here 1, which determines the permutations"),
         ("scenario=permuted scenario.n_tasks=2", "scenario.first_plain=true", "scenario.first_plain=false, here true"),
         ("scenario=permuted scenario.n_tasks=2", "scenario=rotated", "scenario=permuted, here rotated"),
     ],
@@ -120,7 +120,7 @@ def test_a_reference_that_was_not_measured_after_each_task_is_refused(
     """Its last row is the end of a training on other tasks too, or of a network that knows the last task alone."""
     settings = small(f"method={method}", "measure_every=2", "trainer.epochs=1")
     run(settings)
-    line = r"has no accuracy on some of its tasks: it was run with measure_every=2, where 1 is needed$"
+    line = r"has no accuracy on some of its tasks: it was run with measure_every=2, and 1 is needed$"
     with pytest.raises(InputError, match=line):
         asked(folder_of(settings), "trainer.epochs=1")
 

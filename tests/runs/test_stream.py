@@ -48,7 +48,9 @@ def test_what_needs_borders_is_refused_with_what_does_not(small: Compose) -> Non
     with pytest.raises(NotApplicable) as refused:
         check_settings(small("method=icarl", *ONLINE))
     line = str(refused.value)
-    assert line.startswith("method=icarl: must know where a task ends, and a stream (scenario.passes=online)")
+    assert line.startswith(
+        "method=icarl: must know where a task ends, which is unknown in a stream (scenario.passes=online)"
+    )
     named = line.partition("try method=")[2].split(", ")
     assert {"finetune", "er", "der"} <= set(named)
     assert not {"icarl", "joint", "packnet", "dgr"} & set(named)

@@ -232,7 +232,7 @@ def test_a_stream_is_drawn_over_its_images(small: Compose) -> None:
     [
         ("[tensorbord]", r"there is no logger 'tensorbord' to add; did you mean 'tensorboard'\?"),
         ("[csv]", r"there is no logger 'csv' to add; choose from mlflow, tensorboard, wandb"),
-        ("[wandb,wandb]", r"names one of them twice; choose from mlflow, tensorboard, wandb"),
+        ("[wandb,wandb]", r"names a logger twice; choose from mlflow, tensorboard, wandb"),
         ("[]", r"names none; choose from mlflow, tensorboard, wandb"),
         ("[{project: p}]", r"logger.loggers\[0\]={\"project\":\"p\"}: must be {_target_: PACKAGE.MODULE.CLASS, "),
         ("[wandb,7]", r"logger.loggers\[1\]=7: must be {_target_: PACKAGE.MODULE.CLASS, KEY: VALUE}"),

@@ -294,7 +294,7 @@ def test_a_loss_that_nobody_logs_is_no_silent_plateau(tmp_path: Path) -> None:
     def unlogged(learner: Learner, task: Task, fit: Fit) -> None:
         fit(learner, task.train, phase="train", step=lambda batch, optimizer: {})
 
-    with pytest.raises(InputError, match=r"^scheduler\.monitor=train_loss: Finetune logs no 'loss'"):
+    with pytest.raises(InputError, match=r"^scheduler\.monitor=train_loss: Finetune does not log 'loss'"):
         learn(method, scenario, 0, tmp_path, unlogged, schedule=plateau)
 
 

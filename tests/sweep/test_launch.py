@@ -170,13 +170,13 @@ def test_the_time_to_go_is_told_by_runs_of_the_same_configuration(tmp_path: Path
     view = View(jobs, jobs, tmp_path, quiet=False)
     (tmp_path / "0").write_text(json.dumps({"began": time.time() - 10}))
     assert "4 left" not in seen(view)
-    assert "time to go not known yet" in seen(view)
+    assert "remaining time not known yet" in seen(view)
     (tmp_path / "0").write_text('{"began": 100, "ended": 110, "reason": null}')
     (tmp_path / "1").write_text(json.dumps({"began": time.time()}))
     assert "more than 0:00:10 to go" in seen(view)
     (tmp_path / "1").write_text('{"began": 110, "ended": 120, "reason": null}')
     (tmp_path / "2").write_text(json.dumps({"began": time.time() - 100}))
-    assert "time to go not known yet" in seen(view)
+    assert "remaining time not known yet" in seen(view)
     learned(jobs[2].folder, 1, of=5)
     assert "0:15:00 to go" in seen(view)  # 400 s, and 500 s for the other seed
     assert "more than" not in seen(view)
@@ -252,11 +252,11 @@ def test_what_has_no_meaning_is_left_out_of_a_sweep(
     lines = [line for line in said.splitlines() if "has no meaning" in line]
     assert len(lines) == 2
     for line, method in zip(lines, ("packnet", "hat"), strict=True):
-        assert line.startswith(f"  not applicable method={method}: has no meaning in scenario=class_incremental")
+        assert line.startswith(f"  not applicable method={method}: does not work in scenario=class_incremental")
         assert "scenario=domain_incremental" in line
         assert line.endswith(" (4 runs)")
     assert main(["method=packnet"]) == 1
-    assert capsys.readouterr().err.startswith("error: method=packnet: has no meaning in scenario=class_incremental")
+    assert capsys.readouterr().err.startswith("error: method=packnet: does not work in scenario=class_incremental")
 
 
 def test_a_failure_beside_what_has_no_meaning_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,7 +448,7 @@ def test_workers_die_with_their_sweep_and_the_same_command_waits(launcher: str, 
         again = start(*command, cwd=tmp_path)
         assert again.stderr
         line = again.stderr.readline()
-        assert line.startswith("another process is at work in outputs/")
+        assert line.startswith("another process works in outputs/")
         assert line.endswith("; waiting for it\n")
     said, complaints = again.communicate()
     assert (again.returncode, complaints) == (0, "")

@@ -124,7 +124,7 @@ def test_keys_of_training_are_searched_and_stay_out_of_tuned_files(
     assert settings["label_smoothing"] in (0.1, 0.2)
     assert settings["scenario"]["val_fraction"] == 0.2
     assert "picked up" not in said
-    assert "no file of conf/tuned, which may set the method and its optimizer alone, and not " in said
+    assert "not a file for conf/tuned, which may set only the method and its optimizer, not " in said
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -181,7 +181,7 @@ def test_a_database_lies_in_its_folder_and_is_one_line_when_damaged(small_search
     small_search("hparams_search.trials=1", root="o?x")
     (database,) = (tmp_path / "o?x").glob("*/search-*/study.db")
     database.write_bytes(database.read_bytes()[:10_000])
-    with pytest.raises(InputError, match=r"study.db: can't be used \(.*malformed\); delete it, and the search begins"):
+    with pytest.raises(InputError, match=r"study.db: can't be used \(.*malformed\); delete it to start"):
         small_search("hparams_search.trials=1", root="o?x")
 
 
@@ -248,7 +248,7 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
     assert said.count(": failed: task 1, train, step") == states.count("FAIL")
     assert f"best of {states.count('COMPLETE')} trials ({states.count('FAIL')} failed)" in said
     ends = [f"hparams_search.space.optimizer.lr.{end}" for end in ("low=1e29", "high=1e30")]
-    with pytest.raises(KnownError, match=r"no trial got to its end; optimizer.lr=\S+: failed: task 1, train"):
+    with pytest.raises(KnownError, match=r"no trial was finished; optimizer.lr=\S+: failed: task 1, train"):
         search([*rates, "hparams_search.trials=1", *ends])
 
 
@@ -256,7 +256,7 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
     ("override", "line"),
     [
         ("scenario.val_fraction=0", "scenario.val_fraction=0: sets no validation images aside"),
-        ("scenario.val_fraction=0.9999", "scenario.val_fraction=0.9999: leaves nothing to train on"),
+        ("scenario.val_fraction=0.9999", "scenario.val_fraction=0.9999: leaves no training image"),
         ("hparams_search.first_tasks=3", "hparams_search.first_tasks=3: there are 2 tasks"),
         ("hparams_search.first_tasks=0", "hparams_search.first_tasks=0: input should be greater than 0"),
         ("hparams_search.trials=0", "hparams_search.trials=0: input should be greater than 0"),
@@ -266,24 +266,24 @@ def test_a_trial_that_fails_says_why_and_the_search_goes_on(tmp_path: Path, caps
         ("hparams_search.space.method.strength.low=0", "hparams_search.space.method.strength: .*log"),
         ("hparams_search.space.method.strength.low=abc", "hparams_search.space.method.strength.low=abc"),
         ("hparams_search.space.method.strength=5", "hparams_search.space.method.strength=5: needs low and high"),
-        ("hparams_search.space.method=5", "hparams_search.space.method=5: has keys of its own"),
+        ("hparams_search.space.method=5", "hparams_search.space.method=5: has several keys"),
         ("method=finetune", "hparams_search.space.method.strength: there is no method.strength to search"),
         ("hparams_search=n_gen", "hparams_search.space.method.n_gen: there is no method.n_gen to search"),
         (
             "+hparams_search.space.scheduler={choices: [none]}",
-            r"space.scheduler: which scheduler it is can't be searched",
+            r"space.scheduler: scheduler cannot be searched",
         ),
-        ("hparams_search.space={method: {choices: [ewc]}}", "space.method: which method it is can't be searched"),
-        ("hparams_search.space.choices.method={choices: [ewc]}", "space.choices: is no key of a person"),
-        ("hparams_search.space.hparams_search.trials={low: 1, high: 2}", "space.hparams_search: is no key of a person"),
+        ("hparams_search.space={method: {choices: [ewc]}}", "space.method: method cannot be searched"),
+        ("hparams_search.space.choices.method={choices: [ewc]}", "space.choices: cannot be searched"),
+        ("hparams_search.space.hparams_search.trials={low: 1, high: 2}", "space.hparams_search: cannot be searched"),
         ("hparams_search.space.trainer.chunk={low: 1, high: 2}", "space.trainer.chunk: changes no accuracy"),
         ("hparams_search.space.keep_models={choices: [last]}", "space.keep_models: changes no accuracy"),
         ("hparams_search.space.evaluate_every={low: 1, high: 2}", "space.evaluate_every: changes no accuracy"),
-        ("hparams_search.space.scenario.n_tasks={low: 1, high: 2}", "space.scenario: says what is learned"),
-        ("hparams_search.space.seed={low: 1, high: 2}", "space.seed: says what is learned"),
+        ("hparams_search.space.scenario.n_tasks={low: 1, high: 2}", "space.scenario: changes what is learned"),
+        ("hparams_search.space.seed={low: 1, high: 2}", "space.seed: changes what is learned"),
         ("seed=-1", "seed=-1"),
-        ("trainer.patience=1", "trainer.patience=1: goes by the validation images"),  # which the last run lacks
-        ("scheduler=plateau", "scheduler.monitor=val_accuracy: goes by the validation images"),
+        ("trainer.patience=1", "trainer.patience=1: needs validation images"),  # which the last run lacks
+        ("scheduler=plateau", "scheduler.monitor=val_accuracy: needs validation images"),
     ],
 )
 def test_one_line_says_what_can_not_be_searched(override: str, line: str, small_search: Search, tmp_path: Path) -> None:

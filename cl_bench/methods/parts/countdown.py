@@ -48,8 +48,8 @@ def countdown(interval: int | None, problem: Problem) -> Countdown | None:
     """
     if interval is None and problem.online:
         raise InputError(
-            "method.consolidate_every=null: consolidates when a task ends, and scenario.passes=online tells nobody of "
-            "that; set a number of mini-batches, such as method.consolidate_every=100"
+            "method.consolidate_every=null: consolidates when a task ends, and with scenario.passes=online the end is "
+            "not known; set a number of mini-batches, such as method.consolidate_every=100"
         )
     return Countdown(interval) if interval else None
 

@@ -33,7 +33,7 @@ class Exemplary(Classifier):
         self.n_exemplars = cast(int, self.memory.n_images)
         most = max(map(len, problem.outputs))
         if memory.per == "task" and self.n_exemplars < most:
-            raise InputError(f"{memory}: less than one for each of {most} classes of a task; set more")
+            raise InputError(f"{memory}: less than one image for each of {most} classes of a task; set more")
 
     def with_exemplars(self, data: Data) -> Data:
         """The data of a task, and the exemplars of those before it."""

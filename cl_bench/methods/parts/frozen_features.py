@@ -52,8 +52,8 @@ class FrozenFeatures(Classifier):
         super().__init__(problem, network, optimizer)
         if first_task and problem.online:
             raise InputError(
-                "method.first_task=true: a stream (scenario.passes=online) doesn't say where the first task ends; set "
-                "false"
+                "method.first_task=true: in a stream (scenario.passes=online) the end of the first task is not known; "
+                "set false"
             )
         if first_task and not any(weights.requires_grad for weights in network.features.parameters()):
             raise InputError("method.first_task=true: the features of this network have nothing to train; set false")

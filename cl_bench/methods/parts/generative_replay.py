@@ -162,7 +162,9 @@ class GenerativeReplay(Classifier):
             counts = torch.bincount(answered, minlength=self.problem.n_outputs).tolist()
         if len(old.classes) > 1 and sum(count > 0 for count in counts) == 1:
             n, task = sum(counts), self.index + 1
-            log.warning("task %d: the generator has collapsed; class counts of %d images: %s", task, n, counts)
+            log.warning(
+                "task %d: the generator has collapsed; numbers of images per class among %d images: %s", task, n, counts
+            )
         return diagnostics
 
     def generate(self, n: int) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ class Isolation(Classifier):
         super().__init__(problem, network, optimizer)
         if network.state_dict().keys() - dict(network.named_parameters()).keys():
             raise InputError(
-                "network: its running statistics are moved by every task, so no task could keep what it learned; "
+                "network: every task changes its running statistics, so no task could keep what it learned; "
                 "choose one without batch normalization, such as network=mlp (or network.norm=none of network=dcgan)"
             )
         self._frozen = Frozen({})  # follows from the state, so no part of it

@@ -47,16 +47,16 @@ class Budget:
         size = bytes_per_image(problem, n_logits)
         n_images = self.images if self.bytes is None else self.bytes // size
         if not n_images:
-            raise InputError(f"memory.bytes={self.bytes}: an image takes {size}, so set at least that")
+            raise InputError(f"memory.bytes={self.bytes}: an image takes {size}; set at least this number")
         times = {"total": 1, "class": sum(map(len, problem.outputs)), "task": problem.n_tasks}[self.per]
         if self.available is not None and n_images * times > self.available:
-            log.warning("%s: there are only %d training images, and no more are kept", self, self.available)
+            log.warning("%s: there are only %d training images, and all of them are kept", self, self.available)
         return n_images
 
     def places(self, problem: Problem, n_logits: int = 0) -> int:
         """The places of a reservoir. Raises InputError for a budget per class or task, as a stream has neither."""
         if self.per != "total":
-            raise InputError(f"memory.per={self.per}: a reservoir counts all its images together; set memory.per=total")
+            raise InputError(f"memory.per={self.per}: a reservoir has one total size; set memory.per=total")
         n_images = self.count(problem, n_logits)
         return n_images if self.available is None else min(n_images, self.available)
 
@@ -102,7 +102,7 @@ class Memory(Growing):
             classes = sum(map(len, problem.outputs))
             if self.per == "total" and self.n_images < classes:
                 holds = f" holds {self.n_images} images," if budget.bytes else ""
-                missing = f"less than one for each of {classes} classes of all tasks together"
+                missing = f"less than one image for each of {classes} classes of all tasks together"
                 raise InputError(f"{budget}:{holds} {missing}; set more, or memory.per=class or task")
         self.register_buffer("images", torch.empty(0, dtype=problem.image_dtype if problem else torch.uint8))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))

@@ -27,6 +27,6 @@ def check_alone(network: nn.Module, method: str) -> None:
     """Raises InputError for a network that an image can't train alone."""
     if batch_norms(network):
         raise InputError(
-            f"network: its batch normalization needs many images at once, and method={method} learns from one image "
-            "after another; choose a network without it, such as network=mlp or network=cnn"
+            f"network: its batch normalization needs several images at once, and method={method} learns from single "
+            "images; choose a network without it, such as network=mlp or network=cnn"
         )

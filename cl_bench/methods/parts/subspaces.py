@@ -222,7 +222,7 @@ class InputSpace(nn.Module):
         moved_by_every_task = network.state_dict().keys() - dict(network.named_parameters()).keys()
         if sum(map(len, self.parts.values())) < len(names) or moved_by_every_task:
             raise InputError(
-                "method.space=inputs: it projects linear and convolutional layers, and this network has others, such "
+                "method.space=inputs: it needs linear and convolutional layers, and this network has others, such "
                 "as normalization; choose method.space=gradients, or network=mlp"
             )
         self.names, weights = names, dict(network.named_parameters())

@@ -61,7 +61,8 @@ class TwoPlayers(Learner):
         """
         if not self.step_index and self.n_steps < self.n_critic:
             log.warning(
-                "n_critic=%d: the generator learns nothing in a training of %d mini-batches; train longer or lower it",
+                "n_critic=%d: the generator learns nothing in a training of %d "
+                "mini-batches; train longer, or decrease it",
                 self.n_critic,
                 self.n_steps,
             )
