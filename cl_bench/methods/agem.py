@@ -1,4 +1,4 @@
-"""Averaged gradient episodic memory (Chaudhry et al., 2019): no step that would raise the mean loss on the past."""
+"""Averaged gradient episodic memory (Chaudhry et al., 2019): no step raises the mean loss on old tasks."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class AGEM(Classifier):
-    """Objective at each step: the cross-entropy on the mini-batch, with its gradient g, where <g, r> < 0, replaced by
-    g - (<g, r> / <r, r>) r: the vector nearest to g that doesn't raise the loss on memory (equation 11).
+    """Objective at each step: the cross-entropy on the mini-batch, with gradient g. If <g, r> < 0, g is replaced by g -
+    (<g, r> / <r, r>) r: the nearest vector that does not raise the loss on memory (equation 11).
 
-    r is the gradient of the mean loss on images drawn from the memories of all old tasks, anew at every step. A
-    memory is drawn from its task when that ends. In a stream the memory is a reservoir of all images that came, and so
-    r speaks for all of them. The promise is about the gradient: plain SGD follows it, while momentum and Adam turn away
-    from it.
+    r is the gradient of the mean loss on images drawn from the memories of all old tasks, new ones at every step. The
+    memory of a task is drawn when the task ends. In a stream the memory is a reservoir of all images so far, so r
+    represents all of them. The guarantee holds for plain SGD. Momentum and Adam make other steps.
 
     Args:
-        memory: images kept; in total, the same number of each class. In a stream any of all images, each with the same
-            chance, counted in total.
-        n_replay: images of memory in each step.
+        memory: images kept; in total, the same number of each class. In a stream every image has the same probability,
+            and the size is a total.
+        n_replay: images from memory in each step.
     """
 
     family = "optimization"

@@ -114,7 +114,7 @@ class Method(Learner):
     `config.training` have no effect, except with `method.first_task`. by_gradients: the same for the current phase.
     refused: keys that it refuses, and why. unread: keys without effect if other keys have these values; a tuple has
     several values, and `...` is any value except null. answers_by: beginnings of the state's names that predictions
-    need. grows: whether another run can continue it (`runs.continued`). family: its color in the report. index: the task.
+    need. grows: whether another run can continue it (`runs.continued`). family: its report color. index: the task.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")

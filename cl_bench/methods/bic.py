@@ -1,4 +1,4 @@
-"""Bias correction (Wu et al., 2019): two numbers for each task put its logits right, fitted on images set apart."""
+"""Bias correction (Wu et al., 2019): two numbers per task correct the logits, fitted on images that are set aside."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ HeldOut = Annotated[float, Gt(0), Lt(1)]
 
 
 class CorrectedHead(nn.Linear):
-    """a_t z_c + b_t for each output c of task t, with z its logit (equation 4). With a = 1, b = 0 it is a linear head.
+    """a_t z_c + b_t for each output c of task t, with its logit z (equation 4). With a = 1, b = 0 it is a linear head.
 
     Args:
-        width: of the features.
+        width: number of features.
         task_of_output: int64 (n_outputs,).
 
-    a, b: of each task, (n_tasks,).
+    a, b: the pair of each task, (n_tasks,).
     """
 
     a: Tensor
@@ -48,23 +48,23 @@ class CorrectedHead(nn.Linear):
 
 
 class BiC(DistilledRehearsal):
-    """Two stages in each task t but the first. Some exemplars of each old class, and as many images of each new one,
-    are set apart.
+    """From the second task on, each task has two stages. Some exemplars of each old class, and the same number of
+    images of each new class, are set aside.
 
-    1. On the other images and exemplars: (1 - r) CE + r KD, with r the share of classes that are old (equations 1 to
-       3); see `DistilledRehearsal`.
-    2. The network is frozen. Logits of the new classes become a z + b, those of old ones stay; (a, b) minimize the
-       cross-entropy over the classes so far on the images set apart (equation 5) + ridge / 2 ((a - 1)^2 + b^2), a
-       convex problem of two numbers.
+    1. On the other images and exemplars: (1 - r) CE + r KD, where r is the share of old classes (equations 1 to 3); see
+       `DistilledRehearsal`.
+    2. The network is frozen. Logits of the new classes become a z + b, and logits of old classes do not change. (a, b)
+       minimize the cross-entropy over the classes so far on the images set aside (equation 5) + ridge / 2 ((a - 1)^2 +
+       b^2). This is a convex problem with two variables.
 
-    The pair of a task belongs to its classes from then on: in answers, and in both networks of KD.
+    After that, the pair of a task is applied to its classes in predictions and in both networks of KD.
 
     Args:
-        memory: exemplars kept, chosen by herding, those set apart included.
-        temperature: T of both softmaxes in KD; higher makes small probabilities count more.
-        held_out: share of the exemplars of each old class that is set apart, one at least.
-        ridge: pull of (a, b) to (1, 0). Where a and b get all images set apart right, no finite pair is the best, and
-            the paper's short descent stops somewhere; higher stays nearer to no correction.
+        memory: exemplars kept, chosen by herding, including those set aside.
+        temperature: T of both softmaxes in KD; a higher value makes small probabilities count more.
+        held_out: share of the exemplars of each old class that is set aside, at least one.
+        ridge: pulls (a, b) to (1, 0). If a pair classifies all images set aside correctly, no finite pair is the best
+            without it; in the paper early stopping keeps the pair finite. A higher value corrects less.
     """
 
     family = "rehearsal"

@@ -1,4 +1,4 @@
-"""CLNP (Golkar, Kagan and Cho, 2019): what a task leaves idle of a sparse network is free for the next task."""
+"""CLNP (Golkar, Kagan and Cho, 2019): units that a task does not use in a sparse network are free for the next task."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cl_bench.networks.plain import gated, hidden_layers, inputs_from, weighted
 
 class CLNP(Isolation):
     """Objective at task t: cross-entropy + l1 sum_j |w_j|, over the weights into free units and the task's own rows of
-    the head. What leads into a unit that an earlier task uses is never changed again.
+    the head. Weights into units that earlier tasks use never change again.
 
-    When the task is trained, a unit is active whose mean |activation| over the training images is above a threshold:
-    the largest by which the accuracy on validation images falls by no more than `margin`, the others being 0 ("graceful
-    forgetting"). Active units are used from then on, along with those of earlier tasks. Weights from other units into
-    used ones, or into the task's rows of the head ("interference"), are set to 0 for ever; the weights into the free
-    units are drawn anew for the next task, which may read used units but not move them.
+    After the training a unit is active if its mean |activation| over the training images is above a threshold. The
+    threshold is the largest one for which the accuracy on validation images falls by at most `margin` when the other
+    units are 0 ("graceful forgetting"). Active units belong to the used units from then on. Weights from other units
+    into used units or into the task's rows of the head ("interference") are set to 0 for ever. Weights into free units
+    are drawn again for the next task. The next task may read used units, but cannot change them.
 
     Args:
-        l1: higher leaves more units idle, and learns less.
-        margin: accuracy on validation images that a task may lose; more leaves more units to later tasks.
+        l1: a higher value gives more inactive units and learns less.
+        margin: accuracy on validation images that a task may lose; a higher value frees more units.
     """
 
     needs_validation = True

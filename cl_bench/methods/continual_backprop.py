@@ -1,4 +1,4 @@
-"""Continual backpropagation: units that do least are replaced by new ones, so that a network stays able to learn."""
+"""Continual backpropagation: the least useful units are replaced, so that a network stays able to learn."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ Utility = Literal["adaptable_contribution", "contribution"]
 class ContinualBackprop(Classifier):
     """Objective: the cross-entropy on the mini-batch. After each step, in each hidden layer:
 
-    1. u <- eta u + (1 - eta) c for the utility u of each unit, with its contribution c = mean |h| sum_k |w_out,k|, or
-       the adaptable one, c = mean |h - h^| mean_k |w_out,k| / mean_j |w_in,j|. h is what the unit gives for the
-       mini-batch, h^ the running mean of that (eta too). Both are corrected for their start: u / (1 - eta^age).
-    2. Of the units older than `maturity` steps the share `replacement_rate` is due; fractions are summed up. Those of
-       least utility are replaced: incoming weights drawn as at the beginning, bias 0, outgoing weights 0. What the
-       unit gave on average, w_out h^, is added to the biases of the next layer. Its age, utility and running mean
-       start anew, and what the optimizer knows of its weights.
+    1. u <- eta u + (1 - eta) c, the utility of each unit. The contribution is c = mean |h| sum_k |w_out,k|. The
+       adaptable contribution is c = mean |h - h^| mean_k |w_out,k| / mean_j |w_in,j|. h is the output of the unit for
+       the mini-batch, and h^ is its running mean, also with eta. Both are corrected for their start: u / (1 - eta^age).
+    2. Of the units older than `maturity` steps the share `replacement_rate` is replaced; fractions are summed up. The
+       units with the least utility are replaced: new random incoming weights, bias 0, outgoing weights 0. The mean
+       contribution w_out h^ of the unit is added to the biases of the next layer. Its age, utility, running mean and
+       the optimizer's state for its weights are reset.
 
-    (Dohare et al., 2021 and 2024.) It keeps a network plastic; it does nothing against forgetting.
+    (Dohare et al., 2021 and 2024.) It keeps a network plastic. It does nothing to avoid forgetting.
 
     Args:
-        replacement_rate: rho, of the mature units at each step; higher keeps more plastic, and forgets more.
-        maturity: m, steps for which a new unit is safe; more gives it longer to become useful.
-        decay: eta, of utilities and means; higher looks further back.
+        replacement_rate: rho, of the units older than `maturity` at each step; a higher value keeps more plasticity and
+            forgets more.
+        maturity: m, steps before a new unit can be replaced; a higher value gives it more time to become useful.
+        decay: eta, of utilities and means; a higher value averages over more steps.
         utility: which contribution.
     """
 
@@ -100,12 +101,12 @@ class ContinualBackprop(Classifier):
 
 
 class Units(nn.Module):
-    """The units of a hidden layer (the channels of a convolution): their utility, and which of them are replaced.
+    """The units of a hidden layer (the channels of a convolution), their utility, and the choice of units to replace.
 
-    How many are due follows from ages alone, so it is counted here, and no step waits for a GPU to say it.
+    The number of units to replace depends only on ages, so it is counted here, and no step waits for a GPU.
 
     Args:
-        below, above: the layers whose rows of weights lead to the units and whose columns lead on from them.
+        below, above: the layers before and after the units: rows of weights of `below`, columns of weights of `above`.
         maturity, decay, utility: see `ContinualBackprop`.
     """
 

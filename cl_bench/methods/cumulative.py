@@ -1,4 +1,4 @@
-"""Cumulative training: every image seen so far is kept and trained on again; the upper bound task by task."""
+"""Cumulative training: every image so far is kept and trained on again; the upper bound after each task."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Cumulative(Classifier):
-    """Objective at task t: the cross-entropy on the union of tasks 1 to t, from the weights that t-1 left.
+    """Objective at task t: the cross-entropy on the union of tasks 1 to t, from the weights at the end of task t-1.
 
-    With epochs the cost grows with the square of the number of tasks; with iterations each task costs the same.
+    With epochs the cost grows with the square of the number of tasks. With iterations each task costs the same.
     """
 
     family = "reference"

@@ -1,4 +1,6 @@
-"""DEN, dynamically expandable networks (Yoon et al., 2018): a network that grows where old units can't serve a task."""
+"""DEN, dynamically expandable networks (Yoon et al., 2018): a network that grows if old units are not enough for a
+task.
+"""
 
 from __future__ import annotations
 
@@ -36,27 +38,25 @@ class Old(NamedTuple):
 
 
 class DEN(Growing, Classifier):
-    """Learns the first task with l1 |W|_1 (equation 2), and each later task t, with L its cross-entropy, in steps:
+    """Learns the first task with l1 |W|_1 (equation 2), and each later task t, with cross-entropy L, in these steps:
 
-    1. select: its rows of the head alone, L + l1 |W|_1 (equation 3). S: the units from which they can be reached along
-       weights that are not 0.
-    2. retrain: the weights between units of S alone, L + l2 |W_S|^2 / 2 (equation 4).
-    3. expand, where the mean L over the training images is then above tau: `new_units` in each hidden layer, whose
-       weights alone learn, L + l1 |W_N|_1 + group_lasso sum_g |W_g|_2, g the weights into one new unit (equation 5).
-       New units into which no weight leads any more are taken away.
-    4. drift: all weights, L + pull |W - W_old|^2, with W_old from before the task (equation 6).
-    5. split, where a unit's weights have moved by more than sigma: the unit gets its old weights back and is left to
-       old tasks, a copy with the new ones takes its place from now on; then equation 6 again.
+    1. select: only its rows of the head, L + l1 |W|_1 (equation 3). S: units connected to them by weights other than 0.
+    2. retrain: only the weights between units of S, L + l2 |W_S|^2 / 2 (equation 4).
+    3. expand, if the mean L over the training images is then above tau: `new_units` in each hidden layer. Only their
+       weights are trained, L + l1 |W_N|_1 + group_lasso sum_g |W_g|_2, where g are the weights into one new unit
+       (equation 5). New units with no weights into them other than 0 are removed.
+    4. drift: all weights, L + pull |W - W_old|^2, where W_old are the weights before the task (equation 6).
+    5. split, if a unit's weights have moved by more than sigma: the unit gets its old weights again and is used only by
+       old tasks, and a copy with the new weights replaces it from now on. Then equation 6 is trained again.
 
-    Task t is answered by units that were there when it was learned and not left to older tasks by then (timestamps).
-    Every penalty is a proximal map after each step of the optimizer. Nothing says to which task an image belongs, so
-    the task must be given.
+    Task t uses the units that existed when it was learned and were not split before (timestamps). Every penalty is a
+    proximal map after each step of the optimizer. The task of an image must be given.
 
     Args:
-        l1: mu; higher selects fewer units, and leaves fewer weights of new ones.
-        l2: higher keeps the weights of S smaller.
-        group_lasso: gamma; higher takes more of the new units away.
-        pull: lambda; higher forgets less, and learns less with old units.
+        l1: mu; a higher value selects fewer units and leaves fewer weights of new units.
+        l2: a higher value keeps the weights of S smaller.
+        group_lasso: gamma; a higher value removes more of the new units.
+        pull: lambda; a higher value forgets less and changes old units less.
         tau: loss above which the network grows; 1e30 is never.
         sigma: distance above which a unit is split; 1e30 is never.
         new_units: k, in each hidden layer.

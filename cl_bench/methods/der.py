@@ -1,4 +1,4 @@
-"""Dark experience replay (Buzzega et al., 2020): on old images, the network answers as it did when they came."""
+"""Dark experience replay (Buzzega et al., 2020): the logits of replayed images stay near their stored logits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from cl_bench.networks.optimizers import Optimizer
 class DER(Classifier):
     """Objective at each step: CE(x, y) + alpha MSE(f(x'), z') + beta CE(f(x''), y'') (equations 5 and 6).
 
-    x', x'' are two independent draws from a reservoir over all training images, the current task's too; z' are the
-    logits f(x') of the step in which x' came, before its update, over every output. MSE is a mean over images and
+    x', x'' are two independent draws from a reservoir over all training images, including the current task. z' are the
+    logits f(x') over all outputs in the step in which x' came, before its update. MSE is a mean over images and
     outputs. beta = 0 is DER, beta > 0 is DER++.
 
-    The paper trains every output from the start. Logits of classes to come are kept and held too: where the
-    cross-entropy leaves these out, they stay as at random and so does what the memory says of them.
+    The paper trains all outputs from the start. Logits of future classes are stored and replayed too. If the
+    cross-entropy does not train them, they stay random, and so do the stored values.
 
     Args:
         memory: images kept, with their logits, counted in total.
-        alpha: higher holds the old answers more firmly.
-        beta: higher learns more from old labels.
+        alpha: a higher value keeps the logits nearer to the stored logits.
+        beta: a higher value learns more from old labels.
         n_replay: images in each draw; None: as many as the mini-batch has.
     """
 

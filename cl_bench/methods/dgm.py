@@ -1,4 +1,6 @@
-"""Dynamic generative memory (Ostapenko et al., 2019): a generator that reserves, grows and never forgets."""
+"""Dynamic generative memory (Ostapenko et al., 2019): a generator that reserves parts of itself, grows and never
+forgets.
+"""
 
 from __future__ import annotations
 
@@ -30,32 +32,33 @@ MOMENTS = 50  # of a task's training at which the masks are looked at
 
 
 class DGM(TwoPlayers, Classifier):
-    """Objective at task t, of the generator: -E D(G(z, y)) + lambda_aux CE(C(G(z, y)), y) + lambda_t R(M_t, M_<t);
-    of the discriminator, which starts anew: E D(G(z, y)) - E D(x) + lambda_gp penalty + CE(C(x), y) + CE(C(x'), y').
+    """Objective of the generator at task t: -E D(G(z, y)) + lambda_aux CE(C(G(z, y)), y) + lambda_t R(M_t, M_<t).
+    Objective of the discriminator, which has new weights: E D(G(z, y)) - E D(x) + lambda_gp penalty + CE(C(x), y) +
+    CE(C(x'), y').
 
-    x, y: images and classes of the task; x', y': images of past classes that the generator makes once, when the task
-    begins. D: a critic, sees the task only. C: the classifier of everything seen; it is the learner, and shares its
-    features (those of `network`) with D.
+    x, y: images and classes of the task. x', y': images of old classes, generated once when the task begins. D: a
+    critic, which gets only images of the task. C: the classifier of all classes so far. It makes the predictions and
+    shares its features (those of `network`) with D.
 
-    The generator's masks m = sigmoid(s e) are learned with it. s grows from 1 / s_max to s_max over the epochs, so
-    they end binary; what they open is reserved: no later step changes it, and images of past classes stay what they
-    were, bit for bit. R (equation 6) is the share of free capacity that a task opens; its weight lambda_t = sparsity *
-    size now / size at the start. The layers grow by what was reserved.
+    The masks m = sigmoid(s e) of the generator are learned with it. s grows from 1 / s_max to s_max over the epochs, so
+    masks become binary. What they use is reserved: no later step changes it, so generated images of old classes stay
+    the same, bit for bit. R (equation 6) is the share of free capacity that a task uses. Its weight is lambda_t =
+    sparsity * size now / size at the start. The layers grow by the number that was reserved.
 
     Args:
         network: of C and D.
         generator: with masks.
         optimizer: of both.
         n_gen: images replayed.
-        n_gen_mode: whether they are counted per past task or in total.
+        n_gen_mode: whether they are counted per old task or in total.
         mask: of units (activations) or of weights.
         mask_position: of a mask of units, after or before normalization and ReLU.
         s_max: scale of the masks at the end.
-        sparsity: lambda_RU; higher reserves less.
+        sparsity: lambda_RU; a higher value reserves less.
         lambda_aux: weight of the class in the generator's loss.
         lambda_gp: weight of the gradient penalty.
         n_critic: discriminator steps per generator step.
-        generator_epochs: passes over a task's images, None for the trainer's.
+        generator_epochs: passes over a task's images; None: as in the trainer.
         generator_steps: mini-batches per task instead.
     """
 

@@ -1,4 +1,4 @@
-"""Deep generative replay (Shin et al., 2017): the past comes back from a generator, with the old solver's labels."""
+"""Deep generative replay (Shin et al., 2017): a generator draws images of old tasks, and the old solver labels them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class DGR(GenerativeReplay):
-    """Objective at task t, of the solver: r CE(x, y) + (1 - r) CE(x', y'), with images x' of the generator that
-    task t-1 left and their labels y' by the solver that task t-1 left; of the generator: the same mixture.
+    """Objective of the solver at task t: r CE(x, y) + (1 - r) CE(x', y'). x' are images of the generator at the end of
+    task t-1, and the solver at the end of task t-1 gives their labels y'. The generator trains on the same mixture.
 
     Args:
-        replay: `fixed` draws the images once per task, `n_gen` of them, and mixes them with the task's own (then r is
-            the task's share of the images); `fresh` draws new ones for every mini-batch.
-        ratio: r for fresh replay, None for 1 / t.
-        labels: the old solver's choice (hard), or its softened prediction as a target (soft).
-        temperature: of soft labels, 2 in the literature.
-        balance: of a fixed set: draw more images than needed and keep equally many of each class, as far as they come.
-        generator: starts each task from random weights (reset) or from the last task's (continue).
+        replay: `fixed` draws `n_gen` images once per task and mixes them with the task's images; then r is the task's
+            share of the images. `fresh` draws new images for every mini-batch.
+        ratio: r for fresh replay; None: 1 / t.
+        labels: the class that the old solver predicts (hard), or its probabilities at a temperature (soft).
+        temperature: of soft labels; 2 in the literature.
+        balance: with `fixed`, draw more images than needed and keep the same number of each class, if there are enough.
+        generator: each task starts from random weights (reset) or from the last task's weights (continue).
 
-    The others are those of `GenerativeReplay`.
+    The other arguments are those of `GenerativeReplay`.
     """
 
     unread: ClassVar[dict[str, dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""Experience replay: some images of the past in every mini-batch (Chaudhry et al., 2019; Riemer et al., 2019)."""
+"""Experience replay: images from a memory in every mini-batch (Chaudhry et al., 2019; Riemer et al., 2019)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class ER(Classifier):
-    """Objective at each step: the mean cross-entropy on the mini-batch and as many images of memory together.
+    """Objective at each step: the mean cross-entropy on the mini-batch and images from memory together.
 
     Args:
         memory: images kept.
-        selection: which. `reservoir`: any of all training images that ever came, each with the same chance, the current
-            task's too, renewed after each step; counted in total. `random`: drawn from a task when it ends, the same
-            number of each class if they are counted in total.
-        n_replay: images of memory in each step; None: as many as the mini-batch has.
+        selection: which images. `reservoir`: a random sample of all training images so far, including the current task,
+            updated after each step and counted in total. `random`: drawn from a task when it ends; if counted in total,
+            the same number of each class.
+        n_replay: images from memory in each step; None: as many as the mini-batch has.
         weighting: `joint`, one mean over all images; `by_task`, (1/t) CE of the mini-batch + (1 - 1/t) CE of memory at
-            task t, from 1 (van de Ven and Tolias, 2019), for a memory of old tasks alone.
+            task t, counted from 1 (van de Ven and Tolias, 2019), for a memory of only old tasks.
     """
 
     family = "rehearsal"

@@ -1,4 +1,4 @@
-"""Experience replay with an asymmetric cross-entropy (Caccia et al., 2022): new classes don't push old ones away."""
+"""Experience replay with an asymmetric cross-entropy (Caccia et al., 2022): new classes do not lower old logits."""
 
 from __future__ import annotations
 

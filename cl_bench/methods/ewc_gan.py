@@ -1,4 +1,4 @@
-"""EWC on a generator (Seff et al., 2017): the conditional generator is pulled to the weights that drew past classes."""
+"""EWC on a generator (Seff et al., 2017): a penalty keeps the weights of a conditional generator near old weights."""
 
 from __future__ import annotations
 

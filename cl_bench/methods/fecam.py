@@ -1,4 +1,4 @@
-"""FeCAM (Goswami et al., 2023): frozen features, and for each class the distance by its own covariance."""
+"""FeCAM (Goswami et al., 2023): frozen features, and one covariance per class for the distance to its mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: each task is learned with nothing done against forgetting; the lower bound."""
+"""Fine-tuning: nothing is done to avoid forgetting; the lower bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cl_bench.methods.base import Classifier
 
 
 class Finetune(Classifier):
-    """Objective at task t: the cross-entropy on its own images, from the weights that task t-1 left."""
+    """Objective at task t: the cross-entropy on its own images, from the weights at the end of task t-1."""
 
     family = "reference"
     grows = True

@@ -1,4 +1,4 @@
-"""Gradient episodic memory (Lopez-Paz and Ranzato, 2017): no step that would raise the loss on an old task."""
+"""Gradient episodic memory (Lopez-Paz and Ranzato, 2017): no step raises the loss on an old task."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class GEM(Classifier):
-    """Objective at each step: the cross-entropy on the mini-batch, with its gradient g replaced by the vector nearest
-    to g that raises the loss on no old task's memory: min |u - g|^2, <u, g_k> >= 0 for all k < t (equation 8).
+    """Objective at each step: the cross-entropy on the mini-batch. Its gradient g is replaced by the nearest vector
+    that raises the loss on no old task's memory: min |u - g|^2, <u, g_k> >= 0 for all k < t (equation 8).
 
-    g_k is the gradient of the mean loss on the memory of task k, all of it, at every step. A memory is drawn from its
-    task when that ends. The promise is about u: plain SGD follows u, while momentum and Adam turn away from it.
+    g_k is the gradient of the mean loss on the whole memory of task k, computed at every step. The memory of a task is
+    drawn when the task ends. The guarantee holds for plain SGD. Momentum and Adam make other steps.
 
     Args:
         memory: images kept; in total, the same number of each class.
-        margin: gamma, the memory strength. Where g violates a constraint, g + gamma sum_k g_k takes its place before
-            the projection, which is the paper's v >= gamma in the dual: higher steps further towards all old tasks.
+        margin: gamma, the memory strength. If g violates a constraint, g + gamma sum_k g_k replaces g before the
+            projection, which is v >= gamma in the dual of the paper. A higher value helps old tasks more.
     """
 
     family = "optimization"

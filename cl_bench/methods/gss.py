@@ -1,4 +1,4 @@
-"""Gradient-based sample selection (Aljundi et al., 2019b), greedy: keeps images whose gradients differ."""
+"""Gradient-based sample selection (Aljundi et al., 2019b), greedy: keeps images with different gradients."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Selection = Literal["greedy", "random"]
 
 
 class GSS(Classifier):
-    """Objective at each step: the mean cross-entropy on the mini-batch and on images of memory together.
+    """Objective at each step: the mean cross-entropy on the mini-batch and on images from memory together.
 
-    greedy (algorithm 2): after the step each image gets a score, 1 + the largest cosine of the gradient of its loss
-    with those of some images drawn from memory. While there is room it is kept. Then an image of score c < 1, whose
-    gradient points away from all of them, may take the place of image i, drawn with a chance proportional to its own
-    score C_i: it does with probability C_i / (C_i + c). So what is kept comes to have diverse gradients, whatever the
-    order or the number in which classes come.
+    greedy (algorithm 2): after the step each image gets a score: 1 + the largest cosine of its gradient with the
+    gradients of some images drawn from memory. While there are free places, the image is kept. Then an image with score
+    c < 1, whose gradient points away from all of them, may replace image i, drawn with a probability proportional to
+    its score C_i. It does so with probability C_i / (C_i + c). So the kept images have different gradients, for any
+    order and frequency of classes.
 
-    random, what the paper compares with: of memory and mini-batch together, as many as there are places, each with the
-    same chance. Unlike in a reservoir, the past fades.
+    random, the baseline of the paper: the new memory is drawn from the memory and the mini-batch together, each with
+    the same probability. Unlike in a reservoir, old images disappear over time.
 
     Args:
         memory: images kept, each with its score, counted in total.
         selection: which.
-        n_replay: images of memory in each step; None: as many as the mini-batch has.
-        n_compared: images of memory whose gradients a new one is compared with; more see better what is kept already.
+        n_replay: images from memory in each step; None: as many as the mini-batch has.
+        n_compared: images from memory whose gradients a new image is compared with.
     """
 
     family = "rehearsal"
@@ -93,11 +93,11 @@ class GSS(Classifier):
 
 
 class Scored(Memory):
-    """Images of a stream of mini-batches, each with a score. Nothing in it waits for a GPU.
+    """Images of a stream of mini-batches, each with a score. No operation waits for a GPU.
 
     Args:
-        places: images kept at most.
-        problem: what they are of.
+        places: largest number of images kept.
+        problem: the benchmark of the images.
     """
 
     PARTS = (*Memory.PARTS, "scores")

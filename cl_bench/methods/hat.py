@@ -1,4 +1,4 @@
-"""Hard attention to the task (Serrà et al., 2018): every task opens some units, and those are never changed again."""
+"""Hard attention to the task (Serrà et al., 2018): every task learns which units it uses; these never change again."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ CLAMP = 6.0  # embeddings stay where their sigmoid still has a slope
 class HAT(Isolation):
     """Objective at task t: cross-entropy + sparsity * R, with R = sum a (1 - M) / sum (1 - M) over all hidden units.
 
-    a = sigmoid(s e) in [0, 1] multiplies what each unit gives, or each channel of a convolution; e is learned with
-    the weights. In every pass over the images s grows from 1 / s_max to s_max, so the masks a end binary. M: units
-    that earlier tasks opened; R is the share of the others that this one opens (section 2.6). A weight between two
-    units of M, and the bias of a unit of M, is not changed any more. Each task has its own rows of the head.
+    a = sigmoid(s e) in [0, 1] multiplies the output of each unit, or of each channel of a convolution. e is learned
+    with the weights. In every pass over the images s grows from 1 / s_max to s_max, so the masks a become binary. M:
+    units that earlier tasks use. R is the share of the other units that this task uses (section 2.6). A weight between
+    two units of M, and the bias of a unit of M, does not change any more. Each task has its own rows of the head.
 
-    Unlike in the paper's code, masks are rounded to 0 and 1 when their task ends, so that nothing leaks through a
-    mask of almost 0; weights are put back after each step, because a zero gradient does not stop momentum.
+    Unlike in the paper's code, masks are rounded to 0 and 1 when their task ends, because a mask near 0 would still let
+    old outputs change. Weights are restored after each step, because momentum changes weights even if the gradient is
+    0.
 
     Args:
-        s_max: larger makes masks harder, and lets tasks settle them faster.
-        sparsity: lambda; higher reserves less.
-        embedding_lr: step size of e, by plain SGD, since the paper's scaling of its gradient means nothing to Adam.
+        s_max: a higher value makes masks more binary, and tasks decide on their units earlier.
+        sparsity: lambda; a higher value uses fewer new units.
+        embedding_lr: step size of e, by plain SGD, because the paper's scaling of its gradient has no effect on Adam.
     """
 
     refused: ClassVar[dict[str, str]] = {

@@ -20,32 +20,32 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Previous(NamedTuple):
-    """The network that the last task left, frozen, and the outputs of older tasks alone, bool (n_outputs,): a class
-    that comes back is learned by its labels."""
+    """The frozen network of the last task, and the outputs of only older tasks, bool (n_outputs,). A class that comes
+    back is learned by its labels.
+    """
 
     network: nn.Module
     older: Tensor
 
 
 class ICaRL(Exemplary):
-    """Objective at task t, on its images and all exemplars: for each output a binary cross-entropy, summed. The target
-    is the label for the outputs of task t, and for older ones what the network of task t-1 says, sigmoid(f(x))
-    (algorithm 3).
+    """Objective at task t, on its images and all exemplars: a binary cross-entropy for each output, summed. The target
+    of the outputs of task t is the label. The target of older outputs is sigmoid(f(x)) of the network at the end of
+    task t-1 (algorithm 3).
 
-    When a task ends, each of its classes is given exemplars by herding: one after another, the image that brings the
-    mean of the chosen nearest to the mean of the class (algorithm 4). Older classes keep the first of theirs
-    (algorithm 5). An image belongs to the class whose exemplars have the nearest mean, by the current network
+    When a task ends, each of its classes gets exemplars by herding: one after another, the image that brings the mean
+    of the chosen images nearest to the mean of the class (algorithm 4). Older classes keep their first exemplars
+    (algorithm 5). An image belongs to the class whose exemplars have the nearest mean under the current network
     (algorithm 1). Features and means have length 1.
 
-    Outputs that no task has used take part, with target 0, under the training mask `all` only.
+    Outputs that no task has used take part, with target 0, only under the training mask `all`.
 
     Args:
-        memory: exemplars kept; in total, shared equally by the classes so far (the paper's way); per task, by its
+        memory: exemplars kept; in total, divided equally among the classes so far, as in the paper; per task, among its
             classes.
-        temperature: T of the old answers, sigmoid(f(x) / T); 1 is the paper's, higher makes them less sure (2 in van de
-            Ven et al., 2022).
-        answer: `mean` is the above; `network`: the outputs of the network answer, as those of the methods that correct
-            them do (the paper's "hybrid 1").
+        temperature: T of the old outputs, sigmoid(f(x) / T); 1 in the paper, and a higher value makes them less certain
+            (2 in van de Ven et al., 2022).
+        answer: `mean` is the nearest mean; `network`: the outputs of the network predict, the paper's "hybrid 1".
     """
 
     family = "rehearsal"

@@ -1,4 +1,4 @@
-"""Joint training: one training on all tasks at once, when the last has come; the upper bound."""
+"""Joint training: one training on all tasks at once after the last task has come; the upper bound."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from cl_bench.methods.cumulative import Cumulative
 
 
 class Joint(Cumulative):
-    """Objective: the cross-entropy on the union of all tasks, from random weights, for the steps of all of them.
+    """Objective: the cross-entropy on the union of all tasks, from random weights, with the steps of all tasks
+    together.
 
-    Only the last row of the accuracy matrix exists: forgetting and transfer have no meaning here.
+    Only the last row of the accuracy matrix exists, so forgetting and transfer are not defined.
     """
 
     refused: ClassVar[dict[str, str]] = {

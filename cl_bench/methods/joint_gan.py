@@ -17,12 +17,12 @@ from cl_bench.networks.base import reset_parameters
 
 
 class JointGAN(Method):
-    """Objective: that of `ACGAN`, on the union of all tasks, from random weights; its classifier is the learner.
+    """Objective: that of `ACGAN`, on the union of all tasks, from random weights. Its classifier makes the predictions.
 
     Args:
-        every: trains so after this many tasks and its multiples too, not after the last alone; what lies between is not
-            measured.
-        generator_epochs: passes over all images, None for the trainer's.
+        every: it is also trained and measured after each multiple of this number of tasks, not only after the last
+            task.
+        generator_epochs: passes over all images; None: as in the trainer.
         generator_steps: mini-batches instead.
     """
 

@@ -1,4 +1,4 @@
-"""Look-ahead MAML: replay whose gradient is taken where the incoming images lead (Gupta et al., 2020)."""
+"""Look-ahead MAML: replay whose gradient is computed after inner steps on the incoming images (Gupta et al., 2020)."""
 
 from __future__ import annotations
 

@@ -37,20 +37,20 @@ class LUCIR(Exemplary):
 
     CE(eta <f, w>) + lambda mean_n (1 - <f_old, f>) + ranking_weight mean [margin - <f, w_y> + <f, w_k>]+
 
-    The logits are cosines scaled by a learned eta (equation 4), so no class has an advantage by the length of its
-    vector. The second term, less-forget, keeps the direction of features (equation 6), with lambda = strength
-    sqrt(n_old / n_new). The third holds exemplars of old classes apart from the `top` new classes k that they are
-    nearest to (equation 8). Vectors of old classes are not moved.
+    The logits are cosines times a learned eta (equation 4), so the length of a class vector has no effect. The second
+    term, less-forget, keeps the direction of features (equation 6), with lambda = strength sqrt(n_old / n_new). The
+    third term separates exemplars of old classes from the `top` new classes k that are nearest to them (equation 8).
+    Vectors of old classes do not change.
 
-    When a task begins, the vectors of its classes point along the mean of their features, and are as long as those of
-    old classes in the mean (imprinting; Qi et al., 2018).
+    When a task begins, the vectors of its classes get the direction of the mean of their features, and the mean length
+    of old vectors (imprinting; Qi et al., 2018).
 
     Args:
         memory: exemplars kept, chosen by herding.
-        strength: lambda_base; higher forgets less and learns less.
+        strength: lambda_base; a higher value forgets less and learns less.
         ranking_weight: of the third term.
         margin: between cosines, without eta.
-        top: K, new classes that an old image is held apart from.
+        top: K, new classes that an old image is separated from.
     """
 
     family = "rehearsal"

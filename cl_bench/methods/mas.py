@@ -18,15 +18,15 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class MAS(Classifier):
-    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2, theta* the weights that
-    task t-1 left.
+    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2. theta* are the weights at the
+    end of task t-1.
 
-    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images: how much a
-    change of the weight would change what the network says, whatever the labels. f(x): the logits of the outputs that
-    take part. The absolute value is taken per image; of a mini-batch's sum it would be smaller.
+    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images: how much a change
+    of the weight would change the logits, without labels. f(x): the logits of the outputs that take part. The absolute
+    value is taken for each image; for the sum over a mini-batch it would be smaller.
 
     Args:
-        strength: lambda; higher forgets less and learns less.
+        strength: lambda; a higher value forgets less and learns less.
     """
 
     family = "regularization"

@@ -1,4 +1,4 @@
-"""Meta-experience replay: steps along which the gradients of images old and new agree (Riemer et al., 2019)."""
+"""Meta-experience replay: steps along which the gradients of old and new images agree (Riemer et al., 2019)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory replay GANs (Wu et al., 2018): a conditional generator that is shown, or held to, what it drew before."""
+"""Memory replay GANs (Wu et al., 2018): a conditional generator trains on its own old images, or is kept near them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class MeRGAN(GenerativeReplay):
-    """Objective of the GAN at task t, which goes on from the generator G_old that task t-1 left:
+    """Objective of the GAN at task t, which continues from the generator G_old at the end of task t-1:
 
-    - joint training with replay: that of `ACGAN`, on the task's images and on images of G_old of past classes;
-    - replay alignment: that of `ACGAN` on the task's images alone, and for the generator besides
-      lambda_ra / (t-1) sum_c 1/2 sum_i ||G(z_i, c) - G_old(z_i, c)||^2 over past classes c (section 4.2).
+    - joint training with replay: that of `ACGAN`, on the task's images and on images of old classes from G_old;
+    - replay alignment: that of `ACGAN` on only the task's images, and for the generator also
+      lambda_ra / (t-1) sum_c 1/2 sum_i ||G(z_i, c) - G_old(z_i, c)||^2 over old classes c (section 4.2).
 
-    The learner is a solver of the task's images and of replayed ones, as in `GenerativeReplay`: with alignment the
-    discriminator sees the new classes only and can't tell them from the old.
+    A solver, trained on the task's images and replayed images as in `GenerativeReplay`, makes the predictions. With
+    alignment the discriminator gets only new classes and cannot distinguish them from old classes.
 
     Args:
         way: replay or alignment.
         lambda_ra: weight of the alignment.
 
-    The others are those of `GenerativeReplay`.
+    The other arguments are those of `GenerativeReplay`.
     """
 
     kinds = ("class", "task")  # the condition is the class, and domains share their classes

@@ -1,4 +1,4 @@
-"""Three terms against forgetting at once: the task, what the old network says, and weights shared by all tasks."""
+"""Three terms at once: the task, distillation from the old network, and weights near the solutions of all tasks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from cl_bench.networks.optimizers import Optimizer
 class MetaRegularized(LwF):
     """Objective at task t > 1: cross-entropy + strength sum_k KD(q_k, p_k) + (pull / 2) |theta - theta_meta|^2.
 
-    The second term is that of `LwF`. theta_meta are parameters near to the solutions of all tasks: the initial weights
-    at first, and theta_meta + rate (theta_t - theta_meta) when task t ends (Reptile's rule; Nichol et al., 2018). With
-    rate 1 they are the weights that the last task left, with 1/t the mean of all tasks' weights. Rows of the head of
-    outputs that no earlier task had are not pulled.
+    The second term is that of `LwF`. theta_meta are parameters near the solutions of all tasks. At first they are the
+    initial weights. When task t ends, they become theta_meta + rate (theta_t - theta_meta) (Reptile's rule; Nichol et
+    al., 2018). With rate 1 they are the weights at the end of the last task, and with 1/t the mean of all tasks'
+    weights. Rows of the head for new outputs have no penalty.
 
-    This is our reading of a loss that surveys describe in words; it is no paper's method.
+    This is our reading of a loss that surveys describe in words. No paper has this method.
 
     Args:
-        strength: lambda_1, of the distillation; higher forgets less and learns less.
+        strength: lambda_1, of the distillation; a higher value forgets less and learns less.
         temperature: T of the distillation.
-        pull: lambda_2; higher keeps the weights of all tasks nearer to each other.
-        rate: epsilon; higher follows the last task more. None for 1/t.
-        start: a task's training begins at the weights that the last one left (`previous`), or at theta_meta (`meta`).
+        pull: lambda_2; a higher value keeps the weights of all tasks nearer to each other.
+        rate: epsilon; a higher value follows the last task more. None: 1/t.
+        start: the weights at which a task's training begins: those at the end of the last task (`previous`), or
+            theta_meta (`meta`).
     """
 
     grows = False

@@ -1,4 +1,4 @@
-"""Maximally interfered retrieval (Aljundi et al., 2019a): replays what the next step would harm most."""
+"""Maximally interfered retrieval (Aljundi et al., 2019a): replays the images that the next step would harm most."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ RATIO = 5  # candidates for each image replayed, as in the paper
 
 
 class MIR(Classifier):
-    """Objective at each step: the mean cross-entropy on the mini-batch and on retrieved images of memory together.
+    """Objective at each step: the mean cross-entropy on the mini-batch and on replayed images together.
 
-    Of some candidates, drawn from a reservoir over all images that came, those are retrieved whose loss a step on the
-    mini-batch alone would raise most (section 3.1, criterion s_MI-1):
+    Candidates are drawn from a reservoir over all images so far. The candidates are replayed whose loss a step on only
+    the mini-batch would raise most (section 3.1, criterion s_MI-1):
 
     s(x) = l(theta - lr grad L(mini-batch); x) - l(theta; x)
 
-    The step looked at is plain gradient descent with the learning rate of the optimizer, whatever that is. Both losses
-    are those of the network in `eval` mode: the mean and the variance of no mini-batch have a part in them.
+    This step is plain gradient descent with the learning rate of the optimizer, for any optimizer. Both losses are
+    computed in `eval` mode, without statistics of a mini-batch.
 
     Args:
         memory: images kept, counted in total.
-        n_replay: images retrieved in each step; None: as many as the mini-batch has.
-        n_candidates: images they are chosen from; None: five times as many. More choose harder and take longer.
+        n_replay: images replayed in each step; None: as many as the mini-batch has.
+        n_candidates: number of candidates; None: five times n_replay. More give a stricter choice and take longer.
 
-    Raises InputError for fewer candidates than are to be retrieved.
+    Raises InputError for fewer candidates than replayed images.
     """
 
     family = "rehearsal"

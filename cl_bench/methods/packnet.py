@@ -19,17 +19,17 @@ from cl_bench.record import Capacity
 
 
 class PackNet(Isolation):
-    """Objective at task t: cross-entropy over the weights that no earlier task owns; those of earlier tasks take part
-    but don't move. Then the smallest of the task's own weights in each layer are pruned, which makes them 0 and free
-    for later tasks, and the rest, which the task now owns, is trained again.
+    """Objective at task t: cross-entropy over the weights that belong to no earlier task. Weights of earlier tasks are
+    used but do not change. Then the smallest of the task's own weights in each layer are pruned: they become 0 and are
+    free for later tasks. The other weights, which now belong to the task, are trained again.
 
-    An image of task t is answered with the weights that tasks 1 to t own. Only weights are pruned (matrices and
-    kernels); biases, the same for all tasks, are learned with the first task. Each task has its own rows of the head.
+    An image of task t uses the weights of tasks 1 to t. Only weights are pruned (matrices and kernels). Biases, which
+    all tasks share, are learned with the first task. Each task has its own rows of the head.
 
     Args:
-        prune: share of a task's own weights that is pruned, in each layer, one number or one per task; more leaves more
-            to later tasks. None for equal parts: 1 - 1 / T at the first of T tasks, nothing at the last.
-        retrain_epochs: passes over the images after pruning, None for as long as the trainer says.
+        prune: share of a task's own weights that is pruned in each layer, one number or one per task; a higher value
+            leaves more to later tasks. None: equal parts, 1 - 1 / T at the first of T tasks, 0 at the last.
+        retrain_epochs: passes over the images after pruning; None: as in the trainer.
         retrain_steps: mini-batches instead.
     """
 

@@ -1,4 +1,4 @@
-"""Progressive neural networks (Rusu et al., 2016): a column for every task, that takes from the ones before it."""
+"""Progressive neural networks (Rusu et al., 2016): a column for every task, with connections from earlier columns."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class Adapter(Lateral):
 
 
 class PNN(Growing, Method):
-    """Objective at task k: cross-entropy over its own outputs, of column k, a network of its own; earlier columns take
-    part but don't move. Layer i >= 2 of column k, its head included (equation 2):
+    """Objective at task k: cross-entropy over its own outputs, with its own network, column k. Earlier columns are used
+    but do not change. Layer i >= 2 of column k, including its head (equation 2):
 
     h_i^k = f(W_i^k h_{i-1}^k + b_i^k + U_i^k relu(V_i^k [a_1 h_{i-1}^1, ..., a_{k-1} h_{i-1}^{k-1}] + c_i^k)).
 
-    An image of task k is answered by column k. Nothing says to which task an image belongs, so the task must be given.
+    Column k classifies images of task k. The task of an image must be given.
 
     Args:
-        network: the shape of each column, a plain sequence of layers; its head has the outputs of its task alone.
-        optimizer: made anew for each column, whatever its `keep_state` says.
-        init: the layers of a new column are `random`, or begin as a copy of the `previous` column's (not its head).
-        earlier: columns from which a new one takes: those that have `learned` the tasks before; or `random` ones that
-            learn nothing, the paper's control: what is gained by them is not transfer.
+        network: the shape of each column, a plain sequence of layers; its head has the outputs of only its task.
+        optimizer: a new one for each column; `keep_state` has no effect.
+        init: the layers of a new column are `random`, or a copy of the `previous` column's layers (not its head).
+        earlier: columns that a new column uses: those that have `learned` the tasks before; or `random` columns that
+            are not trained, the paper's control: an advantage from them is not transfer.
     """
 
     family = "architecture"

@@ -1,4 +1,4 @@
-"""Progress & Compress (Schwarz et al., 2018): a column learns a task, then what is known takes it in."""
+"""Progress & Compress (Schwarz et al., 2018): a column learns a task, then a knowledge base learns from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Separate training: every task is learned alone, by a network of its own; what a task is worth without the others."""
+"""Separate training: every task is learned by its own network, without the other tasks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cl_bench.networks.optimizers import Optimizer
 class Separate(Growing, Classifier):
     """Objective at task t: the cross-entropy on task t, from new random weights.
 
-    With the task given, each task is answered by its network, and nothing is ever forgotten. Otherwise nothing says
-    which network to ask: the newest one answers, the others are not kept, and only the diagonal of the accuracy matrix
-    means something.
+    If the task is given, the network of each task answers, and nothing is forgotten. Otherwise it is not known which
+    network must answer: only the newest network is kept and answers, and only the diagonal of the accuracy matrix is
+    meaningful.
     """
 
     family = "reference"

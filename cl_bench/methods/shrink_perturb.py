@@ -1,4 +1,4 @@
-"""Shrink and perturb: weights are pulled towards 0 and shaken, so that a network stays able to learn."""
+"""Shrink and perturb: weights move a little towards 0 and get noise, so that a network stays able to learn."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cl_bench.networks.optimizers import Optimizer
 class ShrinkPerturb(Classifier):
     """Objective: cross-entropy + shrink / 2 sum_j theta_j^2; after each step theta_j <- theta_j + sigma N(0, 1).
 
-    Of every weight and bias (Ash and Adams, 2020; at each step as in Dohare et al., 2024). The gradient of the second
-    term is what torch calls weight decay. It does nothing against forgetting.
+    This applies to every weight and bias (Ash and Adams, 2020; at each step as in Dohare et al., 2024). The gradient of
+    the second term is what torch calls weight decay. It does nothing to avoid forgetting.
 
     Args:
-        shrink: L2 factor; higher keeps weights smaller. With noise 0 this is L2 regularization alone.
-        noise: sigma; higher wakes dead units sooner, and disturbs what is learned.
+        shrink: L2 factor; a higher value keeps weights smaller. With noise 0 this is only L2 regularization.
+        noise: sigma; a higher value reactivates dead units sooner, and disturbs more of what is learned.
     """
 
     family = "optimization"

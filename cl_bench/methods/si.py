@@ -18,19 +18,19 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class SI(Classifier):
-    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4), theta* the
-    weights that task t-1 left.
+    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4). theta* are the
+    weights at the end of task t-1.
 
-    While a task is learned, w_j = - sum g_j dtheta_j counts by how much each weight has lowered its loss (equation 3):
-    g is the gradient of the cross-entropy alone, dtheta all that the optimizer moved the weight, the pull to theta*
-    included. At its end Omega_j grows by [w_j / (D_j^2 + damping)]+ with D_j = theta_j - theta*_j (equation 5); a
-    weight that made things worse doesn't count. Then theta* = theta and w = 0.
+    While a task is learned, w_j = - sum g_j dtheta_j measures how much each weight has lowered the loss (equation 3). g
+    is the gradient of only the cross-entropy, and dtheta is the whole change of the weight, including the effect of the
+    penalty. At the end of the task Omega_j grows by [w_j / (D_j^2 + damping)]+ with D_j = theta_j - theta*_j (equation
+    5). A weight that raised the loss adds nothing. Then theta* = theta and w = 0.
 
-    In a stream nobody says where a task ends: every `consolidate_every` mini-batches stand for one.
+    In a stream the end of a task is not known. There this is done every `consolidate_every` mini-batches.
 
     Args:
-        strength: c; higher forgets less and learns less.
-        damping: xi; higher makes weights that moved little count less.
+        strength: c; a higher value forgets less and learns less.
+        damping: xi; with a higher value weights that moved little count less.
         consolidate_every: mini-batches after which Omega grows, theta* = theta and w = 0; None: when a task ends.
     """
 

@@ -10,7 +10,7 @@ from cl_bench.methods.parts.frozen_features import FrozenFeatures
 
 
 class SimpleCIL(FrozenFeatures):
-    """The class whose mean points where the features do: argmax_c cos(phi(x), mu_c).
+    """The class whose mean has the nearest direction: argmax_c cos(phi(x), mu_c).
 
     Args:
         first_task: see `FrozenFeatures`.

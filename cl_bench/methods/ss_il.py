@@ -22,15 +22,15 @@ class SSIL(Classifier):
 
     1/B sum_n CE_n + T^2 sum_k KD_k (equation 6)
 
-    The softmax of CE has the new classes for a new image, the old ones for an exemplar (equation 4). So a new image
-    doesn't push old logits down, which is where the bias comes from. KD_k, over the classes of old task k alone, holds
-    all images to the network that the last task left (equation 5). It is written as a cross-entropy, whose gradient is
-    that of the paper's divergence.
+    The softmax of CE has the new classes for a new image, and the old classes for an exemplar (equation 4). So a new
+    image does not lower old logits, which causes the bias. KD_k, over only the classes of old task k, keeps the outputs
+    for all images near those of the network at the end of the last task (equation 5). It is a cross-entropy, whose
+    gradient equals that of the paper's divergence.
 
     Args:
         memory: exemplars kept, drawn at random when a task ends.
-        temperature: T of both softmaxes in KD; higher makes small probabilities count more.
-        n_replay: exemplars in each step; more weigh the past more.
+        temperature: T of both softmaxes in KD; a higher value makes small probabilities count more.
+        n_replay: exemplars in each step; more give old tasks more weight.
     """
 
     family = "rehearsal"

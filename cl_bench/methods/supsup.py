@@ -1,4 +1,4 @@
-"""SupSup (Wortsman et al., 2020): a mask for each task over weights that never change, found again by its certainty."""
+"""SupSup (Wortsman et al., 2020): a mask for each task over weights that never change; the task can be inferred."""
 
 from __future__ import annotations
 

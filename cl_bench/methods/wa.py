@@ -1,4 +1,4 @@
-"""Weight aligning (Zhao et al., 2020): new class vectors are made as long as old ones when a task ends."""
+"""Weight aligning (Zhao et al., 2020): new class vectors get the mean length of old vectors when a task ends."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class WA(DistilledRehearsal):
-    """Objective at task t, on its images and all exemplars: (1 - r) CE + r KD, with r the share of classes that are old
+    """Objective at task t, on its images and all exemplars: (1 - r) CE + r KD, where r is the share of old classes
     (equation 3); see `DistilledRehearsal`.
 
-    Few old images beside many new ones leave new classes with longer vectors in the head, and so with higher logits.
-    When a task ends, they are aligned (equations 8 and 9): w_new <- w_new mean|w_old| / mean|w_new|. The order of
-    logits within old classes and within new ones stays as it was, for the head has no biases.
+    With few old images and many new images, new classes get longer vectors in the head, and so higher logits. When a
+    task ends, the vectors are aligned (equations 8 and 9): w_new <- w_new mean|w_old| / mean|w_new|. The order of
+    logits within old classes and within new classes stays the same, because the head has no biases.
 
     Args:
         memory: exemplars kept, chosen by herding.
-        temperature: T of both softmaxes in KD; higher makes small probabilities count more.
-        clip: True sets negative weights of the head to 0 after each step, so that a longer vector does mean a higher
-            logit where features are not negative.
+        temperature: T of both softmaxes in KD; a higher value makes small probabilities count more.
+        clip: True sets negative weights of the head to 0 after each step, so that a longer vector means a higher logit
+            if features are not negative.
     """
 
     family = "rehearsal"
