@@ -18,13 +18,13 @@ from cl_bench.config.names import CONF, check_name, conf_of
 
 SWEEPS = "sweeps"  # W&B sweeps lie beside the configuration
 USAGE = """\
-Explains what can be chosen and set, by the comments of the configuration.
+Prints the choices and keys of the configuration, with their comments.
 
   cl-bench explain                   all groups, and the keys outside them
   cl-bench explain method            the choices of a group
   cl-bench explain method=er         a choice, with all its keys
   cl-bench explain method.strength   a key, in every choice that has it
-  cl-bench explain sweeps=n_gen      a W&B sweep; > n_gen.yaml keeps it for `wandb sweep`"""
+  cl-bench explain sweeps=n_gen      a W&B sweep; add > n_gen.yaml to save it for `wandb sweep`"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

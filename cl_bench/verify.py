@@ -24,7 +24,7 @@ from cl_bench.report.runs import MACHINE, Run, Unread, every_run, outdated, say_
 from cl_bench.report.timings import timings_table
 from cl_bench.runs.asked import by_itself, composed_of
 
-DESCRIPTION = "Compares our numbers with published ones; runs what is missing, as a sweep that can be interrupted."
+DESCRIPTION = "Compares our numbers with published numbers. Runs what is missing, as a sweep that can be interrupted."
 
 
 def parser() -> Parser:

@@ -109,7 +109,7 @@ def test_what_was_not_measured_is_nan(call: Any) -> None:
         (["method=er", "method.n_repaly=3"], "did you mean 'method.n_replay'?"),
         (["seed=-1"], "seed=-1"),
         (["seed=0,1"], "several values need a sweep"),
-        (["-m", "seed=0,1"], "no flags"),
+        (["-m", "seed=0,1"], "without flags"),
         ([["method=er"]], "give texts"),
         (["method"], "KEY=VALUE"),
         (["experiment=x"], "no such experiment"),

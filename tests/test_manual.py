@@ -57,7 +57,7 @@ def test_no_file_of_the_configuration_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("word", "lines"),
     [
-        ("seed", ["seed: 0                # every random draw follows from it"]),
+        ("seed", ["seed: 0                # all random numbers depend on it"]),
         ("memory.images", ["  images: 200    # real images kept"]),
         ("method.selection", ["# method=er"]),
         ("optimizer.lr", ["# optimizer=adam", "# optimizer=sgd"]),
@@ -71,9 +71,12 @@ def test_no_file_of_the_configuration_is_left_out() -> None:
         ),
         ("method.gan.critic.hidden", ["# gan=mlp", "  hidden: [512, 256]  # width of each hidden layer"]),
         ("gan@method.gan=mlp", ["lambda_gp: 10.0       # weight of the gradient penalty"]),
-        ("method.gan", ["gan=mlp  # WGAN-GP of two multi-layer perceptrons: quick, good enough for digits and MNIST."]),
+        (
+            "method.gan",
+            ["gan=mlp  # WGAN-GP of two multi-layer perceptrons: fast, and good enough for digits and MNIST."],
+        ),
         ("hydra/launcher.n_jobs", ["# hydra/launcher=joblib"]),
-        ("", ["seed: 0                # every random draw follows from it"]),
+        ("", ["seed: 0                # all random numbers depend on it"]),
     ],
 )
 def test_a_key_is_shown_with_its_comment(word: str, lines: list[str]) -> None:

@@ -276,8 +276,8 @@ def test_a_key_of_the_experiments_method_is_no_unknown_one(tmp_path: Path) -> No
         ),
         (
             ["three_scenarios/er", "dataset=digits", "--keep"],
-            "dataset=digits: makes another run than three_scenarios/er, under whose name it would be kept; leave out "
-            "--keep",
+            "dataset=digits: makes a run that differs from three_scenarios/er, but would be kept under this name; "
+            "leave out --keep",
         ),
         (["--budget", "tpu"], "argument --budget: invalid choice: 'tpu' (choose from 'cpu', 'gpu'); see --help"),
         (["*/b50_5"], "--budget=cpu: */b50_5 needs a GPU; choose gpu"),

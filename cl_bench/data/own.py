@@ -88,7 +88,9 @@ def image_folder(
 def listed_below(root: Path, where: str) -> Listed:
     """The pictures of a folder per class, or of such folders in train, test and, if there is one, val."""
     if not root.is_dir():
-        raise InputError(f"{where}: is {'no folder' if root.exists() else 'missing'}; it must have a folder per class")
+        raise InputError(
+            f"{where}: is {'not a folder' if root.exists() else 'missing'}; it must have a folder per class"
+        )
     parts = [part for part in PARTS if (root / part).is_dir()]
     if {"train", "test"} <= set(parts):
         if others := [entry.name for entry in root.iterdir() if entry.is_dir() and entry.name in MEANS_VAL]:

@@ -65,25 +65,29 @@ def sentence(
     value, name = rows[first].estimate("ACC"), labels[first]
     reached = f"(ACC {ACC.cell(value)})"
     if value and value.n < 2:
-        return f"{name} is highest {reached}, by one seed, which says nothing of chance."
+        return f"{name} is highest {reached}, with one seed, so it may be by chance."
     beyond = any(mean_accuracy(rows[place]) > mean_accuracy(rows[first]) for place in untested)  # each by one seed
     among = "those with several seeds " * beyond
     if above:
-        better = f"{listed([labels[place] for place in above])} {'is' if len(above) == 1 else 'are'} better"
-        said = f"{name} is highest {'of ' * beyond}{among}{reached}, but on shared seeds {better} by more than chance."
-        said += f" The tests don't tell {listed([labels[place] for place in tied])} from it." if tied else ""
+        better = (
+            f"{listed([labels[place] for place in above])} {'is' if len(above) == 1 else 'are'} significantly better"
+        )
+        said = f"{name} is highest {'of ' * beyond}{among}{reached}, but on shared seeds {better}."
+        said += f" The tests find no difference to {listed([labels[place] for place in tied])}." if tied else ""
     elif tied:
-        what = "them apart" if len(tied) == 1 else f"any of the others from {name}"
+        what = "" if len(tied) == 1 else f" between {name} and any of the others"
         together = listed([name, *(labels[place] for place in tied)])
-        said = f"{together} lead {among}{reached}; the tests don't tell {what}."
+        said = f"{together} lead {among}{reached}; the tests find no difference{what}."
     elif untested:
         said = f"{name} is highest {'of ' * beyond}{among}{reached}."
     else:
         others = f"every other but {listed(bounds)}" if bounds else "every other"
-        said = f"{name} leads {reached}: it is better than {others} by more than chance."
+        said = f"{name} leads {reached}: it is significantly better than {others}."
     if untested:
         others = listed([labels[place] for place in untested])
-        said += f" Not tested against {others}: it takes two shared seeds, and differences that aren't all the same."
+        said += (
+            f" Not tested against {others}: a test needs two shared seeds, and differences that are not all the same."
+        )
     return said
 
 

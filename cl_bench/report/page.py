@@ -39,12 +39,12 @@ from cl_bench.report.tables import Column, best_of, columns_of, notes, relative
 
 FEW = 12  # so many configurations a figure can show; of more the best of each method
 PICTURES = 24  # sample grids in a page: they are most of its bytes
-FRONT = "The line joins what no other {}beats in both."
+FRONT = "The line connects the points that no other point {}beats in both numbers."
 LONGEST = 60  # letters of a task's classes
 MATRIX = 20  # rows and columns of an accuracy matrix of more than MOST_TASKS
 CONDITIONS = (
     ("Trained with", "train_mask", "the outputs that take part in the training softmax"),
-    ("Budget", "budget", "how much of the past may be kept, or generated for replay"),
+    ("Budget", "budget", "images that may be kept, or generated for replay"),
     ("Length", "length", "of training, for each task"),
 )
 """Columns of the table of results: title, attribute of a configuration, meaning."""
@@ -165,7 +165,7 @@ class Section:
             plots.over_stream(),
             *plots.while_learning(),
             plots.against(
-                "LA", "BWT", "Stability against plasticity", "To the right: learns new tasks; up: keeps old ones."
+                "LA", "BWT", "Stability against plasticity", "Right: learns new tasks better. Up: forgets less."
             ),
             plots.against("bytes_kept", "ACC", "Accuracy against what is kept", f"Between tasks; logarithmic. {front}"),
             plots.against("seconds", "ACC", "Accuracy against time", f"Of training; logarithmic. {front}"),

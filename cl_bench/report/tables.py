@@ -54,15 +54,13 @@ DEAD = Column("dead_units", "Dead units", "%", "hidden units that are 0 on all i
 PER_TASK = (
     ONLINE,
     DEAD,
-    Column(
-        "effective_rank", "Effective rank", "", "of what the units of a layer give, mean of the hidden layers", 0, 1
-    ),
+    Column("effective_rank", "Effective rank", "", "of the outputs of a layer, mean over the hidden layers", 0, 1),
     Column("weight_magnitude", "Weights", "1/1000", "mean absolute value", 0, 1000),
 )
 """Numbers of each task that say how well a network still learns: `record.PLASTICITY`."""
 SIZES_PER_TASK = (
-    Column("answer_bytes", "Answers", "MB", "what answers need: networks, heads, masks, class means", 0, 1e-6),
-    Column("bytes_kept", "Kept", "MB", "what is kept between tasks: networks, memories, generators", 0, 1e-6),
+    Column("answer_bytes", "Answers", "MB", "needed for predictions: networks, heads, masks, class means", 0, 1e-6),
+    Column("bytes_kept", "Kept", "MB", "kept between tasks: networks, memories, generators", 0, 1e-6),
 )
 """Bytes after each task: `record.SIZES`."""
 COLUMNS = (
@@ -71,26 +69,36 @@ COLUMNS = (
     Column("A10", "A10", "%", "mean accuracy after ten classes", 1),
     Column("AAA", "AAA", "%", "mean accuracy on the tasks seen so far, averaged over the ends of tasks", 1),
     Column("later_AAA", "Later AAA", "%", "the same on merged test sets and from the second task on", 1),
-    Column("top5_ACC", "Top 5", "%", "share of images whose class is among the first five answers, mean over tasks", 1),
-    Column("A_AUC", "A_AUC", "%", "accuracy on what came of a stream, mean over the images that came", 1),
+    Column(
+        "top5_ACC", "Top 5", "%", "share of images whose class is among the five highest outputs, mean over tasks", 1
+    ),
+    Column("A_AUC", "A_AUC", "%", "accuracy on the classes or tasks so far, mean over a stream", 1),
     Column("LA", "LA", "%", "accuracy on each task just after it was learned: plasticity", 1),
     ONLINE,
     DEAD,
-    Column("BWT", "BWT", "points", "what later tasks changed in the accuracy on earlier ones: stability", 1),
-    Column("FWT", "FWT", "points", "accuracy on the next task, above that of the untrained network", 1),
-    Column("forgetting", "Forgetting", "points", "accuracy lost since it was best", -1),
-    Column("intransigence", "Intransigence", "points", "accuracy just after learning, short of joint training", -1),
-    Column("retention", "Retention", "%", "accuracy in the end, as a share of that of a network of the task alone", 1),
-    Column("plasticity_gap", "Plasticity gap", "points", "accuracy just after learning, short of a task alone", -1),
+    Column("BWT", "BWT", "points", "how later tasks changed the accuracy on earlier tasks: stability", 1),
+    Column("FWT", "FWT", "points", "accuracy on the next task minus that of the untrained network", 1),
+    Column("forgetting", "Forgetting", "points", "best accuracy minus last accuracy", -1),
+    Column(
+        "intransigence", "Intransigence", "points", "accuracy of joint training minus accuracy right after learning", -1
+    ),
+    Column("retention", "Retention", "%", "last accuracy divided by the accuracy of a separate network", 1),
+    Column(
+        "plasticity_gap",
+        "Plasticity gap",
+        "points",
+        "accuracy of a separate network minus accuracy right after learning",
+        -1,
+    ),
     Column("MeRGAN_score", "MeRGAN score", "%", "accuracy of a classifier of real images on generated ones", 1),
     Column("FID", "FID", "", "distance of generated from real images, in the features of the judge", -1, 1, 1),
     *SIZES_PER_TASK,
-    Column("growth_rate", "Growth", "", "of what answers need, with each task; 1 is a network more", 0, 1, 2),
+    Column("growth_rate", "Growth", "", "of the bytes for predictions; 1: one more network per task", 0, 1, 2),
     Column(
         "memory_images",
         "Memory",
         "images",
-        "real images kept; of a generator, as many as its bytes would hold",
+        "real images kept; for a generator, the images that fit into its bytes",
         0,
         1,
         0,
@@ -99,7 +107,7 @@ COLUMNS = (
 )
 ACC = COLUMNS[0]
 BOLD = (
-    "Bold: better than all others by more than chance (paired t-test on shared seeds, Holm over all pairs, p < 0.05); "
+    "Bold: significantly better than all others (paired t-test on shared seeds, Holm over all pairs, p < 0.05); "
     f"{', '.join(BOUNDS[:-1])} and {BOUNDS[-1]} are bounds and do not compete."
 )
 
@@ -247,7 +255,7 @@ def explained(benchmark: Benchmark, columns: Sequence[Column]) -> Iterator[str]:
             f"{name}: " + ", ".join(f"{key}={value}" for key, value in differs.items())
             for name, differs in benchmark.protocols.items()
         )
-        yield f"Protocols differ and are judged apart. {protocols}."
+        yield f"Protocols differ and are tested separately. {protocols}."
 
 
 def notes(benchmark: Benchmark, columns: Sequence[Column]) -> list[str]:

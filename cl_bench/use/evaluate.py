@@ -19,15 +19,15 @@ USAGE = "cl-bench evaluate FOLDER [dataset=NAME|FILE.npz|TABLE.csv|PICTURES]"
 HELP = f"""\
 {USAGE}
 
-Measures the model of a run on the test images of each task. FOLDER is that of the run, such as
+Measures the model of a run on the test images of each task. FOLDER is the folder of the run, such as
 outputs/digits-class_incremental-er/seed0-1a2b3c4d.
 
-  dataset=...       another data set with the same classes: a name, an .npz file, a table of pictures, or a folder of
-                    them with a folder per class;
+  dataset=...       another data set with the same classes: a name, an .npz file, a table of pictures, or a folder
+                    with one folder of pictures per class;
                     without it, the test images of the run
-  dataset.KEY=...   its settings, such as dataset.path=... dataset.size=...
-  data_dir=...      where data sets lie, if not where they were
-  after=N           the model after that task, 0 for the first; without it, after the last one
+  dataset.KEY=...   keys of this data set, such as dataset.path=... dataset.size=...
+  data_dir=...      folder of the data sets, if they were moved
+  after=N           the model after this task, counted from 0; without it, after the last task
   plugins=[...]     packages whose code the run may need"""
 
 

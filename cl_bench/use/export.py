@@ -17,17 +17,17 @@ USAGE = "cl-bench export FOLDER [file=MODEL.pt2]"
 HELP = f"""\
 {USAGE}
 
-Writes the model of a run as a graph that needs only torch (torch.export), compared with the model. FOLDER is that of
-the run. It takes float images in [0, 1], (N, C, H, W), and gives logits (N, n_outputs), those of outputs that may not
-answer at the lowest value; its labels.json is inside:
+Writes the model of a run as a graph that needs only torch (torch.export), compared with the model. FOLDER is the
+folder of the run. The graph takes float images in [0, 1], (N, C, H, W), and gives logits (N, n_outputs). Outputs that
+may not answer have the lowest value. The file contains labels.json:
 
   inside = {{"labels.json": ""}}
   graph = torch.export.load("model.pt2", extra_files=inside).module()
   names = json.loads(inside["labels.json"])["labels"]
 
-  file=...          where it is written; without it, FOLDER/models/taskN/model.pt2
-  task=N            the task that images are of, 0 for the first; needed in task-incremental learning
-  after=N           the model after that task; without it, after the last one
+  file=...          the file to write; without it, FOLDER/models/taskN/model.pt2
+  task=N            the task of the images, counted from 0; needed in task-incremental learning
+  after=N           the model after this task, counted from 0; without it, after the last task
   plugins=[...]     packages whose code the run may need"""
 
 

@@ -18,13 +18,13 @@ USAGE = "cl-bench predict FOLDER PICTURES..."
 HELP = f"""\
 {USAGE}
 
-Prints a line for each picture: its file, the class that the model of a run sees in it, and how sure it is, with tabs
-between. FOLDER is that of the run. PICTURES are files and folders of them; of each the center square is taken, and
-resized to the images of the run.
+Prints a line for each picture: its file, the class that the model of a run predicts, and the confidence, with tabs
+between them. FOLDER is the folder of the run. PICTURES are picture files and folders of pictures. The center square of
+each picture is resized to the size of the run's images.
 
-  top=K             the K best classes of each picture, and how sure it is of each
-  task=N            the task that the pictures are of, 0 for the first; needed in task-incremental learning
-  after=N           the model after that task; without it, after the last one
+  top=K             the K best classes of each picture, each with its confidence
+  task=N            the task of the pictures, counted from 0; needed in task-incremental learning
+  after=N           the model after this task, counted from 0; without it, after the last task
   plugins=[...]     packages whose code the run may need"""
 
 

@@ -148,7 +148,7 @@ BAD = [
     ("optimizer=adam optimizer.nesterov=true", "optimizer.nesterov: no such key"),
     ("method=finetune trainer.freeze_batch_norm=true", "trainer.freeze_batch_norm=true", "no batch normalization"),
     ("scenario.class_order=[0,1]", "scenario.class_order=[0,1]", "0 to 9"),
-    ("scenario.class_order=[0,a]", 'scenario.class_order=[0,"a"]', "the name of each"),
+    ("scenario.class_order=[0,a]", 'scenario.class_order=[0,"a"]', "as number or name"),
     ("scenario.meta_classes=1", "scenario.meta_classes=1", "greater than or equal to 2"),
     ("scenario.meta_classes=10", "scenario.meta_classes=10", "choose fewer"),
     (
@@ -261,7 +261,7 @@ BAD = [
     ("dataset=npz dataset.path=FILES/two.npz dataset.mean=[0.5] dataset.std=[0]", "dataset.std=[0]", "greater than 0"),
     ("scenario=sequence scenario.datasets=[digits,FILES/two.npz]", "scenario.kind=domain", "two has 2", "kind=task"),
     ("scenario=sequence scenario.datasets=[digits,FILES/cut.npz]", "cut.npz", "damaged"),
-    ("scenario.classes_per_task=5", "scenario.n_tasks=5: scenario.classes_per_task=5 cuts", "n_tasks=null"),
+    ("scenario.classes_per_task=5", "scenario.n_tasks=5: scenario.classes_per_task=5 divides", "n_tasks=null"),
     ("scenario.n_tasks=null", "scenario.n_tasks=null: scenario.classes_per_task=null", "set one of the two"),
     ("scenario=sequence scenario.datasets=[]", "scenario.datasets=[]", "at least one"),
     ("scenario=sequence scenario.datasets=[digits,5]", "scenario.datasets", "string"),
@@ -285,7 +285,7 @@ BAD = [
     ("--config-dir=FILES experiment=trial", "trial: no such key"),
     ("--config-dir=FILES experiment=both", "trainer.epochs=3: has no effect with trainer.iterations=9", "leave"),
     ("hydra.job.chdir=maybe", "hydra.job.chdir", "'maybe' is not a valid bool"),
-    ("hydra.verbose=5", "hydra.verbose=5", "no use"),
+    ("hydra.verbose=5", "hydra.verbose=5", "cannot use"),
     ("hydra.verbose='???'", "hydra.verbose", "needs a value"),
     ("-m seed=0,1 output_root=FILES/cut.npz/x", "output_root", "cut.npz/x", "Not a directory"),
     ("reference=nonsense", "reference=nonsense", "no finished run of 5 tasks"),
@@ -426,7 +426,7 @@ def test_another_reference_is_looked_at_even_when_the_run_is_finished(told: Told
     assert told("seed=0") == (0, [])
     code, lines = told("seed=0 reference=nonsense")
     assert code == 1
-    assert lines == ["error: reference=nonsense: no finished run of 5 tasks there"]
+    assert lines == ["error: reference=nonsense: there is no finished run of 5 tasks in it"]
     (results,) = Path("outputs").glob("*/*/results.json")
     assert "intransigence" not in results.read_text()
     assert told("method=joint")[0] == 0

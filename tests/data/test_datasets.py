@@ -472,7 +472,7 @@ def test_image_folder_wrong(tmp_path: Path) -> None:
 
     refused("nowhere", "is missing")
     (tmp_path / "file").touch()
-    refused("file", "is no folder")
+    refused("file", "is not a folder")
     (tmp_path / "empty" / "a").mkdir(parents=True)
     refused("empty", f"there is no picture in {tmp_path / 'empty' / 'a'}", ".png")
     (tmp_path / "bare" / ".git").mkdir(parents=True)

@@ -233,7 +233,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, worked_out: list[int], small
         assert str(caught.value).startswith(line)
     scenario, _ = prepare(small("method=er"))
     augmented = type(scenario)(replace(scenario.problem, augment=torch.zeros_like), scenario.tasks, scenario.tests)
-    with pytest.raises(InputError, match=r"^dataset.augment=true: features are worked out once for each image"):
+    with pytest.raises(InputError, match=r"^dataset.augment=true: features are computed once for each image"):
         as_features(augmented, features(tmp_path), "cpu")
 
 

@@ -166,7 +166,7 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "another split": ({"val": "valid"}, ("dataset.val=valid", "did you mean 'validation'?")),
     "a split twice": ({"val": "test"}, ("dataset.val=test: is also dataset.test",)),
     "no column": ({"image": "pictur"}, ("dataset.image=pictur", "did you mean 'picture'?")),
-    "no pictures": ({"image": "kind"}, ("dataset.image=kind", "ClassLabel", "no pictures")),
+    "no pictures": ({"image": "kind"}, ("dataset.image=kind", "ClassLabel", "not pictures")),
     "no labels": ({"label": "picture"}, ("dataset.label=picture", "labels must be classes")),
     "both": ({"name": "me/pets"}, ("dataset.path: give a folder",)),
     "neither": ({"path": None}, ("dataset.path: give a folder",)),

@@ -141,4 +141,4 @@ def test_what_is_wrong_is_named(tmp_path: Path, of: Set, change: Callable[[Path]
 def test_what_is_missing_says_where_it_should_be(tmp_path: Path, read: Callable[[Path], Dataset]) -> None:
     with pytest.raises(InputError) as error:
         read(tmp_path)
-    one_line(error, f"dataset={read.__name__}: {tmp_path}", "is missing; download the archive of the set")
+    one_line(error, f"dataset={read.__name__}: {tmp_path}", "is missing; download the archive of the data set")

@@ -231,7 +231,7 @@ def test_deep_and_turned(tmp_path: Path) -> None:
 def test_several_pictures_in_a_file_are_refused(tmp_path: Path, ending: str) -> None:
     frames = [Image.fromarray(GRAY + 20 * number).convert("RGB") for number in range(3)]
     frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:])
-    with pytest.raises(InputError, match=rf"^here: {tmp_path}/a\.{ending} holds 3 pictures"):
+    with pytest.raises(InputError, match=rf"^here: {tmp_path}/a\.{ending} has 3 pictures"):
         read(tmp_path / f"a.{ending}")
 
 
@@ -244,9 +244,9 @@ def test_a_photograph_with_its_previews_is_the_photograph(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("image", "ending", "what"),
     [
-        (Image.fromarray(GRAY.astype(np.float32)), "tif", "holds F pixels"),
+        (Image.fromarray(GRAY.astype(np.float32)), "tif", "has F pixels"),
         (Image.fromarray(GRAY.astype(np.int32)), "tif", "has 32-bit numbers"),
-        (Image.new("LAB", (8, 8)), "tif", "holds LAB pixels"),
+        (Image.new("LAB", (8, 8)), "tif", "has LAB pixels"),
     ],
 )
 def test_numbers_whose_white_is_not_known_are_refused(
@@ -259,7 +259,7 @@ def test_numbers_whose_white_is_not_known_are_refused(
 
 def test_a_portable_float_map_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pnm").write_bytes(b"Pf\n8 8\n-1.0\n" + GRAY.astype("<f4").tobytes())
-    with pytest.raises(InputError, match=r"a\.pnm holds F pixels"):
+    with pytest.raises(InputError, match=r"a\.pnm has F pixels"):
         read(tmp_path / "a.pnm")
 
 

@@ -163,7 +163,7 @@ def test_meta_classes_that_cannot_be_set_apart(meta_classes: Any, message: str) 
 
 
 def test_what_meta_classes_leave_must_be_enough_for_the_tasks() -> None:
-    beside = r"3 classes beside the 7 of scenario\.meta_classes cannot be divided like this; choose 1, 3"
+    beside = r"3 classes besides the 7 of scenario\.meta_classes cannot be divided like this; choose 1, 3"
     with pytest.raises(InputError, match=rf"scenario\.n_tasks=5: {beside}$"):
         split(digits(), 0, kind="class", n_tasks=5, meta_classes=7)
     with pytest.raises(InputError, match=rf"scenario\.classes_per_task=2: {beside}"):

@@ -33,7 +33,7 @@ def test_each_budget_has_its_best_and_bounds_do_not_compete(tmp_path: Path) -> N
     none, small, large = lines(tmp_path)
     assert [line.budget for line in (none, small, large)] == ["none", "memory=200", "memory=1000"]  # by their size
     assert (none.count, none.best) == (1, "ewc alone (ACC 21.00 ± 2.48).")
-    assert small.best == "der memory=200 leads (ACC 81.00 ± 2.48): it is better than every other by more than chance."
+    assert small.best == "der memory=200 leads (ACC 81.00 ± 2.48): it is significantly better than every other."
     assert large.best.startswith("er memory=1000 and der memory=1000 lead (ACC 92.00")
     assert small.address == "#benchmark=digits%2C%20class-incremental%2C%203%20tasks&budget=memory=200"
     assert (small.length, small.kept) == ("10 epochs", "0.00")

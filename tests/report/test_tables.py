@@ -67,7 +67,9 @@ def test_markdown(out: Path) -> None:
     assert "| er · P1 | 2 | 85.00 ± 63.53 |" in text  # t = 12.706 for two seeds: nothing is known of the best
     assert "| ewc · P1 | 2 | 30.00 ± 0.00 |" in text
     assert "| er · P2 | 1 | 95.00 |" in text  # alone in its protocol: nothing to be best of
-    assert "Protocols differ and are judged apart. P1: scenario.train_mask=seen; P2: scenario.train_mask=cur" in text
+    assert (
+        "Protocols differ and are tested separately. P1: scenario.train_mask=seen; P2: scenario.train_mask=cur" in text
+    )
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows}) == 1
 

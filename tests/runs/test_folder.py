@@ -225,7 +225,7 @@ def test_only_the_newest_checkpoints_are_kept(folder: RunFolder) -> None:
 def test_a_write_that_fails_leaves_the_old_file(folder: RunFolder) -> None:
     with folder.opened():
         folder.save_phase({"task": 1})
-        with pytest.raises(InputError, match="can't be read again"):
+        with pytest.raises(InputError, match="could not be read again"):
             folder.save_phase({"task": 2, "unpicklable": lambda: None})
     assert (folder.load_phase(1) or {})["task"] == 1
 

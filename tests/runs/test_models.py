@@ -208,7 +208,7 @@ def test_the_state_of_another_network_is_one_line() -> None:
     """As after a change of its code, which no key knows of."""
     (_, method), (_, wider), (_, other) = made("er"), made("er", "network.hidden=[9]"), made("finetune")
     for state in (wider.state_dict(), other.state_dict()):
-        with pytest.raises(InputError, match=r"^there: is of another network \([^\n]+\)$"):
+        with pytest.raises(InputError, match=r"^there: belongs to another network \([^\n]+\)$"):
             put_in(method, state, Path("there"), whole=True)
 
 
@@ -251,7 +251,7 @@ def widened(file: Path) -> None:
         ("labels.json", cut, "labels.json: labels.json is damaged"),
         ("labels.json", of_another, "labels.json: belongs to another run or task"),
         ("labels.json", lambda file: file.write_text("[]"), "is not a labels.json of cl_bench"),
-        ("labels.json", widened, "is of another network"),
+        ("labels.json", widened, "belongs to another network"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_one_line(

@@ -66,7 +66,7 @@ def test_another_benchmark_is_refused_by_name(run_of: str, overrides: str, named
     with pytest.raises(InputError, match=r"^reference=") as error:
         asked(joint[run_of], *words)
     assert f": {named}" in str(error.value)
-    assert "choose a run of the same ones" in str(error.value)
+    assert "choose a run of the same tasks" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -96,8 +96,8 @@ def altered(folder: Path, to: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"R": None}, "no finished run of 5 tasks there (results.json is damaged (r: "),
-        ({"status": "running"}, "no finished run of 5 tasks there"),
+        ({"R": None}, "there is no finished run of 5 tasks in it (results.json is damaged (r: "),
+        ({"status": "running"}, "there is no finished run of 5 tasks in it"),
         ({"n_test": [1] * 5}, "has other test images"),
         ({"measured_on": "validation images"}, "measured on validation images"),
         ({"classes": [["a", "b"]] * 5}, "has other classes in its tasks"),

@@ -99,7 +99,7 @@ def test_a_run_and_its_page(data: Path, tmp_path: Path, pictures: None, capsys: 
     page = (tmp_path / "report" / "index.html").read_text()
     assert "core50, core50, 3 tasks" in page
     assert "On the test set that all tasks share." in page
-    assert "tasks still to come" not in page
+    assert "future tasks" not in page
     assert page.count('<th scope="col">all</th>') == 2
     assert "NaN" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
 
