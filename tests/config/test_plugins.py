@@ -342,7 +342,7 @@ def test_a_name_that_two_packages_have_is_refused_where_it_is_chosen(
     plugin("calm_plugin", YAML | {f"method/{name}": YAML["method/calm"]})
     plugin("other_plugin", {f"method/{name}": "_target_: other_plugin.code.Calm\ncalm: 1.0\n"})
     owners = "cl_bench and calm_plugin and other_plugin" if name == "finetune" else "calm_plugin and other_plugin"
-    assert refused(capsys, f"method={name}").startswith(f"error: method={name}: {owners} each have a conf/method/")
+    assert refused(capsys, f"method={name}").startswith(f"error: method={name}: {owners} each have conf/method/")
     check_settings(compose("method=er"))
 
 

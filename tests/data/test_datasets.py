@@ -238,7 +238,7 @@ def test_npz_wrong_files(tmp_path: Path) -> None:
     lacking = arrays()
     del lacking["y_test"]
     np.savez(file, **lacking)  # type: ignore[arg-type]
-    refused("has no array y_test but x_train, y_train, x_test;")
+    refused("has no array y_test, only x_train, y_train, x_test;")
 
 
 def test_npz_cut_or_flipped_anywhere(tmp_path: Path) -> None:

@@ -226,7 +226,10 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, worked_out: list[int], small
     for overrides, line in [
         (("method=er", *FEATURES[:2], "network=cnn"), "network._target_=cl_bench.networks.cnn.CNN: has convolutions"),
         (("method=er", *FEATURES[:2], "network=pretrained"), "network=pretrained: needs gray or color images"),
-        (("method=er", *FEATURES, "dataset=mnist", "dataset.normalize=true"), "dataset.normalize=true: features=... w"),
+        (
+            ("method=er", *FEATURES, "dataset=mnist", "dataset.normalize=true"),
+            "dataset.normalize=true: with features=... the",
+        ),
     ]:
         with pytest.raises(InputError) as caught:
             prepare(small(*overrides, where))

@@ -142,7 +142,7 @@ HEADS = {
     "1.png,cat,train": "has no column path",
     "": "has no column path; its first line must name path,label,split, and has nothing",
     "path,label,Split": "there is no column 'Split'; did you mean 'split'?",
-    "path,label,split,label": "the column label is there twice",
+    "path,label,split,label": "the column label appears twice",
 }
 
 
@@ -401,8 +401,8 @@ def test_own_images_are_seen_as_one_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"mean": (0.5,)}, "dataset.mean: needs dataset.std beside it"),
-        ({"std": (0.5,)}, "dataset.std: needs dataset.mean beside it"),
+        ({"mean": (0.5,)}, "dataset.mean: needs dataset.std too"),
+        ({"std": (0.5,)}, "dataset.std: needs dataset.mean too"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5,)}, "dataset.mean=[0.5,0.5,0.5]: must have one number per channel"),
         ({"mean": (), "std": ()}, "dataset.mean=[]: must have one number per channel, and the images have 1 channel"),
         ({"mean": (0.5,), "std": (0.5, 0.5)}, "dataset.std=[0.5,0.5]: must have one number per channel"),

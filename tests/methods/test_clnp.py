@@ -232,11 +232,11 @@ def test_without_validation_images_it_is_one_line(small: Compose) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("network=resnet18", "network.width=2"), r"network: every task changes its running statistics .*network=mlp"),
+        (("network=resnet18", "network.width=2"), r"network: every task changes its running statistics, .*network=mlp"),
         (("network=resnet_gan",), r"network: method=clnp frees units .* choose network=mlp or network=cnn"),
         (
             ("network=dcgan", "network.norm=batch"),
-            r"network: every task changes its running statistics .*network\.norm=none",
+            r"network: every task changes its running statistics, .*network\.norm=none",
         ),
         (("scenario=domain_incremental",), r"method=clnp: does not work in scenario=domain_incremental"),
         (("scenario=class_incremental",), r"method=clnp: does not work in scenario=class_incremental"),

@@ -204,7 +204,7 @@ def test_a_mini_batch_of_a_stream_is_kept_once() -> None:
     ("settings", "message"),
     [
         (("optimizer=adam",), r"^optimizer: method=mer needs plain SGD, not Adam; set optimizer=sgd$"),
-        (("optimizer=rmsprop",), r"not by RMSprop; set optimizer=sgd$"),
+        (("optimizer=rmsprop",), r"not RMSprop; set optimizer=sgd$"),
         (("optimizer.momentum=0.9",), r"^optimizer\.momentum=0\.9: .* set optimizer\.momentum=0$"),
         (("optimizer.weight_decay=0.01",), r"^optimizer\.weight_decay=0\.01: .* set optimizer\.weight_decay=0$"),
         (("network=resnet18", "network.width=2"), r"^network: its batch normalization .* network=mlp or network=cnn$"),

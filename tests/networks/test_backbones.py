@@ -100,11 +100,11 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no dictionary": (lambda file: torch.save([torch.zeros(3)], file), "has no named weights"),
     "another network": (
         lambda file: torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, file),
-        "is of another network than efficientnet_lite0, where _conv_stem.weight is 32x3x3x3; in the file it is missing",
+        "belongs to another network than efficientnet_lite0, where _conv_stem.weight is 32x3x3x3; in the file it is missing",
     ),
     "another width": (
         lambda file: torch.save(torch.load(file, weights_only=True) | {"_fc.bias": torch.zeros(9)}, file),
-        "is of another network than efficientnet_lite0, where _fc.bias is 1000; in the file it is 9",
+        "belongs to another network than efficientnet_lite0, where _fc.bias is 1000; in the file it is 9",
     ),
     "no number": (
         lambda file: torch.save(
@@ -114,7 +114,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "something more": (
         lambda file: torch.save(torch.load(file, weights_only=True) | {"more": torch.zeros(9)}, file),
-        "is of another network than efficientnet_lite0, where more is missing; in the file it is 9",
+        "belongs to another network than efficientnet_lite0, where more is missing; in the file it is 9",
     ),
 }
 

@@ -247,7 +247,7 @@ def test_a_state_that_a_checkpoint_cannot_hold_is_one_line(small: Compose, mine:
         ("[Noise]", r"trainer.callbacks=\[\"Noise\"\]: each must be {_target_: PACKAGE.MODULE.CLASS, KEY: VALUE}"),
         ("7", r"trainer.callbacks=7: "),
         ("[{_target_: torch.nn.ReLU}]", r"trainer.callbacks\[0\]._target_=torch.nn.ReLU: not a part of cl_bench"),
-        ("[{_target_: cl_bench.networks.mlp.MLP}]", r"trainer.callbacks\[0\].*: is no Callback"),
+        ("[{_target_: cl_bench.networks.mlp.MLP}]", r"trainer.callbacks\[0\].*: is not of type Callback"),
     ],
 )
 def test_what_is_no_callback_is_one_line(small: Compose, mine: Any, callbacks: str, line: str) -> None:

@@ -388,7 +388,7 @@ def test_a_run_is_measured_from_the_command_line(er: Path, own: Path, capsys: py
         (evaluate, ["RUN", "afer=1"], "afer: no such key; did you mean 'after'?"),
         (evaluate, ["RUN", "after=5"], "after=5: is not a task that was learned; 0 to 4 are"),
         (evaluate, ["RUN", "after=x"], "after=x: "),
-        (evaluate, ["RUN", "after=1", "after=2"], "after=2: after is there twice"),
+        (evaluate, ["RUN", "after=1", "after=2"], "after=2: after appears twice"),
         (evaluate, ["RUN", "RUN"], "one folder at a time"),
         (evaluate, ["RUN", "dataset.size=8"], "dataset.size=8: which data set?"),
         (evaluate, ["RUN", "--fast"], "--fast: no such flag"),
