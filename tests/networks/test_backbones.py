@@ -100,7 +100,8 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no dictionary": (lambda file: torch.save([torch.zeros(3)], file), "has no named weights"),
     "another network": (
         lambda file: torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, file),
-        "belongs to another network than efficientnet_lite0, where _conv_stem.weight is 32x3x3x3; in the file it is missing",
+        "belongs to another network than efficientnet_lite0, where _conv_stem.weight is 32x3x3x3; "
+        "in the file it is missing",
     ),
     "another width": (
         lambda file: torch.save(torch.load(file, weights_only=True) | {"_fc.bias": torch.zeros(9)}, file),

@@ -245,9 +245,9 @@ def widened(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "spoil", "words"),
     [
-        ("model.safetensors", cut, "is damaged, or another file"),
-        ("model.safetensors", turned, "is damaged, or another file"),
-        ("model.safetensors", of_another, "is damaged, or another file"),
+        ("model.safetensors", cut, "is damaged, or is not the file"),
+        ("model.safetensors", turned, "is damaged, or is not the file"),
+        ("model.safetensors", of_another, "is damaged, or is not the file"),
         ("labels.json", cut, "labels.json: labels.json is damaged"),
         ("labels.json", of_another, "labels.json: belongs to another run or task"),
         ("labels.json", lambda file: file.write_text("[]"), "is not a labels.json of cl_bench"),
@@ -498,6 +498,6 @@ def test_a_graph_that_torch_cannot_trace_is_one_line(small: Compose, capfd: pyte
     settings = small("method=fecam", "scenario.n_tasks=2")
     run(settings)
     capfd.readouterr()
-    with pytest.raises(InputError, match=r"^export: method=fecam: is no graph .*data-dependent"):
+    with pytest.raises(InputError, match=r"^export: method=fecam: cannot be a graph .*data-dependent"):
         cl_bench.load(folder_of(settings)).export()
     assert capfd.readouterr() == ("", "")

@@ -123,7 +123,7 @@ def test_keys_of_training_are_searched_and_stay_out_of_tuned_files(
     assert settings["trainer"]["patience"] in (1, 2)
     assert settings["label_smoothing"] in (0.1, 0.2)
     assert settings["scenario"]["val_fraction"] == 0.2
-    assert "picked up" not in said
+    assert "used automatically" not in said
     assert "not a file for conf/tuned, which may set only the method and its optimizer, not " in said
 
 
