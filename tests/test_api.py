@@ -244,7 +244,7 @@ def test_a_run_stays_where_it_is_when_the_working_directory_changes(
         (lambda run, x: cl_bench.evaluate("FOLDER"), "^run='FOLDER': is not a run; give the result .*cl_bench.load"),  # type: ignore[arg-type]
         (lambda run, x: cl_bench.evaluate(run, 3), "^dataset=3: is not a path"),  # type: ignore[arg-type]
         (lambda run, x: run.export(3), "^file=3: is not a path"),
-        (lambda run, x: run.export(task=1), "^task=1: has no effect, as this run is class-incremental"),
+        (lambda run, x: run.export(task=1), "^task=1: has no effect, because this run is class-incremental"),
         (lambda run, x: run.predict(x, task=0.0), "^task=0.0: there is no such task"),
         (lambda run, x: run.predict(x, task=True), "^task=True: there is no such task"),
         (lambda run, x: run.predict(x, after=4.0), "^after=4.0: is not a task that was learned"),
@@ -368,7 +368,7 @@ def test_images_may_come_in_any_usual_form(er: cl_bench.Run, images: Dataset) ->
         (np.zeros((5, 8, 8), bool), "are bool; give uint8"),
         (np.zeros((5, 8, 8), ">f4"), "are >f4; give uint8"),
         (np.zeros((5, 8, 8), object), "are object; give uint8"),
-        (np.full((5, 8, 8), 255.0), "go from 255 to 255; floats must be in"),
+        (np.full((5, 8, 8), 255.0), "have values from 255 to 255; floats must be in"),
         (np.full((5, 8, 8), np.nan), "floats must be in"),
         (np.full((5, 8, 8), -0.1), "floats must be in"),
         ([[1], [2, 3]], "are not an array"),

@@ -328,9 +328,9 @@ def test_a_run_tells_how_it_grew(small: Compose) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("network=cnn",), r"network: method=den grows .*, and Conv2d is neither; choose network=mlp"),
-        (("network=resnet18",), r"network: method=den grows .* choose network=mlp"),
-        (("network=dcgan", "network.norm=batch"), r"network: method=den grows .* choose network=mlp"),
+        (("network=cnn",), r"network: method=den needs .*, and Conv2d is neither; choose network=mlp"),
+        (("network=resnet18",), r"network: method=den needs .* choose network=mlp"),
+        (("network=dcgan", "network.norm=batch"), r"network: method=den needs .* choose network=mlp"),
         (("scenario=class_incremental",), r"method=den: does not work in scenario=class_incremental"),
         (("scenario=domain_incremental",), r"method=den: does not work in scenario=domain_incremental"),
         (("method.new_units=0",), r"method\.new_units=0"),

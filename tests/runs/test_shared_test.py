@@ -91,7 +91,7 @@ def test_a_run_and_its_page(data: Path, tmp_path: Path, pictures: None, capsys: 
     assert np.isnan(loaded.metrics["BWT"])
     assert "the test set of all tasks" in str(loaded)
     assert cl_bench.evaluate(loaded) == pytest.approx(loaded.R[2])
-    with pytest.raises(InputError, match="images of its own"):
+    with pytest.raises(InputError, match="its own images"):
         cl_bench.evaluate(loaded, "digits")
     assert set(cl_bench.results(tmp_path)["method"]) == {"er", "finetune"}
 

@@ -186,7 +186,7 @@ def test_one_that_breaks_costs_one_warning_and_nothing_else(
     logger = TrackedLog([kind(), Other()])
     learn(logger, folder)
     complete(logger)
-    why = "off for the rest of this run, log.csv goes on (RuntimeError: the disk is full)"
+    why = "off for the rest of this run; log.csv is still written (RuntimeError: the disk is full)"
     assert said(caplog) == [f"{kind.title} is {why}"]
     plain = CSVLog()
     learn(plain, tmp_path / "plain")
@@ -252,7 +252,9 @@ def test_what_is_no_list_of_loggers_is_one_line(loggers: str, line: str) -> None
 
 def test_what_is_no_tracker_is_one_line(small: Compose) -> None:
     settings = small("logger=many", "logger.loggers=[{_target_: cl_bench.runs.loggers.CSVLog}]")
-    with pytest.raises(InputError, match=r"^logger.loggers\[0\]._target_=cl_bench.runs.loggers.CSVLog: is no Tracker$"):
+    with pytest.raises(
+        InputError, match=r"^logger.loggers\[0\]._target_=cl_bench.runs.loggers.CSVLog: is not of type Tracker$"
+    ):
         run(settings)
 
 
