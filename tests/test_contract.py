@@ -226,6 +226,8 @@ def enough(method: str) -> int:
 )
 @pytest.mark.parametrize("mask", ["all", "current"])
 def test_it_learns_under_every_training_mask(method: str, mask: str, small: Compose, tmp_path: Path) -> None:
+    if (method, mask) == ("icarl", "current"):
+        pytest.skip("refused: its loss has no such mask")
     # wide: a narrow network that pushes the classes to come down from the start ends with dead units
     scenario, learner = prepare(
         small(f"method={method}", f"scenario.train_mask={mask}", "network.hidden=[200]", "optimizer.lr=0.003")

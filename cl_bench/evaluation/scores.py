@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -89,21 +90,20 @@ class Score(nn.Module):
         allowed, own = self.problem.mask(rule, after), self.problem.mask("own", after)
         tally = ByClassTally(self.problem.n_outputs, allowed if shared else allowed[: after + 1])
         tests = self.scenario.tests
-        for test, batches in enumerate(self.scenario.test_dataloader()):
-            again = any(tests[test] is earlier for earlier in tests[:test])  # of a task that came round again
-            for batch in batches:
-                task = self.tasks(batch, test)
-                logits = self.logits(method, batch, test)
-                check_shape(logits, len(batch.y), self.problem.n_outputs)
-                among = masked(logits, allowed.to(logits.device)[task])
-                check_numbers(among)
-                answer = among.argmax(1)
-                self.metrics.update(after, test, answer, batch.y)
-                if test <= after or (shared and after >= 0):
-                    tally.add(test, among, answer, batch.y, again)
-                if self.has_own:
-                    answer = masked(logits, own.to(logits.device)[task]).argmax(1)
-                    self.own.update(after, test, answer, batch.y)
+        with answering() as highest:
+            for test, batches in enumerate(self.scenario.test_dataloader()):
+                again = any(tests[test] is earlier for earlier in tests[:test])  # of a task that came round again
+                for batch in batches:
+                    task = self.tasks(batch, test)
+                    logits = self.logits(method, batch, test)
+                    among = masked(logits, allowed.to(logits.device)[task])
+                    answer = highest(among)
+                    self.metrics.update(after, test, answer, batch.y)
+                    if test <= after or (shared and after >= 0):
+                        tally.add(test, among, answer, batch.y, again)
+                    if self.has_own:
+                        answer = masked(logits, own.to(logits.device)[task]).argmax(1)
+                        self.own.update(after, test, answer, batch.y)
         return tally
 
     def tasks(self, batch: Batch, test: int) -> Any:
@@ -113,12 +113,15 @@ class Score(nn.Module):
     def logits(self, method: Method, batch: Batch, test: int) -> Tensor:
         """The answers to a mini-batch of a test set; in task-incremental learning with the task of each image given."""
         if self.problem.kind != "task":
-            return method(batch.x)
-        if not self.scenario.shared_test:
-            return method(batch.x, index=test)
-        parts = {task: (batch.task_ids == task).nonzero().squeeze(1) for task in batch.task_ids.unique().tolist()}
-        found = torch.cat([method(batch.x[rows], index=task) for task, rows in parts.items()])
-        return found[torch.cat([*parts.values()]).argsort()]
+            logits = method(batch.x)
+        elif not self.scenario.shared_test:
+            logits = method(batch.x, index=test)
+        else:
+            parts = {task: (batch.task_ids == task).nonzero().squeeze(1) for task in batch.task_ids.unique().tolist()}
+            found = torch.cat([method(batch.x[rows], index=task) for task, rows in parts.items()])
+            logits = found[torch.cat([*parts.values()]).argsort()]
+        check_shape(logits, len(batch.y), self.problem.n_outputs)
+        return logits
 
     @torch.no_grad()
     def on_stream(self, method: Method, index: int, came: Tensor) -> float:
@@ -134,7 +137,7 @@ class Score(nn.Module):
         if problem.kind == "class":
             among, tests = came, self.scenario.tests
         right, given = came.new_zeros(2, dtype=torch.int64)
-        with eval_mode(method):
+        with eval_mode(method), answering() as highest:
             for test, data in enumerate(tests):
                 if any(data is earlier for earlier in tests[:test]):  # of a task that came round again
                     continue
@@ -144,7 +147,7 @@ class Score(nn.Module):
                     counted = among[batch.y]
                     if problem.kind == "task":
                         counted = counted & (task <= index)
-                    right += (counted & (masked(logits, allowed[task] & among).argmax(1) == batch.y)).sum()
+                    right += (counted & (highest(masked(logits, allowed[task] & among)) == batch.y)).sum()
                     given += counted.sum()
         return float(right.double() / given)
 
@@ -166,11 +169,11 @@ class Score(nn.Module):
         """How many of each of these sets of images are answered right, float64; see `accuracies`."""
         allowed = self.problem.mask(self.problem.rules["evaluation"], after)
         right = [torch.zeros((), dtype=torch.int64, device=method.device) for _ in images]
-        with eval_mode(method):
+        with eval_mode(method), answering() as highest:
             for place, (test, data) in enumerate(images.items()):
                 for batch in data.batches():
                     logits = self.logits(method, batch, test)
-                    answer = masked(logits, allowed.to(logits.device)[self.tasks(batch, test)]).argmax(1)
+                    answer = highest(masked(logits, allowed.to(logits.device)[self.tasks(batch, test)]))
                     right[place] += (answer == batch.y).sum()
         return torch.stack(right).cpu().double()
 
@@ -230,10 +233,30 @@ def check_shape(logits: Tensor, n: int, n_outputs: int) -> None:
         raise InputError(f"method: {why}; return logits of the shape (B, n_outputs)")
 
 
-def check_numbers(among: Tensor) -> None:
-    """Raises InputError for NaN among the outputs that may answer: the highest of them would be the first NaN."""
-    if bad := int(among.isnan().any(1).sum()):
-        raise InputError(f"method: its forward returns NaN for {bad} of {len(among)} images; return numbers")
+@contextmanager
+def answering() -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yields the function that finds the highest output of each image, shape (B, n_outputs) -> (B,).
+
+    Looks for NaN once, at the end, as each look waits for a GPU: see `check_numbers`.
+    """
+    bad: list[Tensor] = []
+
+    def highest(logits: Tensor) -> Tensor:
+        bad.append(logits.isnan().any(1).sum())
+        return logits.argmax(1)
+
+    yield highest
+    if bad:
+        check_numbers(torch.stack(bad).sum())
+
+
+def check_numbers(bad: Tensor) -> None:
+    """Raises InputError for images with NaN among the outputs that may answer: the highest would be the first NaN.
+
+    bad: how many there are, shape ().
+    """
+    if n := int(bad):
+        raise InputError(f"method: its forward returns NaN for {n} answers; return numbers")
 
 
 def with_none(values: Tensor) -> list[Any]:

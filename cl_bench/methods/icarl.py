@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import Rate
+from cl_bench.config import InputError, Rate
 from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Fit, frozen
@@ -38,7 +38,8 @@ class ICaRL(Exemplary):
     (algorithm 5). An image belongs to the class whose exemplars have the nearest mean under the current network
     (algorithm 1). Features and means have length 1.
 
-    Outputs that no task has used take part, with target 0, only under the training mask `all`.
+    Outputs that no task has used take part, with target 0, only under the training mask `all`. Raises InputError for
+    `current`: the outputs of older classes always take part.
 
     Args:
         memory: exemplars kept; in total, divided equally among the classes so far, as in the paper; per task, among its
@@ -68,6 +69,8 @@ class ICaRL(Exemplary):
         answer: Literal["mean", "network"] = "mean",
     ) -> None:
         super().__init__(problem, network, optimizer, memory)
+        if problem.kind == "class" and problem.train_mask == "current":
+            raise InputError("scenario.train_mask=current: icarl trains the outputs of older classes too; choose seen")
         self.temperature = temperature
         self.answer: Literal["mean", "network"] = answer
         self.learning = False  # a task, whose classes have no means yet

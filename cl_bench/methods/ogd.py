@@ -90,7 +90,9 @@ class OGD(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         if not self.index:
-            return super().train_step(batch, optimizers)
+            logs = super().train_step(batch, optimizers)
+            self._frozen.restore()
+            return logs
         weights = [self.weights[name] for name in self.projected]
         before = [weight.detach().clone() for weight in weights]
         logs = super().train_step(batch, optimizers)

@@ -21,7 +21,7 @@ from cl_bench.data.on_disk import rows_at_once
 from cl_bench.data.pictures import read_pictures
 from cl_bench.data.problem import masked
 from cl_bench.data.tasks import Scenario
-from cl_bench.evaluation.scores import Score
+from cl_bench.evaluation.scores import Score, check_numbers
 from cl_bench.runs.asked import is_one_of
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.models import Models, put_in
@@ -113,7 +113,9 @@ class Trained:
             seen = problem.pictures.features(seen) if problem.pictures else seen
             logits = self.method.eval()(seen, index=task if problem.kind == "task" else None)
             found.append(masked(logits, allowed).cpu())
-        return torch.cat(found)
+        answers = torch.cat(found)
+        check_numbers(answers.isnan().any(1).sum())
+        return answers
 
     def view(self, task: int, device: torch.device) -> nn.Module | None:
         """How a task sees its images, without these images; None: as they are. Raises InputError where a task changes

@@ -210,7 +210,11 @@ class Watch(pl.Callback):
         """What is measured inside takes no time of training, and nothing of its precision."""
         before = time.monotonic()
         with torch.autocast(self.module.device.type, enabled=False):
-            yield
+            try:
+                yield
+            except InputError:
+                self._check()  # answers that are NaN have their cause in the steps before them
+                raise
         seconds = time.monotonic() - before
         self._began += seconds
         self.checkpoint.set_aside(seconds)

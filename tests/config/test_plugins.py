@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import cl_bench
 from cl_bench.__main__ import main
@@ -331,8 +332,12 @@ def test_answers_that_are_no_numbers_are_refused(plugin: Plugin, tmp_path: Path)
         if column == 9:
             Score(scenario).measure(method, after=0)
         else:
-            with pytest.raises(InputError, match=r"^method: its forward returns NaN for 1 of \d+ images"):
+            with pytest.raises(InputError, match=r"^method: its forward returns NaN for [1-9]\d* answers"):
                 Score(scenario).measure(method, after=0)
+            with pytest.raises(InputError, match="forward returns NaN"):
+                Score(scenario).right(method, 0, {0: scenario.tests[0]})
+            with pytest.raises(InputError, match="forward returns NaN"):
+                Score(scenario).on_stream(method, 0, torch.ones(10, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("name", ["finetune", "calm"])

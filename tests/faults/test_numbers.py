@@ -73,6 +73,12 @@ def test_a_number_gone_bad_stops_the_run_where_it_did(
     assert run(settings).R == run(small("method=finetune", root="other")).R
 
 
+def test_what_is_measured_in_the_middle_does_not_hide_why_numbers_went_bad(small: Compose) -> None:
+    """The answers are NaN before the chunk ends, and the step that made them so is the reason."""
+    with pytest.raises(Diverged, match=r"^task 1, train, step \d: loss is nan"):
+        run(small("method=finetune", "optimizer=sgd", "optimizer.lr=1e30", "evaluate_every=3"))
+
+
 @pytest.mark.parametrize("gan", ["mlp", "acgan_mlp"])
 def test_a_generator_that_collapses_is_a_warning_with_the_histogram(
     gan: str, small: Compose, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
