@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -185,6 +186,28 @@ def test_it_works_in_threads_one_run_at_a_time(call: Any, er: cl_bench.Run, root
         thread.join()
     np.testing.assert_array_equal(found[0], er.R)
     np.testing.assert_array_equal(found[1], call("method=er", "seed=1").R)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_forked_during_a_run_does_not_wait_for_it() -> None:
+    code = """
+import os, threading
+from cl_bench.runs.asked import alone
+began, ends = threading.Event(), threading.Event()
+def work():
+    with alone():
+        began.set()
+        ends.wait()
+threading.Thread(target=work).start()
+began.wait()
+child = os.fork()
+if child == 0:
+    with alone():
+        os._exit(0)
+os.waitpid(child, 0)
+ends.set()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 def test_what_a_person_set_of_torch_changes_no_number(er: cl_bench.Run, images: Dataset, tmp_path: Path) -> None:

@@ -244,7 +244,10 @@ class Plots:
         numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values.values())
         if numeric:
             placed = {text: float(value) for text, value in values.items()}
-            log = min(placed.values()) > 0 and max(placed.values()) >= 8 * min(placed.values())
+            above = [value for value in placed.values() if value > 0]
+            log = min(placed.values()) >= 0 and max(above, default=0.0) >= 8 * min(above, default=1.0)
+            if log:  # 0, which has no logarithm, stands to the left of all others
+                placed = {text: value or min(above) / 8 for text, value in placed.items()}
         else:
             in_order = sorted(values, key=lambda text: by_size(values[text]))
             placed, log = {text: float(place) for place, text in enumerate(in_order)}, False
@@ -262,12 +265,10 @@ class Plots:
                 series.append(Series(label, ids, self.looks[method].style(rank), line))
         if not series:
             return None
-        title = f"{column.title} against {short(key)}"
+        title, along = f"{column.title} against {short(key)}", short(key) + (", logarithmic" if log else "")
         chart = lines_or_dots(
             title,
-            Axis(
-                short(key) + (", logarithmic" if log else ""), list(placed.values()), log=log, write=lambda v: texts[v]
-            ),
+            Axis(along, list(placed.values()), log=log, write=lambda v: texts[v]),
             share_axis(f"{column.title}, {column.unit}", series),
             series,
             sorted(texts.items()),

@@ -19,6 +19,8 @@ from cl_bench.config.schema import check
 
 AT_WORK = threading.Lock()
 HERE = ContextVar("HERE", default=False)  # whether this thread has it
+if hasattr(os, "register_at_fork"):  # in a process that is forked, no thread would ever release it
+    os.register_at_fork(after_in_child=AT_WORK._at_fork_reinit)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def node_of(dataset: str, config: Mapping[str, Any], keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -180,6 +180,18 @@ def test_values_along_a_parameter_stand_by_their_size_beside_what_is_no_number(t
     assert re.findall(r">(100|200|1000|null)</text>", chart) == ["100", "200", "1000", "null"]
 
 
+def test_values_of_a_wide_range_stand_apart_where_one_of_them_is_0(tmp_path: Path) -> None:
+    for strength in (0.0, 1.0, 10.0, 1000.0):
+        write(tmp_path, "ewc", method__strength=strength)
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    chart = page.partition("ACC against strength.")[2].partition("</svg>")[0]
+    assert "strength, logarithmic" in chart
+    places = {text: float(x) for x, text in re.findall(r'<text x="([\d.]+)"[^>]*>(0|1|10|1000)</text>', chart)}
+    assert places["0"] < places["1"] < places["10"] < places["1000"]
+    assert places["10"] - places["1"] > 20
+
+
 def test_nothing_finished_is_a_page_too(tmp_path: Path) -> None:
     write(tmp_path, "er", status="running")
     assert main([str(tmp_path), "--out", str(tmp_path / "new" / "place")]) == 0
