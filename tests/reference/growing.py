@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from reference.common import Images, Timing, clones, each, epoch, mul_, sgd
 from reference.isolation import among_own
 
-DEN_L1, DEN_L2, DEN_GROUP, DEN_PULL, DEN_SIGMA, DEN_UNITS = 0.2, 0.01, 0.5, 1.0, 0.05, 5
+# of new units some stay and some go, and some old ones are split
+DEN_L1, DEN_L2, DEN_GROUP, DEN_PULL, DEN_SIGMA, DEN_UNITS = 0.2, 0.01, 4.0, 1.0, 0.01, 5
 LR = 0.01  # of `sgd`
 SHARE = 2 * LR * DEN_PULL / (1 + 2 * LR * DEN_PULL)
 
