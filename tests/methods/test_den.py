@@ -285,6 +285,20 @@ def test_the_loss_that_decides_is_the_mean_over_all_images() -> None:
     assert phases.count("expand") == 2  # looked at before and after one training
 
 
+def test_the_loss_that_decides_is_that_of_the_retrained_network() -> None:
+    losses: list[float] = []
+
+    def look(method: DEN, call: Call) -> None:
+        if call.phase == "retrain":
+            losses.append(method.mean_loss(scenario.tasks[1].train))
+
+    scenario, method = den("optimizer.lr=0.01")
+    method.learn_task(scenario.tasks[0], Recorder(6))
+    noted = method.learn_task(scenario.tasks[1], Recorder(6, lambda call: look(method, call)))
+    before, after = losses
+    assert noted["loss"] == after != pytest.approx(before)
+
+
 def test_the_pull_is_towards_what_was_before_the_task() -> None:
     """Ever so strong, it is felt by old weights alone."""
     scenario, method = den("method.pull=1e9", "method.sigma=1e30", "optimizer.lr=0.01")
