@@ -166,6 +166,19 @@ def test_activity_is_the_mean_absolute_activation_over_images_and_positions(smal
     torch.testing.assert_close(found[1], second.abs().mean(0))
 
 
+def test_a_negative_activation_counts_by_its_size() -> None:
+    scenario, method = clnp("network=dcgan", "network.width=3", "network.depth=2")
+    data, given = scenario.tasks[0].train, []
+    x = data.batch(torch.arange(len(data))).x
+    for layer in method.layers:
+        x = layer(x)
+        if isinstance(layer, torch.nn.LeakyReLU):
+            given.append(x.transpose(0, 1).flatten(1))
+    assert all((values < 0).any() for values in given)
+    for found, values in zip(method.activity(data), given, strict=True):
+        torch.testing.assert_close(found, values.abs().sum(1) / values.shape[1])
+
+
 def test_weights_into_free_units_are_drawn_anew_and_the_others_stay(tmp_path: Path) -> None:
     scenario, method = clnp(*NETWORKS["cnn"], "optimizer.lr=0.01", "method.margin=0.05")
     learn(method, scenario, 0, tmp_path, epochs=6, batch_size=32)
