@@ -24,7 +24,7 @@ Utility = Literal["adaptable_contribution", "contribution"]
 class ContinualBackprop(Classifier):
     """Objective: the cross-entropy on the mini-batch. After each step, in each hidden layer:
 
-    1. u <- eta u + (1 - eta) c, the utility of each unit. The contribution is c = mean |h| sum_k |w_out,k|. The
+    1. u <- eta u + (1 - eta) c, the utility of each unit. The contribution is c = mean |h| mean_k |w_out,k|. The
        adaptable contribution is c = mean |h - h^| mean_k |w_out,k| / mean_j |w_in,j|. h is the output of the unit for
        the mini-batch, and h^ is its running mean, also with eta. Both are corrected for their start: u / (1 - eta^age).
     2. Of the units older than `maturity` steps the share `replacement_rate` is replaced; fractions are summed up. The
