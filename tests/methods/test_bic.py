@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from conftest import made, one_pass
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 
 from cl_bench.config import InputError
 from cl_bench.data.problem import masked
@@ -112,6 +112,24 @@ def test_as_many_images_of_each_class_are_set_apart_and_not_trained_on(monkeypat
     method.learn_task(scenario.tasks[2], fit)
     assert [len(data) for data in trained] == [len(everything) - 6 * 12]
     assert [data.labels.bincount().tolist() for data in corrected_by] == [[12] * 6]
+
+
+def test_the_pair_is_fitted_to_what_the_network_answers_in_evaluation_mode() -> None:
+    method, scenario = bic()
+    dropout, norm = nn.Dropout(0.5), nn.BatchNorm1d(16)
+    method.network.features.extend([dropout, norm])
+    method.learn_task(scenario.tasks[0], one_pass)
+    method.index = 1
+    apart, _ = method.set_apart(scenario.tasks[1].train)
+    start = copy.deepcopy(norm.state_dict())
+    with torch.no_grad():
+        logits = method.eval()(apart.batch(torch.arange(len(apart))).x)
+    method.train().correct(apart)
+    new = method.head.task_of_output == 1
+    a, b = fitted(masked(logits, torch.arange(10) < 4), apart.labels, new, method.ridge).tolist()
+    assert (method.head.a[1].item(), method.head.b[1].item()) == pytest.approx((a, b), rel=1e-3)
+    assert all(torch.equal(value, start[name]) for name, value in norm.state_dict().items())
+    assert dropout.training
 
 
 def test_a_new_class_that_would_be_set_apart_whole_is_named() -> None:

@@ -161,6 +161,18 @@ def test_the_old_network_never_changes() -> None:
     assert not torch.allclose(method.network.eval()(x), start(x))
 
 
+def test_exemplars_and_means_are_chosen_by_the_network_in_evaluation_mode() -> None:
+    method, scenario = icarl()
+    dropout, norm = nn.Dropout(0.5), nn.BatchNorm1d(16)
+    method.network.features.extend([dropout, norm])
+    data, start = scenario.tasks[0].train, copy.deepcopy(norm.state_dict())
+    found = method.train().features_of(data)
+    assert all(torch.equal(value, start[name]) for name, value in norm.state_dict().items())
+    assert dropout.training
+    expected = F.normalize(method.eval().network.features(data.batch(torch.arange(len(data))).x))
+    torch.testing.assert_close(found, expected)
+
+
 def test_while_a_task_is_learned_the_network_answers() -> None:
     """The new classes have no mean yet, and would never be an answer."""
     method, scenario = icarl()
