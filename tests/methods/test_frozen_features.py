@@ -60,6 +60,20 @@ def test_any_order_and_any_number_of_tasks_give_the_same_answers(name: str) -> N
     assert not torch.equal(expected, answers(taken_in(name, halves[:1])[1], scenario))  # half of the images
 
 
+def test_a_network_that_never_learns_is_in_evaluation_mode() -> None:
+    """Else its running statistics would follow the images, and features would depend on the mini-batch."""
+    scenario, method = head("ncm")
+    norm = torch.nn.BatchNorm1d(32)
+    method.network.features.extend([norm, torch.nn.Dropout(0.5)])
+    features, data = method.network.features.eval(), scenario.tasks[0].train
+    expected = torch.zeros(10, 32, dtype=torch.float64)
+    expected.index_add_(0, data.labels, features(data.batch(torch.arange(len(data))).x).detach().double())
+    start = {name: value.clone() for name, value in norm.state_dict().items()}
+    method.train().learn_task(scenario.tasks[0], one_pass)
+    assert all(torch.equal(value, start[name]) for name, value in norm.state_dict().items())
+    torch.testing.assert_close(method.sums, expected, rtol=1e-5, atol=1e-4)
+
+
 @of_heads
 def test_the_fit_of_runs_takes_in_each_image_once_as_it_is(name: str, tmp_path: Path) -> None:
     """The last mini-batch of 36 has one image, which nothing joins; nothing is augmented."""
