@@ -83,7 +83,7 @@ class Judge:
         count = labels.bincount(minlength=self.problem.n_outputs).tolist()
         score, fid = ([math.nan] * self.problem.n_outputs for _ in range(2))
         for output in seen if math.isfinite(accuracy) else ():
-            own, which = images[labels == output], f"class {self.names[output]}"
+            own, which = images[labels == output], f"class {self.problem.class_names[output]}"
             if len(own):
                 score[output] = self.or_nan("MeRGAN score", partial(self.score, own, output), which)
                 fid[output] = self.or_nan("FID", partial(self.fid, own, output, after), which)
@@ -110,12 +110,6 @@ class Judge:
         """The distance of as many generated images of a class as there are real ones, see `frechet_distance`."""
         real = self.real(output, after)
         return frechet_distance(real, in_parts(self.features, images[: len(real)]))
-
-    @property
-    def names(self) -> dict[int, str]:
-        """What the data set calls the class of each output."""
-        tasks = zip(self.problem.outputs, self.scenario.tasks, strict=False)  # a trial has the first ones
-        return {output: name for outputs, task in tasks for output, name in zip(outputs, task.names, strict=False)}
 
     def seen(self, after: int) -> list[int]:
         """The outputs of tasks 0 to `after`."""

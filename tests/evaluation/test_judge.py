@@ -121,6 +121,16 @@ def test_real_images_are_those_of_the_tasks_so_far(kind: str, tmp_path: Path) ->
     assert torch.equal(one.real(1, after=2), expected[: one.n])
 
 
+def test_it_measures_classes_of_tasks_that_have_a_name_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each permutation has ten outputs, and one name."""
+    monkeypatch.setattr(judge, "STEPS", 1)
+    scenario = scenario_of("dataset=digits", "scenario=permuted", "scenario.kind=class", "scenario.n_tasks=2")
+    found, _ = measured(Judge(scenario, tmp_path), Generator(scenario, *images_of(scenario)), after=1)
+    assert None not in found.MeRGAN_score
+
+
 def test_inception_sees_color_where_it_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Distance(nn.Module):
         def __init__(self, feature: int) -> None:
