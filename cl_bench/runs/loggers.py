@@ -73,7 +73,7 @@ class RunLogger(Logger):
             for name, value in values.items()
         ]
         if rows:
-            self._step = rows[-1].step
+            self._step = max(self._step, rows[-1].step)  # a stream may have been measured before the last loss
             self.write(rows)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 import wandb
 import yaml
 from conftest import Compose
-from logged_run import CONFIG, PHASES, STEPS, R, complete, learn, said
+from logged_run import CONFIG, PHASES, RESULTS, STEPS, R, complete, learn, record, said
 from omegaconf import OmegaConf
 from pytorch_lightning import LightningModule, Trainer
 from wandb.proto import wandb_internal_pb2
@@ -148,6 +149,17 @@ def test_a_point_of_lightnings_never_goes_back_and_comes_once(tmp_path: Path) ->
                 logger.log_metrics({"mine": 2.0}, step + 10)
     rows = [(row.step, row.name) for row in read(tmp_path / "log.csv")]
     assert rows == [(0, "lr"), *((at, name) for at in (10, 20, 30) for name in ("loss", "mine", "lr"))]
+
+
+def test_what_is_measured_after_a_task_stands_at_its_last_step(tmp_path: Path) -> None:
+    """A chunk logs its losses first, and then how a stream was measured inside of it."""
+    logger = CSVLog()
+    logger.start(tmp_path, "0123abcd", "name", {}, "group", [], 0)
+    logger.phase(0, "train", 0)
+    logger.log_points([(3, {"loss": 1.0})])
+    logger.log_points([(2, {"images": 20.0})], STREAM)
+    logger.task(replace(RESULTS, tasks=[record(0)]), None)
+    assert {row.step for row in read(tmp_path / "log.csv") if row.phase == MEASURED} == {3}
 
 
 def test_a_run_continued_before_its_first_step_keeps_its_tasks(tmp_path: Path) -> None:
