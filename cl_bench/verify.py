@@ -18,7 +18,7 @@ from cl_bench.config.names import key_of, place
 from cl_bench.manual import keys_table
 from cl_bench.process import OWNER, without_collector
 from cl_bench.record import Results
-from cl_bench.report.published import Cell, Row, cells, keep, ours, row_of
+from cl_bench.report.published import Cell, Row, cells, configuration_of, keep, kept, ours, row_of
 from cl_bench.report.published_tables import HEADS, line_of, remade, results_table
 from cl_bench.report.runs import MACHINE, Run, Unread, every_run, outdated, say_damaged
 from cl_bench.report.timings import timings_table
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = {family: rows(content, runs, overrides) for family, content in chosen.items()}
         if options.keep:
             for family, kept_rows in found.items():
-                keep(family, kept_rows)
+                keep(family, kept_rows, stale(family, chosen[family]))
         if options.tables:
             tables()
         return show(chosen, found)
@@ -176,6 +176,13 @@ def rows(content: Sequence[Cell], runs: Mapping[str, Results], overrides: Sequen
             if own in runs:
                 found[own] = row_of(cell, runs[own], own)
     return list(found.values())
+
+
+def stale(family: str, content: Sequence[Cell]) -> list[Row]:
+    """The kept runs of some cells whose configuration is another one today, and those of no cell of the family."""
+    asked, known = ({cell.configuration for cell in some} for some in (content, cells()[family]))
+    found = [(row, configuration_of(row)) for row in kept(family)]
+    return [row for row, own in found if own not in known or (own in asked and key(own, row.seed) != row.key)]
 
 
 def key(overrides: Sequence[str], seed: int) -> str:

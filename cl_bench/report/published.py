@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -192,9 +192,10 @@ def kept(family: str) -> list[Row]:
     return rows
 
 
-def keep(family: str, rows: Iterable[Row]) -> None:
+def keep(family: str, rows: Iterable[Row], stale: Container[Row] = ()) -> None:
     """Writes a family's CSV file: the runs given, and of those that were there the ones that are not run again."""
-    known = {(row.experiment, row.overrides, row.seed): row for row in (*kept(family), *rows)}
+    old = (row for row in kept(family) if row not in stale)
+    known = {(row.experiment, row.overrides, row.seed): row for row in (*old, *rows)}
     wanted = {"ACC", "BWT", "FWT", "forgetting", *(cell.metric for cell in cells()[family])}
     if not known:
         return
