@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from cl_bench.config import signatures
-from cl_bench.config.errors import InputError, NotApplicable
-from cl_bench.config.idle import unread
+from cl_bench.config.errors import InputError, NotApplicable, nearest
+from cl_bench.config.idle import WHOLE, unread
 from cl_bench.config.names import file_of, options_of
 from cl_bench.config.plugins import allowed
 from cl_bench.config.schema import imported, path_of, types_of
+from cl_bench.config.training import OFF
+
+TYPES: dict[str, Any] = {
+    "kinds": tuple[Literal["class", "task", "domain"], ...],
+    "train_mask": Literal["seen", "all", "current"],
+    "refused": dict[str, str],
+    "unread": dict[str, dict[str, Any]],
+    "grows": bool,
+    "needs_borders": bool,
+    "trains": bool,
+}
+"""What a class of a method can say of itself that is read here."""
 
 
 def declared(settings: Mapping[str, Any], name: str) -> Any:
@@ -26,7 +40,22 @@ def declared(settings: Mapping[str, Any], name: str) -> Any:
         found = getattr(imported(path, "method"), name, None)
     if found is None:
         raise InputError(f"method._target_={path}: is not of type Method")
+    check_declared(path, name, found)
     return found
+
+
+def check_declared(path: str, name: str, value: Any) -> None:
+    """Raises InputError for a wrong value of a class attribute, and for a key in it that does not exist."""
+    try:
+        TypeAdapter(TYPES[name]).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"method._target_={path}: {name}={value!r}: {reason[0].lower()}{reason[1:]}") from None
+    if name in ("refused", "unread") and name in vars(imported(path, "method")):
+        known = OFF if name == "refused" else {*WHOLE, *types_of(path, "method")}
+        for key in value:
+            if key not in known and (name == "refused" or "." not in key):
+                raise InputError(f"method._target_={path}: {name} has {key!r}, which is no key{nearest(key, known)}")
 
 
 def unread_in(settings: Mapping[str, Any]) -> dict[str, str]:

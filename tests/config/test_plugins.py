@@ -319,6 +319,27 @@ def test_answers_of_another_width_are_refused(plugin: Plugin, tmp_path: Path) ->
         run(compose("method=calm", *QUICK, f"output_root={tmp_path}"))
 
 
+@pytest.mark.parametrize(
+    ("number", "line", "reason"),
+    [
+        (1, 'kinds = ("clas",)', "kinds=('clas',): input should be 'class', 'task' or 'domain'"),
+        (2, 'kinds = "class"', "kinds='class': input should be a valid tuple"),
+        (3, 'refused = ("label_smoothing",)', "refused=('label_smoothing',): input should be a valid dictionary"),
+        (4, 'refused = {"label_smothing": "no"}', "refused has 'label_smothing', which is no key; did you mean"),
+        (5, 'unread = {"kalm": {}}', "unread has 'kalm', which is no key; did you mean 'calm'?"),
+        (6, 'trains = "never"', "trains='never': input should be a valid boolean"),
+    ],
+)
+def test_a_wrong_class_attribute_of_a_method_is_one_line(
+    number: int, line: str, reason: str, plugin: Plugin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"says{number}_plugin"
+    code = CALM.replace('kinds = ("class", "task")', line)
+    plugin(name, {"method/calm": f"_target_: {name}.code.Calm\ncalm: 0.5\n"}, code=code)
+    said = refused(capsys, "method=calm", "dataset=digits", f"plugins=[{name}]")
+    assert said.startswith(f"error: method._target_={name}.code.Calm: {reason}")
+
+
 def test_answers_that_are_no_numbers_are_refused(plugin: Plugin, tmp_path: Path) -> None:
     """The first NaN would be the highest: chance, and no word of it. One of an output that may not answer is none."""
     body = "    def forward(self, x: Any, index: Any = None) -> Any:\n        logits = self.network(x)\n"
