@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cl_bench.config import InputError
 from cl_bench.data.batches import Data
 from cl_bench.data.views import Pictures
 
@@ -28,7 +27,7 @@ class Problem:
         outputs: the outputs of the classes of each task.
         train_mask: the outputs that take part in the training softmax of class-incremental learning.
         mean, std: per channel, for pixels in [0, 1]; None: no normalization.
-        class_names: the name of each output, n_outputs of them; their numbers if left out.
+        class_names: the name of each output, n_outputs of them; () if there are no names.
         view, augment: the changes to images that a method keeps, as in `Data`.
         online: whether the images come as a stream: each once, and the ends of tasks are unknown.
         n_meta: number of classes for meta-training. Their images come with the first task, see `Task`.
@@ -49,12 +48,6 @@ class Problem:
     n_meta: int = 0
     label_smoothing: float = 0.0
     pictures: Pictures | None = None
-
-    def __post_init__(self) -> None:
-        if not self.class_names:
-            object.__setattr__(self, "class_names", tuple(map(str, range(self.n_outputs))))
-        if len(self.class_names) != self.n_outputs:
-            raise InputError(f"scenario: class_names has {len(self.class_names)} names for {self.n_outputs} outputs")
 
     @property
     def image_dtype(self) -> torch.dtype:

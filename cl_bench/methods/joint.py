@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, ClassVar
 
-from cl_bench.data.problem import Problem, Task
+from cl_bench.data.problem import Task
 from cl_bench.methods.base import Fit
 from cl_bench.methods.cumulative import Cumulative
-from cl_bench.networks.base import Network
-from cl_bench.networks.optimizers import Optimizer
 
 
 class Joint(Cumulative):
@@ -26,10 +23,6 @@ class Joint(Cumulative):
 
     unread: ClassVar[dict[str, dict[str, Any]]] = {"optimizer.keep_state": {}}
 
-    def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
-        super().__init__(problem, network, optimizer)
-        self.at_random = copy.deepcopy(network.state_dict())
-
     @property
     def measurable(self) -> bool:
         return self.index == self.problem.n_tasks - 1
@@ -37,5 +30,4 @@ class Joint(Cumulative):
     def learn(self, task: Task, fit: Fit) -> None:
         data = self.memory.add(task.train)
         if self.measurable:
-            self.network.load_state_dict(self.at_random)  # a run that is continued has trained it
             fit(self, data, phase="train", times=self.problem.n_tasks)

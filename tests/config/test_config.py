@@ -136,7 +136,7 @@ def test_the_nearest_choice() -> None:
     assert nearest("xyz", ["b", "a"], "group.") == "; choose from group.a, group.b"
     assert nearest("xyz", []) == ""
     assert nearest("adamW", ["adam", "adamw"]) == "; did you mean 'adamw'?"
-    assert nearest("x", map(str, range(1000, 2234))).endswith("1008, 1009, ... (1,234 in all)")
+    assert nearest("x", map(str, range(1000, 2234))).endswith("1008, 1009, ... (1,234 in total)")
 
 
 @pytest.mark.parametrize("file", NODES, ids=lambda file: f"{file.parent.name}/{file.stem}")

@@ -104,7 +104,7 @@ def test_intransigence_against_a_reference_run(reference: str, small: Compose) -
     bests = [there(a[i][i] if reference == "cumulative" else a[4][i]) for i in range(5)]
     expected = [best - there(results.R[i][i]) for i, best in enumerate(bests)]
     assert results.metrics["intransigence"] == pytest.approx(sum(expected) / 5)
-    with pytest.raises(InputError, match="reference=nowhere: no finished run"):
+    with pytest.raises(InputError, match="reference=nowhere: there is no finished run"):
         run(small("method=finetune", "reference=nowhere", root="other"))
 
 
