@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -26,7 +27,7 @@ FAMILIES = sorted(cells())
 QUICK = "dataset=digits method=finetune trainer.iterations=2 network.hidden=[4] scenario=class_incremental"
 
 
-def row(seed: int, accuracy: float, **more: str) -> Row:
+def row(seed: int, accuracy: float, **more: Any) -> Row:
     values = {"experiment": "split_mnist", "overrides": ("method=er",), "key": "0a"} | more
     return Row(
         **values,  # type: ignore[arg-type]

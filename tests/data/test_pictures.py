@@ -153,7 +153,7 @@ def test_the_fourth_bytes_of_a_bmp_file_are_nothing_or_refused(fourth: int | Non
     Image.fromarray(np.dstack([GRAY, GRAY, GRAY, alpha])).save(tmp_path / "a.bmp")
     if fourth is None:
         with pytest.raises(
-            InputError, match="a\.bmp has a fourth byte per pixel that may mean transparency; save it as PNG"
+            InputError, match=r"a\.bmp has a fourth byte per pixel that may mean transparency; save it as PNG"
         ):
             read(tmp_path / "a.bmp")
     else:
