@@ -30,7 +30,7 @@ QUICK = "dataset=digits method=finetune trainer.iterations=2 network.hidden=[4] 
 def row(seed: int, accuracy: float, **more: Any) -> Row:
     values = {"experiment": "split_mnist", "overrides": ("method=er",), "key": "0a"} | more
     return Row(
-        **values,  # type: ignore[arg-type]
+        **values,
         seed=seed,
         version="0.1.0",
         commit="",
@@ -114,7 +114,7 @@ def test_what_has_not_run_says_so() -> None:
 
 def test_the_mean_is_over_the_runs_of_the_cell() -> None:
     cell = Cell(experiment="split_mnist", overrides=("method=er",), seeds=(0, 1))
-    rows = [row(0, 0.5), row(1, 0.7), row(2, 0.1), row(0, 0.9, experiment="n_gen"), row(1, 0.2, overrides=())]  # type: ignore[arg-type]
+    rows = [row(0, 0.5), row(1, 0.7), row(2, 0.1), row(0, 0.9, experiment="n_gen"), row(1, 0.2, overrides=())]
     found = there(ours(cell, rows))
     assert (found.mean, found.n) == (pytest.approx(0.6), 2)
     assert ours(cell.model_copy(update={"metric": "BWT"}), rows) is None
@@ -202,7 +202,7 @@ def test_the_table_of_a_method_has_what_is_measured_or_published_and_follows_the
     assert results_table("method=er") == "No number is published or measured yet."
     columns = [line.split(" | ")[1] for line in results_table("method=finetune").splitlines() if line.startswith("| `")]
     assert columns == ["`ACC`"]
-    run = row(0, 0.25, overrides=tuple(QUICK.split()))  # type: ignore[arg-type]
+    run = row(0, 0.25, overrides=tuple(QUICK.split()))
     keep("quick", [dataclasses.replace(run, metrics={"ACC": 0.25, "BWT": -0.125})])
     lines = results_table("method=finetune").splitlines()
     assert "| `ACC` | .500 | .000 to 1.000 | .250 | 1 of 2 | inside | 1 |" in lines[2]
