@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import Compose, there
 from rich.console import Console
+from rich.live import Live
 
 from cl_bench.config import Stopped
 from cl_bench.config.names import folder_of
@@ -126,8 +127,28 @@ def terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 100) -> Iterator[li
     seen.append(b"".join(parts).decode())
 
 
-def test_a_terminal_shows_one_bar_for_the_whole_run(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def every_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each chunk of mini-batches training waits until the bar was drawn, however fast this machine is."""
     monkeypatch.setattr("cl_bench.runs.progress.PER_SECOND", 100)
+    drawn, refresh, step = threading.Event(), Live.refresh, RunProgress.step
+
+    def refreshed(live: Live) -> None:
+        refresh(live)
+        drawn.set()
+
+    def stepped(progress: RunProgress, *args: Any) -> None:
+        step(progress, *args)
+        for _ in range(2):  # the first drawing may have begun before this step
+            drawn.clear()
+            assert drawn.wait(timeout=60)
+
+    monkeypatch.setattr(Live, "refresh", refreshed)
+    monkeypatch.setattr(RunProgress, "step", stepped)
+
+
+@pytest.mark.usefixtures("every_view")
+def test_a_terminal_shows_one_bar_for_the_whole_run(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     with terminal(monkeypatch) as seen:
         results = run(small("method=dgr", "scenario.n_tasks=2", "trainer.iterations=100"))
     n_steps = sum(phase.steps for task in results.tasks for phase in task.phases)
