@@ -27,7 +27,7 @@ class Problem:
         outputs: the outputs of the classes of each task.
         train_mask: the outputs that take part in the training softmax of class-incremental learning.
         mean, std: per channel, for pixels in [0, 1]; None: no normalization.
-        class_names: the name of each output, n_outputs of them; () if there are no names.
+        class_names: the name of each output, n_outputs of them; (): its number.
         view, augment: the changes to images that a method keeps, as in `Data`.
         online: whether the images come as a stream: each once, and the ends of tasks are unknown.
         n_meta: number of classes for meta-training. Their images come with the first task, see `Task`.
@@ -60,7 +60,7 @@ class Problem:
 
     @property
     def n_outputs(self) -> int:
-        return 1 + max(max(outputs) for outputs in self.outputs)
+        return 1 + max(output for own in self.outputs for output in own)
 
     def seen(self, task: int) -> Tensor:
         """The outputs of tasks 0 to `task`, int64, ascending."""

@@ -28,10 +28,18 @@ class Scenario(LightningDataModule):
     problem.
     tests: the test images of each task, or one set that all tasks share. In a shared set each image has its task, or
     `NO_TASK`. `NO_TASK` is possible only in class- and domain-incremental learning.
+
+    Outputs without names get their numbers as names.
+    Raises InputError for a wrong number of names.
     """
 
     def __init__(self, problem: Problem, tasks: Sequence[Task], tests: Sequence[Data]) -> None:
         super().__init__()
+        n = problem.n_outputs
+        if not problem.class_names:
+            problem = replace(problem, class_names=tuple(map(str, range(n))))
+        if (named := len(problem.class_names)) != n:
+            raise InputError(f"scenario: class_names has {named} names for {n} outputs; give {n} names, or none")
         self.problem, self.tasks, self.tests = problem, list(tasks), list(tests)
 
     @property
@@ -154,7 +162,8 @@ def task_of(
         rows = (train.labels == label).nonzero().squeeze(1)
         apart = max(round(val_fraction * len(rows)), 1)
         if apart == len(rows):
-            which = f"its {len(rows)} images of class '{problem.class_names[label]}'"
+            name = problem.class_names[label] if problem.class_names else int(label)
+            which = f"its {len(rows)} images of class '{name}'"
             raise InputError(f"scenario.val_fraction={val_fraction}: leaves no training image of {which}")
         rows = rows[torch.randperm(len(rows), generator=generator)]
         held_out[rows[:apart]] = True

@@ -54,6 +54,13 @@ def test_which_outputs_may_answer() -> None:
     assert mask("domain", "all", after=0, task=2) == [0, 1]
 
 
+def test_outputs_without_names_have_their_numbers() -> None:
+    problem = Problem("class", (1, 8, 8), ((0, 1), (2,)))
+    assert Scenario(problem, [], []).problem.class_names == ("0", "1", "2")
+    with pytest.raises(InputError, match="class_names has 2 names for 3 outputs"):
+        Scenario(replace(problem, class_names=("a", "b")), [], [])
+
+
 def test_each_kind_has_its_rules() -> None:
     rules = {kind: Problem(kind, (1, 8, 8), SPLIT).rules for kind in ("class", "task", "domain")}
     assert rules["class"] == {"train": "seen", "evaluation": "seen", "baseline": "all"}
