@@ -24,7 +24,7 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
-from speed import SETTINGS, learning, ours
+from speed import learning, ours, settings_without
 
 from cl_bench.config.compose import compose
 from cl_bench.data.problem import Task
@@ -71,7 +71,7 @@ LIMIT, LIMIT_MB = 1.1, 600
 def settings_of(name: str, args: argparse.Namespace, folder: str) -> dict[str, Any]:
     """The whole configuration of a run."""
     return compose(
-        *SETTINGS,
+        *settings_without("trainer.epochs="),
         "trainer.accelerator=cpu",
         f"trainer.iterations={args.iterations}",
         "scenario=permuted",

@@ -59,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(1)
     gpu.check(args.device)
     settings = compose(
-        *(setting for setting in speed.SETTINGS if not setting.startswith(("dataset=", "network."))),
+        *speed.settings_without("dataset=", "network.", "trainer.epochs="),
         f"trainer.accelerator={'gpu' if args.device == 'cuda' else 'cpu'}",
         "method=finetune",
         "scenario.n_tasks=1",

@@ -70,6 +70,11 @@ N_IMAGES, LIMIT = 12_000, 5.0
 PARTS: tuple[Part, ...] = ("training", "whole")
 
 
+def settings_without(*keys: str) -> list[str]:
+    """The settings that all scripts share, without those whose text begins with one of the keys."""
+    return [setting for setting in SETTINGS if not setting.startswith(keys)]
+
+
 # ---------------------------------------------------------------------------------------------------- ours
 
 

@@ -84,7 +84,7 @@ def of_resnet(args: argparse.Namespace) -> list[list[str]]:
     """Rows of ResNet-18, which has channels last by itself."""
     settings = {
         precision: compose(
-            *(one for one in speed.SETTINGS if not one.startswith(("dataset=", "network."))),
+            *speed.settings_without("dataset=", "network.", "trainer.epochs="),
             "dataset=cifar10",
             f"trainer.accelerator={'gpu' if args.device == 'cuda' else 'cpu'}",
             "network=resnet18",
