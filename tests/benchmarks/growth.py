@@ -46,6 +46,7 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "gss": (),
     "agem": (),
     "meta_regularized": (),
+    "continual_backprop": (),
     "icarl": ("scenario.kind=class",),
     "wa": ("scenario.kind=class",),
     "bic": ("scenario.kind=class", "memory=400"),
