@@ -55,7 +55,7 @@ CONSTANT: dict[str, tuple[str, ...]] = {
     "hat": ("scenario.kind=task",),
     "progress_compress": (),
     "supsup": ("scenario.kind=task",),
-    "clnp": ("scenario.kind=task", "scenario.val_fraction=0.1", "network.hidden=[1000,1000]"),
+    "clnp": ("scenario.kind=task", "scenario.val_fraction=0.1", "network.hidden=[1000,1000]", "method.l1=0.001"),
 }
 GROWING: dict[str, tuple[str, ...]] = {
     "gem": (),
