@@ -147,13 +147,16 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
 
 
 def interval(values: Sequence[float | None]) -> str:
-    """'mean ± half of the 95% interval' by Student's t; the value itself when there is one, '·' when there is none."""
+    """'mean ± half of the 95% interval' by Student's t; the value itself when there is one, '·' when there is none. Where
+    only some of the runs have a value, how many."""
     from cl_bench.evaluation.statistics import estimate
 
-    found = estimate([value for value in values if value is not None])
+    known = [value for value in values if value is not None]
+    found = estimate(known)
     if not found:
         return "·"
-    return f"{found.mean:.3f}" if found.half is None else f"{found.mean:.3f} ± {found.half:.3f}"
+    fewer = f" ({len(known)} of {len(values)})" * (len(known) < len(values))
+    return (f"{found.mean:.3f}" if found.half is None else f"{found.mean:.3f} ± {found.half:.3f}") + fewer
 
 
 def clock(seconds: float) -> str:

@@ -199,7 +199,7 @@ def test_gpus_are_shared_out_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_interval_is_students() -> None:
     assert interval([0.9, 0.8, 0.7]) == "0.800 ± 0.248"
-    assert interval([0.5, None]) == "0.500"
+    assert interval([0.5, None]) == "0.500 (1 of 2)"
     assert interval([None, None]) == "·"
 
 
