@@ -147,8 +147,10 @@ def summary(jobs: Sequence[Job], seconds: float) -> None:
 
 
 def interval(values: Sequence[float | None]) -> str:
-    """'mean ± half of the 95% interval' by Student's t; the value itself when there is one, '·' when there is none. Where
-    only some of the runs have a value, how many."""
+    """'mean ± half of the 95% interval' by Student's t; the value itself when there is one, '·' when there is none.
+
+    Where only some of the runs have a value it says how many.
+    """
     from cl_bench.evaluation.statistics import estimate
 
     known = [value for value in values if value is not None]
