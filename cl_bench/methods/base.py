@@ -25,11 +25,11 @@ class Fit(Protocol):
     """Trains a module on data: one phase, one Lightning Trainer. Returns the record of the phase.
 
     Args:
-        phase: its name.
+        phase: its name in the results.
         step: replaces the module's `train_step` in this phase only.
         epochs, steps: the length, in passes over the data or in mini-batches. steps has priority. By default the
             trainer's setting is used.
-        times: number of tasks whose iterations it gets, if the trainer counts iterations.
+        times: factor of `trainer.iterations`, for a phase that learns several tasks at once.
     """
 
     def __call__(
@@ -48,7 +48,7 @@ class Fit(Protocol):
 class Answers(NamedTuple):
     """The logits of a mini-batch before it is learned, for the online accuracy.
 
-    logits: (B, n_outputs). said: the outputs that these logits are trained towards. y, task_ids: of the mini-batch.
+    logits: (B, n_outputs). said: the labels in the loss of these logits, (B,). y, task_ids: of the mini-batch, (B,).
     """
 
     logits: Tensor
@@ -60,8 +60,8 @@ class Answers(NamedTuple):
 class Learner(LightningModule):
     """A module that `fit` can train: it defines one step on one mini-batch.
 
-    It is at step `step_index` of `n_steps` of its phase, in pass `epoch` of `n_epochs`, counted from 0, also after a
-    kill.
+    `step_index` counts the steps of a phase from 0, of `n_steps`; `epoch` counts its passes from 0, of `n_epochs`. A
+    run that continues after a kill continues both counts.
     """
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class Learner(LightningModule):
         self.automatic_optimization = False
         self.step_index, self.n_steps, self.epoch, self.n_epochs = 0, 1, 0, 1
         self.logs: list[tuple[int, str, Tensor]] = []  # of the last chunk: step, name, value
-        self.answers: list[Answers] = []  # of the last chunk, to mini-batches of the first pass
-        self.asked: Batch | None = None  # the mini-batch of this step, until it is answered
+        self.answers: list[Answers] = []  # of the last chunk, for mini-batches of the first pass
+        self.asked: Batch | None = None  # the mini-batch of this step, until `answered` gets its logits
 
     def train_step(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        """One optimization step; returns detached scalars to log.
+        """Makes one optimization step on a mini-batch and returns detached scalars to log.
 
         Args:
             optimizers: the torch optimizer that `configure_optimizers` made, or the list of them.
@@ -91,7 +91,7 @@ class Learner(LightningModule):
             self.asked = None
 
     def training_step(self, chunk: Chunk, _: int) -> None:
-        """Makes a step on each mini-batch of a chunk. `logs` gets the logged values, and `answers` the first logits."""
+        """Makes a step on each mini-batch of a chunk. Then `logs` has the logged values, and `answers` the logits."""
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         batches, self.logs, self.answers = chunk.batches, [], []
         step = batches.step or self.train_step
@@ -107,14 +107,15 @@ class Learner(LightningModule):
 class Method(Learner):
     """A continual learner. Everything that it remembers between tasks is in its `state_dict`.
 
-    kinds: kinds of scenario in which it works. train_mask: outputs that its paper trains in class-incremental learning;
-    `scenario.train_mask` sets others. n_phases: trainings in a task that has all of them, each of one network.
-    needs_validation: whether it needs validation images. needs_borders: whether it must know where a task ends; if not,
-    it can learn a stream, see `learn_stream`. trains: whether by gradients; if not, length, optimizer and the keys of
-    `config.training` have no effect, except with `method.first_task`. by_gradients: the same for the current phase.
-    refused: keys that it refuses, and why. unread: keys without effect if other keys have these values; a tuple has
-    several values, and `...` is any value except null. answers_by: beginnings of the state's names that predictions
-    need. grows: whether another run can continue it (`runs.continued`). family: its report color. index: the task.
+    kinds: the kinds of scenario in which it works. index: the current task, from 0.
+    train_mask: the outputs that its paper trains in class-incremental learning; `scenario.train_mask` overrides it.
+    n_phases: the largest number of trainings in a task. needs_validation: whether it needs validation images.
+    needs_borders: whether it must know where a task ends. If not, it can learn a stream, see `learn_stream`.
+    trains: whether it learns by gradients. If not, length, optimizer and the keys of `config.training` have no effect,
+    except with `method.first_task`. by_gradients: the same for the current phase.
+    refused: keys that it refuses, with the reason. grows: whether another run can continue it (`runs.continued`).
+    unread: keys without effect if other keys have these values. A tuple has several values; `...` is any but null.
+    answers_by: prefixes of the names in its state that predictions need. family: its color in the report.
     """
 
     kinds: ClassVar[tuple[Kind, ...]] = ("class", "task", "domain")
@@ -143,7 +144,7 @@ class Method(Learner):
         return self.learn(task, fit) or {}
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
-        """Learns one task from its images and from what was kept of earlier tasks. May return notes."""
+        """Learns one task from its images and from what the state has of earlier tasks. May return notes."""
         fit(self, task.train, phase="train")
 
     def learn_stream(self, images: Data, fit: Fit) -> None:
@@ -151,7 +152,7 @@ class Method(Learner):
         fit(self, images, phase="stream")
 
     def cross_entropy(self, logits: Tensor, y: Tensor, reduction: Literal["mean", "sum", "none"] = "mean") -> Tensor:
-        """The cross-entropy with labels over the outputs that take part, with `label_smoothing`."""
+        """The cross-entropy of logits (B, n_outputs) from `active` and labels y (B,), with `label_smoothing`."""
         return cross_entropy(logits, y, self.problem.label_smoothing, reduction)
 
     @property
@@ -161,12 +162,12 @@ class Method(Learner):
 
     @property
     def answer_bytes(self) -> int:
-        """Bytes that predictions for the tasks so far need, without what only further learning needs."""
+        """Bytes that predictions for the tasks so far need. What only further learning needs is not counted."""
         return bytes_of(self.state_dict())
 
     def generate(self, n: int) -> tuple[Tensor, Tensor] | None:
-        """n images of each class seen, in [0, 1], shape (N, C, H, W), and their outputs (N,). A generator without
-        conditions may give fewer images of a class. None if the method does not generate images."""
+        """n images of each class so far, in [0, 1], shape (N, C, H, W), and their outputs (N,). An unconditional
+        generator may give fewer images of a class. None if the method does not generate images."""
         return None
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -180,8 +181,8 @@ class Classifier(Method):
     """A network with one linear head over all outputs, and a mask that makes it act as one head or several heads.
 
     Args:
-        network: (B, C, H, W) -> (B, n_outputs).
-        optimizer: a new one for each phase. With `keep_state` its moments continue.
+        network: images (B, C, H, W) in [0, 1] -> logits (B, n_outputs).
+        optimizer: makes a new torch optimizer for each phase. With `keep_state` its moments continue.
     """
 
     answers_by = ("network.",)
@@ -196,7 +197,7 @@ class Classifier(Method):
         self.register_buffer("task_of_output", problem.task_of_output, persistent=False)
         if problem.online:  # outputs whose labels came so far
             self.register_buffer("came", torch.zeros(problem.n_outputs, dtype=torch.bool))
-        self._barred: dict[int, Tensor] = {}  # of the current task: what may not answer, by label or for all labels
+        self._barred: dict[int, Tensor] = {}  # outputs masked in the current task, for each label or for all labels
 
     @cached_property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -220,10 +221,10 @@ class Classifier(Method):
         super().answered(masked(logits, self.came) if online else logits, y)
 
     def active(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The logits, where outputs that do not take part in training for labels `y` are masked.
+        """The logits (B, n_outputs), with the outputs masked that do not take part in training for labels y (B,).
 
-        The first logits of a step are those of its mini-batch, without replayed images. They give the online accuracy,
-        see `answered`.
+        The first call in a step must have the logits of the step's mini-batch in its first rows: they give the online
+        accuracy, see `answered`.
         """
         self.answered(logits, y)
         rule = self.problem.rules["train"]
@@ -231,7 +232,7 @@ class Classifier(Method):
             return logits
         if rule == "seen" and self.problem.online:  # no task says which outputs came
             return masked(logits, self.came)
-        if rule == "current":  # of an image that is replayed, the classes that were current with it
+        if rule == "current":  # a replayed image has the classes that were current in its task
             rule = "own"
         if self.index not in self._barred:
             barred = ~self.problem.mask(rule, after=self.index).to(logits.device)
@@ -244,7 +245,7 @@ class Classifier(Method):
         return self.cross_entropy(self.active(self(batch.x), batch.y), batch.y)
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer, **given: Any) -> dict[str, Tensor]:
-        """A step that lowers the loss. given: more arguments of the phase, passed to `loss`."""
+        """One step of the optimizer on `loss`. given: more arguments for `loss`."""
         loss = self.loss(batch, **given)
         optimizers.zero_grad()
         loss.backward()

@@ -19,26 +19,30 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class EWC(Classifier):
-    """Objective at task t: cross-entropy + (strength / 2) sum_k sum_j F_kj (theta_j - theta*_kj)^2, k < t.
+    """Objective at task t: cross-entropy + (strength / 2) sum_{k<t} sum_j F_kj (theta_j - theta*_kj)^2 (Kirkpatrick et
+    al., 2017, equation 3).
 
-    F_k is the diagonal of the Fisher information at the end of task k, the mean over its images. The sum over k
-    is kept as one quadratic with the same gradient, so memory and time don't grow with the tasks.
+    theta*_k, the anchor of task k, are the weights at its end. F_k is the diagonal of the Fisher information there, a
+    mean over the images of task k. The sum over k is kept as one quadratic function with the same gradient, so memory
+    and time do not grow with the number of tasks.
 
-    Nobody says where a task ends in a stream. There F is a moving average over mini-batches ("EWC++", Chaudhry et al.,
-    2018), and every `consolidate_every` of them the latest weights and this average become the anchor and its F.
+    In a stream the end of a task is not known. There F is a moving average over mini-batches ("EWC++", Chaudhry et al.,
+    2018). Every `consolidate_every` mini-batches the current weights become the only anchor, with this F.
 
     Args:
-        strength: lambda; higher forgets less and learns less.
-        online: instead of every task's own anchor, one anchor (the latest weights) and F = decay F + F_k (Schwarz et
-            al., 2018).
-        decay: share of the old F that is kept at each task; None: F is the mean of all F_k, as in the code of Serrà et
-            al. (2018), so the penalty does not grow with the tasks.
-        consolidate_every: mini-batches after which the online form moves its anchor; None: when a task ends. `decay`,
-            `fisher_labels` and `fisher_samples` are of the Fisher information at that end, and no others.
-        fisher_rate: share of the newest mini-batch in the moving average.
-        fisher_labels: expectation over all labels under the network's own prediction (exact), one label drawn from it
-            (sampled), or the true one (empirical).
-        fisher_samples: images used for F, None for all.
+        strength: lambda; a higher value forgets less and learns less.
+        online: True: one anchor, the latest weights, with F = decay F + F_k (Schwarz et al., 2018). False: one anchor
+            per task.
+        decay: gamma, share of the old F that is kept at each task; None: F is the mean of all F_k, as in the code of
+            Serrà et al. (2018), so the penalty does not grow with the number of tasks.
+        consolidate_every: mini-batches between two anchors (needs `online`); None: an anchor when a task ends. With a
+            number, `decay`, `fisher_labels` and `fisher_samples` have no effect.
+        fisher_rate: alpha, share of the newest mini-batch in the moving average.
+        fisher_labels: `exact`: all labels, weighted by their predicted probability; `sampled`: one label, drawn from
+            the prediction; `empirical`: the true label, which is not the Fisher information but is often used for it.
+        fisher_samples: images of a task used for F; None: all.
+
+    Raises InputError for one anchor per task in a stream, and for `consolidate_every` without `online`.
     """
 
     family = "regularization"
@@ -109,7 +113,7 @@ class EWC(Classifier):
         return loss
 
     def fisher(self, data: Data) -> dict[str, Tensor]:
-        """The diagonal Fisher information of every parameter of the network, with the mask of training."""
+        """The diagonal Fisher information of every parameter, by name, over the outputs that take part in training."""
         if self.fisher_samples and self.fisher_samples < len(data):
             data = data[torch.randperm(len(data))[: self.fisher_samples].to(data.labels.device)]
         batches = ((batch.x, batch.y) for batch in data.batches(512))

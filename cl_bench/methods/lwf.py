@@ -18,10 +18,10 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Teacher(NamedTuple):
-    """A network that learns no more.
+    """The network at the end of the last task, frozen.
 
-    heads: the outputs of each of its old heads, bool (heads, n_outputs). compared: those over which the learner's
-    softmax runs when it is held to a head, the same shape.
+    heads: the outputs of each old head, bool (heads, n_outputs). compared: the outputs in the softmax of the current
+    network when it is compared with each head, of the same shape.
     """
 
     network: Network
@@ -30,23 +30,23 @@ class Teacher(NamedTuple):
 
 
 class LwF(Classifier):
-    """Objective at task t: cross-entropy + strength sum_k KD(q_k, p_k) over old heads k, on the images of task t alone.
+    """Objective at task t: cross-entropy + strength sum_k KD(q_k, p_k) over old heads k, on only the images of task t.
 
-    KD = - mean_x sum_c q_k(c|x) log p_k(c|x) (equation 2), with q_k = softmax(z_k / temperature) of the network that
-    task t-1 left, p_k the same of the network as it is. Old heads: one per old task in task-incremental learning;
-    otherwise a single one, of the classes seen before, or of all outputs where tasks share them. The new head isn't
-    trained alone first, a warm-up that the paper found not to be crucial.
+    KD = - mean_x sum_c q_k(c|x) log p_k(c|x) (equation 2). q_k is softmax(z_k / temperature) of the network at the end
+    of task t-1, and p_k is that of the current network, for the logits z_k of head k. In task-incremental learning each
+    old task has a head. In class-incremental learning there is one head, of all classes of earlier tasks, and in
+    domain-incremental learning one head of all outputs. The paper first trains the new head alone. Here this warm-up is
+    left out: the paper found that it is not crucial.
 
     Args:
-        strength: lambda_o; higher forgets less and learns less.
-        temperature: T; higher makes small probabilities count more.
-        weighting: `sum` is the above; `share` weighs by tasks, CE / t + strength (1 - 1/t) mean_k KD (van de Ven and
-            Tolias, 2019).
-        new_outputs: in class-incremental learning the new classes are `free`, p_k has the old ones only, or `zero`: p_k
-            has both, and q_k gives the new ones 0 (van de Ven and Tolias). Where training has no mask
-            (`scenario.train_mask=all`) teacher and learner are compared over all outputs, and this key says nothing.
-        over_classes: the `sum` of KD over c is the above; their `mean` divides it by the number of outputs compared, as
-            the code behind the table of van de Ven and Tolias did until May 2019.
+        strength: lambda_o; a higher value forgets less and learns less.
+        temperature: T; a higher value makes small probabilities count more.
+        weighting: `sum`: as above; `share`: CE / t + strength (1 - 1/t) mean_k KD (van de Ven and Tolias, 2019).
+        new_outputs: the new classes in KD, only in class-incremental learning. `free`: p_k has only old classes;
+            `zero`: p_k has old and new classes, and q_k is 0 for new classes (van de Ven and Tolias, 2019). If all
+            outputs are trained (`scenario.train_mask=all`), KD has all outputs, and this key has no effect.
+        over_classes: `sum` over c: as above; `mean` divides KD by the number of outputs in p_k, as in the code of van
+            de Ven and Tolias until May 2019.
     """
 
     family = "distillation"
@@ -89,7 +89,7 @@ class LwF(Classifier):
         return new + len(teacher.heads) * old
 
     def distillation(self, logits: Tensor, teacher: Teacher, x: Tensor) -> Tensor:
-        """The mean of KD over the old heads."""
+        """The mean of KD over images x (B, C, H, W) and old heads. logits: of the current network, (B, n_outputs)."""
         with torch.no_grad():
             target = teacher.network(x)
         p = masked(logits.unsqueeze(1) / self.temperature, teacher.compared)
@@ -99,7 +99,7 @@ class LwF(Classifier):
         return F.cross_entropy(p.flatten(0, 1), q.flatten(0, 1))
 
     def teacher(self) -> Teacher:
-        """A frozen copy of the network as it is when a task begins."""
+        """A frozen copy of the network when a task begins, with its heads."""
         rules = self.problem.rules
         rule = "all" if rules["train"] == "all" else rules["evaluation"]
         then, now = (

@@ -21,9 +21,10 @@ class MAS(Classifier):
     """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2. theta* are the weights at the
     end of task t-1.
 
-    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images: how much a change
-    of the weight would change the logits, without labels. f(x): the logits of the outputs that take part. The absolute
-    value is taken for each image; for the sum over a mini-batch it would be smaller.
+    At the end of each task Omega grows by 1/N sum_n |d ||f(x_n)||^2 / d theta_j| over its N images (section 4.1): how
+    much a change of the weight would change the logits. This needs no labels. f(x) are the logits of the outputs that
+    take part in training. The absolute value is taken for each image. For the sum over a mini-batch it would be
+    smaller, because gradients of different signs cancel.
 
     Args:
         strength: lambda; a higher value forgets less and learns less.
@@ -50,7 +51,7 @@ class MAS(Classifier):
         return loss
 
     def importance(self, data: Data) -> dict[str, Tensor]:
-        """What Omega grows by, for every parameter of the network."""
+        """The increase of Omega when a task ends, for every parameter, by name."""
         total = {name: torch.zeros_like(weight) for name, weight in self.weights.items()}
         for batch in data.batches(512):
             x, norms = batch.x, partial(self.norms, y=batch.y)
@@ -60,5 +61,5 @@ class MAS(Classifier):
 
     def norms(self, logits: Tensor, y: Tensor) -> list[Tensor]:
         """||f(x)||^2 of each image (B,), over the outputs that take part in training for its label."""
-        takes_part = self.active(logits, y) == logits  # the others are masked, at the lowest number
+        takes_part = self.active(logits, y) == logits  # masked outputs have the lowest number instead
         return [(logits * takes_part).square().sum(1)]

@@ -21,10 +21,10 @@ from cl_bench.networks.optimizers import Optimizer
 class MetaRegularized(LwF):
     """Objective at task t > 1: cross-entropy + strength sum_k KD(q_k, p_k) + (pull / 2) |theta - theta_meta|^2.
 
-    The second term is that of `LwF`. theta_meta are parameters near the solutions of all tasks. At first they are the
-    initial weights. When task t ends, they become theta_meta + rate (theta_t - theta_meta) (Reptile's rule; Nichol et
-    al., 2018). With rate 1 they are the weights at the end of the last task, and with 1/t the mean of all tasks'
-    weights. Rows of the head for new outputs have no penalty.
+    The second term is that of `LwF`. theta_meta are weights near the solutions of all tasks. They start as the initial
+    weights. When task t ends, they become theta_meta + rate (theta_t - theta_meta), the rule of Reptile (Nichol et al.,
+    2018). With rate 1 they are the weights at the end of the last task, and with rate 1/t the mean over all tasks. Rows
+    of the head for new outputs have no penalty.
 
     This is our reading of a loss that surveys describe in words. No paper has this method.
 
@@ -72,7 +72,7 @@ class MetaRegularized(LwF):
         return loss
 
     def distance(self) -> Tensor:
-        """|theta - theta_meta|^2 over the weights that an earlier task had."""
+        """|theta - theta_meta|^2, without the rows of the head for new outputs."""
         old, squares = self.task_of_output < self.index, []
         for (name, weight), meta in zip(self.weights.items(), self.meta, strict=True):
             gap = weight - meta
@@ -84,6 +84,12 @@ class MetaRegularized(LwF):
 
 @torch.no_grad()
 def move(these: Iterable[Tensor], towards: Iterable[Tensor], share: float) -> None:
-    """Moves each of these tensors by a share of the way towards another."""
+    """Moves each tensor by a share of the way towards its target: tensor <- tensor + share (target - tensor).
+
+    >>> weight = torch.zeros(1)
+    >>> move([weight], [torch.ones(1)], share=0.25)
+    >>> weight.item()
+    0.25
+    """
     for tensor, target in zip(these, towards, strict=True):
         tensor.lerp_(target, share)

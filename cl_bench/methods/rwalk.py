@@ -1,4 +1,4 @@
-"""Riemannian walk (Chaudhry et al., 2018): EWC and the path integral, with distances in the network's answers."""
+"""Riemannian walk (Chaudhry et al., 2018): online EWC and the path integral of SI in one penalty."""
 
 from __future__ import annotations
 
@@ -19,26 +19,28 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class RWalk(SI):
-    """Objective at task t: cross-entropy + strength sum_j (F_j + s_j) (theta_j - theta*_j)^2, theta* the weights that
-    task t-1 left; F and s are each scaled to [0, 1] over all weights, so that both count.
+    """Objective at task t: cross-entropy + strength sum_j (F_j + s_j) (theta_j - theta*_j)^2. theta* are the weights at
+    the end of task t-1. F and s are each scaled to [0, 1] over all weights, so that both have an effect.
 
     While a task is learned, every `interval` mini-batches:
-    - F <- fisher_rate F_b + (1 - fisher_rate) F, a moving average over the tasks too ("EWC++"), with F_b the Fisher
-      information at the labels given, the mean over the images b of the mini-batch;
-    - s' grows by [w_j / (F_j D_j^2 / 2 + damping)]+, the loss that the weight has saved in the interval (`SI`'s w)
-      by how far it has moved the network's answers, a KL divergence; D_j is its way, F as the interval found it.
-    At the end of the task s is the mean of s and s' (s' itself for the first task), then s' = 0.
 
-    The paper stores a few images per class besides ("RWalk-S"); this is RWalk without them.
+    - s' grows by [w_j / (F_j D_j^2 / 2 + damping)]+ for the last interval: how much the weight lowered the loss (w of
+      `SI`), divided by how far its change D_j moved the predictions (a KL divergence). F is the F of that interval.
+    - F <- fisher_rate F_b + (1 - fisher_rate) F, a moving average that continues over tasks ("EWC++"). F_b is the
+      empirical Fisher information, with the true labels, a mean over the images of the mini-batch.
+
+    At the end of the task s becomes the mean of s and s' (after the first task: s'), and s' becomes 0.
+
+    The paper also keeps a few images per class ("RWalk-S"). This is RWalk without them.
 
     Args:
-        strength: lambda; higher forgets less and learns less.
-        damping: epsilon; higher brings s' nearer to w alone.
-        fisher_rate: alpha.
-        interval: delta t, in mini-batches.
+        strength: lambda; a higher value forgets less and learns less.
+        damping: epsilon; with a higher value the distance counts less, and s' is nearer to w.
+        fisher_rate: alpha, share of the newest mini-batch in F.
+        interval: delta t, in mini-batches; a higher value is faster and less exact.
     """
 
-    needs_borders: ClassVar[bool] = True  # the score of a task joins those of the tasks before
+    needs_borders: ClassVar[bool] = True  # the end of a task ends the average of its scores with older ones
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class RWalk(SI):
 
     @torch.no_grad()
     def end_interval(self) -> None:
-        """Adds the last interval to the task's score, and begins another; without a step in between it adds 0."""
+        """Adds the score of the last interval to s' and starts a new interval. Without a step in between it adds 0."""
         kept = zip(self.weights.values(), self.start, self.path, self.fisher, self.task_score, strict=True)
         for weight, start, w, f, score in kept:
             score += (w / (f / 2 * (weight - start).square() + self.damping)).relu()
@@ -83,13 +85,14 @@ class RWalk(SI):
             w.zero_()
 
     def importance(self) -> dict[str, Tensor]:
-        """F + s, each in [0, 1], for every parameter of the network."""
+        """F + s, each in [0, 1], for every parameter, by name."""
         terms = zip(self.weights, scaled(self.fisher), scaled(self.score), strict=True)
         return {name: f + s for name, f, s in terms}
 
 
 def scaled(values: Iterable[Tensor]) -> list[Tensor]:
-    """Shifted and scaled so that the least of all is 0 and the largest 1; all 0 where none differs.
+    """The values, shifted and scaled so that the smallest number of all tensors is 0 and the largest is 1. If all
+    numbers are equal, they become 0.
 
     >>> [value.tolist() for value in scaled([torch.tensor([1.0, 3.0]), torch.tensor([5.0])])]
     [[0.0, 0.5], [1.0]]

@@ -18,8 +18,8 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class SI(Classifier):
-    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4). theta* are the
-    weights at the end of task t-1.
+    """Objective at task t: cross-entropy + strength sum_j Omega_j (theta_j - theta*_j)^2 (equation 4). theta*, the
+    anchor, are the weights at the end of task t-1.
 
     While a task is learned, w_j = - sum g_j dtheta_j measures how much each weight has lowered the loss (equation 3). g
     is the gradient of only the cross-entropy, and dtheta is the whole change of the weight, including the effect of the
@@ -60,7 +60,7 @@ class SI(Classifier):
             self.consolidate()
 
     def consolidate(self) -> None:
-        """The importance takes in the path so far, and another path begins here."""
+        """Adds the importance of the path so far to Omega, makes the weights the anchor, and starts a new path."""
         self.penalty.replace(self.weights, self.importance())
         for w in self.path:
             w.zero_()
@@ -69,7 +69,7 @@ class SI(Classifier):
         weights = list(self.weights.values())
         before = [weight.detach().clone() for weight in weights]
         loss = self.loss(batch)
-        gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # of the task alone
+        gradient = torch.autograd.grad(loss, weights, materialize_grads=True)  # without the penalty, for equation 3
         total = gradient
         if anchored(self.countdown, self.index):
             total = self.penalty.added_to(gradient, self.weights, self.strength)
@@ -81,11 +81,11 @@ class SI(Classifier):
             torch._foreach_addcmul_(list(self.path), gradient, moved, value=-1)  # pyright: ignore
         if self.countdown and self.countdown.ends(batch):
             self.consolidate()
-        return {"loss": loss.detach()}  # without the pull: nothing else needs its value, as dear as its gradient
+        return {"loss": loss.detach()}  # without the penalty: its value would cost time, and nothing else needs it
 
     @torch.no_grad()
     def importance(self) -> dict[str, Tensor]:
-        """What Omega grows by, for every parameter of the network."""
+        """The increase of Omega (equation 5), for every parameter, by name."""
         moved = torch._foreach_sub(list(self.weights.values()), list(self.penalty.anchor))  # pyright: ignore
         return {
             name: (w / (d.square() + self.damping)).relu()

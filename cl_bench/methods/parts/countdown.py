@@ -1,4 +1,4 @@
-"""When a method that consolidates does so without being told where a task ends."""
+"""Consolidation after a number of mini-batches, for streams in which the end of a task is not known."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from cl_bench.data.problem import Problem
 
 
 class Countdown(nn.Module):
-    """Counts mini-batches, over phases and kills, and says which of them ends an interval.
+    """Counts mini-batches and says which of them ends an interval. The count continues over phases and after a kill.
 
     Args:
-        interval: mini-batches. One that a stream has several updates for counts once, after the last of them.
+        interval: in mini-batches. A mini-batch with several updates (`updates_left`) counts once, after the last one.
     """
 
     def __init__(self, interval: int) -> None:
@@ -24,11 +24,11 @@ class Countdown(nn.Module):
 
     @property
     def passed(self) -> bool:
-        """Whether an interval has ended."""
+        """Whether the first interval has ended."""
         return self.seen >= self.interval
 
     def ends(self, batch: Batch) -> bool:
-        """Counts a mini-batch that was learned; whether an interval ends with it."""
+        """Counts a mini-batch that was learned. Returns whether an interval ends with it."""
         if batch.updates_left:
             return False
         self.seen += 1
@@ -42,9 +42,9 @@ class Countdown(nn.Module):
 
 
 def countdown(interval: int | None, problem: Problem) -> Countdown | None:
-    """The countdown of a method with `method.consolidate_every`; None where it consolidates when a task ends.
+    """The countdown for `method.consolidate_every=interval`. None for None: the method consolidates when a task ends.
 
-    Raises InputError for that in a stream.
+    Raises InputError for None in a stream.
     """
     if interval is None and problem.online:
         raise InputError(
@@ -55,9 +55,12 @@ def countdown(interval: int | None, problem: Problem) -> Countdown | None:
 
 
 def anchored(countdown: Countdown | None, index: int) -> bool:
-    """Whether there is an anchor yet to be pulled to: that of an interval, or without a countdown of a task before.
+    """Whether the penalty has an anchor yet: after the first interval, or without a countdown after the first task.
 
     Args:
-        index: of the task being learned.
+        index: the current task, from 0.
+
+    >>> anchored(None, index=0), anchored(None, index=1)
+    (False, True)
     """
     return countdown.passed if countdown else index > 0

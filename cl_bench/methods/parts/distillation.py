@@ -1,4 +1,4 @@
-"""Rehearsal held to the old network: what methods share that correct a bias towards new classes."""
+"""Rehearsal with distillation from the old network, which WA, BiC and SS-IL share."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Teacher(NamedTuple):
-    """The network that the last task left, frozen, and its heads, bool (heads, n_outputs)."""
+    """The network at the end of the last task, frozen, and the outputs of its heads, bool (heads, n_outputs)."""
 
     network: Network
     heads: Tensor
 
 
 class DistilledRehearsal(Exemplary):
-    """Objective at task t, on its images and all exemplars: (1 - r) CE + r KD, with r = n_old / (n_old + n_new), the
-    share of classes so far that are not of this task. KD compares the old network and the new one over all classes that
-    came before.
+    """Objective at task t, on its images and all exemplars: (1 - r) CE + r KD (Wu et al., 2019, equations 1 to 3), with
+    r = n_old / (n_old + n_new), the share of old classes among all classes so far. KD compares the current network with
+    the network at the end of the last task, over all classes of earlier tasks.
 
     Args:
-        temperature: T of both softmaxes in KD; higher makes small probabilities count more.
+        memory: exemplars kept, chosen by herding.
+        temperature: T of both softmaxes in KD; a higher value makes small probabilities count more.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class DistilledRehearsal(Exemplary):
         self.temperature = temperature
 
     def rehearse(self, data: Data, fit: Fit) -> None:
-        """Trains on the data, held to the network as it is now."""
+        """Trains on the data, with KD from the network as it is now."""
         teacher = None
         if self.index:
             old = self.problem.mask("seen", after=self.index - 1)[:1]
@@ -61,15 +62,15 @@ class DistilledRehearsal(Exemplary):
 
 
 def distillation(logits: Tensor, target: Tensor, heads: Tensor, temperature: float) -> Tensor:
-    """KD = - sum_c q(c|x) log p(c|x), its mean over images and heads, with q the softmax of target / temperature over
-    the outputs of a head and p that of logits / temperature.
+    """The mean over images and heads of KD = - sum_c q(c|x) log p(c|x) (Hinton et al., 2015). For the outputs c of a
+    head, q = softmax(target / temperature) and p = softmax(logits / temperature).
 
     Args:
-        logits, target: of the learner and of its teacher, (B, n_outputs).
+        logits, target: of the current network and of the teacher, (B, n_outputs).
         heads: the outputs of each head, bool (heads, n_outputs).
 
-    >>> two, one = torch.tensor([[2.0, 0.0, 5.0]]), torch.tensor([[True, True, False]])
-    >>> round(distillation(two, torch.zeros(1, 3), one, temperature=2.0).item(), 4)
+    >>> logits, heads = torch.tensor([[2.0, 0.0, 5.0]]), torch.tensor([[True, True, False]])
+    >>> round(distillation(logits, torch.zeros(1, 3), heads, temperature=2.0).item(), 4)
     0.8133
     """
     p = masked(logits.unsqueeze(1) / temperature, heads)

@@ -1,9 +1,9 @@
-"""How much each parameter matters to what a network says: powers of per-sample gradients, summed.
+"""The importance of parameters: squares or absolute values of the gradients of single samples, summed.
 
-The square (or the absolute value) of a sum of gradients is not the sum of their squares: a Fisher taken from
-the gradient of a mini-batch's mean loss is too small by about the size of the mini-batch. So everything here
-is exact per sample, and still no loop runs over samples: a layer's gradient for one sample is made of that
-sample's input and of the gradient at its output, which a batch keeps apart in its rows (Goodfellow, 2015).
+The square (or the absolute value) of a sum of gradients is not the sum of their squares. A Fisher information from the
+gradient of a mini-batch's mean loss is too small, by about the size of the mini-batch. So all sums here are over the
+gradients of single samples. They need no loop over samples: the gradient of a layer for one sample follows from the
+input and the gradient at the output for this sample, and both are rows of a batch (Goodfellow, 2015).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Power = Literal[1, 2]
 Labels = Literal["exact", "sampled", "empirical"]
 Key = TypeVar("Key")
 
-SCRATCH = 2**24  # numbers held at a time where a gradient per sample must be written out: 64 MiB of float32
+SCRATCH = 2**24  # numbers in memory at a time if the gradient of each sample is written out: 64 MiB of float32
 
 
 def fisher(
@@ -35,20 +35,25 @@ def fisher(
     labels: Labels = "exact",
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """The diagonal of the Fisher information, a mean over samples (Kirkpatrick et al., 2017, equation 3).
-
-    F_j = 1/N sum_n E_c[(d log p_c(x_n) / d theta_j)^2], the network in `eval` mode.
+    """The diagonal of the Fisher information, a mean over samples, for every trained parameter by name (Kirkpatrick et
+    al., 2017): F_j = 1/N sum_n E_c[(d log p_c(x_n) / d theta_j)^2], with the network in `eval` mode.
 
     Args:
-        batches: (x, y), a network's input of B samples and their labels, int64 of shape (B,).
-        active: `active(logits, y)` gives the logits, shape (B, outputs), with those that may not answer at
-            the lowest finite number: the softmax of training.
-        labels: what the expectation over c is. `exact`: every label, weighted by its probability; `sampled`:
-            one label per sample drawn from p, right on average; `empirical`: the label given, which is not
-            the Fisher information but is often used for it.
-        generator: draws the labels of `sampled`, on the device of the network.
+        batches: pairs of inputs (B, ...) and labels, int64 (B,).
+        active: `active(logits, y)` returns the logits (B, outputs), with the lowest finite number for outputs that do
+            not take part in the softmax.
+        labels: the expectation over c. `exact`: all labels, weighted by their probability p_c; `sampled`: one label for
+            each sample, drawn from p, correct on average; `empirical`: the true label, which is not the Fisher
+            information but is often used for it.
+        generator: draws the labels of `sampled`; on the device of the network.
 
-    Raises ValueError where there is no sample.
+    Raises ValueError if there are no samples.
+
+    >>> layer = nn.Linear(1, 2, bias=False)
+    >>> _ = nn.init.zeros_(layer.weight)  # p = 1/2
+    >>> batches = [(torch.tensor([[2.0]]), torch.tensor([0]))]
+    >>> fisher(layer, batches, lambda logits, y: logits)["weight"].round(decimals=4).tolist()
+    [[1.0], [1.0]]
     """
     total: dict[str, Tensor] = {}
     count = 0
@@ -65,8 +70,8 @@ def fisher(
 class RunningFisher(nn.ParameterList):
     """The diagonal of the Fisher information as a moving average over mini-batches: "EWC++" (Chaudhry et al., 2018).
 
-    F <- rate F_b + (1 - rate) F, from F = 0, with F_b that at the labels given, the mean over the images b of a
-    mini-batch. A tensor per weight, in the order of the network's.
+    F <- rate F_b + (1 - rate) F, from F = 0. F_b is the empirical Fisher information, with the true labels, a mean over
+    the images of a mini-batch. There is one tensor for each parameter, in the order of the network's parameters.
 
     Args:
         weights: all parameters of the network.
@@ -78,8 +83,8 @@ class RunningFisher(nn.ParameterList):
         self.rate = rate
 
     def observe(self, network: nn.Module, batch: Batch, active: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Moves F towards that of the mini-batch. active: as in `fisher`."""
-        with torch.autocast(batch.x.device.type, enabled=False):  # squares summed in half precision lose digits
+        """Moves F towards F_b of the mini-batch. active: as in `fisher`."""
+        with torch.autocast(batch.x.device.type, enabled=False):  # sums of squares in half precision lose digits
             new = fisher(network, [(batch.x, batch.y)], active, labels="empirical")
         for (name, _), f in zip(network.named_parameters(), self, strict=True):
             f.lerp_(new[name], self.rate)
@@ -88,17 +93,21 @@ class RunningFisher(nn.ParameterList):
 def sum_of_powers(
     network: nn.Module, x: Tensor, scores: Callable[[Tensor], Iterable[Tensor]], power: Power
 ) -> dict[str, Tensor]:
-    """Sum over samples n and scores s of |d s_n / d theta_j|^power, for every parameter that is trained.
+    """The sum over samples n and scores s of |d s_n / d theta_j|^power, for every trained parameter by name.
 
-    The network is in `eval` mode meanwhile and left as it was found, gradients included. A parameter that
-    doesn't act on the output has 0. Plain linear and convolutional networks take a short cut through their
-    layers; any other goes through `torch.func.vmap`, slower and with the same result.
+    The network is in `eval` mode here. Its modes and gradients do not change. A parameter without effect on the output
+    gets 0. Networks of plain linear and convolutional layers use their layers' inputs and output gradients. All other
+    networks use `torch.func.vmap`, which is slower and has the same result.
 
     Args:
-        x: a batch of B samples that the network answers each on its own.
-        scores: from the logits, shape (B, outputs), to the scalars whose gradients count, each of shape (B,)
-            and row n made from row n alone. MAS (Aljundi et al., 2018) is
-            `lambda logits: [logits.square().sum(1)]` with power 1.
+        x: inputs (B, ...). The logits of a sample must not depend on other samples.
+        scores: logits (B, outputs) -> the scores, each (B,). Row n of a score must depend only on row n of the logits.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.ones_(layer.weight)
+    >>> x = torch.tensor([[3.0], [-1.0]])
+    >>> sum_of_powers(layer, x, lambda logits: [logits.square().sum(1)], power=1)["weight"].item()  # MAS
+    20.0
     """
     trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     sums: dict[Tensor, Tensor] = {}
@@ -116,7 +125,7 @@ def sum_of_powers(
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """`eval` mode inside; every module's own mode afterwards."""
+    """`eval` mode inside the context. Afterwards every module has its own mode again."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -133,11 +142,11 @@ def _log_likelihoods(
     labels: Labels,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Scores, shape (scores, B), whose squared gradients sum to E_c[(d log p_c)^2] for each sample."""
+    """Scores (scores, B). For each sample the sum of their squared gradients is E_c[(d log p_c)^2]."""
     log_p = F.log_softmax(active(logits, y), dim=1)
     p = log_p.detach().exp()
     if labels == "exact":
-        # A constant weight goes inside the square as its root; a label that no sample can have adds nothing.
+        # the weight p enters the square as its root; a label with p = 0 for all samples adds nothing
         return (p.sqrt() * log_p).T[p.any(0)]
     if labels == "sampled":
         y = torch.multinomial(p, 1, generator=generator).squeeze(1)
@@ -145,14 +154,14 @@ def _log_likelihoods(
 
 
 def _cotangents(logits: Tensor, scores: Callable[[Tensor], Iterable[Tensor]]) -> Iterator[Tensor]:
-    """d s_n / d logits_n for each score s, shape (B, outputs): what is carried back through the layers."""
+    """d s_n / d logits_n for each score s, shape (B, outputs): where backpropagation through the layers starts."""
     logits = logits.detach().requires_grad_()
     for score in scores(logits):
         yield torch.autograd.grad(score.sum(), logits, retain_graph=True)[0]
 
 
 class Call(NamedTuple):
-    """A layer that was called, on what (rows are samples), and what it gave."""
+    """One call of a layer, with its input a and its output z, a row for each sample."""
 
     layer: nn.Linear | nn.Conv2d
     a: Tensor
@@ -160,14 +169,14 @@ class Call(NamedTuple):
 
 
 def record(network: nn.Module, x: Tensor) -> tuple[Tensor, list[Call]]:
-    """The logits, and the calls of plain layers that made them."""
+    """The logits for x, and the calls of plain layers in this forward pass."""
     calls: list[Call] = []
 
     def note(layer: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> Tensor:
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         if z.requires_grad:
             calls.append(Call(layer, args[0].detach(), z))
-        return z.clone()  # an in-place activation would turn z into its own output
+        return z.clone()  # an in-place activation would overwrite z
 
     layers = [layer for layer in network.modules() if is_plain(layer)]
     hooks = [layer.register_forward_hook(note, prepend=True) for layer in layers]
@@ -179,8 +188,8 @@ def record(network: nn.Module, x: Tensor) -> tuple[Tensor, list[Call]]:
 
 
 def gradient_of_each(network: nn.Module) -> Callable[[dict[str, Tensor], Tensor, Tensor], dict[str, Tensor]]:
-    """A function of weights by name, x (B, ...) and c (B, outputs): for each sample the gradient of <c, logits> with
-    respect to these weights, by name, with B in front of their shapes; other parameters are the network's own."""
+    """A function of weights by name, x (B, ...) and c (B, outputs). It returns the gradient of <c_n, logits_n> for each
+    sample n by these weights, by name, of shape (B, *shape of the weight). Other parameters come from the network."""
 
     def towards(weights: dict[str, Tensor], x: Tensor, cotangent: Tensor) -> Tensor:
         return torch.func.functional_call(network, weights, (x[None],))[0] @ cotangent
@@ -189,7 +198,7 @@ def gradient_of_each(network: nn.Module) -> Callable[[dict[str, Tensor], Tensor,
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer's gradient is the one written in `_through_layers`."""
+    """Whether `_through_layers` computes the gradient of this layer: linear, or a convolution without groups."""
     if isinstance(layer, nn.Conv2d):
         untouched = type(layer).forward is nn.Conv2d.forward
         untouched &= type(layer)._conv_forward is nn.Conv2d._conv_forward
@@ -198,7 +207,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 def layers_tell_all(network: nn.Module, logits: Tensor, calls: list[Call]) -> bool:
-    """Whether trained parameters act through one recorded call each, on one row per sample."""
+    """Whether each trained parameter is used in only one recorded call, with one row for each sample."""
     for layer, a, _ in calls:
         if a.dim() != (4 if isinstance(layer, nn.Conv2d) else 2) or len(a) != len(logits):
             return False
@@ -212,7 +221,7 @@ def layers_tell_all(network: nn.Module, logits: Tensor, calls: list[Call]) -> bo
 
 
 def _uses(output: Tensor) -> Counter[Tensor]:
-    """How many times each parameter enters the graph of `output`: shared weights enter more than once."""
+    """How many times each parameter is in the graph of `output`; a shared weight is there several times."""
     uses: Counter[Tensor] = Counter()
     waiting: list[Any] = [output.grad_fn]
     seen = set(waiting)
@@ -244,7 +253,7 @@ def _through_layers(
             _add(sums, layer.weight, _convolution(layer, a, g, power))
             if layer.bias is not None:
                 _add(sums, layer.bias, _raise(g.sum((2, 3)), power).sum(0))
-    # |g_i a_j|^power = |g_i|^power |a_j|^power: one matrix product sums over samples, however many scores.
+    # |g_i a_j|^power = |g_i|^power |a_j|^power: one matrix product sums over samples, for all scores
     for layer, a, _ in calls:
         if layer in rows:
             sums[layer.weight] = rows[layer].T @ _raise(a, power)
@@ -256,7 +265,7 @@ def _through_layers(
 def _convolution(layer: nn.Conv2d, a: Tensor, g: Tensor, power: Power) -> Tensor:
     """The sum over samples of |gradient of the weight|^power, from the input a and g, both (B, C, H, W).
 
-    Positions share the weight, so a sample's gradient is written out before its power is taken.
+    All positions of an image share the weight, so the gradient of each sample is summed before its power is taken.
     """
     padding = 0 if layer.padding == "valid" else layer.padding
     total = torch.zeros_like(layer.weight).flatten(1)
@@ -275,7 +284,7 @@ def _through_vmap(
     cotangents: Iterable[Tensor],
     power: Power,
 ) -> dict[Tensor, Tensor]:
-    """The sums by parameter for any network: every sample's whole gradient, as many at a time as fit."""
+    """The sums by parameter for any network, from the whole gradient of each sample; some samples at a time."""
 
     per_sample = gradient_of_each(network)
     weights = {name: weight.detach() for name, weight in trained.items()}
