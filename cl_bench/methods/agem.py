@@ -66,10 +66,10 @@ class AGEM(Classifier):
 
 
 def project(g: Tensor, r: Tensor) -> Tensor:
-    """The vector nearest to g with no negative component along r; all of shape (P,).
+    """The vector u nearest to g with <u, r> >= 0 (equation 11); all of shape (P,).
 
     >>> project(torch.tensor([1.0, -1.0]), torch.tensor([0.0, 2.0])).tolist()
     [1.0, 0.0]
     """
-    overlap = torch.dot(g, r).clamp(max=0)  # 0 where nothing conflicts: no branch, so nothing waits for a GPU
+    overlap = torch.dot(g, r).clamp(max=0)  # 0 without a conflict; a branch would have to wait for the GPU
     return torch.addcmul(g, r, overlap / torch.dot(r, r).clamp(min=torch.finfo(r.dtype).tiny), value=-1)

@@ -93,7 +93,7 @@ class BiC(DistilledRehearsal):
 
     @property
     def head(self) -> CorrectedHead:
-        """The network's; a second name for it would be a second copy in the state."""
+        """The head of the network. As an attribute it would be in the state twice."""
         return cast(CorrectedHead, self.network.head)
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
@@ -110,9 +110,9 @@ class BiC(DistilledRehearsal):
         return {"a": self.head.a[task.index].item(), "b": self.head.b[task.index].item()}
 
     def set_apart(self, new: Data) -> tuple[Data, Data]:
-        """As many images of each class, old and new, and all the others.
+        """Splits images and exemplars into those set aside, the same number of each class, and all others.
 
-        Raises InputError for a class that has no more images than those.
+        Raises InputError if a class would have no others.
         """
         share = max(1, round(self.held_out * int(self.memory.labels.unique(return_counts=True)[1].min())))
         data = self.with_exemplars(new)
@@ -128,7 +128,7 @@ class BiC(DistilledRehearsal):
         return data[apart.nonzero().squeeze(1)], data[(~apart).nonzero().squeeze(1)]
 
     def correct(self, data: Data) -> None:
-        """Fits the pair of the current task."""
+        """Fits (a, b) of the current task on the images set aside."""
         with torch.no_grad(), eval_mode(self.network):
             logits = torch.cat([self.network(batch.x).float() for batch in data.batches()])
         seen = self.problem.mask("seen", after=self.index)[0].to(self.device)
@@ -137,13 +137,14 @@ class BiC(DistilledRehearsal):
 
 
 def fitted(logits: Tensor, y: Tensor, new: Tensor, ridge: float) -> Tensor:
-    """(a, b) that minimize CE + ridge / 2 ((a - 1)^2 + b^2), float64 (2,), with CE the mean cross-entropy of a z + b
-    for the new outputs and z for the others.
+    """The (a, b) that minimize CE + ridge / 2 ((a - 1)^2 + b^2), float64 (2,). CE is the mean cross-entropy with the
+    logits a z + b for new outputs and z for the others (equation 5).
 
     Args:
-        logits: (N, n_outputs), the lowest finite number where an output takes no part.
+        logits: z, (N, n_outputs), with the lowest finite number for outputs that do not take part.
         y: labels, (N,).
-        new: which outputs, bool (n_outputs,).
+        new: the new outputs, bool (n_outputs,).
+        ridge: at least 0.
 
     >>> logits, y = torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]), torch.tensor([0, 1, 0])
     >>> [round(x, 3) for x in fitted(logits, y, torch.tensor([False, True]), ridge=0.1).tolist()]

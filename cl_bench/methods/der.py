@@ -65,7 +65,7 @@ class DER(Classifier):
         return {"loss": loss.detach()}
 
     def replay_loss(self, n: int) -> Tensor:
-        """alpha MSE + beta CE on images of memory, n for each."""
+        """alpha MSE + beta CE, each on n images from memory."""
         old, logits = self.memory.sample_with_logits(n)
         loss = self.alpha * F.mse_loss(self(old.x).float(), logits)
         if self.beta:

@@ -17,16 +17,17 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class ERACE(Classifier):
-    """Objective at each step: CE(x, y; classes of the mini-batch) + CE(x', y'; classes seen so far), two means.
+    """Objective at each step: CE(x, y; classes of the mini-batch) + CE(x', y'; classes so far), a mean each.
 
-    x are the images of the mini-batch: in their softmax only the classes compete that are in the mini-batch. So they
-    push no other logit down, neither of an old class nor of one to come. x' are drawn from a reservoir over all images
-    that came: here all classes compete, and are told apart. A mini-batch of one class teaches nothing until it is
-    replayed. Both go through the network by themselves, as batch normalization of the two together would undo the gain.
+    x are the images of the mini-batch. Their softmax has only the classes in the mini-batch, so they do not lower the
+    logits of other classes, old or future. x' are drawn from a reservoir over all images so far. Their softmax has all
+    classes so far, so the network learns to distinguish old and new classes. If x has only one class, its term has no
+    gradient, and its images are learned when they are replayed. x and x' go through the network separately, because
+    batch normalization over both together would undo the advantage.
 
     Args:
         memory: images kept, counted in total.
-        n_replay: images of memory in each step; None: as many as the mini-batch has.
+        n_replay: images from memory in each step; None: as many as the mini-batch has.
     """
 
     family = "rehearsal"
@@ -58,6 +59,6 @@ class ERACE(Classifier):
         return loss
 
     def incoming_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean cross-entropy of a mini-batch, over the classes in it alone."""
+        """The mean cross-entropy of a mini-batch, over only the classes in it. logits: (B, n_outputs). y: (B,)."""
         present = torch.zeros_like(logits[0], dtype=torch.bool).index_fill_(0, y, True)
         return self.cross_entropy(masked(self.active(logits, y), present), y)

@@ -68,30 +68,30 @@ class GEM(Classifier):
 
 
 def gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The gradient of a loss as one vector (P,); 0 where a parameter doesn't act on it."""
+    """The gradient of a loss by all parameters as one vector (P,); 0 for parameters without effect on it."""
     parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
     return torch.cat([part.flatten() for part in parts])
 
 
 def follow(g: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Makes the vector g (P,) the gradient that the optimizer finds."""
+    """Writes the vector g (P,) to `grad` of the parameters, for the optimizer."""
     for p, part in zip(parameters, g.split([p.numel() for p in parameters]), strict=True):
         p.grad = part.view_as(p)
 
 
 def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
-    """g (P,) itself if <g, g_k> >= 0 for all rows g_k of G (K, P), else the vector u nearest to g + margin sum_k g_k
-    with <u, g_k> >= 0 for all k.
+    """g (P,) itself if <g, g_k> >= 0 for all rows g_k of G (K, P). Otherwise the vector u nearest to g + margin sum_k
+    g_k with <u, g_k> >= 0 for all k.
 
-    By the dual (equation 11): u = g + G' v with v = argmin 1/2 v' G G' v + (G g)' v, all v >= margin.
+    It is computed from the dual (equation 11): u = g + G' v, with v = argmin 1/2 v' G G' v + (G g)' v over v >= margin.
 
     >>> project(torch.tensor([1.0, -1.0]), torch.tensor([[0.0, 2.0], [1.0, 0.0]])).tolist()
     [1.0, 0.0]
     """
-    with torch.autocast(g.device.type, enabled=False):  # products of half precision would let constraints through
-        products = torch.column_stack([G @ G.T, G @ g]).double().cpu().numpy()  # all that leaves a GPU: K (K + 1)
+    with torch.autocast(g.device.type, enabled=False):  # half precision would miss violated constraints
+        products = torch.column_stack([G @ G.T, G @ g]).double().cpu().numpy()  # only K (K + 1) numbers leave a GPU
         if not np.isfinite(products).all():
-            return torch.full_like(g, torch.nan)  # no step keeps the promise: let the next loss say it and end the run
+            return torch.full_like(g, torch.nan)  # no step is valid: the next loss is NaN too and ends the run
         if (products[:, -1] >= 0).all():
             return g
         Q, q = products[:, :-1], products[:, -1]
@@ -100,10 +100,14 @@ def project(g: Tensor, G: Tensor, margin: float = 0.0) -> Tensor:
 
 
 def nonnegative(Q: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """argmin 1/2 v' Q v + q' v over v >= 0, for Q (K, K) positive semi-definite and q (K,) in its range; exact.
+    """The v (K,) >= 0 that minimizes 1/2 v' Q v + q' v. Exact, by the active-set method of Lawson and Hanson (1974).
 
-    The active set of Lawson and Hanson (1974), in float64: one entry after another is set free from 0, the one along
-    which the objective falls fastest; entries that the minimum over the free ones would make negative return to 0.
+    All entries start at 0. One after another becomes free: the one along which the objective decreases fastest. If the
+    minimum over the free entries has negative entries, these return to 0.
+
+    Args:
+        Q: positive semi-definite, float64 (K, K).
+        q: in the range of Q, float64 (K,).
 
     >>> nonnegative(np.eye(2), np.array([-3.0, 1.0])).tolist()
     [3.0, 0.0]

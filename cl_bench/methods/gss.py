@@ -34,7 +34,7 @@ class GSS(Classifier):
 
     Args:
         memory: images kept, each with its score, counted in total.
-        selection: which.
+        selection: `greedy` or `random`, as above.
         n_replay: images from memory in each step; None: as many as the mini-batch has.
         n_compared: images from memory whose gradients a new image is compared with.
     """
@@ -63,7 +63,7 @@ class GSS(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         logs = super().train_step(batch, optimizers)
-        if not batch.updates_left:  # it is looked at once, after its last step
+        if not batch.updates_left:  # a mini-batch enters the memory once, after its last step
             if self.selection == "greedy":
                 self.memory.greedy(batch, self.scores(batch))
             else:
@@ -78,7 +78,8 @@ class GSS(Classifier):
         return self.cross_entropy(self.active(self(x), y), y)
 
     def scores(self, batch: Batch) -> Tensor:
-        """1 + the largest cosine with some of memory, (B,), from 0 to 2; 1 while nothing is kept."""
+        """The score of each image, (B,), in [0, 2]: 1 + its largest cosine with some images of memory; 1 if memory is
+        empty."""
         if not len(self.memory):
             return torch.ones(len(batch.y), device=batch.y.device)
         kept = self.memory.sample(self.n_compared)
@@ -87,7 +88,7 @@ class GSS(Classifier):
             return 1 + cosines(self.network, x, partial(self.slopes, y=y), len(batch.y)).amax(1)
 
     def slopes(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The gradient of the cross-entropy of each image for its logits, both (B, n_outputs)."""
+        """The gradient of the cross-entropy of each image by its logits, both (B, n_outputs)."""
         logits = logits.detach().requires_grad_()
         return torch.autograd.grad(self.cross_entropy(self.active(logits, y), y, reduction="sum"), logits)[0]
 
@@ -109,20 +110,20 @@ class Scored(Memory):
         self.register_buffer("scores", torch.empty(0))
 
     def greedy(self, batch: Batch, scores: Tensor) -> None:
-        """The next mini-batch; scores: of its images, (B,).
+        """Adds a mini-batch. scores: of its images, (B,).
 
-        When all places are taken, its images draw one place each: one after another, no place twice, each with a chance
-        proportional to the score there. The scores change when all have drawn.
+        When all places are taken, each new image draws a place, with a probability proportional to the score there. No
+        place is drawn twice. The scores change after all draws.
         """
         late = self._append(batch, scores)
         for rows in late.split(self.places) if len(late) else ():
-            race = self.scores / torch.empty(len(self)).exponential_().to(scores)  # draws without a sum to wait for
+            race = self.scores / torch.empty(len(self)).exponential_().to(scores)  # the largest are a weighted draw
             place, uniform = race.topk(len(rows)).indices, torch.rand(len(rows)).to(scores)
             old, new = self.scores[place], scores[rows]
             self._put(place, rows, batch, scores, where=(new < 1) & (uniform * (old + new) < old))
 
     def random(self, batch: Batch) -> None:
-        """The next mini-batch. Of what is kept and its images together as many stay as there are places."""
+        """Adds a mini-batch. The new memory is a random choice from the memory and the mini-batch together."""
         scores = torch.ones(len(batch.y), device=batch.y.device)
         rows = self._append(batch, scores)
         order = torch.randperm(self.places + len(rows))
@@ -131,7 +132,7 @@ class Scored(Memory):
         self._put(place, rows[comes.to(rows)], batch, scores, where=torch.ones_like(place, dtype=torch.bool))
 
     def _append(self, batch: Batch, scores: Tensor) -> Tensor:
-        """Keeps the first images, while there is room; returns the rows of the others."""
+        """Keeps the first images while there are free places. Returns the rows of the others."""
         assert batch.images is not None, "a generated image is not kept"
         n, room = len(self), self.places - len(self)
         if room:
@@ -141,7 +142,7 @@ class Scored(Memory):
         return torch.arange(min(room, len(batch.y)), len(batch.y), device=batch.y.device)
 
     def _put(self, place: Tensor, rows: Tensor, batch: Batch, scores: Tensor, where: Tensor) -> None:
-        """Puts these rows of the mini-batch in these different places, where that is so."""
+        """Writes these rows of the mini-batch to these places, all different, if `where` is true for them."""
         assert batch.images is not None
         for name, part in zip(self.PARTS, (batch.images, batch.y, batch.task_ids, scores), strict=True):
             kept = getattr(self, name)

@@ -73,7 +73,7 @@ class ICaRL(Exemplary):
             raise InputError("scenario.train_mask=current: icarl trains the outputs of older classes too; choose seen")
         self.temperature = temperature
         self.answer: Literal["mean", "network"] = answer
-        self.learning = False  # a task, whose classes have no means yet
+        self.learning = False  # True while a task is learned: its classes have no means yet
         if answer == "mean":
             self.register_buffer("means", torch.zeros(problem.n_outputs, network.head.in_features))
 
@@ -105,9 +105,9 @@ class ICaRL(Exemplary):
         return (losses * taking_part).sum(1).mean()
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """How near an image is to the mean of each class: their cosine (B, n_outputs), for both have length 1.
+        """The cosine between the features of each image and the mean of each class, (B, n_outputs).
 
-        Logits while a task is learned: its classes have no mean yet.
+        While a task is learned, these are the logits, because its classes have no means yet.
         """
         if self.answer == "network" or self.learning or self.index < 0:
             return super().forward(x)
@@ -115,5 +115,5 @@ class ICaRL(Exemplary):
 
     @property
     def answer_bytes(self) -> int:
-        """The network, and the means of the classes where they answer."""
+        """The network, and the class means if they predict."""
         return super().answer_bytes + (self.means.nbytes if self.answer == "mean" else 0)

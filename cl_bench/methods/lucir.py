@@ -23,8 +23,10 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Past(NamedTuple):
-    """What the last task left: its features, frozen, and its class vectors, which no step moves. weight: lambda. new:
-    the outputs of the current task, bool (n_outputs,)."""
+    """The features at the end of the last task, and the vectors of old classes; both do not change.
+
+    weight: lambda. new: the outputs of the current task, bool (n_outputs,).
+    """
 
     features: nn.Module
     vectors: Frozen
@@ -79,7 +81,7 @@ class LUCIR(Exemplary):
 
     @property
     def head(self) -> CosineHead:
-        """The network's; a second name for it would be a second copy in the state."""
+        """The head of the network. As an attribute it would be in the state twice."""
         return cast(CosineHead, self.network.head)
 
     def learn(self, task: Task, fit: Fit) -> None:
@@ -91,15 +93,15 @@ class LUCIR(Exemplary):
         self.keep_exemplars(task.train)
 
     def past(self) -> Past:
-        """What the last task left, as a task begins."""
+        """What the loss needs of earlier tasks, when a task begins."""
         old = self.task_of_output < self.index
         new = self.task_of_output == self.index
-        weight = self.strength * math.sqrt(int(old.sum()) / max(1, int(new.sum())))  # a task may have old classes alone
+        weight = self.strength * math.sqrt(int(old.sum()) / max(1, int(new.sum())))  # a task may have only old classes
         return Past(frozen(self.network.features), Frozen({self.head.weight: old.unsqueeze(1)}), weight, new)
 
     @torch.no_grad()
     def imprint(self, data: Data) -> None:
-        """Gives the vectors of the classes of a task the directions of their mean features, by the network as it is."""
+        """Gives the vector of each new class the direction of its mean features under the current network."""
         old, new = self.task_of_output < self.index, self.task_of_output == self.index
         length = self.head.weight[old].norm(dim=1).mean()
         self.head.weight[new] = length * self.class_means(data)[new]
@@ -123,7 +125,7 @@ class LUCIR(Exemplary):
 
 
 def less_forget(features: Tensor, before: Tensor) -> Tensor:
-    """The mean of 1 - cos of the features of each image, now and before, (B, width).
+    """The mean over images of 1 - cos(features, before), both (B, width) (equation 6).
 
     >>> less_forget(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item()
     0.5
@@ -133,12 +135,12 @@ def less_forget(features: Tensor, before: Tensor) -> Tensor:
 
 def margin_ranking(cosines: Tensor, y: Tensor, new: Tensor, margin: float, top: int) -> Tensor:
     """The mean of [margin - cos_y + cos_k]+ over images of old classes and the `top` new classes k with the highest
-    cosines; 0 without such images.
+    cosines (equation 8); 0 without such images.
 
     Args:
         cosines: of features and class vectors, (B, n_outputs).
         y: labels, (B,).
-        new: which outputs, bool (n_outputs,).
+        new: the outputs of new classes, bool (n_outputs,).
 
     >>> cosines, new = torch.tensor([[0.9, 0.6, 0.1], [0.1, 0.2, 0.9]]), torch.tensor([False, True, True])
     >>> round(margin_ranking(cosines, torch.tensor([0, 2]), new, margin=0.5, top=2).item(), 4)

@@ -17,7 +17,7 @@ from cl_bench.methods.parts.memory import Budget, Reservoir
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
-RATIO = 5  # candidates for each image replayed, as in the paper
+RATIO = 5  # candidates per replayed image, as in the paper
 
 
 class MIR(Classifier):
@@ -59,7 +59,7 @@ class MIR(Classifier):
         self.check_candidates(n_replay or 1)
 
     def check_candidates(self, n: int) -> None:
-        """Raises InputError for fewer candidates than the n images that are to be chosen from them."""
+        """Raises InputError if `n_candidates` is less than n, the number of replayed images."""
         if self.n_candidates and self.n_candidates < n:
             key = f"method.n_replay={n}" if self.n_replay else f"the {n} images of a mini-batch"
             raise InputError(
@@ -91,9 +91,13 @@ class MIR(Classifier):
         return {"loss": loss.detach()}
 
     def retrieve(self, n: int, g: Tensor, lr: float, at_a_time: int = 1) -> Batch:
-        """The n images of memory that a step -lr g harms most, among the candidates.
+        """The n images with the largest s(x) among random candidates from memory.
 
-        at_a_time: images that the network may look at together, or more of small ones.
+        Args:
+            n: images to replay.
+            g: gradient of the loss on the mini-batch, (P,).
+            lr: step size of the virtual step.
+            at_a_time: images in one forward pass; more, if images are small.
         """
         candidates = self.memory.sample(self.n_candidates or RATIO * n)
         size = at_once(candidates.x.shape[1:], len(candidates.y), batch_size=at_a_time)
@@ -104,7 +108,7 @@ class MIR(Classifier):
 
     @torch.no_grad()
     def interference(self, parts: list[tuple[Tensor, Tensor]], g: Tensor, lr: float) -> list[Tensor]:
-        """s(x) of each image (B,), for images x (B, C, H, W) and labels y (B,). g: the gradient, (P,)."""
+        """s(x) of each image, (B,) for each part with images x (B, C, H, W) and labels y (B,)."""
         steps = g.split([p.numel() for p in self.weights.values()])
         virtual = {
             name: torch.sub(p, step.view_as(p), alpha=lr)
@@ -117,5 +121,5 @@ class MIR(Classifier):
             ]
 
     def losses(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The cross-entropy of each image, (B,)."""
+        """The cross-entropy of each image, (B,). logits: (B, n_outputs). y: (B,)."""
         return self.cross_entropy(self.active(logits, y), y, reduction="none")

@@ -20,31 +20,33 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class OGD(Classifier):
-    """Objective at task t: the cross-entropy on its own images, by steps that change, to first order, nothing of what
-    the network says of kept images of old tasks.
+    """Objective at task t: the cross-entropy on its images. Steps do not change, to first order, the outputs for kept
+    images of old tasks.
 
-    Each update u of the optimizer, momentum and weight decay included, is replaced by its part orthogonal to a space
-    that grows when a task ends: u - sum_v <u, v> v, over an orthonormal basis.
+    Each update u of the optimizer (with its momentum and weight decay) becomes u - sum_v <u, v> v, where v are an
+    orthonormal basis of a space that grows when a task ends.
 
-    gradients (Farajtabar et al., 2020, algorithm 1): the space of the gradients of logits, d f_c(x) / d theta, for kept
-    images x, at the weights that their task left. u is the update of all weights, as one vector. Of a network of linear
-    layers their factors are kept where these are smaller, see `FactoredSpace`.
+    space=gradients (Farajtabar et al., 2020, algorithm 1): the space of the gradients of logits, d f_c(x) / d theta,
+    for kept images x, at the weights at the end of their task. u is the update of all weights, as one vector. For a
+    network of linear layers the factors of the gradients are kept if they are smaller, see `FactoredSpace`.
 
-    inputs (gradient projection memory, Saha et al., 2021): for each layer the space of what it is given for kept
+    space=inputs (gradient projection memory, GPM; Saha et al., 2021): for each layer the space of its inputs for kept
     images. Each task adds the fewest directions that leave at most a share 1 - energy of the squared length of its
     inputs outside (equations 5 and 9). u is each row of the update of the layer's weight. A bias is the weight of an
-    input that is always 1; a convolution has an input at each position.
+    input that is always 1. A convolution has an input at each position.
 
-    In task-incremental learning the head is not projected: each task has its own rows of it, and only those of the
-    current task move.
+    In task-incremental learning the head is not projected: each task has its own rows of it, and only the rows of the
+    current task change.
 
     Args:
-        space: of `gradients` or of `inputs`.
-        gradients: of each logit that may answer (all), of their mean (average), or of the true label's (true_label).
-        samples: images of each task that span the space.
-        energy: of inputs, in the first layer and in all others; higher forgets less and learns less.
+        space: `gradients` or `inputs`, as above.
+        gradients: of which logits. `all`: each logit that may answer; `average`: their mean; `true_label`: the logit of
+            the label.
+        samples: number of images per task that span the space.
+        energy: for `inputs`, in the first layer and in the others; a higher value forgets less and learns less.
 
-    Raises InputError for gradients that this machine can't hold, and for layers whose inputs can't be projected.
+    Raises InputError if the gradients need more memory than this machine has, and for layers that `inputs` does not
+    support.
     """
 
     family = "optimization"
@@ -76,7 +78,7 @@ class OGD(Classifier):
             n_gradients = samples * gradients_of_an_image(problem, gradients)
             self.space = min(spaces, key=lambda space: space.bytes_for(n_gradients))
             check_memory(self.space, n_gradients, samples)
-        self._frozen = Frozen({})  # follows from the state, so no part of it
+        self._frozen = Frozen({})  # set again at each task, so it is not in the state
 
     def learn(self, task: Task, fit: Fit) -> dict[str, list[int]]:
         if self.own_heads:
@@ -96,7 +98,7 @@ class OGD(Classifier):
         weights = [self.weights[name] for name in self.projected]
         before = [weight.detach().clone() for weight in weights]
         logs = super().train_step(batch, optimizers)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # half precision would leave the space
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):  # half precision is not orthogonal
             for weight, old, part in zip(weights, before, self.space.project(changes(weights, before)), strict=True):
                 torch.add(old, part, out=weight)
         self._frozen.restore()
@@ -104,26 +106,31 @@ class OGD(Classifier):
 
 
 def changes(weights: Sequence[Tensor], before: Sequence[Tensor]) -> Sequence[Tensor]:
-    """weights - before, a tensor for each; none for none."""
+    """weights - before, for each tensor; also for no tensors, which torch refuses."""
     return torch._foreach_sub(weights, before) if weights else []  # pyright: ignore
 
 
 def answering(problem: Problem, index: int) -> Tensor:
-    """The outputs that may answer for an image of this task when it ends, bool (n_outputs,)."""
+    """The outputs that may answer for images of a task at its end, bool (n_outputs,). index: the task, from 0."""
     return problem.mask(problem.rules["evaluation"], after=index)[index]
 
 
 def gradients_of_an_image(problem: Problem, gradients: Gradients) -> int:
-    """How many are kept of one image of each task, for all tasks together."""
+    """Number of gradients for one image of each task, summed over all tasks."""
     every = gradients == "all"
     return sum(int(answering(problem, task).sum()) if every else 1 for task in range(problem.n_tasks))
 
 
 def check_memory(space: GradientSpace | FactoredSpace, n_gradients: int, samples: int) -> None:
-    """Raises InputError for a space that this machine can't hold, before any memory is taken for it."""
-    import psutil  # brings what this system has in place of POSIX's
+    """Raises InputError for a space that needs more memory than this machine has, before the training starts.
 
-    # the space, the next one while it grows, copies for checkpoints: measured of gradients that are written out
+    Args:
+        n_gradients: of all tasks together.
+        samples: the setting, for the message.
+    """
+    import psutil  # unlike `os.sysconf`, it works without POSIX
+
+    # 4, measured with `GradientSpace`: the space, a larger one while it grows, and copies for checkpoints
     needed, memory = 4 * space.bytes_for(n_gradients) / 2**30, psutil.virtual_memory().total / 2**30
     if needed > memory:
         more = ", method.gradients=true_label" if space.gradients == "all" else ""

@@ -71,6 +71,6 @@ class SSIL(Classifier):
         return self.separated(logits, y) + self.temperature**2 * len(teacher.heads) * kd
 
     def separated(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean of CE, each over the outputs on its label's side of the border between old and new."""
+        """The mean of CE, over old outputs for old labels and over new outputs for new labels (equation 4)."""
         old = self.task_of_output < self.index
         return self.cross_entropy(masked(self.active(logits, y), old == old[y].unsqueeze(1)), y)

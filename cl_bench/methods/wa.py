@@ -54,7 +54,7 @@ class WA(DistilledRehearsal):
         self.rehearse(self.with_exemplars(task.train), fit)
         ratio = 1.0
         old, new = ((self.task_of_output < task.index).nonzero(), (self.task_of_output == task.index).nonzero())
-        if len(old) and len(new):  # a task may have old classes alone
+        if len(old) and len(new):  # a task may have only old classes
             ratio = align(self.network.head.weight, old.squeeze(1), new.squeeze(1))
         self.keep_exemplars(task.train)
         return {"norm_ratio": ratio}
@@ -68,7 +68,7 @@ class WA(DistilledRehearsal):
 
 @torch.no_grad()
 def align(weight: Tensor, old: Tensor, new: Tensor) -> float:
-    """Makes the new class vectors as long as the old ones are, in the mean; returns by what they were multiplied.
+    """Gives the new class vectors the mean length of the old ones (equations 8 and 9). Returns the factor.
 
     Args:
         weight: a vector for each class, (n_outputs, width); changed in place.
@@ -80,6 +80,6 @@ def align(weight: Tensor, old: Tensor, new: Tensor) -> float:
     """
     lengths = weight.norm(dim=1)
     mean_old, mean_new = lengths[old].mean(), lengths[new].mean()
-    ratio = float(mean_old / mean_new) if mean_new else 1.0  # vectors of length 0 stay
+    ratio = float(mean_old / mean_new) if mean_new else 1.0  # vectors of length 0 do not change
     weight[new] *= ratio
     return ratio

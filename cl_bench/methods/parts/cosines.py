@@ -1,7 +1,7 @@
-"""Which way the gradients of single samples point: cosines between them.
+"""Cosines between the gradients of single samples.
 
-A sample's gradient for a linear layer is the outer product of the gradient at its output and of its input. So the
-inner product of two of them is the product of two inner products of short vectors, and none is ever written out.
+The gradient of a linear layer for one sample is an outer product, of the gradient at its output and its input. So the
+inner product of two gradients is the product of two inner products of short vectors. No gradient is written out.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from cl_bench.methods.parts.importance import SCRATCH, eval_mode, gradient_of_ea
 
 
 def cosines(network: nn.Module, x: Tensor, slopes: Callable[[Tensor], Tensor], n: int) -> Tensor:
-    """Between the gradients of the first n samples and those of the others, for all trained weights; (n, B - n).
+    """The cosines between the gradients of the first n samples and of the other samples, (n, B - n), for all trained
+    weights.
 
-    The network is in `eval` mode meanwhile. Plain linear and convolutional networks take a short cut through their
-    layers; any other goes through `torch.func.vmap`, slower and with the same result. A gradient of 0 has cosine 0.
+    The network is in `eval` mode here. Networks of plain linear and convolutional layers need no whole gradients. All
+    other networks use `torch.func.vmap`, which is slower and has the same result. A gradient of 0 has cosine 0.
 
     Args:
-        x: a batch of B samples that the network answers each on its own.
-        slopes: from the logits (B, outputs) to the gradient of each sample's loss for them, of the same shape.
+        x: inputs (B, ...). The logits of a sample must not depend on other samples.
+        slopes: logits (B, outputs) -> the gradient of each sample's loss by them, of the same shape.
+
+    >>> x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    >>> cosines(nn.Linear(2, 1, bias=False), x, torch.ones_like, n=1).tolist()
+    [[1.0, 0.0]]
     """
     with eval_mode(network), torch.enable_grad():
         logits, calls = record(network, x)
@@ -40,11 +45,12 @@ def cosines(network: nn.Module, x: Tensor, slopes: Callable[[Tensor], Tensor], n
 
 
 def factors(layer: nn.Linear | nn.Conv2d, a: Tensor, g: Tensor) -> list[Tensor]:
-    """Matrices with a row for each sample: the inner products of rows i and j, multiplied over the matrices, are the
-    inner product of the gradients of samples i and j for the layer.
+    """Matrices with a row for each sample. The inner products of their rows i and j, multiplied together, are the inner
+    product of the gradients of the layer for samples i and j.
 
     Args:
-        a: the input of the layer. g: the gradient at its output.
+        a: the input of the layer, (B, width) or (B, C, H, W).
+        g: the gradient at its output, (B, units) or (B, channels, H', W').
 
     >>> [rows.shape[1] for rows in factors(nn.Linear(3, 2), torch.ones(4, 3), torch.ones(4, 2))]
     [4, 2]
@@ -53,12 +59,12 @@ def factors(layer: nn.Linear | nn.Conv2d, a: Tensor, g: Tensor) -> list[Tensor]:
         return [a if layer.bias is None else F.pad(a, (0, 1), value=1.0), g]
     padding = 0 if layer.padding == "valid" else layer.padding
     patches = F.unfold(a, layer.kernel_size, layer.dilation, padding, layer.stride)  # type: ignore[arg-type]
-    weights = (g.flatten(2) @ patches.transpose(1, 2)).flatten(1)  # positions share them: a product of sums
+    weights = (g.flatten(2) @ patches.transpose(1, 2)).flatten(1)  # all positions share the weight, so this is a sum
     return [weights if layer.bias is None else torch.cat([weights, g.sum((2, 3))], 1)]
 
 
 def _through_vmap(network: nn.Module, x: Tensor, slopes: Tensor, n: int) -> Tensor:
-    """The cosines for any network, from whole gradients, as many at a time as fit."""
+    """The cosines for any network, from whole gradients, some samples at a time."""
     weights = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
     gradients = gradient_of_each(network)
 

@@ -1,4 +1,4 @@
-"""Exemplars: real images that stand for their class, chosen by herding (Rebuffi et al., 2017)."""
+"""Exemplars: images of each class that are kept, chosen by herding (Rebuffi et al., 2017)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class Exemplary(Classifier):
-    """A classifier that keeps exemplars of each class, in the order in which herding takes them.
+    """A classifier that keeps exemplars of each class, in the order in which herding chooses them.
 
     Args:
-        memory: exemplars kept; in total, shared equally by the classes so far; per task, by its classes.
+        memory: exemplars kept; in total, divided equally among the classes so far; per task, among its classes.
 
-    Raises InputError for a memory that leaves a class with nothing.
+    Raises InputError if a class would have no exemplar.
     """
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer, memory: Budget) -> None:
@@ -36,15 +36,15 @@ class Exemplary(Classifier):
             raise InputError(f"{memory}: less than one image for each of {most} classes of a task; set more")
 
     def with_exemplars(self, data: Data) -> Data:
-        """The data of a task, and the exemplars of those before it."""
+        """The data of a task, and the exemplars of earlier tasks."""
         return data + self.memory.data if len(self.memory) else data
 
     def keep_exemplars(self, data: Data) -> None:
-        """Gives the classes of a task that ends their exemplars; older classes keep the first of theirs."""
+        """Keeps exemplars of the classes of a task that ends. Older classes keep only their first exemplars."""
         self.memory.add(self.exemplars(data))
 
     def exemplars(self, data: Data) -> Data:
-        """Of each class the images that its share of the budget allows, the most telling first."""
+        """The exemplars of each class in the data, as many as its share of the budget, in the order of herding."""
         sharing = {
             "class": 1,
             "task": len(self.problem.outputs[self.index]),
@@ -63,29 +63,30 @@ class Exemplary(Classifier):
 
     @torch.no_grad()
     def features_of(self, data: Data) -> Tensor:
-        """Unit vectors (N, width) for all the images, by the network in evaluation mode."""
+        """Unit vectors (N, width) for all images, with the network in evaluation mode."""
         with eval_mode(self.network):
             return torch.cat([self.features(batch.x) for batch in data.batches()])
 
     def class_means(self, data: Data) -> Tensor:
-        """Unit vectors (n_outputs, width) along the mean of each class's images; 0 for classes without any."""
+        """The mean features of each class, scaled to length 1, (n_outputs, width); 0 for classes without images."""
         features = self.features_of(data)
         member = F.one_hot(data.labels, self.problem.n_outputs).to(features.dtype)
         return F.normalize(member.T @ features)
 
 
 def herd(features: Tensor, n: int) -> Tensor:
-    """The rows of n of the features (N, width), or all N, in the order in which herding takes them; int64.
+    """The numbers of the rows that herding chooses from the features (N, width), in its order; int64 (min(n, N),)
+    (Rebuffi et al., 2017, algorithm 4).
 
-    Row number k minimizes |mean - (f_k + sum of those taken) / k|, where both averages are scaled to length 1, as the
-    paper does with whatever it computes from features: the row whose sum with those taken points along the mean most.
+    The k-th choice f minimizes |mean - (f + sum of chosen rows) / k|. Both averages are scaled to length 1, as in the
+    paper. So it is the row whose sum with the chosen rows has the largest cosine with the mean.
 
     >>> herd(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), n=2).tolist()
     [1, 2]
     """
     target, squares = F.normalize(features.mean(0), dim=0), features.square().sum(1)
     along, taken, rows = features @ target, torch.zeros_like(target), []
-    gone = torch.zeros_like(along)  # -inf where a row is taken: once is enough
+    gone = torch.zeros_like(along)  # -inf for chosen rows, so that no row is chosen twice
     for _ in range(min(n, len(features))):
         lengths = (squares + 2 * (features @ taken) + taken.square().sum()).clamp(min=0).sqrt()
         cosines = (along + taken @ target) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)

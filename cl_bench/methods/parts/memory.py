@@ -25,13 +25,14 @@ Per = Literal["total", "class", "task"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the past a rehearsal method may keep; the key `memory`, the same for all of them.
+    """The size of a rehearsal memory: the key `memory`, which is the same for all methods.
 
     Args:
-        images: how many images.
-        per: what `images` counts: all that are kept, those of each class of a task, or those of each task.
-        bytes: instead of `images`, so many bytes: of pixels, labels, tasks, and what a method keeps with each image.
-        available: training images of all tasks; no reservoir has more places.
+        images: number of images.
+        per: what `images` counts. `total`: all kept images; `class`: those of each class of a task; `task`: those of
+            each task.
+        bytes: the size in bytes, instead of `images`: pixels, labels, tasks, and what a method keeps with each image.
+        available: number of training images of all tasks, the largest size of a reservoir.
     """
 
     images: Positive
@@ -40,9 +41,9 @@ class Budget:
     available: int | None = None
 
     def count(self, problem: Problem, n_logits: int = 0) -> int:
-        """The images that it allows, each kept with so many logits; says so where there are fewer.
+        """The number of images, if each is kept with n_logits logits. Warns if there are fewer training images.
 
-        Raises InputError when it is too few bytes for a single one.
+        Raises InputError if the bytes are too few for one image.
         """
         size = bytes_per_image(problem, n_logits)
         n_images = self.images if self.bytes is None else self.bytes // size
@@ -54,37 +55,41 @@ class Budget:
         return n_images
 
     def places(self, problem: Problem, n_logits: int = 0) -> int:
-        """The places of a reservoir. Raises InputError for a budget per class or task, as a stream has neither."""
+        """The size of a reservoir. Raises InputError for a budget per class or task: a stream does not know them."""
         if self.per != "total":
             raise InputError(f"memory.per={self.per}: a reservoir has one total size; set memory.per=total")
         n_images = self.count(problem, n_logits)
         return n_images if self.available is None else min(n_images, self.available)
 
     def __str__(self) -> str:
-        """As a person types it."""
+        """The key and its value, as they are typed on the command line."""
         return f"memory.images={self.images}" if self.bytes is None else f"memory.bytes={self.bytes}"
 
 
 def bytes_per_image(problem: Problem, n_logits: int = 0) -> int:
     """Bytes of an image in memory: its pixels (uint8) or features (float32), label (int64), task (int16) and logits
-    (float32)."""
+    (float32).
+
+    >>> bytes_per_image(Problem("class", (1, 8, 8), ((0, 1), (2, 3))), n_logits=4)
+    90
+    """
     return math.prod(problem.image_shape) * problem.image_dtype.itemsize + 8 + 2 + 4 * n_logits
 
 
 class Memory(Growing):
-    """Images and labels of past tasks; their bytes are part of the method's state.
+    """Images and labels of past tasks; they are part of the method's state.
 
-    Images are kept as they lie in the data set (uint8; features as float32). A sample is seen as a mini-batch of their
-    task is: permuted, cropped.
+    Images are kept as they are in the data set (uint8; features as float32). When they are replayed, they are changed
+    like a mini-batch of their task: permuted, cropped.
 
-    A total is shared equally by the classes of the tasks so far, a class that comes back in another task being another
-    one: old ones give way to new ones.
+    A total is divided equally among the classes of the tasks so far: old images are removed for new ones. A class that
+    comes back in another task counts as another class.
 
     Args:
-        budget: how many images; None for all.
-        problem: what they are of.
+        budget: number of images; None: all.
+        problem: the benchmark of the images.
 
-    Raises InputError for a total that leaves a class with nothing.
+    Raises InputError if a total is less than one image for each class.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("images", "labels", "task_ids")
@@ -113,29 +118,29 @@ class Memory(Growing):
 
     @property
     def data(self) -> Data:
-        """All that is kept."""
+        """All kept images."""
         return Data(self.images, self.labels, self.task_ids, self.view, self.augment)
 
     def draw(self, n: int) -> Tensor:
-        """n different rows at random, all of them where there are fewer; int64."""
+        """n different random rows, or all if there are fewer; int64."""
         return torch.randperm(len(self))[:n].to(self.labels.device)
 
     def sample(self, n: int) -> Batch:
-        """n different images at random, all of them where there are fewer, as a mini-batch of the training."""
+        """n different random images, or all if there are fewer, as a training mini-batch."""
         return self.data.batch(self.draw(n), training=True)
 
     def after_step(self, batch: Batch, logits: Tensor | None = None) -> None:
-        """What is kept of a mini-batch of the training, and of the network's logits for it: nothing here."""
+        """Called after each step with its mini-batch, and with its logits if they are kept. Does nothing here."""
 
     def after_task(self, data: Data) -> None:
-        """Keeps images of a task that has ended, each with the same chance, as many as the budget allows.
+        """Keeps random images of a task that has ended, each with the same probability, as many as the budget allows.
 
-        A ring over the training batches would hold the last of a random permutation: such a draw too.
+        The ring buffer of GEM and A-GEM keeps the last images of a random order, which is such a random choice too.
         """
         self.add(data[torch.randperm(len(data)).to(data.labels.device)])
 
     def add(self, data: Data) -> Data:
-        """Keeps images, of each class or task the first that the budget allows; returns all that are kept."""
+        """Keeps images: of each class or task the first ones, as many as the budget allows. Returns all kept images."""
         kept = data + self.data if len(self) else data
         if self.n_images is not None:
             group = kept.task_ids.long()
@@ -149,13 +154,13 @@ class Memory(Growing):
 
 
 class Reservoir(Memory):
-    """Some images of a stream of mini-batches, each image of it with the same chance (Vitter, 1985, algorithm R).
+    """A random sample of a stream: it has each image so far with the same probability (Vitter, 1985, algorithm R).
 
-    An image that comes again, in another pass over the data, is another image of the stream.
+    An image that comes again in another pass over the data counts as another image.
 
     Args:
-        places: images kept at most.
-        problem: what they are of.
+        places: largest number of images kept.
+        problem: the benchmark of the images.
         n_logits: logits kept with each image.
     """
 
@@ -169,21 +174,21 @@ class Reservoir(Memory):
         self.seed, self.seen = int(torch.randint(2**31, ())), 0  # seen: images of the stream so far
 
     def sample_with_logits(self, n: int) -> tuple[Batch, Tensor]:
-        """As `sample`, and the logits that were kept with the images, (n, n_logits)."""
+        """As `sample`, with the logits that were kept with the images, (n, n_logits)."""
         rows = self.draw(n)
         return self.data.batch(rows, training=True), self.logits[rows]
 
     def after_task(self, data: Data) -> None:
-        """Every image came with its mini-batch."""
+        """Does nothing: `after_step` got every image."""
 
     def after_step(self, batch: Batch, logits: Tensor | None = None) -> None:
-        """The next mini-batch of the stream, and what the network says of it, (B, n_logits).
+        """The next mini-batch of the stream, with its logits, (B, n_logits).
 
-        Image number i, from 0, takes place i. When all places are taken it draws one of 0 to i and takes that, if
-        there is such a place. The draws follow from the seed and i alone, and are made on the CPU: nothing waits
-        for a GPU, and most mini-batches of a long stream touch no image.
+        Image number i, counted from 0, gets place i. When all places are taken, it draws a number from 0 to i and gets
+        the place with this number, if there is one. The draws depend only on the seed and i and are made on the CPU. So
+        no step waits for a GPU, and most mini-batches of a long stream change nothing.
         """
-        if batch.updates_left:  # it is kept once, after its last step
+        if batch.updates_left:  # a mini-batch counts once, after its last step
             return
         assert batch.images is not None, "a generated image is not kept"
         number = torch.arange(self.seen, self.seen + len(batch.y))
@@ -195,15 +200,15 @@ class Reservoir(Memory):
             return
 
         places = min(self.places, self.seen)
-        row_at = torch.full((places + 1,), -1)  # the last place is for all that find none
-        row_at.scatter_reduce_(0, place.clamp(max=places), number - number[0], "amax")  # the later one stays
+        row_at = torch.full((places + 1,), -1)  # the last place collects images that get none
+        row_at.scatter_reduce_(0, place.clamp(max=places), number - number[0], "amax")  # a later image replaces it
         place = (row_at[:-1] >= 0).nonzero().squeeze(1)
         if logits is None:
             logits = self.logits.new_empty(len(number), 0)
         self._put(place, row_at[place], (batch.images, batch.y, batch.task_ids, logits))
 
     def _put(self, place: Tensor, row: Tensor, parts: tuple[Tensor, ...]) -> None:
-        """Puts these rows of the parts in their places, ascending; places not there yet follow on those that are."""
+        """Writes these rows of the parts to the places, in ascending order. New places are appended."""
         n, old = len(self), int((place < len(self)).sum())
         place, row = place[:old].to(self.labels.device), row.to(self.labels.device)
         for name, part in zip(self.PARTS, parts, strict=True):

@@ -1,4 +1,4 @@
-"""Spaces that a step must stay orthogonal to: of gradients of logits, and of what layers are given."""
+"""Spaces to which OGD and GPM keep each step orthogonal: of gradients of logits, and of inputs of layers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Gradients = Literal["all", "average", "true_label"]
 
 
 class Subspace(Growing):
-    """A space of vectors: an orthonormal basis, in rows. It is empty at first and grows.
+    """A linear space with an orthonormal basis, in rows. The basis is empty at first and grows.
 
     Args:
-        width: numbers in a vector.
+        width: length of the vectors.
     """
 
     basis: Tensor
@@ -41,16 +41,17 @@ class Subspace(Growing):
         self.register_buffer("basis", torch.empty(0, width))
 
     def project(self, u: Tensor) -> Tensor:
-        """What of u is orthogonal to the space: of a vector (width,), or of each of the rows (N, width)."""
+        """The part of u that is orthogonal to the space, for a vector (width,) or for each of the rows (N, width)."""
         if u.dim() == 1:
             return torch.addmv(u, self.basis.T, self.basis @ u, alpha=-1)
         return torch.addmm(u, u @ self.basis.T, self.basis, alpha=-1)
 
     def extend(self, vectors: Tensor, energy: float = 1.0) -> None:
-        """Adds the fewest directions that leave at most a share 1 - energy of the vectors' squared length outside.
+        """Adds the fewest directions that leave at most a share 1 - energy of the vectors' squared length outside (Saha
+        et al., 2021, equation 9).
 
-        What is left of the vectors (N, width) in a direction, where it is shorter than 1e-5 of the longest of them, is
-        rounding, and dropped.
+        Directions in which the rest of the vectors (N, width) is shorter than 1e-5 of the longest vector are rounding
+        and are not added.
 
         >>> space = Subspace(2)
         >>> space.extend(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), energy=0.9)
@@ -61,20 +62,20 @@ class Subspace(Growing):
             return
         Q, R = torch.linalg.qr(self.project(vectors).T)  # the decomposition of the small R takes a third of the time
         _, lengths, directions = torch.linalg.svd(R.T, full_matrices=False)
-        outside = lengths.double().square().flip(0).cumsum(0).flip(0)  # while this direction and the next are not in it
-        needed = outside > (1 - energy) * (1 + 1e-6) * vectors.double().square().sum()  # of energy 0 rounding adds none
+        outside = lengths.double().square().flip(0).cumsum(0).flip(0)  # without this direction and all later ones
+        needed = outside > (1 - energy) * (1 + 1e-6) * vectors.double().square().sum()  # energy 0 must add nothing
         needed &= lengths > 1e-5 * torch.linalg.vector_norm(vectors, dim=1).max()
-        new = self.project(directions[needed] @ Q.T)  # again: of a short rest, rounding has lost the right angle
+        new = self.project(directions[needed] @ Q.T)  # again: for a short rest, rounding spoils orthogonality
         self.basis = torch.cat([self.basis, torch.linalg.qr(new.T).Q.T])
 
 
 class GradientSpace(nn.Module):
-    """The space of gradients of logits with respect to parameters, taken together as one vector.
+    """The space of gradients of logits by parameters, each gradient one vector over all parameters.
 
     Args:
-        network: that has the parameters.
-        names: of the parameters that are to be projected.
-        gradients: of which logits.
+        network: has the parameters.
+        names: of the parameters whose updates are projected.
+        gradients: of which logits, see `OGD`.
     """
 
     def __init__(self, network: Network, names: Sequence[str], gradients: Gradients) -> None:
@@ -85,15 +86,15 @@ class GradientSpace(nn.Module):
 
     @property
     def dimensions(self) -> list[int]:
-        """Directions kept."""
+        """Number of directions in the space."""
         return [len(self.subspace.basis)]
 
     def bytes_for(self, n: int) -> int:
-        """Those of n directions."""
+        """Bytes of n directions."""
         return 4 * n * self.n_weights
 
     def project(self, update: Sequence[Tensor]) -> list[Tensor]:
-        """What of an update of the parameters, a tensor for each, is orthogonal to the space."""
+        """The part of an update that is orthogonal to the space. update: a tensor for each parameter."""
         if not update:
             return []
         u = self.subspace.project(torch.cat([part.flatten() for part in update]))
@@ -107,7 +108,7 @@ class GradientSpace(nn.Module):
             self.subspace.extend(F.normalize(vectors))  # a small gradient counts as much as a large one
 
     def vectors(self, network: Network, data: Data, of_logits: Tensor) -> Tensor:
-        """For each image the gradient of a sum of logits, these (N, n_outputs) their weights; (N, n_weights)."""
+        """The gradient of a weighted sum of logits for each image, (N, n_weights). of_logits: (N, n_outputs)."""
         if not self.names:
             return of_logits.new_empty(len(data), 0)
         parameters = dict(network.named_parameters())
@@ -121,18 +122,18 @@ class GradientSpace(nn.Module):
 
 
 class FactoredSpace(Growing):
-    """The space of `GradientSpace`, for a network of linear layers, in a hundredth of the memory.
+    """The space of `GradientSpace` for a network of linear layers, in a hundredth of the memory.
 
-    The gradient of the weight of such a layer for one image is an outer product g a^T, of the gradient at its output
-    and its input (with a 1 for the bias). These factors are kept, in `factors`, and no gradient is written out. The
-    rows of `combinations` say how the gradients make up an orthonormal basis: L^-1/2 V^T, from the decomposition
-    V L V^T of their products with each other. All of it is in double precision, as products have half of the digits of
-    lengths.
+    The gradient of such a layer for one image is an outer product g a^T, of the gradient at its output and its input
+    (with a 1 for the bias). Only these factors are kept, in `factors`. Each row of `combinations` has the coefficients
+    of the gradients in a vector of an orthonormal basis: L^-1/2 V^T, from the eigendecomposition V L V^T of the matrix
+    of inner products of gradients. All numbers are float64, because inner products have squared lengths, and so only
+    half of the digits.
 
     Args:
-        network: whose `layers_are_factors`.
-        names: of the parameters that are to be projected.
-        gradients: of which logits.
+        network: one for which `layers_are_factors` is true.
+        names: of the parameters whose updates are projected.
+        gradients: of which logits, see `OGD`.
     """
 
     factors: Tensor
@@ -151,11 +152,11 @@ class FactoredSpace(Growing):
 
     @property
     def dimensions(self) -> list[int]:
-        """Directions kept."""
+        """Number of directions in the space."""
         return [len(self.combinations)]
 
     def bytes_for(self, n: int) -> int:
-        """Those of n directions: their factors, combinations, and products with each other."""
+        """Bytes of n directions: factors, combinations, and inner products."""
         return 8 * n * (sum(self.widths) + 2 * n)
 
     @property
@@ -165,7 +166,7 @@ class FactoredSpace(Growing):
         return [*zip(found[::2], found[1::2], strict=True)]
 
     def project(self, update: Sequence[Tensor]) -> list[Tensor]:
-        """What of an update of the parameters, a tensor for each, is orthogonal to the space."""
+        """The part of an update that is orthogonal to the space. update: a tensor for each parameter."""
         updates = dict(zip(self.names, update, strict=True))
         layers = [joined([updates[name] for name in own]).double() for own in self.parts.values()]
         products = self.factors.new_zeros(len(self.factors))
@@ -185,13 +186,16 @@ class FactoredSpace(Growing):
                 self.factors, done = torch.cat([self.factors, new]), done + len(batch.y)
         products = torch.stack([(g @ g.T) * (a @ a.T) for g, a in self.of_layers]).sum(0)
         squares, directions = torch.linalg.eigh(products)
-        kept = squares > 1e-10  # of gradients of length 1: what is shorter than 1e-5 is rounding, as in `Subspace`
-        self.combinations = (directions[:, kept] / squares[kept].sqrt()).T.contiguous()  # as it is once loaded
+        kept = squares > 1e-10  # gradients have length 1, and less than 1e-5 is rounding, as in `Subspace`
+        self.combinations = (directions[:, kept] / squares[kept].sqrt()).T.contiguous()  # the layout of a loaded state
 
     def factors_of(self, network: Network, x: Tensor, of_logits: Tensor) -> Tensor:
-        """The factors of the gradients of sums of logits, each gradient of length 1 (or 0).
+        """The factors of the gradient of a weighted sum of logits for each image, (N, sum of widths). Gradients have
+        length 1, or 0.
 
-        x: images. of_logits: the weights of their logits, (N, n_outputs).
+        Args:
+            x: images (N, C, H, W).
+            of_logits: weights of the logits, (N, n_outputs).
         """
         with torch.enable_grad():
             logits, calls = record(network, x)
@@ -205,14 +209,14 @@ class FactoredSpace(Growing):
 
 
 class InputSpace(nn.Module):
-    """For each linear or convolutional layer the space of its inputs.
+    """The space of the inputs of each linear or convolutional layer (GPM; Saha et al., 2021).
 
     Args:
-        network: that has the layers.
-        names: of the parameters that are to be projected.
-        energy: in the first layer, in all others.
+        network: has the layers.
+        names: of the parameters whose updates are projected.
+        energy: in the first layer and in the others, in [0, 1], see `OGD`.
 
-    Raises InputError where one of the parameters belongs to another kind of layer.
+    Raises InputError if one of the parameters belongs to another kind of layer.
     """
 
     def __init__(self, network: Network, names: Sequence[str], energy: tuple[float, float]) -> None:
@@ -232,7 +236,7 @@ class InputSpace(nn.Module):
 
     @property
     def dimensions(self) -> list[int]:
-        """Directions kept of each layer."""
+        """Number of directions in the space of each layer."""
         return [len(subspace.basis) for subspace in self.of_layers]
 
     @property
@@ -240,7 +244,7 @@ class InputSpace(nn.Module):
         return [subspace for subspace in self.subspaces if isinstance(subspace, Subspace)]
 
     def project(self, update: Sequence[Tensor]) -> list[Tensor]:
-        """What of an update of the parameters, a tensor for each, is orthogonal to the space of its layer."""
+        """The part of an update that is orthogonal to the space of each layer. update: a tensor for each parameter."""
         updates = dict(zip(self.names, update, strict=True))
         for subspace, own in zip(self.of_layers, self.parts.values(), strict=True):
             rows = subspace.project(joined([updates[name] for name in own]))
@@ -248,14 +252,14 @@ class InputSpace(nn.Module):
         return list(updates.values())
 
     def extend(self, network: Network, data: Data, outputs: Tensor) -> None:
-        """Adds what the layers are given for these images."""
+        """Adds the inputs of the layers for these images. outputs: not used here."""
         inputs = self.inputs(network, data)
         for i, (layer, subspace) in enumerate(zip(self.parts, self.of_layers, strict=True)):
             subspace.extend(inputs[layer], self.energy[min(i, 1)])
 
     def inputs(self, network: Network, data: Data) -> dict[str, Tensor]:
-        """For each layer rows with the products and lengths of its inputs in all directions, (N, width): the inputs
-        themselves, or a triangle in place of many."""
+        """For each layer a matrix A (N, width) with the same A^T A as its inputs: the inputs themselves, or, instead of
+        many inputs, a triangular matrix."""
         seen: dict[str, Tensor] = {}
 
         def note(layer: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
@@ -275,9 +279,12 @@ class InputSpace(nn.Module):
 
 
 def logits_of(gradients: Gradients, labels: Tensor, outputs: Tensor) -> list[Tensor]:
-    """Which sums of logits have their gradients taken for images with these labels: weights, each (N, n_outputs).
+    """The sums of logits whose gradients span the space of `OGD`, as weights of logits, each (N, n_outputs).
 
-    outputs: those that may answer for them, bool (n_outputs,).
+    Args:
+        gradients: see `OGD`.
+        labels: int64 (N,).
+        outputs: those that may answer, bool (n_outputs,).
 
     >>> logits_of("average", torch.tensor([1]), torch.tensor([True, True, False]))
     [tensor([[0.5000, 0.5000, 0.0000]])]
@@ -290,19 +297,19 @@ def logits_of(gradients: Gradients, labels: Tensor, outputs: Tensor) -> list[Ten
 
 
 def count(network: Network, names: Sequence[str]) -> int:
-    """Numbers in these parameters."""
+    """The number of weights in these parameters."""
     return sum(network.get_parameter(name).numel() for name in names)
 
 
 def by_layer(network: Network, names: Sequence[str]) -> dict[str, list[str]]:
-    """Those of these parameters that belong to plain layers, by the layer: its weight and its bias."""
+    """The names of these parameters by the name of their layer, without parameters of layers that are not plain."""
     layers = [name for name, layer in network.named_modules() if is_plain(layer)]
     parts = {layer: [name for name in names if name.rpartition(".")[0] == layer] for layer in layers}
     return {layer: own for layer, own in parts.items() if own}
 
 
 def layers_are_factors(network: Network, names: Sequence[str], image_shape: tuple[int, int, int]) -> bool:
-    """Whether the gradient of a logit for an image is one outer product for each layer that has these parameters."""
+    """Whether all layers with these parameters are linear, so that a gradient for an image is an outer product each."""
     layers = [network.get_submodule(name.rpartition(".")[0]) for name in names]
     if not all(isinstance(layer, nn.Linear) for layer in layers):
         return False
@@ -311,19 +318,23 @@ def layers_are_factors(network: Network, names: Sequence[str], image_shape: tupl
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """The weight and the bias of a layer as one matrix, a row for each of its outputs."""
+    """The weight and the bias of a layer as one matrix (outputs, width), with the bias in the last column.
+
+    >>> joined([torch.tensor([[1.0, 2.0]]), torch.tensor([3.0])]).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
     return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
 
 
 def apart(rows: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `joined` put together, in the shapes and types of these parts of a layer, by their names."""
+    """Splits a matrix from `joined` into tensors with the names, shapes and types of `parts`."""
     found = rows.split([part[0].numel() for part in parts.values()], 1)
     return {name: new.reshape(old.shape).to(old.dtype) for (name, old), new in zip(parts.items(), found, strict=True)}
 
 
 def inputs_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """The vectors (N, width) by which the rows of the weight of a layer are multiplied when it is given x; with a bias
-    each ends with 1.
+    """The vectors (N, width) that a layer multiplies with the rows of its weight, for the input x: one for each image,
+    and for each position of a convolution. If the layer has a bias, each vector ends with 1.
 
     >>> inputs_of(nn.Linear(2, 5), torch.tensor([[3.0, 4.0]])).tolist()
     [[3.0, 4.0, 1.0]]
