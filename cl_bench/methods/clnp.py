@@ -40,12 +40,12 @@ class CLNP(Isolation):
         self, problem: Problem, network: Network, optimizer: Optimizer, *, l1: NonNegative, margin: Share
     ) -> None:
         super().__init__(problem, network, optimizer)
-        self.optimizer_state = None  # it would be that of weights which are drawn anew
+        self.optimizer_state = None  # its state would belong to weights that are drawn again
         self.l1, self.margin = l1, margin
         self.layers = hidden_layers(network, "method=clnp frees units")
         self.weighted = weighted(self.layers)
         self.matrices = [p for p in network.parameters() if p.dim() > 1]
-        self.nobody = problem.n_tasks  # uses a free unit: a task that never comes
+        self.nobody = problem.n_tasks  # the task of free units: an index after the last task
         smallest = torch.uint8 if self.nobody < 256 else torch.int16
         births = (torch.full((len(layer.weight),), self.nobody, dtype=smallest) for layer in self.weighted)
         self.born = nn.ParameterList(nn.Parameter(birth, False) for birth in births)  # the first task that uses a unit
@@ -82,7 +82,7 @@ class CLNP(Isolation):
 
     @torch.no_grad()
     def renew(self, used: Sequence[Tensor]) -> None:
-        """Draws the weights into free units, and their biases, anew."""
+        """Draws new weights into free units, and new biases."""
         for layer, units in zip(self.weighted, used, strict=True):
             old = [p.clone() for p in layer.parameters()]
             layer.reset_parameters()
@@ -91,7 +91,7 @@ class CLNP(Isolation):
 
     @torch.no_grad()
     def activity(self, data: Data) -> list[Tensor]:
-        """The mean |activation| of each unit over images, (units,) for each layer; of a channel, over positions too."""
+        """The mean |activation| of each unit over images (and positions of a channel), (units,) for each layer."""
         totals = [layer.weight.new_zeros(len(layer.weight)) for layer in self.weighted]
         for batch in data.batches():
             x, given = batch.x, []
@@ -99,7 +99,7 @@ class CLNP(Isolation):
                 x = layer(x)
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     given.append(x)
-                elif given and not isinstance(layer, nn.Flatten):  # what follows on a layer is its activation
+                elif given and not isinstance(layer, nn.Flatten):  # the module after a layer is its activation
                     given[-1] = x
             for total, outputs in zip(totals, given, strict=True):
                 total += outputs.abs().flatten(2).mean(2).sum(0) if outputs.dim() > 2 else outputs.abs().sum(0)
@@ -108,9 +108,14 @@ class CLNP(Isolation):
     def threshold(
         self, activity: Sequence[Tensor], used: Sequence[Tensor], data: Data
     ) -> tuple[float, tuple[float, float]]:
-        """The largest threshold that keeps the margin, by halving; the accuracies without one and with it.
+        """The largest threshold that keeps the margin, found by bisection, and the accuracies (without, with) it.
 
-        -1 where none does, not even 0: then all units are active.
+        -1 if even threshold 0 does not keep the margin: then all units are active.
+
+        Args:
+            activity: mean |activation| of each unit, (units,) for each layer.
+            used: units that earlier tasks use, bool (units,) for each layer.
+            data: validation images.
         """
         free = torch.cat([mean[~units] for mean, units in zip(activity, used, strict=True)])
         levels = [-1.0, *free.unique().tolist()]
@@ -119,11 +124,11 @@ class CLNP(Isolation):
             return self.accuracy(data, [(mean > level) | units for mean, units in zip(activity, used, strict=True)])
 
         before = after = accuracy(levels[0])
-        low, high = 0, len(levels)  # the first keeps the margin, the second doesn't
+        low, high = 0, len(levels)  # levels[low] keeps the margin, levels[high] does not
         while high - low > 1:
             middle = (low + high) // 2
             found = accuracy(levels[middle])
-            if before - found <= self.margin + 1e-9:  # a share of images may be less than its decimals by rounding
+            if before - found <= self.margin + 1e-9:  # the difference of two shares has a rounding error
                 low, after = middle, found
             else:
                 high = middle
@@ -131,7 +136,7 @@ class CLNP(Isolation):
 
     @torch.no_grad()
     def accuracy(self, data: Data, units: Sequence[Tensor]) -> float:
-        """On images of the current task, with no other units than these, bool (units,) for each layer."""
+        """The accuracy on images of the current task, with only these units, bool (units,) for each layer."""
         own = self.task_of_output == self.index
         answers = [
             masked(self.network.head(gated(self.layers, batch.x, units)), own).argmax(1) == batch.y
@@ -141,7 +146,7 @@ class CLNP(Isolation):
 
     @torch.no_grad()
     def cut(self) -> None:
-        """Sets what leads from free units into used ones, and into the current task's rows of the head, to 0."""
+        """Sets weights from free units into used units, and into the current task's rows of the head, to 0."""
         used = self.used
         heads = self.task_of_output == self.index
         for below, layer, above in zip(used, [*self.weighted[1:], self.network.head], [*used[1:], heads], strict=True):
@@ -150,5 +155,9 @@ class CLNP(Isolation):
 
 
 def rows(units: Tensor, parameter: Tensor) -> Tensor:
-    """The entries of a weight or a bias that lead into these units, bool, of a shape that broadcasts to its own."""
+    """The entries of a weight or bias that lead into these units, bool, of a shape that broadcasts to the parameter's.
+
+    >>> rows(torch.tensor([True, False]), torch.zeros(2, 3)).tolist()
+    [[True], [False]]
+    """
     return units.view(-1, *[1] * (parameter.dim() - 1))

@@ -70,7 +70,7 @@ class ContinualBackprop(Classifier):
 
     @property
     def units(self) -> list[Units]:
-        """Of each hidden layer."""
+        """The units of each hidden layer."""
         return [cast(Units, units) for units in self.hidden]
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -84,7 +84,7 @@ class ContinualBackprop(Classifier):
         return {"loss": loss.detach()}
 
     def through(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Logits (B, n_outputs), and what each hidden layer gives, (B, units) or (B, channels, H, W)."""
+        """Logits (B, n_outputs), and the outputs of each hidden layer, (B, units) or (B, channels, H, W)."""
         activations = []
         for layer in self.layers:
             x = layer(x)
@@ -116,7 +116,7 @@ class Units(nn.Module):
 
     def __init__(self, below: Weighted, above: Weighted, maturity: int, decay: float, utility: Utility) -> None:
         super().__init__()
-        self.layers = (below, above)  # no modules of this one: their weights are the network's
+        self.layers = (below, above)  # a tuple, so that they are not submodules: the network has their weights
         self.maturity, self.decay, self.kind = maturity, decay, utility
         self.n = len(below.weight)
         for name in ("utility", "mean", "age"):  # running means from 0, not yet divided by `started`
@@ -136,15 +136,18 @@ class Units(nn.Module):
 
     @property
     def outgoing(self) -> Tensor:
-        """The weights that lead on from each unit, shape (outputs, units, n)."""
+        """The outgoing weights of each unit, (outputs, units, n)."""
         weight = self.layers[1].weight
         return weight.view(len(weight), self.n, -1)
 
     @torch.no_grad()
     def after_step(self, h: Tensor, rate: float, optimizer: torch.optim.Optimizer) -> None:
-        """Renews utilities by what the units gave, and replaces those that are due.
+        """Updates the utilities with the outputs h of the units, and replaces units that are due.
 
-        h: (B, units), or (B, channels, H, W), of which every position counts like an image.
+        Args:
+            h: (B, units), or (B, channels, H, W), where each position counts as an image.
+            rate: the replacement rate.
+            optimizer: its state for the weights of replaced units is set to 0.
         """
         h = h.to(self.mean.dtype)
         h = h if h.dim() == 2 else h.transpose(0, 1).flatten(1).T
@@ -176,7 +179,7 @@ class Units(nn.Module):
         return utility.topk(n, largest=False).indices
 
     def replace(self, rows: Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """New units in the place of these, which give nothing to the next layer yet; what they gave goes to its biases.
+        """Replaces units: random incoming weights, outgoing weights 0. Their mean contribution goes to the next biases.
 
         rows: int64 (n,).
         """
@@ -184,7 +187,7 @@ class Units(nn.Module):
         assert below.bias is not None
         assert above.bias is not None
         above.bias.add_(self.outgoing[:, rows].sum(2) @ (self.mean / self.started)[rows])
-        bound = below.weight[0].numel() ** -0.5  # as torch draws a layer
+        bound = below.weight[0].numel() ** -0.5  # as torch initializes a layer
         below.weight[rows] = torch.empty_like(below.weight[rows]).uniform_(-bound, bound)
         below.bias[rows] = 0.0
         self.outgoing[:, rows] = 0.0
@@ -207,10 +210,8 @@ class Units(nn.Module):
 
 
 def plain_sequence(network: Network) -> list[nn.Module]:
-    """The layers of a network's features, one after another: weights, biases and ReLU in turn.
-
-    Raises InputError for any other network.
-    """
+    """The layers of a network's features, in order. Raises InputError if they are not layers with biases and ReLU in
+    turn."""
     layers = in_order(network.features)
     hidden = [layer for layer in layers if not isinstance(layer, nn.Flatten | Normalize)]
     weighted, activations = hidden[::2], hidden[1::2]

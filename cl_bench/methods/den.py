@@ -27,7 +27,7 @@ from cl_bench.networks.plain import gated
 from cl_bench.record import Capacity
 
 Prox = Callable[[float], None]
-"""What is done to the weights after a step, given its step size."""
+"""The proximal map of the weights after a step. Its argument is the step size."""
 
 
 class Old(NamedTuple):
@@ -88,15 +88,15 @@ class DEN(Growing, Classifier):
         new_units: Positive,
     ) -> None:
         super().__init__(problem, growing_mlp(network, "method=den"), optimizer)
-        self.optimizer_state = None  # the weights change their number, so nothing of it could go on
+        self.optimizer_state = None  # the number of weights changes, so an old state would not fit
         self.l1, self.l2, self.group_lasso, self.pull = l1, l2, group_lasso, pull
         self.tau, self.sigma, self.new_units = tau, sigma, new_units
         widths = [len(layer.weight) for layer in self.hidden]
         first = (torch.zeros(n, dtype=torch.int16) for n in widths)
         never = (torch.full((n,), problem.n_tasks, dtype=torch.int16) for n in widths)
         self.born = nn.ParameterList(nn.Parameter(task, False) for task in first)  # the first task with a unit
-        self.until = nn.ParameterList(nn.Parameter(task, False) for task in never)  # the first task without it again
-        self._frozen = Frozen({})  # follows from the state, so no part of it
+        self.until = nn.ParameterList(nn.Parameter(task, False) for task in never)  # the first later task without it
+        self._frozen = Frozen({})  # set again in each phase, so it is not in the state
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         usable = self.usable(task.index)
@@ -142,15 +142,15 @@ class DEN(Growing, Classifier):
     # ------------------------------------------------------------------------------------------- answers
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """index: of the task whose units answer, None for the current one."""
+        """index: the task whose units are used; None: the current task."""
         return self.head(self.features(x, max(self.index, 0) if index is None else index))
 
     def features(self, x: Tensor, index: int) -> Tensor:
-        """What the last hidden layer gives, 0 for units that the task doesn't have."""
+        """The outputs of the last hidden layer, 0 for units that the task does not use."""
         return gated(self.network.features, x, self.usable(index))
 
     def usable(self, index: int) -> list[Tensor]:
-        """The units of each hidden layer that a task has, bool (units,)."""
+        """The units of each hidden layer that a task uses, bool (units,)."""
         return [(born <= index) & (index < until) for born, until in zip(self.born, self.until, strict=True)]
 
     @property
@@ -190,37 +190,37 @@ class DEN(Growing, Classifier):
         return logs
 
     def sparse(self, lr: float) -> None:
-        """|W|_1."""
+        """The map of l1 |W|_1."""
         for layer in [*self.hidden, self.head]:
             soft_threshold(layer.weight, lr * self.l1)
 
     @torch.no_grad()
     def small(self, lr: float) -> None:
-        """|W|^2 / 2."""
+        """The map of l2 |W|^2 / 2."""
         for layer in [*self.hidden, self.head]:
             layer.weight.div_(1 + lr * self.l2)
 
     def few(self, lr: float) -> None:
-        """|W|_1 and the sum of the lengths of the rows of new units: the second map after the first is that of both."""
+        """The map of l1 |W|_1 and of the group lasso together: the map of the first, then the map of the second."""
         self.sparse(lr)
         for layer in self.hidden:
             shrink_rows(layer.weight[-self.new_units :].detach(), lr * self.group_lasso)
 
     def near(self, lr: float, *, old: Sequence[Old]) -> None:
-        """|W - W_old|^2, of what was there before the task."""
+        """The map of pull |W - W_old|^2, for the weights that existed before the task."""
         for layer, (weight, bias) in zip(self.hidden, old, strict=True):
             units, inputs = weight.shape
             pull(layer.weight.detach()[:units, :inputs], weight, lr * self.pull)
             pull(layer.bias.detach()[:units], bias, lr * self.pull)
 
     def move(self, parts: dict[Any, Tensor]) -> None:
-        """From now on steps move these entries alone, bool for each parameter, of its shape."""
+        """From now on steps change only these entries. parts: bool for each parameter, of its shape."""
         still = {p: torch.ones_like(p, dtype=torch.bool) for p in self.network.parameters()}
         self._frozen = Frozen(still | {p: ~part for p, part in parts.items()})
 
     def move_between(self, units: Sequence[Tensor]) -> None:
-        """From now on steps move the weights between these units alone, those from the pixels into them, those into the
-        current task's rows of the head, and their biases. units: bool (units,) of each hidden layer."""
+        """From now on steps change only the weights between these units, from pixels into them, and from them into the
+        task's rows of the head, and the biases of these. units: bool (units,) for each hidden layer."""
         parts, below = {}, units[0].new_ones(self.hidden[0].in_features)
         for layer, above in zip(self.hidden, units, strict=True):
             parts |= {layer.weight: above[:, None] & below, layer.bias: above}
@@ -235,8 +235,8 @@ class DEN(Growing, Classifier):
 
     @torch.no_grad()
     def selected(self) -> list[Tensor]:
-        """The units from which the current task's rows of the head can be reached along weights that are not 0, bool
-        (units,) for each hidden layer."""
+        """The units that are connected to the current task's rows of the head by weights other than 0, bool (units,)
+        for each hidden layer."""
         reached, found = self.own, []
         layers = [*self.hidden[1:], self.head]
         for layer, usable in zip(reversed(layers), reversed(self.usable(self.index)), strict=True):
@@ -246,7 +246,7 @@ class DEN(Growing, Classifier):
 
     @torch.no_grad()
     def mean_loss(self, data: Data) -> float:
-        """Cross-entropy, over all images; one mini-batch says too little."""
+        """The mean cross-entropy over all images; that of one mini-batch would be too noisy."""
         total = torch.zeros((), device=self.device)
         for batch in data.batches():
             total += F.cross_entropy(self.active(self(batch.x), batch.y), batch.y, reduction="sum")
@@ -254,8 +254,8 @@ class DEN(Growing, Classifier):
 
     @torch.no_grad()
     def grow(self) -> None:
-        """Adds units to each hidden layer, with random weights from those that the task has, and 0 into all others, so
-        that no logit changes. Their weights alone move from now on."""
+        """Adds units to each hidden layer. Weights into them are random, and weights from them into old units and the
+        head are 0, so no logit changes. From now on only their weights change."""
         n, parts, new = self.new_units, {}, 0
         below = self.own.new_ones(self.hidden[0].in_features)
         for number, (layer, usable) in enumerate(zip(self.hidden, self.usable(self.index), strict=True)):
@@ -270,7 +270,7 @@ class DEN(Growing, Classifier):
 
     @torch.no_grad()
     def drop_idle(self) -> list[int]:
-        """Takes the new units away into which no weight leads; returns how many stay in each layer."""
+        """Removes new units with only zeros as incoming weights. Returns how many remain in each layer."""
         inputs, stay = self.own.new_ones(self.hidden[0].in_features), []
         for number, layer in enumerate(self.hidden):
             units = layer.weight[:, inputs].bool().any(1) | ~corner(layer.bias, self.new_units)
@@ -284,8 +284,8 @@ class DEN(Growing, Classifier):
 
     @torch.no_grad()
     def drift(self, old: Sequence[Old]) -> list[Tensor]:
-        """How far the weights into each unit that was there before the task have moved, (units before,) for each layer;
-        0 for units that are left to earlier tasks."""
+        """The distance of the weights into each old unit from their old values, (old units,) for each layer; 0 for
+        units that only earlier tasks use."""
         return [
             (layer.weight[: len(weight), : weight.shape[1]] - weight).norm(dim=1)
             for layer, (weight, _) in zip(self.hidden, old, strict=True)
@@ -293,13 +293,13 @@ class DEN(Growing, Classifier):
 
     @torch.no_grad()
     def split(self, moved: Sequence[Tensor], old: Sequence[Old]) -> list[int]:
-        """Puts a copy of each of these units in its place for this task and later ones; the unit itself gets the
-        weights back that it had, into it and out of it. moved: bool (units before the task,) for each layer."""
+        """Adds a copy of each moved unit, which replaces it from this task on. The unit itself gets its old weights
+        again, into it and out of it. moved: bool (units before the task,) for each layer."""
         copied = torch.zeros(0, dtype=torch.int64, device=self.device)  # units of the layer below
         for number, (layer, units, (weight, bias)) in enumerate(zip(self.hidden, moved, old, strict=True)):
             before, inputs = weight.shape
             layer.add_inputs(layer.weight[:, copied])
-            layer.weight[before:, copied] = 0.0  # a unit that is new reads the copy alone
+            layer.weight[before:, copied] = 0.0  # a new unit uses only the copy
             layer.weight[:before, copied] = weight[:, copied]
             mine = units.nonzero().squeeze(1)
             layer.add_units(layer.weight[mine], layer.bias[mine])
@@ -315,12 +315,12 @@ class DEN(Growing, Classifier):
         return [int(units.sum()) for units in moved]
 
     def add_stamps(self, number: int, n: int) -> None:
-        """Of n units that are added to a hidden layer for the current task and later ones."""
+        """Adds the timestamps of n units that are added to a hidden layer for the current task and later ones."""
         for stamps, task in ((self.born, self.index), (self.until, self.problem.n_tasks)):
             stamps[number] = nn.Parameter(torch.cat([stamps[number], stamps[number].new_full((n,), task)]), False)
 
     def capacity(self, selected: Sequence[Tensor]) -> Capacity:
-        """How many units of each layer are new with this task, and how many older ones it selected."""
+        """The number of units of each layer that are new with this task, and of older units that it selected."""
         total = [len(born) for born in self.born]
         first = sum(int((born == 0).sum()) for born in self.born)
         return Capacity(
@@ -338,7 +338,7 @@ class DEN(Growing, Classifier):
 
 
 def corner(tensor: Tensor, rows: int, columns: int = 0) -> Tensor:
-    """Bool of its shape: the last rows and the last columns.
+    """A bool mask of the tensor's shape: True in the last rows and in the last columns.
 
     >>> corner(torch.zeros(3, 2), 1, 1).int().tolist()
     [[0, 1], [0, 1], [1, 1]]

@@ -28,7 +28,7 @@ from cl_bench.record import Capacity
 
 log = logging.getLogger(__name__)
 
-MOMENTS = 50  # of a task's training at which the masks are looked at
+MOMENTS = 50  # number of times in a task's training at which the masks are recorded
 
 
 class DGM(TwoPlayers, Classifier):
@@ -41,9 +41,9 @@ class DGM(TwoPlayers, Classifier):
     shares its features (those of `network`) with D.
 
     The masks m = sigmoid(s e) of the generator are learned with it. s grows from 1 / s_max to s_max over the epochs, so
-    masks become binary. What they use is reserved: no later step changes it, so generated images of old classes stay
-    the same, bit for bit. R (equation 6) is the share of free capacity that a task uses. Its weight is lambda_t =
-    sparsity * size now / size at the start. The layers grow by the number that was reserved.
+    masks become binary. The units or weights that a task uses are reserved: no later step changes them, so generated
+    images of old classes stay the same, bit for bit. R (equation 6) is the share of free capacity that a task uses. Its
+    weight is lambda_t = sparsity * size now / size at the start. Then each layer grows by the number that was reserved.
 
     Args:
         network: of C and D.
@@ -64,7 +64,7 @@ class DGM(TwoPlayers, Classifier):
 
     family = "generative replay"
     plasticity: Tensor
-    kinds = ("class", "task")  # a domain is no condition that the generator could be asked for
+    kinds = ("class", "task")  # the condition of the generator is the class, and domains share their classes
     answers_by = ("discriminator.",)
     refused: ClassVar[dict[str, str]] = {
         "scheduler": "trains only a GAN, whose step size is constant",
@@ -152,11 +152,11 @@ class DGM(TwoPlayers, Classifier):
     def train_step(
         self, batch: Batch, optimizers: Any, replay: Data | None = None, share: float = 1.0
     ) -> dict[str, Tensor]:
-        """As `TwoPlayers`, with the masks at their scale.
+        """As in `TwoPlayers`, with the masks at the scale s of this step.
 
         Args:
-            replay: images of past classes.
-            share: of the task in the classifier's error; the rest is for the past.
+            replay: images of old classes; None in the first task.
+            share: weight of the task's images in the loss of the classifier, in [0, 1]; old images have the rest.
         """
         self.generator.anneal(self.scale)
         logs = super().train_step(batch, optimizers, replay=replay, share=share)
@@ -197,7 +197,7 @@ class DGM(TwoPlayers, Classifier):
 
     @property
     def sparsity_weight(self) -> float:
-        """lambda_t, the weight of R: it grows with the network, so that later tasks reuse rather than reserve."""
+        """lambda_t, the weight of R. It grows with the generator, so that later tasks reuse more and reserve less."""
         return self.sparsity * self.generator.size / self.generator.size_at_start
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -205,7 +205,7 @@ class DGM(TwoPlayers, Classifier):
         return [self.optimizer(self.discriminator.parameters()), self.optimizer(learning)]
 
     def generate_replay(self, n: int) -> Data:
-        """n images of past classes, of each equally many."""
+        """n images of old classes, the same number of each."""
         y = balanced_labels(self.problem.seen(self.index - 1).to(self.device), n)
         size = at_once(self.problem.image_shape, 10000, numbers=FLOATS)
         images = torch.cat([(self.sample(part) * 255).round().to(torch.uint8) for part in y.split(size)])
@@ -213,7 +213,7 @@ class DGM(TwoPlayers, Classifier):
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One image in [0, 1] of each class in y, of tasks learned, (N, C, H, W)."""
+        """One image in [0, 1] for each entry of y, a class of the tasks so far, (N, C, H, W)."""
         images = torch.empty(len(y), *self.problem.image_shape, device=self.device)
         for task in range(self.index + 1):
             rows = (self.task_of_output[y] == task).nonzero().squeeze(1)

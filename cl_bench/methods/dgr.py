@@ -101,12 +101,12 @@ class DGR(GenerativeReplay):
         return torch.where(batch.task_ids == REPLAYED, self.replay_loss(old, batch.x, batch.y), new).mean()
 
     def replay_loss(self, old: Scholar, x: Tensor, y: Tensor) -> Tensor:
-        """How far the solver is from the old solver's answer, hard or soft, for each replayed image (B,)."""
+        """The cross-entropy with the label of the old solver, hard or soft, for each replayed image, (B,)."""
         logits = self(x)
         if self.labels == "hard":
             return self.cross_entropy(self.active(logits, y), y, reduction="none")
-        # the old solver gives classes it never saw no probability, and the softmax of training includes them:
-        # without that nothing would hold the new classes down on old images
+        # soft labels are 0 for new classes, and the training softmax has these classes: this lowers the logits of new
+        # classes for old images
         allowed = old.allowed[self.task_of_output[y]]
         target = masked(self.old_logits(old, x) / self.temperature, allowed).softmax(1)
         return F.cross_entropy(self.active(logits / self.temperature, y), target, reduction="none")
@@ -117,7 +117,7 @@ class DGR(GenerativeReplay):
         return 1 / (self.index + 1) if self.ratio is None else self.ratio
 
     def mixed(self, old: Scholar, batch: Batch) -> Batch:
-        """A mini-batch with the share 1 - r of its images replaced by the old generator's."""
+        """The mini-batch, with a share 1 - r of its images replaced by images of the old generator."""
         kept = round(self.share * len(batch.y))
         if kept == len(batch.y):
             return batch
@@ -132,7 +132,7 @@ class DGR(GenerativeReplay):
         return self.balanced(old, images, labels, n) if self.balance else (images, labels)
 
     def balanced(self, old: Scholar, images: Tensor, labels: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        """Up to four times as many draws; n / classes of each class, the rest filled with what there is."""
+        """n images from four times as many draws: n / (number of classes) of each class; others, if there are fewer."""
         drawn = [(images, labels), *(super(DGR, self).generate_replay(old, n) for _ in range(3))]
         images, labels = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         rank = torch.zeros_like(labels)
@@ -140,5 +140,5 @@ class DGR(GenerativeReplay):
             rows = labels == label
             rank[rows] = torch.arange(int(rows.sum()), device=rank.device)
         surplus = (rank >= -(-n // len(old.classes))).long()
-        rows = torch.argsort(surplus, stable=True)[:n]  # every class's share first, then whatever came
+        rows = torch.argsort(surplus, stable=True)[:n]  # first the share of each class, then all others
         return images[rows], labels[rows]

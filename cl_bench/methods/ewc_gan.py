@@ -24,23 +24,23 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class EWCGAN(GenerativeReplay):
-    """Objective of the GAN at task t: that of `ACGAN` on the task's images alone, and for the generator besides
-    (strength / 2) sum_j F_j (theta_j - theta*_j)^2, theta* the weights that task t-1 left; the discriminator is free.
+    """Objective of the GAN at task t: that of `ACGAN` on only the task's images, and for the generator also (strength /
+    2) sum_j F_j (theta_j - theta*_j)^2. theta* are its weights at the end of task t-1. The discriminator has no
+    penalty.
 
-    There is no likelihood to take the Fisher information from. F_j = E[(d L / d theta_j)^2] over noise and all classes
-    learned by the end of task t-1, with L what the discriminator of that moment says of a generated image: the
-    `critic`'s score, or the cross-entropy of its `classifier`. All past classes are in it, so one F and one anchor
-    stand for all past tasks. Its scale is arbitrary, so F is divided by its mean: strength is then in units of the
-    average weight's importance.
+    A GAN has no likelihood for the Fisher information. Here F_j = E[(d L / d theta_j)^2] at the end of task t-1, over
+    noise and all classes so far. L is a loss of a generated image under the discriminator at that time: its negative
+    score (`critic`), or the cross-entropy of its classifier (`classifier`). F covers all old classes, so one F and one
+    anchor are enough for all old tasks. The scale of L is arbitrary, so F is divided by its mean.
 
-    The learner is a solver of the task's images and of generated ones, as in `GenerativeReplay`.
+    A solver, trained on the task's images and replayed images as in `GenerativeReplay`, makes the predictions.
 
     Args:
-        strength: lambda.
-        fisher: what L is.
-        fisher_samples: generated images for F.
+        strength: lambda, in units of the mean importance; a higher value forgets less and learns less.
+        fisher: L, `critic` or `classifier`.
+        fisher_samples: number of generated images for F.
 
-    The others are those of `GenerativeReplay`.
+    The other arguments are those of `GenerativeReplay`.
     """
 
     kinds = ("class", "task")  # the condition is the class, and domains share their classes
@@ -84,7 +84,7 @@ class EWCGAN(GenerativeReplay):
         self.penalty.replace(self.drawing, self.importance(), decay=0.0)
 
     def importance(self) -> dict[str, Tensor]:
-        """F of every weight of the generator, scaled to a mean of 1; 0 where nothing matters to L."""
+        """F of every weight of the generator, by name, scaled to mean 1. All are 0 if L is constant."""
         y = balanced_labels(self.problem.seen(self.index).to(self.device), self.fisher_samples)
         conditions = with_class(self.gan.noise(len(y)), y, self.problem.n_outputs)
         answers = Answers(self.gan)
@@ -94,18 +94,18 @@ class EWCGAN(GenerativeReplay):
             for name, value in sum_of_powers(answers, some, partial(self.loss_of, labels), power=2).items():
                 total[name.removeprefix("generator.")] += value
         mean = torch.cat([value.flatten() for value in total.values()]).mean()
-        least = torch.finfo(mean.dtype).tiny  # L is constant, say the cross-entropy of the only class so far
+        least = torch.finfo(mean.dtype).tiny  # if L is constant, e.g. the cross-entropy of the only class so far
         return {name: value / mean.clamp(min=least) for name, value in total.items()}
 
     def loss_of(self, y: Tensor, answers: Tensor) -> list[Tensor]:
-        """L for each image, from what the discriminator answers for it."""
+        """L for each image, (B,). y: its class, (B,). answers: from `Answers`, (B, 1 + n_outputs)."""
         if self.fisher == "critic":
             return [-answers[:, 0]]
         return [F.cross_entropy(masked(answers[:, 1:], self.seen), y, reduction="none")]
 
 
 class Answers(nn.Module):
-    """Conditions -> what the discriminator says of the images drawn for them: score and logits, (B, 1 + n_outputs)."""
+    """Conditions of the generator -> score and logits of the discriminator for its images, (B, 1 + n_outputs)."""
 
     def __init__(self, gan: TwoPlayers) -> None:
         super().__init__()

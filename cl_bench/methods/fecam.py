@@ -16,21 +16,23 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class FeCAM(FrozenFeatures):
-    """Features are made more normal by Tukey's power, x^beta. Of each class c, with covariance S, V1 the
-    mean of its diagonal and V2 the mean of what is off it:
+    """Predicts the nearest class. Tukey's transformation x^beta makes features more normal. Each class c has a
+    covariance S; V1 is the mean of its diagonal, and V2 the mean of its other entries:
 
         S_s = S + alpha_1 V1 I + alpha_2 V2 (1 - I)
         N_ij = S_s,ij / (sqrt(S_s,ii) sqrt(S_s,jj))
         distance to c = (u - m)^T N^-1 (u - m)
 
-    where u are the features of an image and m the mean of the class, each made of length 1. The nearest class answers.
+    u are the features of an image, and m is the mean of the class, both scaled to length 1.
 
     Args:
-        tukey: beta; 1 leaves features as they are, which must be where some are negative.
-        alpha_1, alpha_2: see above.
+        tukey: beta; 1 does not change features, and is necessary if some are negative.
+        alpha_1: as above; a higher value treats features as less correlated.
+        alpha_2: as above; a higher value makes all correlations more equal.
         first_task: see `FrozenFeatures`.
 
-    Raises InputError for covariances that this machine can't hold.
+    Raises InputError if the covariances need more memory than this machine has, and for negative features with another
+    `tukey` than 1.
     """
 
     products: Tensor
@@ -52,10 +54,10 @@ class FeCAM(FrozenFeatures):
         what = f"method=fecam: {n} covariances of {self.width} features and their inverses take"
         products = self.products_of(n, self.width, self.width, copies=2, what=what, way="try method=slda")
         self.register_buffer("products", products)
-        self._metrics: dict[int, Metric] = {}  # by class, until more of it is taken in
+        self._metrics: dict[int, Metric] = {}  # by class, without classes of which more images came
 
     def features(self, x: Tensor) -> Tensor:
-        """Raises InputError for negative features, which have no power."""
+        """The transformed features. Raises InputError for negative ones, which have no such power."""
         features = super().features(x)
         if self.tukey != 1 and bool((features < 0).any()):
             raise InputError(f"method.tukey={self.tukey}: some features are negative and cannot have this power; set 1")
@@ -69,27 +71,27 @@ class FeCAM(FrozenFeatures):
             self._metrics.pop(output, None)
 
     def covariance(self, output: int) -> Tensor:
-        """Of a class, unbiased; 0 of a single image."""
+        """The unbiased covariance of a class, (width, width); 0 for a single image."""
         n, mean = self.counts[output], self.sums[output] / self.counts[output].clamp(min=1)
         return (self.products[output] - torch.outer(n * mean, mean)).div_((n - 1).clamp(min=1))
 
     def metric(self, output: int) -> Metric:
-        """N of a class; where a feature of it never varies, of the others alone. Where none does, as in a single
-        image, all count alike: without any the class would be at distance 0 from everything."""
+        """N of a class, over the features that vary in it. If none varies (a single image), all features count equally:
+        otherwise the class would have distance 0 from every image."""
         if output not in self._metrics:
             covariance = self.covariance(output)
-            if (covariance.diagonal() <= 1e-12 * self.products[output].diagonal()).all():  # nothing, or rounding
+            if (covariance.diagonal() <= 1e-12 * self.products[output].diagonal()).all():  # 0 up to rounding
                 covariance = torch.eye(self.width).to(covariance)
             self._metrics[output] = Metric.of(correlation(shrunk(covariance, self.alpha_1, self.alpha_2)))
         return self._metrics[output]
 
     def worked_out(self) -> tuple[Tensor, ...]:
-        """The means of length 1, (n_outputs, width), and for each class that came what measures distances from it."""
+        """The means, scaled to length 1, (n_outputs, width), and the matrix of `Metric` for each class so far."""
         came = self.counts.nonzero().squeeze(1).tolist()
         return F.normalize(self.means, dim=1), *(self.metric(output).matrix for output in came)
 
     def scores(self, features: Tensor) -> Tensor:
-        """-distance."""
+        """The negative distance of features (B, width) to each class, (B, n_outputs)."""
         means = self.answer[0]
         scores = features.new_zeros(len(features), len(means))
         units = F.normalize(features, dim=1)
@@ -103,9 +105,11 @@ class FeCAM(FrozenFeatures):
 
 
 class Metric(NamedTuple):
-    """Distances v^T N^-1 v. A stream has a new N with each mini-batch, and its root takes a third of the time of N^-1.
+    """Distances v^T N^-1 v. In a stream N changes with each mini-batch, and a Cholesky factor of N takes a third of the
+    time of N^-1.
 
-    matrix: lower triangular, L L^T = N; or the pseudo-inverse of an N that has no such root.
+    matrix: the lower triangular L with L L^T = N; if there is none, the pseudo-inverse of N. singular: whether it is
+    the pseudo-inverse.
     """
 
     matrix: Tensor
@@ -117,7 +121,7 @@ class Metric(NamedTuple):
         return cls(torch.linalg.pinv(normal, hermitian=True), True) if failed else cls(root, False)
 
     def squares(self, away: Tensor) -> Tensor:
-        """Of vectors (B, width): (B,).
+        """The distances v^T N^-1 v, (B,), for vectors (B, width).
 
         >>> Metric.of(torch.tensor([[4.0, 0.0], [0.0, 1.0]])).squares(torch.tensor([[2.0, 3.0]])).tolist()
         [10.0]
@@ -142,7 +146,7 @@ def shrunk(covariance: Tensor, alpha_1: float, alpha_2: float) -> Tensor:
 
 
 def correlation(covariance: Tensor) -> Tensor:
-    """S_ij / (sqrt(S_ii) sqrt(S_jj)); 0 in the row and column of what doesn't vary.
+    """S_ij / (sqrt(S_ii) sqrt(S_jj)), with 0 in the row and column of a feature that does not vary.
 
     >>> correlation(torch.tensor([[4.0, 1.0], [1.0, 1.0]])).tolist()
     [[1.0, 0.5], [0.5, 1.0]]

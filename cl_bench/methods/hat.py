@@ -22,7 +22,7 @@ from cl_bench.record import Capacity
 
 log = logging.getLogger(__name__)
 
-CLAMP = 6.0  # embeddings stay where their sigmoid still has a slope
+CLAMP = 6.0  # largest |embedding|: beyond it the slope of the sigmoid is nearly 0
 
 
 class HAT(Isolation):
@@ -64,7 +64,7 @@ class HAT(Isolation):
         units = [len(layer.weight) for layer in self.weighted]
         self.embeddings = nn.ParameterList(torch.zeros(n) for n in units)  # of the current task
         masks = (torch.ones(problem.n_tasks, n, dtype=torch.bool) for n in units)
-        self.masks = nn.ParameterList(nn.Parameter(mask, False) for mask in masks)  # all open until a task has learned
+        self.masks = nn.ParameterList(nn.Parameter(mask, False) for mask in masks)  # all 1 until the end of a task
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
         reserved = [mask[: task.index].any(0) for mask in self.masks]
@@ -93,15 +93,15 @@ class HAT(Isolation):
         return {"capacity": self.capacity(reserved)}
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """index: of the task whose masks are used, 0 or 1; None for those that are being learned, as they are."""
+        """index: the task whose masks are used, rounded to 0 and 1; None: the current masks, not rounded."""
         if index is None:
             return self.through(x, self.gates())
-        current = index == self.index  # its masks are kept when it ends
+        current = index == self.index  # its masks are stored only when it ends
         kept = zip(self.embeddings, self.masks, strict=True)
         return self.through(x, [embedding >= 0 if current else mask[index] for embedding, mask in kept])
 
     def through(self, x: Tensor, masks: Sequence[Tensor]) -> Tensor:
-        """Logits (B, n_outputs) of the network whose units are masked, (units,) for each layer."""
+        """Logits (B, n_outputs) of the network with masks of its units, (units,) for each layer."""
         return self.network.head(gated(self.layers, x, masks))
 
     @property
@@ -125,24 +125,24 @@ class HAT(Isolation):
         return logs
 
     def gates(self) -> list[Tensor]:
-        """The masks that are being learned: sigmoid(s e), with the slope s_max sigmoid'(e) in place of s sigmoid'(s e).
+        """The masks of the current task: sigmoid(s e), with the slope s_max sigmoid'(e) instead of s sigmoid'(s e).
 
-        The true slope is 0 almost everywhere once s is large; this one is what the paper's compensation of the
-        gradient comes to (section 2.5): s_max / s (cosh(s e) + 1) / (cosh(e) + 1) times the true one.
+        For large s the true slope is 0 almost everywhere. The slope here is the true slope with the compensation of the
+        paper (section 2.5), the factor s_max / s (cosh(s e) + 1) / (cosh(e) + 1).
         """
         return [gate(embedding, self.s, slope=self.s_max) for embedding in self.embeddings]
 
     @property
     def s(self) -> float:
         """The scale of the masks (section 2.4): 1 / s_max at the first mini-batch of a pass, s_max at the last."""
-        # a training that would end within a pass has shorter ones instead: masks must be binary when they are rounded
+        # if a training would end within a pass, all its passes are shorter: masks must be binary at the end
         number = self.step_index * self.n_epochs // self.n_steps
         first, end = (-(-(number + n) * self.n_steps // self.n_epochs) for n in (0, 1))
         along = (self.step_index - first) / (end - 1 - first) if end - 1 > first else 1.0
         return annealed(self.s_max, along)
 
     def between(self, units: list[Tensor]) -> dict[nn.Parameter, Tensor]:
-        """Which entries of each weight lie between two of these units, or between the image and one of them.
+        """The entries of each weight between two of these units, or between the image and one of them, bool.
 
         units: bool (units,) for each layer.
         """
@@ -157,7 +157,7 @@ class HAT(Isolation):
         return parts
 
     def capacity(self, before: list[Tensor]) -> Capacity:
-        """As `capacity_of`, and the weights between the units.
+        """As `capacity_of`, with the numbers of weights between the units.
 
         before: units that were reserved when the task began, bool (units,) for each layer.
         """

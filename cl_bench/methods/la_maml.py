@@ -18,33 +18,32 @@ from cl_bench.networks.optimizers import SGD, Optimizer, clipped
 
 
 class LaMAML(Classifier):
-    """Objective at each step: the loss of the mini-batch and of replayed images together, at the weights that looking
-    ahead gives: those after a step on the first image of the mini-batch, on the first two, and so on.
+    """Objective at each step: the loss l on the mini-batch and on images from memory together, at the weights after
+    inner steps on one image, two images, ... of the mini-batch (Gupta et al., 2020, algorithm 1).
 
-    At each glance at a mini-batch of B images, shuffled, with r = relu(alpha) for rates alpha, one for each weight:
+    Each mini-batch of B images is used `glances` times, each time in a new order. Each weight has a rate alpha, and
+    r = relu(alpha).
 
-    1. theta_0 = theta, theta_i = theta_(i-1) - r g_i, g_i the gradient of the loss of image i at theta_(i-1).
-    2. l = 1/B sum_i L(theta_i), L the cross-entropy of the mini-batch and n_replay images of memory, one mean over all.
-    3. To first order, as the released code on MNIST: d l / d theta = 1/B sum_i h_i, h_i the gradient of L at theta_i,
-       and d l / d alpha = -1[alpha > 0] 1/B sum_i h_i sum_(j<=i) g_j. Each is scaled down to the norm `clip`.
-    4. alpha <- alpha - rate_lr d l / d alpha, and then theta <- theta - relu(alpha) d l / d theta.
+    1. theta_0 = theta, theta_i = theta_(i-1) - r g_i, where g_i is the gradient of the loss of image i at theta_(i-1).
+    2. l = 1/B sum_i L(theta_i), where L is the mean cross-entropy of the mini-batch and of images from memory.
+    3. To first order, as in the released code for MNIST: d l / d theta = 1/B sum_i h_i, where h_i is the gradient of L
+       at theta_i, and d l / d alpha = -1[alpha > 0] 1/B sum_i h_i sum_(j<=i) g_j. Norms above `clip` are scaled down.
+    4. alpha <- alpha - rate_lr d l / d alpha. Then theta <- theta - relu(alpha) d l / d theta.
 
-    After the first glance the images may enter the memory, a reservoir. (Gupta et al., 2020, algorithm 1.)
-
-    sync: the weights make a step of `optimizer` instead, and only looking ahead goes by the rates. c_maml: so too, and
-    the rates stay what they are.
+    After the first use the images may enter the memory, a reservoir.
 
     Args:
-        optimizer: of the weights in sync and c_maml; la_maml steps by its rates.
-        memory: images kept.
-        variant: as above.
-        inner_lr: alpha at the beginning; higher looks further ahead.
-        rate_lr: eta, of the rates; 0 leaves them as they are.
-        n_replay: images of memory at each glance; None: as many as the mini-batch has.
-        glances: at each mini-batch, with a step after each.
-        clip: the largest norm of a gradient, of all weights together and of all rates together.
+        optimizer: of the weights, for `sync` and `c_maml`.
+        memory: images kept, counted in total.
+        variant: `la_maml`: as above; `sync`: `optimizer` makes the step of the weights, and only inner steps use the
+            rates; `c_maml`: as `sync`, and the rates do not change.
+        inner_lr: alpha at the beginning; a higher value makes larger inner steps.
+        rate_lr: eta, step size of the rates; 0: they do not change.
+        n_replay: images from memory at each use; None: as many as the mini-batch has.
+        glances: uses of each mini-batch, with a step each; more uses learn more from it and take longer.
+        clip: largest norm of the gradient of all weights together, and of all rates together.
 
-    Raises InputError for a network that an image can't train alone.
+    Raises InputError for a network with batch normalization, which needs several images at once.
     """
 
     family = "optimization"
@@ -81,12 +80,12 @@ class LaMAML(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         with torch.no_grad():
-            loss = self.loss(batch)  # before any of it is learned
+            loss = self.loss(batch)  # before the images are learned
         ahead = [self.glance(batch, optimizers, first=not index) for index in range(self.glances)]
         return {"loss": loss, "loss_ahead": torch.stack(ahead).mean()}
 
     def glance(self, batch: Batch, optimizer: torch.optim.Optimizer, first: bool) -> Tensor:
-        """A step of the rates and then of the weights; returns l. first: at this mini-batch, which is then kept."""
+        """A step of the rates and then of the weights; returns l. first: whether this is the first use of the batch."""
         loss, for_weights, for_rates = self.look_ahead(batch)
         if first:
             self.memory.after_step(batch)
@@ -101,7 +100,7 @@ class LaMAML(Classifier):
         return loss
 
     def look_ahead(self, batch: Batch) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """l, and its gradients by the weights and by the rates; the weights are left as they were."""
+        """l, and its gradients by the weights and by the rates, a tensor each. The weights do not change."""
         weights, steps = list(self.weights.values()), [rate.relu() for rate in self.rates]
         n, before = len(batch.y), [weight.detach().clone() for weight in weights]
         everything = joined(self.memory.sample(self.n_replay or n), batch) if len(self.memory) else batch
@@ -125,7 +124,7 @@ class LaMAML(Classifier):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self.variant != "la_maml":
             return super().configure_optimizers()
-        return SGD(lr=1.0)(self.network.parameters())  # the rates are in the gradient
+        return SGD(lr=1.0)(self.network.parameters())  # the gradient is already multiplied by the rates
 
 
 def joined(old: Batch, new: Batch) -> Batch:

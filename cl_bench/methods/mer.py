@@ -19,29 +19,31 @@ from cl_bench.networks.optimizers import SGD, Optimizer
 
 
 class MER(Classifier):
-    """For each image that comes (Riemer et al., 2019, algorithm 1), from the weights theta_A:
+    """For each new image (Riemer et al., 2019, algorithm 1), from the weights theta_A:
 
-    1. `repeats` times: k images are drawn from memory. From the weights theta_W a step of plain SGD is made on the
-       image that came, and then on each of the k, one after another. theta <- theta_W + beta (theta - theta_W).
-    2. theta <- theta_A + gamma (theta - theta_A), and the image may enter the memory, a reservoir.
+    1. `repeats` times, a walk: k images are drawn from memory. From the weights theta_W, plain SGD makes a step on the
+       new image, and then on each of the k images. Only a part is kept: theta <- theta_W + beta (theta - theta_W).
+    2. theta <- theta_A + gamma (theta - theta_A). Then the image may enter the memory, a reservoir.
 
-    A walk of small steps, of which only a share is made, follows to second order the sum of the losses minus the
-    products of their gradients (Reptile; Nichol et al., 2018): images are learned by weights that they share.
+    To second order this minimizes the sum of the losses minus the inner products of their gradients (Reptile; Nichol et
+    al., 2018). So it prefers weights for which the gradients of old and new images agree.
 
-    Algorithm 6: one walk, the image that came is its last, and there is gamma alone. Algorithm 7: one walk, the image
-    that came is anywhere in it with its loss multiplied by `repeats`, and there is gamma alone; an image that finds an
-    empty memory is kept and not learned.
+    Algorithm 6: one walk with the new image last, and only gamma. Algorithm 7: one walk with the new image at a random
+    place and its loss multiplied by `repeats`, and only gamma; while the memory is empty, an image is kept but not
+    learned.
 
     Args:
-        optimizer: plain SGD, of which the rate alpha is taken.
-        memory: images kept.
+        optimizer: plain SGD; its learning rate is alpha.
+        memory: images kept, counted in total.
         algorithm: of the paper.
-        beta: share of each walk that is made (algorithm 1); higher learns faster, and rewards agreement less.
-        gamma: share of what all walks of an image did that is made.
-        n_replay: k, images of memory in each walk.
+        beta: part of each walk that is kept (algorithm 1); with a higher value learning is faster, and agreement of
+            gradients counts less.
+        gamma: part of all walks of an image that is kept; with a higher value learning is faster.
+        n_replay: k, images from memory in each walk.
         repeats: s, walks for each image (algorithm 1), or the factor of its loss (algorithm 7).
 
-    Raises InputError for an optimizer that isn't plain SGD, and for a network that an image can't train alone.
+    Raises InputError for an optimizer other than plain SGD, and for a network with batch normalization, which needs
+    several images at once.
     """
 
     family = "optimization"
@@ -77,7 +79,7 @@ class MER(Classifier):
 
     def train_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
         with torch.no_grad():
-            loss = self.loss(batch)  # before any of it is learned
+            loss = self.loss(batch)  # before the images are learned
         rate = optimizers.param_groups[0]["lr"]
         for image in images_of(batch):
             self.learn_image(image, rate)
@@ -85,7 +87,7 @@ class MER(Classifier):
         return {"loss": loss}
 
     def learn_image(self, image: Batch, rate: float) -> None:
-        """All walks of an image that came. rate: alpha."""
+        """All walks of a new image. rate: alpha."""
         if self.algorithm == 7 and not len(self.memory):
             return
         weights = list(self.weights.values())
@@ -98,7 +100,7 @@ class MER(Classifier):
         keep_share(weights, first, self.gamma)
 
     def replayed(self, n: int) -> list[list[Batch]]:
-        """The images of memory of n walks, drawn anew for each of them, and looked up at once."""
+        """The images from memory for n walks, a new draw for each. One access to the memory is faster than n."""
         if not len(self.memory):
             return [[] for _ in range(n)]
         rows = torch.cat([self.memory.draw(self.n_replay) for _ in range(n)])
@@ -107,10 +109,10 @@ class MER(Classifier):
         return [images[i * size : (i + 1) * size] for i in range(n)]
 
     def walk(self, image: Batch, old: Sequence[Batch], rate: float) -> None:
-        """A step of plain SGD on each image, in the order of the algorithm."""
+        """A step of plain SGD on each image, in the order of the algorithm. old: images from memory. rate: alpha."""
         weights = list(self.weights.values())
         place = int(torch.randint(len(old) + 1, ())) if self.algorithm == 7 else len(old) * (self.algorithm == 6)
-        own_rate = rate * self.repeats if self.algorithm == 7 else rate  # a factor of the loss is one of the step
+        own_rate = rate * self.repeats if self.algorithm == 7 else rate  # a factor of the loss is a factor of the step
         for met in (*old[:place], image, *old[place:]):
             found = gradient(self.loss(met), weights)
             with torch.no_grad():
@@ -118,19 +120,25 @@ class MER(Classifier):
 
 
 def copies(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Of the weights as they are now."""
+    """Copies of the weights as they are now."""
     return [weight.detach().clone() for weight in weights]
 
 
 @torch.no_grad()
 def keep_share(weights: Sequence[Tensor], before: Sequence[Tensor], share: float) -> None:
-    """weights <- before + share (weights - before), in place; exactly the ones or the others for 1 and 0."""
+    """weights <- before + share (weights - before), in place; exact for share 0 and 1.
+
+    >>> weights = [torch.tensor([3.0])]
+    >>> keep_share(weights, [torch.tensor([1.0])], share=0.25)
+    >>> weights[0].item()
+    1.5
+    """
     for weight, old in zip(weights, before, strict=True):
         torch.lerp(old, weight, share, out=weight)
 
 
 def check_plain(optimizer: Optimizer) -> None:
-    """Raises InputError for anything but SGD without momentum and weight decay."""
+    """Raises InputError for an optimizer other than SGD, and for SGD with momentum or weight decay."""
     if not isinstance(optimizer, SGD):
         raise InputError(f"optimizer: method=mer needs plain SGD, not {type(optimizer).__name__}; set optimizer=sgd")
     for name in ("momentum", "weight_decay"):

@@ -24,7 +24,7 @@ class MeRGAN(GenerativeReplay):
 
     - joint training with replay: that of `ACGAN`, on the task's images and on images of old classes from G_old;
     - replay alignment: that of `ACGAN` on only the task's images, and for the generator also
-      lambda_ra / (t-1) sum_c 1/2 sum_i ||G(z_i, c) - G_old(z_i, c)||^2 over old classes c (section 4.2).
+      lambda_ra / n_old sum_c 1/2 sum_i ||G(z_i, c) - G_old(z_i, c)||^2 over the n_old old classes c (section 4.2).
 
     A solver, trained on the task's images and replayed images as in `GenerativeReplay`, makes the predictions. With
     alignment the discriminator gets only new classes and cannot distinguish them from old classes.
@@ -75,9 +75,9 @@ class MeRGAN(GenerativeReplay):
             self.fit_gan(task, task.train, fit, step=partial(self.gan.train_step, allowed=self.seen, penalty=penalty))
 
     def alignment(self, old: Scholar, n: int) -> Tensor:
-        """How far the generator draws from the old one, for the same noise and each past class equally often.
+        """The alignment term of n images: the same noise and classes for both generators, old classes in equal numbers.
 
-        n: images in all. Pixels count in [-1, 1], as in the paper.
+        Pixels are scaled to [-1, 1], as in the paper.
         """
         y = balanced_labels(old.classes, n)
         z = self.gan.noise(n)

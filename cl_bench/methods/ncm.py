@@ -8,7 +8,7 @@ from cl_bench.methods.parts.frozen_features import FrozenFeatures
 
 
 class NCM(FrozenFeatures):
-    """The class whose mean is nearest: argmin_c ||phi(x) - mu_c||, Euclidean.
+    """Predicts the class with the nearest mean: argmin_c ||phi(x) - mu_c||, with the Euclidean distance.
 
     The scores are 2 mu_c^T phi - ||mu_c||^2, which is ||phi||^2 minus the squared distance.
 

@@ -20,24 +20,26 @@ from cl_bench.networks.optimizers import Adam, Optimizer
 
 
 class OML(Classifier):
-    """A representation is meta-trained on classes of their own and frozen; then the head alone learns task after task.
+    """The features are meta-trained on classes that are in no task, and frozen. Then only the head learns the tasks.
 
-    Meta-training comes before the first task, see `MetaTraining`. In the tasks the loss is the cross-entropy of
-    W phi(x) + b (`oml`), or of W (phi(x) * m(x)) + b (`anml`); only W and b move. phi are the features of the network,
-    m = sigmoid(linear(the features of another one)) is the neuromodulatory network, as wide as phi.
+    Meta-training comes before the first task, see `MetaTraining`. In the tasks the objective is the cross-entropy of
+    W phi(x) + b (`oml`), or of W (phi(x) * m(x)) + b (`anml`), over W and b. phi are the features of the network.
+    m = sigmoid(linear(features of a second network)) is the neuromodulatory network, with the same width as phi.
 
     Args:
-        network: without batch normalization, whose statistics would change in the tasks.
+        network: without batch normalization, because its statistics would change in the tasks.
         optimizer: of the head, in the tasks.
         variant: `oml` or `anml`.
-        pretraining: of the representation. `meta`, as in the papers; the others are controls: `joint`, the
-            cross-entropy of all meta-training classes at once, for as many steps; `none`, it stays random.
+        pretraining: of the features. `meta`: as in the papers; `joint` and `none` are controls. `joint`: the
+            cross-entropy of all meta-training classes, with the same number of steps; `none`: random features.
         meta_steps: steps of the pretraining.
-        meta_lr: step size of Adam in it.
+        meta_lr: step size of Adam in the pretraining.
         inner_lr: step size of the inner steps.
-        inner_steps: for each class of a trajectory, on an image each.
-        trajectory_classes: classes of a trajectory, one after another.
+        inner_steps: inner steps for each class of a trajectory, each on one image.
+        trajectory_classes: number of classes in a trajectory.
         remembered: images of all meta-training classes in each step of the pretraining.
+
+    Raises InputError for pretraining with no or too few meta-training classes, and for batch normalization.
     """
 
     family = "optimization"
@@ -109,7 +111,7 @@ class OML(Classifier):
         return super().learn_task(task, fit)
 
     def represent(self, x: Tensor) -> Tensor:
-        """What the head is given, (B, width), for images in [0, 1]."""
+        """The input of the head, (B, width), for images in [0, 1]."""
         z = self.network.features(x)
         return z if self.gate is None else z * self.gate(x)
 
@@ -131,24 +133,26 @@ class OML(Classifier):
 
 
 class MetaTraining(Learner):
-    """Trains a representation so that a head which learns class after class on it doesn't forget.
+    """Trains features so that a head which learns one class after another does not forget (Javed and White, 2019).
 
-    Each step draws a trajectory: images (x_1, y_1) ... (x_k, y_k), some of one class, then some of the next. The rows
-    of the head for its classes are drawn anew. From theta_0, the weights W and biases b of the head, each image in turn
-    makes an inner step: theta_i = theta_{i-1} - inner_lr * (gradient of CE(x_i, y_i; phi, theta_{i-1}) in theta). Then
-    Adam takes a step in phi and theta_0 down CE(trajectory and remembered images; phi, theta_k), whose gradient goes
-    through all k inner steps. The remembered images are random ones of all classes. All images are drawn here: the
-    mini-batch of a step, as large as those of the tasks, may be a single image, and is not used.
+    Each step draws a trajectory: images (x_1, y_1) ... (x_k, y_k), some of one class, then some of the next class. The
+    head's rows for these classes get new random weights. theta_0 are the weights W and biases b of the head. Each image
+    makes an inner step: theta_i = theta_{i-1} - inner_lr * (gradient of CE(x_i, y_i; phi, theta_{i-1}) by theta). Then
+    Adam makes a step in phi and theta_0 on CE(trajectory and remembered images; phi, theta_k). Its gradient goes
+    through all k inner steps. The remembered images are random images of all classes.
+
+    All images are drawn here. The mini-batch that a step gets is not used, because its size is that of the tasks.
 
     Args:
-        features, gate: phi, and what it is multiplied by.
-        data: images of the classes for meta-training, labeled from 0.
+        features: phi, images -> (B, width).
+        gate: m, images -> (B, width); None: no gate.
+        data: images of the meta-training classes, labeled from 0.
         width: of phi.
         n_classes: of `data`.
         lr: step size of Adam.
         inner_lr, inner_steps, trajectory_classes, remembered: see `OML`.
 
-    Raises InputError where a class has too few images for a trajectory.
+    Raises InputError if a class has fewer images than `inner_steps`.
     """
 
     def __init__(
@@ -184,32 +188,32 @@ class MetaTraining(Learner):
         return descend(F.cross_entropy(self.logits_after(x, y, len(path.y)), y), optimizers)
 
     def joint_step(self, batch: Batch, optimizers: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """A step down the cross-entropy of remembered images, without a trajectory."""
+        """A step on the cross-entropy of remembered images, without a trajectory."""
         x, y, *_ = self.random_images()
         return descend(F.cross_entropy(self.logits_after(x, y, 0), y), optimizers)
 
     def trajectory(self) -> Batch:
-        """`inner_steps` images of each of some classes, class after class, whose rows of the head are drawn anew."""
-        classes = torch.randperm(len(self.rows))[: self.trajectory_classes]  # on the CPU: nothing waits for a GPU
+        """`inner_steps` images of each of some random classes, class after class. Resets their rows of the head."""
+        classes = torch.randperm(len(self.rows))[: self.trajectory_classes]  # on the CPU, so nothing waits for a GPU
         drawn = [self.rows[label][torch.randperm(len(self.rows[label]))] for label in classes.tolist()]
         redraw(self.head, classes)
         return self.images(torch.cat([rows[: self.inner_steps] for rows in drawn]))
 
     def random_images(self) -> Batch:
-        """`remembered` images of all classes."""
+        """`remembered` random images of all classes."""
         return self.images(torch.randint(len(self.data), (self.remembered,)))
 
     def images(self, rows: Tensor) -> Batch:
-        """These images, as the learner sees them in training."""
+        """The images with these row numbers, as training shows them."""
         return self.data.batch(rows.to(self.data.labels.device), training=True)
 
     def logits_after(self, x: Tensor, y: Tensor, k: int) -> Tensor:
-        """The logits of all images (B, n_classes) after an inner step on each of the first k, as a function of phi and
-        theta_0. y: their classes.
+        """The logits of all images, (B, n_classes), after an inner step on each of the first k images, as a function of
+        phi and theta_0. y: labels, (B,).
 
-        In W the gradient for image i is e_i phi(x_i)^T, and in b it is e_i, with e_i its softmax at theta_{i-1} less
-        its one-hot label. So the logits of x after i steps are those at theta_0 less
-        inner_lr * sum_{j <= i} (phi(x) . phi(x_j) + 1) e_j, and no W_i need be made.
+        The gradient for image i by W is e_i phi(x_i)^T, and by b it is e_i, where e_i is the softmax at theta_{i-1}
+        minus the one-hot label. So the logits of x after i steps are those at theta_0 minus
+        inner_lr * sum_{j <= i} (phi(x) . phi(x_j) + 1) e_j. No W_i must be computed.
         """
         z = self.features(x)
         logits, alike = self.head(z), self.inner_lr * (z @ z[:k].T + 1)
@@ -224,12 +228,12 @@ class MetaTraining(Learner):
 
 
 class NeuromodulatedTraining(MetaTraining):
-    """ANML's: theta is the whole prediction network, W, b and the weights of phi. Inner steps don't move the gate."""
+    """Meta-training of ANML (Beaulieu et al., 2020): theta is W, b and the weights of phi, without the gate."""
 
     gate: nn.Module
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """Logits of the prediction network. gate: (B, width), what the other network says of the same images."""
+        """Logits of the prediction network. gate: output of the neuromodulatory network for the images, (B, width)."""
         return self.head(self.features(x) * gate)
 
     def logits_after(self, x: Tensor, y: Tensor, k: int) -> Tensor:
@@ -244,7 +248,7 @@ class NeuromodulatedTraining(MetaTraining):
 
 
 def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """One step down a loss; what to log of it."""
+    """One step of the optimizer on a loss; returns what to log."""
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -253,7 +257,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]
 
 @torch.no_grad()
 def redraw(head: nn.Linear, classes: Tensor) -> None:
-    """Draws the rows of these classes anew: weights from N(0, 2 / width) (He et al., 2015), biases 0."""
+    """Gives the rows of these classes new weights from N(0, 2 / width) (He et al., 2015), and biases 0."""
     classes = classes.to(head.weight.device)
     rows = torch.randn_like(head.weight[classes]) * (2 / head.in_features) ** 0.5
     head.weight.index_copy_(0, classes, rows)

@@ -46,7 +46,7 @@ class PackNet(Isolation):
         retrain_steps: Positive | None = None,
     ) -> None:
         super().__init__(problem, network, optimizer)
-        n_tasks = self.nobody = problem.n_tasks  # the owner of a free weight: a task that never comes
+        n_tasks = self.nobody = problem.n_tasks  # the owner of free weights: an index after the last task
         if isinstance(prune, list) and len(prune) != n_tasks:
             raise InputError(f"method.prune={prune}: needs one number, or one for each of {n_tasks} tasks")
         equal = [1 - 1 / (n_tasks - task) for task in range(n_tasks)]
@@ -93,7 +93,7 @@ class PackNet(Isolation):
         return {"capacity": self.capacity()}
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """index: of the task whose weights answer; None for all, those that no task owns yet too."""
+        """index: the task whose weights are used; None: all weights, free ones too."""
         if index is None:
             return super().forward(x)
         own = {
@@ -104,18 +104,18 @@ class PackNet(Isolation):
 
     @property
     def answer_bytes(self) -> int:
-        """The network, and whose each weight is."""
+        """The network, and the owner of each weight."""
         return super().answer_bytes + bytes_of(self.owners.state_dict())
 
     @torch.no_grad()
     def prune(self, share: float) -> None:
-        """Frees the smallest of the current task's weights, this share of them in each layer."""
+        """Sets the smallest weights of the current task to 0 and frees them. share: of its weights in each layer."""
         for weight, owner in self.owned:
             own = (owner == self.index).flatten().nonzero().squeeze(1)
             smallest = weight.flatten()[own].abs().argsort(stable=True)[: round(share * len(own))]
             freed = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
             freed[own[smallest]] = True
-            freed = freed.view(weight.shape)  # the entries by their place in the tensor, not in memory
+            freed = freed.view(weight.shape)  # by position in the tensor, for any memory layout of the weight
             weight[freed] = 0.0
             owner[freed] = self.nobody
 
@@ -125,7 +125,7 @@ class PackNet(Isolation):
         return list(zip(self.layers.values(), self.owners, strict=True))
 
     def capacity(self) -> Capacity:
-        """How many weights of each layer are whose; the current task uses what is reserved: `new` and `reused`."""
+        """The number of weights of each layer by owner. The current task uses all that are reserved."""
         new = [int((owner == self.index).sum()) for owner in self.owners]
         free = [int((owner == self.nobody).sum()) for owner in self.owners]
         total = [owner.numel() for owner in self.owners]

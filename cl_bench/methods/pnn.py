@@ -71,10 +71,10 @@ class PNN(Growing, Method):
             )
         self.optimizer, self.init, self.earlier = optimizer, init, earlier
         self.width = network.head.in_features
-        self.columns = nn.ModuleList([self.shaped(0, network.features)])  # of each task so far; one before the first
+        self.columns = nn.ModuleList([self.shaped(0, network.features)])  # one per task so far; one before the first
         self.random = nn.ModuleList()
         self.register_buffer("own", problem.mask("own", after=0), persistent=False)
-        # of each output among those of a task, (n_tasks, n_outputs); any for others
+        # the position of each output in the head of each task, (n_tasks, n_outputs); without meaning for other outputs
         self.register_buffer("place", (self.own.cumsum(1) - 1).clamp(min=0), persistent=False)
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any]:
@@ -89,8 +89,8 @@ class PNN(Growing, Method):
         return {"parameters": sum(p.numel() for p in self.parameters())}
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """Logits (B, n_outputs); those of other tasks have the lowest number. index: of the task, None for the current
-        one. A task that has no column yet has the same logit for all of its outputs."""
+        """Logits (B, n_outputs), the lowest number for outputs of other tasks. index: the task; None: the current one.
+        A task without a column yet has the same logit for all its outputs."""
         task = max(self.index, 0) if index is None else index
         if task < len(self.columns):
             own = self.column(task)(x, self.below(x, task))
@@ -100,7 +100,7 @@ class PNN(Growing, Method):
 
     @torch.no_grad()
     def below(self, x: Tensor, index: int) -> list[list[Tensor]]:
-        """What the layers of the columns before that of a task are given, by column."""
+        """The inputs of the layers of the columns before task `index`, for each column."""
         inputs: list[list[Tensor]] = []
         for column in (self.random if self.earlier == "random" else self.columns)[:index]:
             inputs.append(cast(Column, column).inputs(x, inputs))
@@ -128,7 +128,7 @@ class PNN(Growing, Method):
         return self.shaped(index, features).to(self.device)
 
     def shaped(self, index: int, features: nn.Sequential) -> Column:
-        """These layers as the column of a task: with a head for its outputs, and adapters to the columns before."""
+        """These layers as the column of a task, with a head for its outputs and adapters from the earlier columns."""
         head = nn.Linear(self.width, len(self.problem.outputs[index]))
         laterals = (Adapter(layer, index) for layer in later_layers(features, head)) if index else ()
         return Column(features, head, laterals)

@@ -33,25 +33,25 @@ class Adaptor(Lateral):
 
 
 class ProgressCompress(EWC):
-    """Two networks: the knowledge base (`network`), which answers, and the active column, which learns.
+    """Two networks: the knowledge base (`network`) makes the predictions, and the active column learns the tasks.
 
-    Progress, at task k: cross-entropy of the column, which takes from the layers of the knowledge base as they are (not
-    at the first task, when it knows nothing); only the column moves. Layer i >= 2 of the column, its head included
-    (equation 1): h_i = f(W_i h_{i-1} + alpha_i * U_i relu(V_i h_{i-1}^KB + c_i) + b_i).
+    Progress, at task k: the cross-entropy of the column. Only the column changes. After the first task it also uses the
+    layers of the knowledge base. Layer i >= 2 of the column, including its head (equation 1):
+    h_i = f(W_i h_{i-1} + alpha_i * U_i relu(V_i h_{i-1}^KB + c_i) + b_i).
 
-    Compress (equation 3), on the images of task k; only the knowledge base, theta, moves:
-    mean_x KL(pi_k(.|x) || pi^KB(.|x)) + (strength / 2) decay sum_j F*_j (theta_j - theta*_j)^2. pi_k is what the column
-    says on top of the knowledge base as task k found it; both are a softmax of logits / temperature over the outputs
-    that take part in training. Then theta* = theta and F* = decay F* + F_k / |F_k|, with F_k the diagonal Fisher
-    information of the knowledge base on task k and |F_k| its Euclidean norm over all weights.
+    Compress (equation 3), on the images of task k. Only the knowledge base changes; its weights are theta:
+    mean_x KL(pi_k(.|x) || pi^KB(.|x)) + (strength / 2) decay sum_j F*_j (theta_j - theta*_j)^2. pi_k is the prediction
+    of the column, with the knowledge base as it was when task k began. Both predictions are softmax(logits /
+    temperature) over the outputs that take part in training. Then theta* = theta and F* = decay F* + F_k / |F_k|, where
+    F_k is the diagonal Fisher information of the knowledge base on task k, and |F_k| its norm over all weights.
 
     Args:
         network: a plain sequence of layers.
-        strength: lambda; higher forgets less and takes in less.
-        decay: gamma; share of the old F* that is kept at each task, and in the penalty once more.
-        temperature: tau; higher makes small probabilities count more.
-        reinitialize: whether the column begins each task with random weights, better for tasks that differ much.
-        fisher_samples: images used for F_k, None for all.
+        strength: lambda; a higher value forgets less and learns less.
+        decay: gamma, share of the old F* that is kept at each task; it is also a factor of the penalty.
+        temperature: tau; a higher value makes small probabilities count more.
+        reinitialize: whether the column has new random weights at each task; better for tasks that differ much.
+        fisher_samples: images of a task used for F_k; None: all.
     """
 
     family = "architecture"
@@ -81,7 +81,7 @@ class ProgressCompress(EWC):
         )
         self.gamma, self.temperature, self.reinitialize = decay, temperature, reinitialize
         if reinitialize:
-            self.optimizer_state = None  # it would be that of other weights
+            self.optimizer_state = None  # its state would belong to the old weights of the column
         fresh = network.fresh()
         self.column = Column(fresh.features, fresh.head, map(Adaptor, later_layers(fresh.features, fresh.head)))
 
@@ -99,7 +99,7 @@ class ProgressCompress(EWC):
         return objective(batch)
 
     def progress(self, batch: Batch, known: Column | None) -> Tensor:
-        """The objective of the column. known: the knowledge base as the task found it."""
+        """The objective of the column. known: the knowledge base when the task began; None in the first task."""
         return self.cross_entropy(self.active(self.column_logits(batch.x, known), batch.y), batch.y)
 
     def compress(self, batch: Batch, known: Column | None) -> Tensor:
@@ -116,7 +116,7 @@ class ProgressCompress(EWC):
         return self.column(x, [known.inputs(x)] if known else [])
 
     def fisher(self, data: Data) -> dict[str, Tensor]:
-        """The diagonal Fisher information of the knowledge base, of norm 1 over all weights."""
+        """The diagonal Fisher information of the knowledge base, by name, scaled to norm 1 over all weights."""
         fisher = super().fisher(data)
         norm = torch.stack([value.norm() for value in fisher.values()]).norm()
         return {name: value / norm.clamp(min=torch.finfo(norm.dtype).tiny) for name, value in fisher.items()}

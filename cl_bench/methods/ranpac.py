@@ -17,24 +17,26 @@ RIDGES = torch.logspace(-8, 8, 17, dtype=torch.float64)
 
 
 class RanPAC(FrozenFeatures):
-    """With h = relu(phi W), W (width, projections) from N(0, 1) and fixed, and y the one-hot label, the sums
+    """Predicts argmax_c h^T (G + ridge I)^-1 Q, with the random features h = relu(phi W) and the sums
 
         G = sum h h^T,  Q = sum h y^T
 
-    give the answer argmax_c h^T (G + ridge I)^-1 Q.
+    over all images. W (width, projections) is drawn from N(0, 1) and fixed, and y is the one-hot label.
 
-    A ridge that isn't given is the one of 1e-8, 1e-7, ..., 1e8 with the least generalized cross-validation error (Golub
-    et al., 1979), which follows from G and Q: see `least_error`.
+    If no ridge is given, it is the one of 1e-8, 1e-7, ..., 1e8 with the smallest error of generalized cross-validation
+    (Golub et al., 1979). This error follows from G and Q, see `least_error`.
 
-    A stream asks for an answer to each mini-batch H (B, M) before it is taken in. It is H P Q, where P is the inverse
-    of G + ridge I, worked out, with a ridge chosen anew, each time as many images came as before, and brought up to
-    date between (Woodbury): P <- P - P H^T (I + H P H^T)^-1 H P. Rounding spoils these updates where the ridge is tiny
-    beside G; the answer is then worked out for each mini-batch.
+    In a stream each mini-batch H (B, M) is predicted before it is added, by H P Q with P = (G + ridge I)^-1. P is
+    computed again, with a new ridge, each time the number of images has doubled. In between it is updated (Woodbury):
+    P <- P - P H^T (I + H P H^T)^-1 H P. If the ridge is tiny compared with G, rounding spoils these updates. Then the
+    classifier is computed again for each mini-batch.
 
     Args:
-        projections: M; None: no projection and no relu, h = phi.
-        ridge: lambda; None: chosen anew whenever the answer is worked out.
+        projections: M; more are better, and the time grows with the third power of M; None: h = phi.
+        ridge: lambda; None: chosen each time the classifier is computed.
         first_task: see `FrozenFeatures`.
+
+    Raises InputError if G needs more memory than this machine has.
     """
 
     projection: Tensor
@@ -67,11 +69,11 @@ class RanPAC(FrozenFeatures):
         self.register_buffer("targets", torch.zeros(problem.n_outputs, n, dtype=torch.float64))  # Q^T
         if problem.online:
             self.register_buffer("inverse", torch.zeros_like(products))  # P
-            self.register_buffer("inverted_at", torch.zeros((), dtype=torch.float64))  # images, when it was worked out
-            self.register_buffer("inverted_with", torch.zeros((), dtype=torch.float64))  # the ridge then
+            self.register_buffer("inverted_at", torch.zeros((), dtype=torch.float64))  # number of images at that time
+            self.register_buffer("inverted_with", torch.zeros((), dtype=torch.float64))  # the ridge at that time
 
     def hidden(self, features: Tensor) -> Tensor:
-        """h, float64 (B, M)."""
+        """h, float64 (B, M), for features phi (B, width)."""
         return (features.to(self.projection.dtype) @ self.projection).relu().double() if self.projected else features
 
     def add(self, features: Tensor, y: Tensor) -> None:
@@ -83,7 +85,7 @@ class RanPAC(FrozenFeatures):
             self.follow(hidden)
 
     def follow(self, hidden: Tensor) -> None:
-        """Brings the inverse up to date with a mini-batch that was added to the sums."""
+        """Updates P with a mini-batch h (B, M) that was added to the sums."""
         n = self.counts.sum()
         if n >= 2 * self.inverted_at:
             inverse, ridge = self.solved(torch.eye(len(self.products)).to(self.products))
@@ -113,7 +115,7 @@ class RanPAC(FrozenFeatures):
 
     @property
     def ill_conditioned(self) -> bool:
-        """Whether updates of P lose its ridge: in float64 they keep about 16 digits of the largest value of G."""
+        """Whether rounding in updates of P exceeds the ridge: float64 has about 16 digits of the largest value of G."""
         return bool(self.inverted_with < 1e-9 * self.products.trace())
 
     def scores(self, features: Tensor) -> Tensor:
@@ -130,19 +132,20 @@ class RanPAC(FrozenFeatures):
 
     @property
     def answer_bytes(self) -> int:
-        """With the projection."""
+        """The projection too."""
         return super().answer_bytes + (self.projection.nbytes if self.projected else 0)
 
 
 def least_error(values: Tensor, turned: Tensor, counts: Tensor) -> Tensor:
-    """The ridge of `RIDGES` with the least error of generalized cross-validation, from sums alone.
+    """The ridge of `RIDGES` with the smallest error of generalized cross-validation, computed from sums.
 
-    With H the hat matrix and n images it is (||Y - H Y||^2 / n) / (1 - trace(H) / n)^2. Ridges that fit all but every
-    label have no such error, and are passed over.
+    The error is (||Y - H Y||^2 / n) / (1 - trace(H) / n)^2, with the hat matrix H and n images. Ridges with trace(H)
+    near n fit every label, so their error is undefined, and they are not chosen.
 
     Args:
-        values: eigenvalues of G, (M,). turned: Q^T times its eigenvectors, (n_outputs, M). counts: images of each
-            class, (n_outputs,).
+        values: eigenvalues of G, (M,).
+        turned: Q^T times the eigenvectors of G, (n_outputs, M).
+        counts: number of images of each class, (n_outputs,).
 
     >>> counts = torch.tensor([30.0, 30.0])
     >>> noise = torch.tensor([[0.5, -0.5]])

@@ -31,13 +31,13 @@ class Separate(Growing, Classifier):
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer) -> None:
         super().__init__(problem, network, optimizer)
-        self.optimizer_state = None  # an optimizer that goes on would carry one task into the next
+        self.optimizer_state = None  # its state would belong to the weights of another task
         self.past = nn.ModuleList()
 
     def learn(self, task: Task, fit: Fit) -> None:
         if task.index > 0:
             if self.problem.kind == "task":
-                self.past.append(copy.deepcopy(self.network))  # its numbers count too, and no optimizer has them
+                self.past.append(copy.deepcopy(self.network))  # not frozen: its weights count as parameters
             reset_parameters(self.network)
         super().learn(task, fit)
 

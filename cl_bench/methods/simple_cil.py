@@ -10,7 +10,7 @@ from cl_bench.methods.parts.frozen_features import FrozenFeatures
 
 
 class SimpleCIL(FrozenFeatures):
-    """The class whose mean has the nearest direction: argmax_c cos(phi(x), mu_c).
+    """Predicts the class whose mean has the nearest direction: argmax_c cos(phi(x), mu_c).
 
     Args:
         first_task: see `FrozenFeatures`.

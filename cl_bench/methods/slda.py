@@ -15,16 +15,17 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class SLDA(FrozenFeatures):
-    """With mu_c the mean of class c and S the covariance within classes, shared by all of them:
+    """Predicts the class with the highest score. mu_c is the mean of class c, and S the covariance within classes, the
+    same for all classes:
 
         Lambda = ((1 - shrinkage) S + shrinkage I)^-1
         score of c = mu_c^T Lambda phi - mu_c^T Lambda mu_c / 2
 
-    The paper updates S with each sample; here S follows from the sum of phi phi^T, which is the same matrix but for
-    rounding, if the update counts the samples of the class.
+    The paper updates S with each sample. Here S is computed from the sum of phi phi^T. Up to rounding both are the
+    same, if the update uses the number of samples of the class.
 
     Args:
-        shrinkage: towards the identity, above 0; as large as S, in its units, it makes NCM of it.
+        shrinkage: epsilon, share of the identity, in (0, 1]; with 1 predictions are those of `NCM`.
         first_task: see `FrozenFeatures`.
     """
 

@@ -19,31 +19,32 @@ from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.plain import plain_layers
 from cl_bench.networks.supermasks import Supermasks, fix_weights
 
-ASSIGNED = 1000  # images of a task, at most, of which it is told how many are found to be of that task
-BEHIND = 100.0  # of log-probabilities: the best of a task is above -100, whatever its number of classes
-PRODUCTS = 8192  # images times masks that are mixed at once; their activations must be held
+ASSIGNED = 1000  # largest number of images for which the inferred task is checked when a task ends
+BEHIND = 100.0  # subtracted from other tasks: the best log-probability of a task is above -100
+PRODUCTS = 8192  # images times masks that are mixed at once, so that their activations fit into memory
 
 
 class SupSup(Classifier):
-    """Objective at task t: cross-entropy of f(x, W * M) over the scores S of the task's mask M. The weights W have
-    random signs and one size in each layer, and are never trained; there are no biases.
+    """Objective at task t: the cross-entropy of f(x, W * M), minimized over the scores S of the task's mask M. The
+    weights W have random signs and the same size in each layer, and never change. There are no biases.
 
-    M is 1 where S >= 0, or at the highest scores of each layer. Its gradient goes straight to the scores:
-    dL/dS = W * dL/d(W * M). When a task ends its mask is kept, a bit a weight, and the scores are not.
+    M is 1 where S >= 0, or at the highest scores of each layer. The gradient goes through M to the scores as if M were
+    S: dL/dS = W * dL/d(W * M). When a task ends, its mask is kept, one bit per weight. The scores are not kept.
 
-    Task-incremental, the mask is given (the paper's "GG"). In the other kinds it is inferred for each image alone. The
-    masks of the k tasks are mixed, p(alpha) = f(x, W * sum_i alpha_i M_i) with alpha_i = 1/k, and the image belongs to
-    the task whose share would lower the objective H most, argmax_i -dH/dalpha_i. Domain-incremental is "GNs"; in
-    class-incremental, "GNu", its outputs then come before those of all other tasks.
+    In task-incremental learning the task of an image is given (the paper's "GG"). Otherwise it is inferred for each
+    image. The masks of the k tasks so far are mixed: p(alpha) = f(x, W * sum_i alpha_i M_i) with alpha_i = 1/k. The
+    inferred task is the one whose share would lower the objective H most, argmax_i -dH/dalpha_i. Domain-incremental
+    learning is the paper's "GNs". Class-incremental learning is "GNu": outputs of the inferred task come first.
 
     Args:
         kept: share of each layer's weights that a mask keeps; None: those with a score of at least 0.
-        superfluous: outputs beyond those of the benchmark. They are never right, so each mask learns to keep them low
-            for the images of its task, and for no others.
-        inference: of the task. `one_shot`: by one gradient; `binary`: half of the masks are dropped at a time, by
-            ceil(log2 k) gradients; `brute_force`: the mask by which the answer has the least entropy.
-        objective: H of the gradient. `entropy` of p; `G`: logsumexp of the logits, with the gradient of all outputs but
-            the superfluous ones blocked.
+        superfluous: number of outputs beyond those of the benchmark. They are never correct, so each mask learns to
+            keep them low, but only for images of its task.
+        inference: of the task. `one_shot`: one gradient; `binary`: each gradient removes half of the masks, so it takes
+            ceil(log2 k) gradients; `brute_force`: the mask whose output has the lowest entropy.
+        objective: H. `entropy`: of p; `G`: logsumexp of the logits, of which only superfluous ones have a gradient.
+
+    Raises InputError for `G` without superfluous outputs or with `brute_force`, and if a layer would keep no weight.
     """
 
     family = "architecture"
@@ -94,7 +95,7 @@ class SupSup(Classifier):
         return self.cross_entropy(torch.cat([self.active(logits, batch.y), superfluous], 1), batch.y)
 
     def forward(self, x: Tensor, index: int | None = None) -> Tensor:
-        """index: of the task whose mask answers; None: the mask is inferred for each image. No mask: all weights."""
+        """index: the task whose mask is used; None: it is inferred for each image. Without any mask: all weights."""
         if index is not None or not self.n_masks:
             return self.parts(self.masked_logits(x, index or 0))[0]
         tasks = self.infer(x)
@@ -108,12 +109,12 @@ class SupSup(Classifier):
 
     @property
     def answer_bytes(self) -> int:
-        """The weights, and a bit of each for each task."""
+        """The weights, and one bit per weight for each task."""
         return super().answer_bytes + sum(masks.packed.nbytes for masks in self.supermasks)
 
     def by_task(self, x: Tensor, tasks: Tensor) -> Tensor:
-        """Log-probabilities among the outputs of each task, by its own mask; those of an image's task, `tasks`, are
-        ahead of all others. A class of several tasks has the best of its values."""
+        """Log-probabilities of the outputs of each task, with its own mask, (B, n_outputs). tasks: the inferred task of
+        each image, whose outputs come before all others. A class of several tasks has its highest value."""
         answers = x.new_full((len(x), self.problem.n_outputs), torch.finfo(x.dtype).min)
         for task in range(self.n_masks):
             own = self.problem.outputs[task]
@@ -122,14 +123,14 @@ class SupSup(Classifier):
         return answers
 
     def masked_logits(self, x: Tensor, task: int) -> Tensor:
-        """All logits, superfluous ones too, by the mask of a task; by all weights where it has none yet."""
+        """All logits, superfluous ones too, with the mask of a task; with all weights if it has no mask yet."""
         if task >= self.n_masks:
             return self.network(x)
         weights = zip(self.weights.items(), self.supermasks, strict=True)
         return functional_call(self.network, {name: weight * masks[task] for (name, weight), masks in weights}, (x,))
 
     def infer(self, x: Tensor) -> Tensor:
-        """The task of each image by itself, int64 (B,), among those with a mask."""
+        """The inferred task of each image, int64 (B,), among tasks with a mask. It does not depend on other images."""
         if self.inference == "brute_force":
             entropies = [self.entropy(self.masked_logits(x, task)) for task in range(self.n_masks)]
             return torch.stack(entropies, 1).argmin(1)
@@ -137,7 +138,7 @@ class SupSup(Classifier):
         return torch.cat([self.search(part) for part in x.split(some)])
 
     def search(self, x: Tensor) -> Tensor:
-        """The task of each image, int64 (B,), after as many gradients as the inference takes."""
+        """The inferred task of each image, int64 (B,), by one or several gradients."""
         tasks = torch.arange(self.n_masks, device=x.device).expand(len(x), -1)
         while (left := tasks.shape[1]) > 1:
             alpha = x.new_zeros(len(x), self.n_masks).scatter_(1, tasks, 1 / left)
@@ -148,7 +149,7 @@ class SupSup(Classifier):
 
     @torch.enable_grad()
     def slopes(self, x: Tensor, alpha: Tensor) -> Tensor:
-        """dH/dalpha of each image, (B, k), where the masks are mixed by its own alpha, (B, k)."""
+        """dH/dalpha for each image, (B, k), with the masks mixed by its own alpha, (B, k)."""
         alpha = alpha.requires_grad_()
         layers = zip(self.weights.values(), self.supermasks, strict=True)
 
@@ -168,7 +169,7 @@ class SupSup(Classifier):
         return torch.autograd.grad(value.sum(), alpha)[0]
 
     def entropy(self, logits: Tensor) -> Tensor:
-        """Of the answer to each image, (B,), over the outputs that were trained."""
+        """The entropy of the softmax for each image, (B,), over the outputs that were trained."""
         of_task, superfluous = self.parts(logits)
         rule = "all" if self.problem.rules["train"] == "all" else "seen"
         trained = self.problem.mask(rule, self.index)[0].to(logits.device)
@@ -176,7 +177,7 @@ class SupSup(Classifier):
         return -(log_p.exp() * log_p).sum(1)
 
     def g(self, logits: Tensor) -> Tensor:
-        """logsumexp of each image's logits, (B,), of which the superfluous ones alone have a gradient."""
+        """logsumexp of each image's logits, (B,). Only superfluous logits have a gradient."""
         of_task, superfluous = self.parts(logits)
         return torch.cat([of_task.detach(), superfluous], 1).logsumexp(1)
 
@@ -187,7 +188,7 @@ class SupSup(Classifier):
 
     @torch.no_grad()
     def assigned(self, task: Task) -> float:
-        """The share of images of the task, validation images where there are some, that are found to be of it."""
+        """The share of the task's images whose task is inferred correctly; of validation images, if there are some."""
         data: Data = task.val if len(task.val) else task.train
         data = data[torch.arange(0, len(data), math.ceil(len(data) / ASSIGNED), device=data.labels.device)]
         right = [self.infer(batch.x) == task.index for batch in data.batches()]
@@ -200,7 +201,7 @@ class SupSup(Classifier):
 
     @property
     def n_masks(self) -> int:
-        """Of tasks learned, and of the one being learned."""
+        """Number of masks: of all tasks so far, with the current one."""
         return len(self.supermasks[0])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""An auxiliary-classifier GAN (Odena et al., 2017) with a Wasserstein critic: a memory that knows classes."""
+"""An auxiliary-classifier GAN (AC-GAN; Odena et al., 2017) with a Wasserstein critic: a memory with class labels."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from cl_bench.networks.optimizers import Adam
 
 class ACGAN(TwoPlayers):
     """Discriminator: minimize E D(G(z,y)) - E D(x) + lambda_gp * penalty + CE(C(x), y).
-    Generator: minimize -E D(G(z,y)) + lambda_aux CE(C(G(z,y)), y), plus what a continual learner adds.
+    Generator: minimize -E D(G(z,y)) + lambda_aux CE(C(G(z,y)), y), plus the penalty of a continual learner.
 
-    D and C are the two heads of one discriminator. Fake images are of the classes of the real ones beside them. C
-    chooses among the classes that are `allowed`, bool (n_outputs,); None for all.
+    D and C are the two heads of one discriminator. Fake images have the classes of the real images of the mini-batch.
+    The softmax of C has only the `allowed` classes, bool (n_outputs,); None: all.
 
     Args:
-        generator: (z, y) -> images in [0, 1].
+        generator: noise (B, z_dim), classes (B,) -> images in [0, 1].
         discriminator: images -> scores (B,), logits (B, n_outputs).
         optimizer: of both.
         n_critic: discriminator steps per generator step.
         lambda_gp: weight of the gradient penalty.
-        lambda_aux: weight of the class in the generator's loss.
+        lambda_aux: weight of the classification loss for the generator.
     """
 
     conditional: ClassVar[bool] = True
@@ -70,7 +70,7 @@ class ACGAN(TwoPlayers):
 
     @torch.no_grad()
     def sample(self, y: Tensor) -> Tensor:
-        """One image in [0, 1] of each class in y, (N, C, H, W), made in batches with the generator in `eval` mode."""
+        """One image in [0, 1] for each class in y, (N, C, H, W), made in batches with the generator in `eval` mode."""
         with eval_mode(self.generator):
             return torch.cat([drawn(self.generator, self.noise(len(part)), part) for part in y.split(1000)])
 
@@ -80,5 +80,5 @@ class ACGAN(TwoPlayers):
 
 
 def class_error(logits: Tensor, y: Tensor, allowed: Tensor | None) -> Tensor:
-    """The mean cross-entropy over the allowed classes, bool (n_outputs,); None for all."""
+    """The mean cross-entropy of logits (B, n_outputs) over the allowed classes, bool (n_outputs,); None: all."""
     return F.cross_entropy(logits if allowed is None else masked(logits, allowed), y)

@@ -1,4 +1,4 @@
-"""Adam that can start anew for some entries of a weight and go on for the others."""
+"""Adam that can restart for some entries of a weight, while it continues for the others."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import nn
 
 
 class EntryAdam(torch.optim.Optimizer):
-    """Adam (Kingma and Ba, 2015), whose correction for the start of its means is counted for each entry.
+    """Adam (Kingma and Ba, 2015, algorithm 1), with a separate bias correction for each entry of a weight.
 
-    A running mean that began with 0 is divided by the running mean of ones: 1 - beta^n after n steps. That one is kept
-    for each entry too. So where all of an entry's state is set to 0 the entry begins anew, as if at the first step.
-    torch counts the steps of a whole tensor; a moment set to 0 would be corrected as an old one there.
+    Moments start at 0, so Adam divides them by 1 - beta^n after n steps. This is the running mean of n ones. Here it is
+    kept for each entry. If the whole state of an entry is set to 0, the entry restarts as at the first step. torch
+    counts the steps of a whole tensor. There a moment that is set to 0 would get the correction of an old moment.
 
     Args:
-        parameters: to step.
+        parameters: to train.
         lr: step size.
-        betas: decay of the two moments.
+        betas: decay of the two moments, in [0, 1).
         weight_decay: L2 factor.
-        decoupled: whether the decay takes no part in the means, as in AdamW (Loshchilov and Hutter, 2019).
+        decoupled: True: weight decay does not enter the moments, as in AdamW (Loshchilov and Hutter, 2019).
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EntryAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """One step along the gradients that are there."""
+        """One step for all parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if not parameters:

@@ -1,4 +1,4 @@
-"""Learning without gradients: sums over frozen features, and an answer that follows from them."""
+"""Learning without gradients: sums of frozen features, and a classifier that is computed from them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from cl_bench.networks.optimizers import Optimizer
 
 
 class FrozenFeatures(Classifier):
-    """Takes in each image once: sums of its features, by class. What answers is worked out of them when it is asked.
+    """Adds the features of each image once to sums by class. The classifier is computed from the sums when needed.
 
-    A sum doesn't know an order. So the answers are the same whatever the order of images, classes and tasks, and the
-    same as those of all images at once; nothing is forgotten, and no border between tasks is needed. Sums are float64.
-    Images are taken as they are, never augmented, and whatever their number in a mini-batch.
+    Sums do not depend on the order. So predictions are the same for any order of images, classes and tasks, and the
+    same as for all images at once. Nothing is forgotten, and the ends of tasks are not needed. Sums are float64. Images
+    are not augmented. The size of mini-batches has no effect.
 
     Args:
-        first_task: True first trains the network, with its head, on the images of the first task, and freezes it then.
-            False takes the features of the network as it is: features that others have trained, the pixels of
-            `network=linear`, or those of random weights.
+        first_task: True: the network is trained with its head on the first task and then frozen. False: the features
+            of the network as it is, for example pretrained features, or the pixels of `network=linear`.
 
-    Raises InputError for `first_task` in a stream, which doesn't say where the first task ends, and of a network whose
-    features have no weights to train.
+    Raises InputError for `first_task` in a stream, where the end of the first task is not known, and for `first_task`
+    with features that have no weights to train.
     """
 
     family = "frozen features"
@@ -61,14 +60,14 @@ class FrozenFeatures(Classifier):
         self.width = network.head.in_features
         self.register_buffer("counts", torch.zeros(problem.n_outputs, dtype=torch.float64))
         self.register_buffer("sums", torch.zeros(problem.n_outputs, self.width, dtype=torch.float64))
-        self._answer: tuple[Tensor, ...] | None = None  # until more is taken in
+        self._answer: tuple[Tensor, ...] | None = None  # the classifier; None after more images came
 
     def learn(self, task: Task, fit: Fit) -> dict[str, Any] | None:
         if self.first_task and task.index == 0:
             self.by_gradients = True
             fit(self, task.train, phase="first task")
             self.by_gradients = False
-        in_order = torch.arange(len(task.train))  # each image once: no last mini-batch is filled up
+        in_order = torch.arange(len(task.train))  # with an order the last mini-batch is not filled up: each image once
         fit(self, replace(task.train, augment=None, order=in_order), phase="statistics", epochs=1, step=self.take_in)
         return self.diagnostics()
 
@@ -76,19 +75,19 @@ class FrozenFeatures(Classifier):
         fit(self, replace(images, augment=None), phase="stream", step=self.take_in)
 
     def diagnostics(self) -> dict[str, Any] | None:
-        """What is worth knowing of a task; nothing here."""
+        """Notes about a task for the results; none here."""
         return None
 
     def products_of(
         self, *shape: int, copies: int = 3, what: str = "", way: str = "choose one that gives fewer"
     ) -> Tensor:
-        """Sums of products, float64, none yet.
+        """Zeros for sums of products, float64, of this shape.
 
         Args:
-            copies: of them, with what an answer is worked out of.
-            what, way: what is too large where they don't fit, and what to do; by default the features of the network.
+            copies: number of such tensors that are needed, with those for computing the classifier.
+            what, way: words of the error: what is too large, and what to do. By default the features of the network.
 
-        Raises InputError for more than this machine can hold.
+        Raises InputError if they need more memory than this machine has.
         """
         import psutil
 
@@ -100,7 +99,7 @@ class FrozenFeatures(Classifier):
 
     @torch.no_grad()
     def take_in(self, batch: Batch, optimizers: Any) -> dict[str, Tensor]:
-        """A step: no optimizer has a part in it. A stream's images are answered before."""
+        """A step, without the optimizer. In a stream the images are predicted before they are added."""
         features = self.features(batch.x)
         if self.problem.online:
             self.answered(self.logits(self.online_scores(features)), batch.y)
@@ -109,24 +108,24 @@ class FrozenFeatures(Classifier):
         return {}
 
     def features(self, x: Tensor) -> Tensor:
-        """What is taken of an image, float64 (B, width): the features of the network, which learns nothing."""
+        """The features of images (B, C, H, W), float64 (B, width), from the network in evaluation mode."""
         self.network.features.eval()
         with torch.autocast(x.device.type, enabled=False):
             return self.network.features(x).double()
 
     def add(self, features: Tensor, y: Tensor) -> None:
-        """Adds the features of a mini-batch, (B, width), to the sums."""
+        """Adds the features (B, width) of images with labels y (B,) to the sums."""
         self.counts += torch.bincount(y, minlength=len(self.counts))
         self.sums.index_add_(0, y, features)
 
     @property
     def means(self) -> Tensor:
-        """Of each class, (n_outputs, width); 0 for those that didn't come."""
+        """The mean features of each class, (n_outputs, width); 0 for classes without images."""
         return self.sums / self.counts.clamp(min=1)[:, None]
 
     @property
     def answer(self) -> tuple[Tensor, ...]:
-        """What answers by all that was taken in."""
+        """The classifier for all images so far, from `worked_out`."""
         if self._answer is None:
             with torch.no_grad():
                 self._answer = self.worked_out()
@@ -134,19 +133,19 @@ class FrozenFeatures(Classifier):
 
     @abstractmethod
     def worked_out(self) -> tuple[Tensor, ...]:
-        """What answers, from the sums. A linear head: weights (n_outputs, width) and biases (n_outputs,)."""
+        """Computes the classifier from the sums: for a linear head weights (n_outputs, width), biases (n_outputs,)."""
 
     def scores(self, features: Tensor) -> Tensor:
-        """How well each class suits, (B, n_outputs), for features (B, width): here by a linear head."""
+        """The score of each class, (B, n_outputs), for features (B, width); here from a linear head."""
         weight, bias = self.answer
         return features @ weight.T + bias
 
     def online_scores(self, features: Tensor) -> Tensor:
-        """The same for a mini-batch of a stream before it is taken in: here as for any other images."""
+        """The scores for a mini-batch of a stream before it is added; here the same as `scores`."""
         return self.scores(features)
 
     def logits(self, scores: Tensor) -> Tensor:
-        """The scores as float32; a class that didn't come answers where no other may."""
+        """The scores as float32, very low for classes without images: they are predicted only if no other may be."""
         scores = scores.float()
         return scores.masked_fill(self.counts == 0, torch.finfo(scores.dtype).min / 2)
 
@@ -155,7 +154,7 @@ class FrozenFeatures(Classifier):
 
     @property
     def answer_bytes(self) -> int:
-        """The network below its head, and what answers. A backbone whose weights others have trained is no part."""
+        """The features of the network, and the classifier. The weights of a pretrained backbone are not counted."""
         return bytes_of(self.network.features.state_dict()) + sum(part.nbytes for part in self.answer)
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -164,8 +163,8 @@ class FrozenFeatures(Classifier):
 
 
 def times_inverse(rows: Tensor, matrix: Tensor) -> Tensor:
-    """The rows, (N, M), times the inverse of a symmetric matrix (M, M); its pseudo-inverse where rounding has lost what
-    was added to its diagonal.
+    """The rows, (N, M), times the inverse of a symmetric matrix (M, M), or times its pseudo-inverse if it is singular
+    by rounding.
 
     >>> times_inverse(torch.tensor([[2.0, 2.0]]), torch.ones(2, 2)).round(decimals=4).tolist()
     [[1.0, 1.0]]

@@ -1,4 +1,4 @@
-"""The GAN of Goodfellow et al. (2014), with the generator's loss that does not saturate."""
+"""The GAN of Goodfellow et al. (2014), with the non-saturating loss of the generator."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cl_bench.networks.optimizers import Adam
 
 
 class GAN(WGANGP):
-    """Discriminator: minimize -E log D(x) - E log(1 - D(G(z))). Generator: minimize -E log D(G(z)), with noise of its
-    own (algorithm 1).
+    """Discriminator: minimize -E log D(x) - E log(1 - D(G(z))). Generator: minimize -E log D(G(z)), with new noise
+    (section 3, algorithm 1).
 
-    The players of `WGANGP` in another game: the critic's score is the logit of D, and both step on every mini-batch.
+    The networks are those of `WGANGP`, and the critic's score is the logit of D. Both make a step on every mini-batch.
     """
 
     def __init__(self, generator: nn.Module, critic: nn.Module, optimizer: Adam) -> None:

@@ -1,4 +1,4 @@
-"""A solver that learns with images of a generator, which learns task after task itself: what its kinds share."""
+"""Generative replay, which DGR, MeRGAN and EWC-GAN share: a solver and a generator learn task after task."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from cl_bench.networks.optimizers import Optimizer
 log = logging.getLogger(__name__)
 
 HowLong = Positive | list[Positive] | None
-CHECKED = 1000  # replayed images that the old solver looks at, to find a collapse
+CHECKED = 1000  # replayed images that the old solver classifies, to detect a collapse of the generator
 
 
 class Scholar(NamedTuple):
-    """A generator and a solver that learn no more, as a task found them.
+    """The generator and the solver at the end of the last task, frozen (a scholar of Shin et al., 2017).
 
-    allowed: what the solver may answer, bool (n_tasks, n_outputs). classes: of past tasks, int64. batch_size: see
-    `Data`.
+    allowed: the outputs that the solver may predict, bool (n_tasks, n_outputs). classes: of past tasks, int64.
+    batch_size: see `Data`.
     """
 
     gan: WGANGP | ACGAN
@@ -39,15 +39,17 @@ class Scholar(NamedTuple):
 
 
 class GenerativeReplay(Classifier):
-    """When a task begins, the generator that the last one left draws images of past classes. The solver (`network`)
-    learns from the task's images and from these; then the generator learns, in the way of a child.
+    """When a task begins, the generator at the end of the last task draws images of past classes. The solver, which is
+    `network`, learns from the task's images and these images. Then the generator learns, as a subclass defines.
 
     Args:
-        gan: the generator with its opponent.
-        n_gen: images replayed.
-        n_gen_mode: whether they are counted per past task or in total.
-        generator_epochs: passes of the GAN over its images, one number or one per task; None for the trainer's.
+        gan: the generator with its critic or discriminator.
+        n_gen: number of replayed images.
+        n_gen_mode: `per_task`: n_gen for each past task; `total`: n_gen together.
+        generator_epochs: passes of the GAN over its images, one number or one per task; None: as in the trainer.
         generator_steps: mini-batches instead, one number or one per task.
+
+    Raises InputError for a list of lengths with another number of tasks.
     """
 
     family = "generative replay"
@@ -80,21 +82,21 @@ class GenerativeReplay(Classifier):
         return diagnostics | {"generator_bytes": bytes_of(self.gan.generator.state_dict())}
 
     def learn_to_generate(self, task: Task, mixture: Data, old: Scholar | None, fit: Fit) -> None:
-        """Trains the generator. mixture: the task's images and the replayed ones. old: None in the first task."""
+        """Trains the generator. mixture: the task's images and replayed images. old: None in the first task."""
         raise NotImplementedError(f"{type(self).__name__} must say how its generator learns")
 
     def solver_step(self, old: Scholar | None) -> Any:
-        """What the solver does with a mini-batch; None for a step down its loss."""
+        """The step of the solver on a mini-batch, see `Fit`; None: a step on its loss."""
         return None
 
     def mixture(self, task: Task, old: Scholar) -> tuple[Data, dict[str, Any]]:
-        """The task's images and replayed ones, and what is worth knowing of these."""
+        """The task's images together with replayed images, and notes about these for the results."""
         images, labels = self.generate_replay(old, self.n_gen * (task.index if self.n_gen_mode == "per_task" else 1))
         replay = Data(images, labels, torch.full_like(labels, REPLAYED, dtype=torch.int16))
         return task.train + replay, self.histogram(old, images[:CHECKED].float() / 255, labels)
 
     def fit_gan(self, task: Task, data: Data, fit: Fit, step: Any) -> None:
-        """Trains the GAN on the data for as long as the settings say for this task. step: see `Fit`."""
+        """Trains the GAN on the data, for the length that the settings have for this task. step: see `Fit`."""
         epochs, steps = (
             value[task.index] if isinstance(value, list) else value
             for value in (self.generator_epochs, self.generator_steps)
@@ -107,28 +109,28 @@ class GenerativeReplay(Classifier):
         return self.problem.mask("seen", after=self.index)[0].to(self.device)
 
     def scholar(self, batch_size: int = 1) -> Scholar:
-        """A frozen copy of generator and solver as they are when a task begins."""
+        """A frozen copy of generator and solver when a task begins."""
         before = self.index - 1
         allowed = self.problem.mask(self.problem.rules["evaluation"], after=before).to(self.device)
         classes = self.problem.seen(before).to(self.device)
         return Scholar(frozen(self.gan), frozen(self.network), allowed, classes, batch_size)
 
     def replayed(self, old: Scholar, n: int) -> tuple[Tensor, Tensor]:
-        """n images of the old generator, and the classes it was asked for or else those the old solver sees in them."""
+        """n images of the old generator, in [0, 1], and their labels: the classes given to it, or else predictions."""
         x, y = old.gan.draw(old.classes, n)
         return x, self.old_labels(old, x) if y is None else y
 
     @torch.no_grad()
     def old_logits(self, old: Scholar, x: Tensor) -> Tensor:
-        """What the old solver says of images, as many at once as memory is sure to hold."""
+        """The logits of the old solver for images (B, C, H, W), computed in parts that fit into memory."""
         parts = x.split(at_once(x.shape[1:], 1000, batch_size=old.batch_size))
         return torch.cat([old.solver(part) for part in parts])
 
     def old_labels(self, old: Scholar, x: Tensor) -> Tensor:
-        """The old solver's choice among the outputs it has learned, int64 (B,).
+        """The classes that the old solver predicts, int64 (B,).
 
-        With a head per task the image may have come from any of them: each image asks one old head, drawn at
-        random, which in expectation is the mean over all old heads.
+        In task-incremental learning an image may belong to any old task. For each image one old head is drawn at
+        random and makes the prediction. In expectation the loss is the mean over all old heads.
         """
         asked = torch.randint(self.index, (len(x),), device=x.device)
         return masked(self.old_logits(old, x), old.allowed[asked]).argmax(1)
@@ -140,18 +142,19 @@ class GenerativeReplay(Classifier):
         size = at_once(self.problem.image_shape, 10000, numbers=FLOATS)
         for some, of_some in zip(images.split(size), labels.split(size), strict=True):
             x, y = self.replayed(old, len(some))
-            some.copy_(x.mul_(255).round_())  # floats take four times as much room: no second set of them
+            some.copy_(x.mul_(255).round_())  # in place: floats take four times as much memory as uint8
             of_some.copy_(y)
         return images, labels
 
     def histogram(self, old: Scholar, images: Tensor, labels: Tensor) -> dict[str, Any]:
-        """How many replayed images there are of each class, with a warning of a collapse to one class.
+        """The number of replayed images of each class. Warns if the generator has collapsed to one class.
 
-        Where classes were asked for, the old solver says what it sees, how often that is another class, and a collapse
-        is one class in its eyes.
+        A conditional generator has given classes. Then the old solver classifies the images: the notes also have the
+        share of images of another class than the given one, and a collapse is one predicted class for all images.
 
         Args:
-            images: those of the first labels, in [0, 1].
+            images: the first images, in [0, 1].
+            labels: of all images, int64 (n,).
         """
         counts = torch.bincount(labels, minlength=self.problem.n_outputs).tolist()
         diagnostics: dict[str, Any] = {"replay_histogram": counts}
@@ -168,7 +171,7 @@ class GenerativeReplay(Classifier):
         return diagnostics
 
     def generate(self, n: int) -> tuple[Tensor, Tensor]:
-        """Images of the generator as it is, of the classes asked for or else by the solver's choice."""
+        """Images of the current generator, with the classes given to it, or else with predictions of the solver."""
         classes = self.problem.seen(self.index).to(self.device)
         spare = 1 if self.gan.conditional else 2
         x, labels = self.gan.draw(classes, spare * n * len(classes))

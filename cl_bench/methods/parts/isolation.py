@@ -1,4 +1,4 @@
-"""What methods share in which every task has a part of the network for itself: that part is never changed again."""
+"""Shared by HAT, PackNet and CLNP: each task has its own part of the network, which later tasks do not change."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from cl_bench.record import Capacity
 
 
 class Isolation(Classifier):
-    """A classifier that holds some entries of its network's parameters where they are.
+    """A classifier that can freeze entries of its network's parameters.
 
-    The head is a row for each output, so every task has its own rows of it, and only those of the current task move.
-    Nothing says to which task an image belongs, so the task must be given.
+    The head has a row for each output, so every task has its own rows, and only the rows of the current task change.
+    The task of an image must be given.
+
+    Raises InputError for a network with running statistics (batch normalization), which every task would change.
     """
 
     family = "architecture"
@@ -35,10 +37,10 @@ class Isolation(Classifier):
                 "network: every task changes its running statistics, so no task could keep what it learned; "
                 "choose one without batch normalization, such as network=mlp (or network.norm=none of network=dcgan)"
             )
-        self._frozen = Frozen({})  # follows from the state, so no part of it
+        self._frozen = Frozen({})  # set again at each task, so it is not in the state
 
     def freeze_entries(self, parts: Mapping[nn.Parameter, Tensor]) -> None:
-        """From now on no step moves these entries, nor the rows of the head of other tasks.
+        """From now on no step changes these entries, or the rows of the head of other tasks.
 
         parts: bool for each parameter, of a shape that broadcasts to the parameter's.
         """
@@ -46,9 +48,12 @@ class Isolation(Classifier):
         self._frozen = Frozen({**parts, head.weight: others[:, None], head.bias: others})
 
     def capacity_of(self, masks: Sequence[Tensor], before: Sequence[Tensor], **more: Any) -> Capacity:
-        """How many units of each layer are whose; the current task uses `new` and `reused`.
+        """The number of units of each layer by use. The current task uses `new` and `reused`.
 
-        masks: units that the task has; before: that were reserved when it began; bool (units,) for each layer.
+        Args:
+            masks: units that the task uses, bool (units,) for each layer.
+            before: units that were reserved when it began, of the same shapes.
+            more: other fields of `Capacity`.
         """
         pairs = list(zip(masks, before, strict=True))
         total = [len(mask) for mask in masks]

@@ -1,4 +1,4 @@
-"""A generator and a discriminator that learn in turn: what all kinds of GAN share."""
+"""The training step that all GANs share: the discriminator and the generator learn in turn."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Losses = tuple[Tensor, dict[str, Tensor]]
 
 
 class TwoPlayers(Learner):
-    """The discriminator takes a step on every mini-batch, the generator one after each `n_critic` of them.
+    """The discriminator makes a step on every mini-batch, and the generator on every `n_critic`-th one.
 
-    generator: noise, and classes where it is conditional, to images in [0, 1]. optimizer: of both. conditional: whether
-    classes can be asked for.
+    generator: noise, and classes if it is conditional, -> images in [0, 1]. optimizer: of both. conditional: whether
+    images of given classes can be drawn.
     """
 
     generator: Any
@@ -33,15 +33,15 @@ class TwoPlayers(Learner):
     conditional: ClassVar[bool] = False
 
     def discriminator_loss(self, batch: Batch, **given: Any) -> Losses:
-        """What the discriminator minimizes. given: what the phase was handed for both losses."""
+        """The loss of the discriminator. given: more arguments of the phase, the same for both losses."""
         raise NotImplementedError(f"{type(self).__name__} must say what its discriminator minimizes")
 
     def generator_loss(self, batch: Batch, **given: Any) -> Losses:
-        """What the generator minimizes, with the discriminator as it is; arguments as above."""
+        """The loss of the generator, for a discriminator that does not change; arguments as above."""
         raise NotImplementedError(f"{type(self).__name__} must say what its generator minimizes")
 
     def draw(self, classes: Tensor, n: int) -> tuple[Tensor, Tensor | None]:
-        """n images in [0, 1], and the classes that they were asked to be of, in equal parts; None for no choice."""
+        """n images in [0, 1] and the classes given to the generator, in equal numbers; None if not conditional."""
         raise NotImplementedError(f"{type(self).__name__} must say how it draws")
 
     def train_step(
@@ -52,12 +52,12 @@ class TwoPlayers(Learner):
         penalty: Callable[[int], Tensor] | None = None,
         **given: Any,
     ) -> dict[str, Tensor]:
-        """A step of the discriminator, and one of the generator where it is its turn.
+        """A step of the discriminator, and one of the generator if it is its turn.
 
         Args:
-            mix: puts replayed images among the real ones.
-            penalty: of the number of images; added to the generator's loss.
-            given: passed on to both losses.
+            mix: replaces some real images of the mini-batch by replayed ones.
+            penalty: number of images -> a term that is added to the generator's loss.
+            given: passed to both losses.
         """
         if not self.step_index and self.n_steps < self.n_critic:
             log.warning(
@@ -86,7 +86,7 @@ class TwoPlayers(Learner):
 
     @property
     def generator_turn(self) -> bool:
-        """Whether the generator takes a step on this mini-batch."""
+        """Whether the generator makes a step on this mini-batch."""
         return (self.step_index + 1) % self.n_critic == 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -98,9 +98,9 @@ class TwoPlayers(Learner):
 
 
 def drawn(generator: Callable[..., Tensor], *conditions: Tensor) -> Tensor:
-    """One image for each row of the conditions, as many drawn together as memory is sure to hold.
+    """One image for each row of the conditions, drawn in parts that fit into memory.
 
-    generator: in evaluation mode, where no image depends on the others.
+    generator: in evaluation mode, so that no image depends on the others.
     """
     if not len(conditions[0]):
         return generator(*conditions)
@@ -110,11 +110,11 @@ def drawn(generator: Callable[..., Tensor], *conditions: Tensor) -> Tensor:
 
 
 def balanced_labels(classes: Tensor, n: int) -> Tensor:
-    """n labels, int64 (n,): each class as often as the others, and what is left over of classes drawn at random.
+    """n labels, int64 (n,): the classes in turn. If n is not a multiple of their number, the first one is random.
 
     >>> balanced_labels(torch.tensor([3, 7]), 4).tolist()
     [3, 7, 3, 7]
     """
-    # always from the first, a mini-batch smaller than the number of classes would never come to the last
+    # with a fixed first class, mini-batches smaller than the number of classes would never have the last classes
     first = int(torch.randint(len(classes), ())) if n % len(classes) else 0
     return classes[torch.arange(first, first + n, device=classes.device) % len(classes)]

@@ -17,7 +17,7 @@ from cl_bench.networks.optimizers import Adam
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     """mean_i (||grad D(x_i)||_2 - 1)^2 at x_i = mix_i real_i + (1 - mix_i) fake_i (equation 3).
 
-    The norm runs over all dimensions of an image.
+    The norm is over all pixels of an image.
 
     Args:
         critic: images to scores (B,).
@@ -35,13 +35,13 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 
 
 class WGANGP(TwoPlayers):
-    """Critic: minimize E D(G(z)) - E D(x) + lambda_gp * penalty. Generator: minimize -E D(G(z)).
+    """Critic: minimize E D(G(z)) - E D(x) + lambda_gp * penalty. Generator: minimize -E D(G(z)) (algorithm 1).
 
     Args:
-        generator: z (B, z_dim) -> images in [0, 1].
+        generator: noise (B, z_dim) -> images in [0, 1].
         critic: images -> scores (B,), without batch normalization.
         optimizer: of both.
-        n_critic: critic steps per generator step; more give the generator a better slope to follow.
+        n_critic: critic steps per generator step; more steps give the generator a better gradient and take longer.
         lambda_gp: weight of the penalty.
     """
 
