@@ -1,4 +1,4 @@
-"""Networks that others have trained, as frozen features of an image."""
+"""Pretrained networks, as frozen features of an image."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cl_bench.networks.efficientnet import MEAN, STD, EfficientNetLite0
 from cl_bench.seeding import seeded
 
 PIXELS = 2**17
-"""Of the images that pass through at once on a CPU, where few are fastest: 32 of 64x64."""
+"""Pixels in one forward pass on a CPU, where small batches are fastest: 32 images of 64x64."""
 
 ON_GPU = 64
-"""Times as many there."""
+"""Factor of `PIXELS` on a GPU."""
 
 
 class Loaded(NamedTuple):
-    """A network with its weights: images that are normalized with `mean` and `std` -> features."""
+    """A network with its weights: images -> features. The images must be normalized with `mean` and `std`."""
 
     network: nn.Module
     mean: Sequence[float]
@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 class Shared:
-    """A network that is the same one in every copy of what holds it, and no part of it."""
+    """Holds a network that is not a submodule. Deep copies of the holder share the same network."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -45,41 +45,41 @@ class Shared:
 class Backbone(nn.Module):
     """Images in [0, 1], (B, C, H, W) with C 1 or 3 -> features (B, width), always in evaluation mode.
 
-    The network in it is not a part of the modules around it: its weights are in no state, no optimizer, no count of
-    parameters, and a copy has the same ones. They follow from a file, whose digest is in the key of a run.
+    The pretrained network is not a submodule: its weights are not in the state, the optimizer or the number of
+    parameters, and copies share them. They come from a file, whose digest is in the key of a run.
 
     Args:
-        where: the key of the node that names it, for messages.
+        where: the key in the settings, for messages.
         backbone, weights: see `weights_file`.
-        size: side in pixels to which images are brought, bilinearly, whatever their shape; None leaves them.
+        size: side in pixels to which images are resized (bilinear); None: they are not resized.
 
-    Raises InputError for weights that are missing, damaged, or another network's.
+    Raises InputError for weights that are missing, damaged, or of another network.
     """
 
     def __init__(self, where: str, backbone: str, weights: str | None, size: int | None) -> None:
         super().__init__()
         self.where, self.backbone, self.size = where, backbone, size
-        with torch.device("cpu"):  # however large the network on it is, the weights are needed
+        with torch.device("cpu"):  # also inside a context of the meta device: the weights are needed
             loaded = load(where, backbone, weights)
             self.normalize = Normalize(loaded.mean, loaded.std)
         self.shared = Shared(loaded.network.to(memory_format=torch.channels_last))
 
     def at_once(self, shape: Sequence[int], device: torch.device) -> int:
-        """How many images (C, H, W) pass through at once."""
+        """The number of images of this shape (C, H, W) in one forward pass."""
         height, width = (self.size, self.size) if self.size else shape[1:]
         return max(1, PIXELS * (ON_GPU if device.type == "cuda" else 1) // (height * width))
 
     def try_out(self, shape: Sequence[int]) -> int:
-        """The width of the features of images (C, H, W), by those of a blank one.
+        """The number of features for images of this shape (C, H, W), from a forward pass of one black image.
 
-        Raises InputError for a size that the network can't take.
+        Raises InputError for a size that the network does not accept.
         """
         height, width = (self.size, self.size) if self.size else shape[1:]
         device = self.normalize.mean.device
         try:
             with torch.no_grad(), torch.device(device):
                 return self._features(torch.zeros(1, *shape)).shape[1]
-        except Exception as error:  # of somebody's network: any class
+        except Exception as error:  # networks of other libraries raise exceptions of any class
             if out_of_memory(error):
                 raise
             why = (str(error) or type(error).__name__).splitlines()[0]
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
             ) from error
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():  # a graph takes any number of images, and can't tell how many parts they are
+        if torch.compiler.is_exporting():  # an exported graph takes any number of images, so it cannot split them
             return self._features(x)
         with torch.no_grad():
             parts = [self._features(part) for part in x.split(self.at_once(x.shape[1:], x.device))]
@@ -102,7 +102,7 @@ class Backbone(nn.Module):
         return self.shared.network(self.normalize(x).contiguous(memory_format=torch.channels_last)).flatten(1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """To another device, but not to another type or to no device at all: these weights are what they are."""
+        """Moves the network to another device. Its type does not change, and it never goes to the meta device."""
         moved = fn(torch.empty(0))
         if moved.device.type != "meta":
             self.shared.network.to(moved.device)
@@ -130,7 +130,7 @@ def of_torchvision(where: str, backbone: str, name: str, weights: str | None) ->
         near = nearest(name, models.list_models(module=models), "torchvision/")
         raise InputError(f"{where}.backbone={backbone}: torchvision has no such network{near}")
     file = weights_file(where, backbone, weights)
-    # as torchvision builds these where it has weights for them
+    # torchvision builds these networks like this for its pretrained weights
     more = {"transform_input": True, "init_weights": False} if backbone in TRANSFORMED else {}
     network = filled(lambda: models.get_model(name, weights=None, **more), where, backbone, file)
     linear = [called for called, part in network.named_modules() if isinstance(part, nn.Linear)]
@@ -175,21 +175,22 @@ def filled(make: Callable[[], nn.Module], where: str, backbone: str, file: Path)
 
 
 def without_numbers(make: Callable[[], nn.Module]) -> nn.Module:
-    """A network on the meta device, where random weights cost no time; on the CPU one that works with numbers of its
-    own, which no file holds, or needs numbers to be made at all."""
+    """A network on the meta device, where random weights cost no time. It is on the CPU if it has buffers that no file
+    has, or if it cannot be built without numbers."""
     try:
         with torch.device("meta"):
             network = make()
         if network.state_dict().keys() >= dict(network.named_buffers()).keys():
             return network
-    except NotImplementedError:  # a number of a tensor that has none
+    except NotImplementedError:  # it reads a value of a meta tensor, which has none
         pass
     with seeded(0, "backbone"):
         return make()
 
 
 def fill(network: nn.Module, where: str, backbone: str, file: Path) -> None:
-    """Gives a network the weights in a file, all of them and no others, as numbers of the network's own precision."""
+    """Loads the weights in a file, in the precision of the network. Raises InputError unless they are exactly those of
+    the network, and finite."""
     key = f"{where}.weights={file}"
     state = read(key, file)
     own = network.state_dict()
@@ -207,7 +208,7 @@ def fill(network: nn.Module, where: str, backbone: str, file: Path) -> None:
 
 
 def read(key: str, file: Path) -> dict[str, Tensor]:
-    """The tensors in a file of safetensors, or of torch, of which nothing is run."""
+    """The tensors in a file of safetensors or torch, without running its code. Raises InputError for other files."""
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -215,7 +216,7 @@ def read(key: str, file: Path) -> dict[str, Tensor]:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and pickle raise anything on a damaged file
+    except Exception as error:  # torch and pickle raise exceptions of any class for a damaged file
         raise InputError(
             f"{key}: is damaged or not a file of weights (safetensors, or a state dict that torch saved)"
         ) from error

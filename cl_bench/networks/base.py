@@ -18,8 +18,8 @@ class Network(nn.Module):
         features: layers from images (B, C, H, W) to (B, width), applied one after another.
         width: the number of features.
         n_outputs: the number of logits.
-        mean, std: of each channel, for pixels in [0, 1]. The features then begin with `Normalize`, so that every user
-            of a network gets the same pixels. None: no normalization.
+        mean, std: of each channel, for pixels in [0, 1]. Then the features begin with `Normalize`, so that no method
+            can forget the normalization. None: no normalization.
     """
 
     def __init__(
@@ -52,7 +52,11 @@ class Network(nn.Module):
 
 
 class Normalize(nn.Module):
-    """(x - mean) / std, for each channel. Both follow from the data set, so they are not in a network's state."""
+    """(x - mean) / std, for each channel. Mean and std belong to the data set, so they are not in a network's state.
+
+    >>> Normalize([0.5], [0.25])(torch.ones(1, 1, 1, 1)).item()
+    2.0
+    """
 
     mean: Tensor
     std: Tensor
@@ -67,12 +71,12 @@ class Normalize(nn.Module):
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """All parts that normalize with the statistics of mini-batches."""
+    """All batch normalization layers of a module."""
     return [part for part in module.modules() if isinstance(part, _BatchNorm)]
 
 
 def reset_parameters(module: nn.Module) -> None:
-    """New random weights for every part of a module."""
+    """Gives every part of a module that has `reset_parameters` new random weights."""
     for part in module.modules():
         reset = getattr(part, "reset_parameters", None)
         if part is not module and reset is not None:

@@ -18,8 +18,8 @@ class CNN(Network):
     Args:
         image_shape: (C, H, W).
         n_outputs, mean, std: see `Network`.
-        channels: of each convolution.
-        hidden: units before the head.
+        channels: channels of each convolution.
+        hidden: units of the linear layer before the head.
     """
 
     def __init__(

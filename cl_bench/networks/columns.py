@@ -1,4 +1,4 @@
-"""Networks side by side: what the layers of one are given, others take a part of (Rusu et al., 2016)."""
+"""Networks side by side, with lateral connections from other networks (columns) to each layer (Rusu et al., 2016)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from cl_bench.networks.plain import Weighted, in_order
 
-SMALL = 0.1  # learned scales of what comes from other columns begin between 0 and this
+SMALL = 0.1  # learned scales of inputs from other columns start uniformly in [0, 0.1]
 
 
 class Lateral(nn.Module):
-    """U relu(V h + c): what a layer takes from other columns, beside W h + b of its own.
+    """U relu(V h + c): the contribution of other columns to a layer, which is added to the layer's own W h + b.
 
-    h: what that layer is given in the other columns, side by side. V brings them down to the width of one column; at a
-    convolution it is one of 1x1. U has the shape of W, without a bias. What `scale` multiplies differs among methods.
+    h: the inputs of the same layer in the other columns, concatenated. V reduces them to the width of one column (for a
+    convolution, V is a 1x1 convolution). U has the shape of W and no bias. A method defines what `scale` multiplies.
 
     Args:
-        layer: the one it is beside.
-        n_columns: other columns.
-        n_scales: numbers of the learned scale.
+        layer: the layer that gets the contribution.
+        n_columns: number of other columns.
+        n_scales: length of the learned scale.
     """
 
     def __init__(self, layer: Weighted, n_columns: int, n_scales: int) -> None:
@@ -46,7 +46,7 @@ class Lateral(nn.Module):
         nn.init.uniform_(self.scale, 0, SMALL)
 
     def forward(self, others: Sequence[Tensor]) -> Tensor:
-        """others: what the layer is given in each of the other columns, (B, inputs) or (B, C, H, W)."""
+        """others: the input of the layer in each other column, (B, inputs) or (B, C, H, W)."""
         return self.U(torch.relu(self.V(self.side_by_side(others))))
 
     def side_by_side(self, others: Sequence[Tensor]) -> Tensor:
@@ -54,11 +54,11 @@ class Lateral(nn.Module):
 
 
 class Column(nn.Module):
-    """A network, a plain sequence of layers, each of which but the first takes a part from other columns.
+    """A network that is a plain sequence of layers. All layers except the first get inputs from other columns.
 
     Args:
         features, head: of a `Network`, see `plain_layers`.
-        laterals: of each of the `later_layers`; none where there is no other column.
+        laterals: for each of the `later_layers`; none if there is no other column.
     """
 
     def __init__(self, features: nn.Sequential, head: nn.Linear, laterals: Iterable[Lateral] = ()) -> None:
@@ -68,13 +68,13 @@ class Column(nn.Module):
     def forward(self, x: Tensor, others: Sequence[Sequence[Tensor]] = ()) -> Tensor:
         """Logits (B, n_outputs) for images in [0, 1].
 
-        others: `inputs` of the other columns; without them it is a network that stands alone.
+        others: `inputs` of the other columns; none: the column is used alone.
         """
         inputs = self.inputs(x, others)
         return self.total(self.head, inputs, others)
 
     def inputs(self, x: Tensor, others: Sequence[Sequence[Tensor]] = ()) -> list[Tensor]:
-        """What each layer with weights is given, the head last."""
+        """The input of each layer with weights, the head last."""
         inputs: list[Tensor] = []
         for layer in in_order(self.features):
             if isinstance(layer, Weighted):
@@ -85,7 +85,7 @@ class Column(nn.Module):
         return [*inputs, x]
 
     def total(self, layer: nn.Module, inputs: Sequence[Tensor], others: Sequence[Sequence[Tensor]]) -> Tensor:
-        """What a layer makes of its own input, the last one, and of those of the others."""
+        """The output of a layer for the last of its own inputs and for the inputs in the other columns."""
         own, number = layer(inputs[-1]), len(inputs) - 1
         if not others or not number:
             return own
@@ -93,5 +93,5 @@ class Column(nn.Module):
 
 
 def later_layers(features: nn.Sequential, head: nn.Linear) -> list[Weighted]:
-    """The layers with weights but the first, the head included: those that have laterals."""
+    """All layers with weights except the first, with the head: those that have laterals."""
     return [*(layer for layer in in_order(features) if isinstance(layer, Weighted)), head][1:]

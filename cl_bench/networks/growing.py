@@ -1,4 +1,4 @@
-"""Modules whose parts change their size from task to task, and take it from the state that they load."""
+"""Modules whose parts change their size from task to task. When a state is loaded, they take the sizes from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class Growing(nn.Module):
-    """Its own tensors take their shapes, and its lists their lengths, from the state that is loaded. What has these
-    already stays the same object: an optimizer may be at work on it."""
+    """When a state is loaded, tensors take their shapes and lists take their lengths from it. A part that already fits
+    stays the same object, because an optimizer may have it."""
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        """Part `index` of the module list `name` as it was when `state` was saved; its weights are then loaded.
+        """A part with the shapes of part `index` of the module list `name` in `state`. Its weights are loaded later.
 
         Args:
-            state: tensors of the whole module, by their names in it.
+            state: tensors of the whole module, by name.
         """
         raise NotImplementedError(f"{type(self).__name__} must say what a part of {name} is")
 
@@ -37,7 +37,7 @@ class Growing(nn.Module):
                     setattr(self, name, nn.ParameterList(new))
             elif isinstance(parts, nn.ModuleList):
                 device = next(self.parameters()).device
-                with torch.device("meta"):  # weights that are about to be overwritten must not draw random numbers
+                with torch.device("meta"):  # these weights are overwritten, so they must not use random numbers
                     new = [self.new_part(name, index, state) for index in range(len(known))]
                 if not alike(parts, nn.ModuleList(new)):
                     setattr(self, name, _allocated(nn.ModuleList(new), device))
@@ -45,7 +45,7 @@ class Growing(nn.Module):
 
 
 def alike(parts: nn.Module, others: nn.Module) -> bool:
-    """Whether both have the same modules, with tensors of the same names and shapes, of which the same are trained.
+    """Whether both have the same modules, and tensors of the same names, shapes and types, trained or not trained.
 
     >>> alike(nn.Linear(2, 3), nn.Linear(2, 3)), alike(nn.Linear(2, 3), nn.Linear(2, 3).requires_grad_(False))
     (True, False)
@@ -60,8 +60,8 @@ def alike(parts: nn.Module, others: nn.Module) -> bool:
 
 
 def _allocated(parts: nn.ModuleList, device: torch.device) -> nn.ModuleList:
-    """The parts on the device, with room for weights that have none; what has values keeps them: no state holds those
-    that follow from the data set."""
+    """The parts on the device, with memory for weights on the meta device. Other tensors keep their values: some are
+    not in the state, because they belong to the data set."""
     for part in parts.modules():
         if any(own.is_meta for own in [*part.parameters(recurse=False), *part.buffers(recurse=False)]):
             part.to_empty(device=device, recurse=False)

@@ -14,26 +14,26 @@ from cl_bench.networks.plain import in_order
 
 
 class GrowingLinear(Growing, nn.Linear):
-    """A linear layer that gets more inputs and more units, or fewer. Its size comes back from its state.
+    """A linear layer whose numbers of inputs and units can change. A loaded state sets its size.
 
     Args:
-        layer: the one that it begins as; it takes over its weight and its bias.
+        layer: gives the first weight and bias.
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        super().__init__(layer.in_features, layer.out_features, device="meta")  # draws no random number
+        super().__init__(layer.in_features, layer.out_features, device="meta")  # uses no random numbers
         self.weight, self.bias = layer.weight, layer.bias
 
     def add_inputs(self, columns: Tensor) -> None:
-        """columns: the weights of n more inputs, (units, n); they become the last ones."""
+        """Adds n inputs at the end. columns: their weights, (units, n)."""
         self._become(torch.cat([self.weight, columns], 1), self.bias)
 
     def add_units(self, rows: Tensor, biases: Tensor) -> None:
-        """rows, biases: the weights (n, inputs) and the biases (n,) of n more units; they become the last ones."""
+        """Adds n units at the end. rows: their weights, (n, inputs). biases: (n,)."""
         self._become(torch.cat([self.weight, rows]), torch.cat([self.bias, biases]))
 
     def keep(self, units: Tensor, inputs: Tensor) -> None:
-        """Takes all other units and inputs away. units, inputs: bool, (units,) and (inputs,)."""
+        """Removes all other units and inputs. units, inputs: those that remain, bool (units,) and (inputs,)."""
         self._become(self.weight[units][:, inputs], self.bias[units])
 
     def _become(self, weight: Tensor, bias: Tensor) -> None:
@@ -47,12 +47,12 @@ class GrowingLinear(Growing, nn.Linear):
 
 
 def growing_mlp(network: Network, method: str) -> Network:
-    """The network, its linear layers as such that grow.
+    """The network with `GrowingLinear` layers instead of its linear layers.
 
     Args:
-        method: that asks for it, such as `method=den`.
+        method: for the error, such as `method=den`.
 
-    Raises InputError for a network that has anything else than linear layers and ReLU, or no hidden layer.
+    Raises InputError for a network with other layers than linear layers and ReLU, or without a hidden layer.
     """
     layers = in_order(network.features)
     for layer in layers:

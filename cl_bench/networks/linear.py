@@ -1,4 +1,4 @@
-"""No hidden layer at all: logistic regression on pixels, or a linear probe of features."""
+"""A network without hidden layers: logistic regression on pixels, or a linear probe of features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cl_bench.networks.base import Network
 
 
 class Linear(Network):
-    """One linear layer on flattened images, which is the head.
+    """One linear layer, the head, on flattened images.
 
     Args:
         image_shape: (C, H, W).

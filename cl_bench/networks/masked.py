@@ -1,4 +1,4 @@
-"""Generators of which every task reserves a part, and that grow by what was reserved (Ostapenko et al., 2019)."""
+"""Masked generators: every task reserves a part of them, and then they grow by this part (Ostapenko et al., 2019)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Position = Literal["after", "before"]
 
 
 class Counts(NamedTuple):
-    """How many units (or weights) of a layer are what, when a task ends and before the layer grows.
+    """Numbers of units (or weights) of a layer when a task ends, before the layer grows.
 
-    new: reserved by this task. reused: of past tasks, open to this one too. reserved: by any task.
+    new: reserved by this task. reused: of past tasks, and used by this task too. reserved: by any task.
     """
 
     total: int
@@ -34,13 +34,14 @@ class Counts(NamedTuple):
 
 
 class MaskedLayer(Growing):
-    """A hidden layer of which each task t opens a part: h = m_t * relu(norm_t(W x)), or relu(norm_t((m_t * W) x)).
+    """A hidden layer of which each task t uses a part: h = m_t * relu(norm_t(W x)), or relu(norm_t((m_t * W) x)).
 
-    Every task has its own mask m_t and batch normalization, and sees the layer as wide as it was then. W, shape
-    (inputs, units) or (inputs, units, kernel, kernel) for a transposed convolution, has no bias: norm_t has one.
+    Every task has its own mask m_t and batch normalization, and uses the layer with the width that it had then. W has
+    shape (inputs, units), or (inputs, units, kernel, kernel) for a transposed convolution. It has no bias, because
+    norm_t has one.
 
-    A mask is of the `activations` or of the `weights`. One of activations is `after` normalization and ReLU, or
-    `before` them; then a closed unit gives relu(bias of norm_t), not 0, and later tasks can leak through.
+    A mask is on the `activations` or on the `weights`. On activations it is `after` normalization and ReLU, or `before`
+    them. Then a unit with mask 0 has the output relu(bias of norm_t), not 0, so later tasks can change it.
 
     Args:
         inputs, units: numbers of units, or of channels.
@@ -55,13 +56,13 @@ class MaskedLayer(Growing):
         self.mask: Mask = "activations"
         self.position: Position = "after"
         self.weight = nn.Parameter(self._fresh(inputs, units))
-        self.embedding = nn.Parameter(torch.zeros(0))  # of the task being learned
+        self.embedding = nn.Parameter(torch.zeros(0))  # e of the current task
         self.norms = nn.ModuleList()
-        self.masks = nn.ParameterList()  # bool, of the tasks learned
+        self.masks = nn.ParameterList()  # bool, of finished tasks
         self.register_buffer("reserved", torch.zeros(0, dtype=torch.bool))
 
     def mask_by(self, mask: Mask, position: Position) -> None:
-        """What the masks are of; before the first task begins."""
+        """Sets what the masks are on. It must be called before the first task begins."""
         self.mask, self.position = mask, position
 
     @property
@@ -70,16 +71,16 @@ class MaskedLayer(Growing):
 
     @property
     def size(self) -> int:
-        """What the mask chooses among."""
+        """The length of a mask: the number of units, or of weights."""
         return self.weight.numel() if self.mask == "weights" else self.units
 
     @property
     def free(self) -> int:
-        """What no task has reserved."""
+        """The number of units, or weights, that no task has reserved."""
         return self.size - int(self.reserved.sum())
 
     def begin(self) -> None:
-        """A mask and a normalization for a new task. Embeddings start at 0: every mask half open."""
+        """Adds a mask and a normalization for a new task. Embeddings start at 0, so all masks are 1/2."""
         masked = self.weight.detach() if self.mask == "weights" else self.weight.detach().new_empty(self.units)
         self.embedding = nn.Parameter(torch.zeros_like(masked))
         if not self.norms:
@@ -88,10 +89,10 @@ class MaskedLayer(Growing):
         self.norms.append(norm.to(masked.device))
 
     def forward(self, x: Tensor, task: int, s: float) -> Tensor:
-        """x: what the layer below gives for the same task, shape (B, inputs, ...). s: scale of a mask in training."""
+        """x: output of the layer below for the same task, (B, inputs, ...). s: scale of the current task's mask."""
         norm = cast(nn.BatchNorm2d, self.norms[task])
         mask = self.masks[task].to(x.dtype) if task < len(self.masks) else self.gate(s)
-        # as large as it was then, and contiguous, so that the same kernels give the same bits
+        # with the size that it had then, and contiguous, so that the same kernels give the same bits
         weight = self.weight[: x.shape[1], : norm.num_features].contiguous()
         if self.mask == "weights":
             return self._normalized(self._sum(x, weight * mask), task).relu()
@@ -101,13 +102,13 @@ class MaskedLayer(Growing):
         return self._normalized(self._sum(x, weight), task).relu() * mask
 
     def gate(self, s: float) -> Tensor:
-        """The mask of the task being learned, in [0, 1]."""
+        """The mask of the current task, in [0, 1]."""
         return gate(self.embedding, s, slope=s)
 
     def used(self, below: Tensor | None) -> Tensor:
-        """Which weights past tasks stand on, bool of W's shape: those between a reserved input and a reserved unit.
+        """The weights that past tasks use, bool of W's shape: those between a reserved input and a reserved unit.
 
-        below: the inputs reserved by any task, bool (inputs,); None where every task uses all of them.
+        below: the inputs reserved by any task, bool (inputs,); None if every task uses all of them.
         """
         if self.mask == "weights":
             return self.reserved
@@ -116,7 +117,7 @@ class MaskedLayer(Growing):
 
     @torch.no_grad()
     def end(self) -> Counts:
-        """Makes the task's mask binary (1 where sigmoid(s e) >= 1/2) and reserves what it opens."""
+        """Makes the task's mask binary (1 where sigmoid(s e) >= 1/2) and reserves units or weights with mask 1."""
         mask = self.embedding >= 0
         new, reused = mask & ~self.reserved, mask & self.reserved
         self.reserved = self.reserved | mask
@@ -127,7 +128,7 @@ class MaskedLayer(Growing):
 
     @torch.no_grad()
     def grow(self, inputs: int, units: int) -> None:
-        """To this size: what is there keeps its place, the rest is drawn anew and free."""
+        """Grows to this size. Old weights keep their positions. New weights are random and free."""
         old, reserved = self.weight, self.reserved
         self.weight = nn.Parameter(self._fresh(inputs, units).to(old.device))
         self.weight[: old.shape[0], : old.shape[1]] = old
@@ -137,7 +138,7 @@ class MaskedLayer(Growing):
 
     def _normalized(self, x: Tensor, task: int) -> Tensor:
         norm = cast(nn.BatchNorm2d, self.norms[task])
-        # `train()` must not move the statistics of a past task, and a single image has none
+        # `train()` must not change the statistics of a past task, and a single image has no statistics
         if task < len(self.masks) or len(x) == 1:
             return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return norm(x)
@@ -153,26 +154,26 @@ class MaskedLayer(Growing):
         return nn.init.xavier_uniform_(torch.empty(shape), gain=math.sqrt(2))
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        """The normalization of a task; that of a task learned is trained no more."""
+        """The normalization of a task. It is not trained if the task has ended."""
         learned = sum(key.startswith("masks.") for key in state)
         norm = nn.BatchNorm2d if self.kernel else nn.BatchNorm1d
         return norm(len(state[f"norms.{index}.weight"])).requires_grad_(index >= learned)
 
 
 class MaskedGenerator(Growing):
-    """Hidden masked layers and, for each task, an output layer of its own: (z, y, task) -> images in [0, 1].
+    """Hidden masked layers, and an output layer for each task: noise, class and task -> images in [0, 1].
 
-    A task begins (`begin`), is learned, and ends (`end`): from then on its images for given noise never change.
+    A task begins with `begin` and ends with `end`. After that the images of this task for given noise never change.
     """
 
     def __init__(self, n_outputs: int, z_dim: int, layers: Sequence[MaskedLayer]) -> None:
         super().__init__()
         self.n_outputs, self.z_dim, self.s = n_outputs, z_dim, 1.0
         self.layers, self.outputs = nn.Sequential(*layers), nn.ModuleList()
-        self._frozen = Frozen({})  # what past tasks use
+        self._frozen = Frozen({})  # weights that past tasks use
 
     def new_output(self, units: int) -> nn.Module:
-        """From the last hidden layer to images; not masked."""
+        """The layer from the last hidden layer to images, without a mask. units: of the last hidden layer."""
         raise NotImplementedError(f"{type(self).__name__} must say what its output layer is")
 
     @property
@@ -194,21 +195,21 @@ class MaskedGenerator(Growing):
 
     @property
     def size(self) -> int:
-        """What masks choose among: units or weights."""
+        """The number of units, or weights, that have masks."""
         return sum(layer.size for layer in self.hidden)
 
     def mask_by(self, mask: Mask, position: Position) -> None:
-        """What the masks are of; before the first task begins."""
+        """Sets what the masks are on. It must be called before the first task begins."""
         for layer in self.hidden:
             layer.mask_by(mask, position)
         self.size_at_start = self.size
 
     def anneal(self, s: float) -> None:
-        """Sets the scale of the masks of the task being learned; the larger, the closer they are to 0 and 1."""
+        """Sets the scale s of the current task's masks. With a higher value they are nearer to 0 and 1."""
         self.s = s
 
     def begin(self) -> None:
-        """Everything that a new task has of its own; what past tasks use is frozen as it is."""
+        """Adds masks, normalizations and an output layer for a new task. Freezes the weights that past tasks use."""
         below: Tensor | None = None
         used = {}
         for layer in self.hidden:
@@ -219,28 +220,28 @@ class MaskedGenerator(Growing):
         self.outputs.append(self.new_output(self.hidden[-1].units).to(self.hidden[0].weight.device))
 
     def restore_frozen(self) -> None:
-        """Undoes what an optimizer's step did to weights of past tasks."""
+        """Sets weights that past tasks use back after a step of the optimizer."""
         self._frozen.restore()
 
     def sparsity(self) -> Tensor:
-        """sum m (1 - M) / sum (1 - M) over all layers, with M what past tasks reserved (equation 6): in [0, 1]."""
+        """sum m (1 - M) / sum (1 - M) over all layers, in [0, 1] (equation 6). M is 1 where past tasks reserved."""
         free = [~layer.reserved for layer in self.hidden]
         opened = [(layer.gate(self.s) * part).sum() for layer, part in zip(self.hidden, free, strict=True)]
         none = torch.zeros((), device=opened[0].device)
         return sum(opened, none) / sum((part.sum() for part in free), none)
 
     def masks(self) -> Tensor:
-        """Every mask value of the task being learned, flat."""
+        """All mask values of the current task, in one vector."""
         return torch.cat([layer.gate(self.s).flatten() for layer in self.hidden])
 
     def end(self) -> list[Counts]:
-        """Reserves what the task opened, and grows by as much: the free capacity of each layer stays constant."""
+        """Reserves what the task uses, and grows by the same number: the free capacity of each layer stays constant."""
         self.outputs.requires_grad_(False)
         counts = [layer.end() for layer in self.hidden]
         inputs = self.hidden[0].weight.shape[0]
         for layer, count in zip(self.hidden, counts, strict=True):
             units = layer.units + count.new
-            if layer.mask == "weights":  # wider inputs have brought some of it already
+            if layer.mask == "weights":  # the growth of the layer below has added some weights already
                 area = layer.weight[0, 0].numel()
                 missing = count.new - (inputs - layer.weight.shape[0]) * layer.units * area
                 units = layer.units + max(0, math.ceil(missing / (inputs * area)))
@@ -249,20 +250,20 @@ class MaskedGenerator(Growing):
         return counts
 
     def new_part(self, name: str, index: int, state: Mapping[str, Tensor]) -> nn.Module:
-        """The output layer of a task; that of a task learned is trained no more."""
+        """The output layer of a task. It is not trained if the task has ended."""
         learned = sum(key.startswith("layers.0.masks.") for key in state)
         weight = next(value for key, value in state.items() if key.startswith(f"outputs.{index}.") and value.dim() > 1)
         return self.new_output(weight.shape[0 if self.hidden[0].kernel else 1]).requires_grad_(index >= learned)
 
 
 class MaskedMLP(MaskedGenerator):
-    """Linear layers with masks, sigmoid at the end; quick, and good enough for digits.
+    """Linear layers with masks, and a sigmoid at the end. It is fast, and good enough for digits.
 
     Args:
         image_shape: (C, H, W).
-        n_outputs: classes to generate.
+        n_outputs: number of classes.
         z_dim: noise dimensions.
-        hidden: units of each hidden layer for the first task, and free for every later one.
+        hidden: units of each hidden layer in the first task, and free units in every later task.
     """
 
     def __init__(
@@ -282,13 +283,13 @@ class MaskedMLP(MaskedGenerator):
 
 
 class MaskedDCGenerator(MaskedGenerator):
-    """Transposed convolutions with masks, the first of them a projection to 4x4 to 7x7 (Radford et al., 2016).
+    """Transposed convolutions with masks. The first one makes 4x4 (up to 7x7) from the noise (Radford et al., 2016).
 
     Args:
-        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
-        n_outputs: classes to generate.
+        image_shape: (C, H, W), H = W = 4, 5, 6 or 7, doubled one or several times.
+        n_outputs: number of classes.
         z_dim: noise dimensions.
-        width: channels of the last hidden layer for the first task, twice as many in each below it.
+        width: channels of the last hidden layer in the first task, with twice as many in each layer before.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Masks that a task learns with its network, and the weights that no later task may move."""
+"""Masks that a task learns with its network, and weights that later tasks must not change."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor
 
 
 class Gate(torch.autograd.Function):
-    """m = sigmoid(s e), a mask between soft and binary, with the slope `slope` sigmoid'(e).
+    """m = sigmoid(s e), a soft mask that becomes binary as s grows. In the backward pass its slope is `slope`
+    sigmoid'(e).
 
-    The true slope s sigmoid'(s e) is 0 almost everywhere once s is large, and no mask would change any more. Hard
-    attention puts sigmoid'(e) in its place (Serrà et al., 2018, section 2.5).
+    The true slope is s sigmoid'(s e). For large s it is 0 almost everywhere, and no mask would change any more (Serrà
+    et al., 2018, section 2.5).
     """
 
     @staticmethod
@@ -30,7 +31,7 @@ class Gate(torch.autograd.Function):
 
 
 def gate(embedding: Tensor, s: float, slope: float) -> Tensor:
-    """A mask in [0, 1] of the embedding's shape, see `Gate`.
+    """A mask in [0, 1] of the embedding's shape, see `Gate`. s: scale. slope: factor of sigmoid'(e) in the gradient.
 
     >>> gate(torch.tensor([-0.1, 0.0, 0.1]), s=100.0, slope=100.0).round(decimals=4).tolist()
     [0.0, 0.5, 1.0]
@@ -39,8 +40,8 @@ def gate(embedding: Tensor, s: float, slope: float) -> Tensor:
 
 
 def annealed(s_max: float, along: float) -> float:
-    """The scale s of masks: 1 / s_max at the beginning (along = 0), s_max at the end (along = 1) (equation 3 of Serrà
-    et al., 2018).
+    """The scale s of masks (Serrà et al., 2018, equation 3). It grows linearly from 1 / s_max at the beginning (along =
+    0) to s_max at the end (along = 1).
 
     >>> annealed(400.0, 0.0), annealed(400.0, 1.0)
     (0.0025, 400.0)
@@ -49,13 +50,20 @@ def annealed(s_max: float, along: float) -> float:
 
 
 class Frozen:
-    """Entries of parameters that stay what they are now.
+    """Entries of parameters that keep their current values.
 
-    A zero gradient is not enough: momentum and weight decay move a weight without one. So `restore` undoes what an
-    optimizer's step did to them.
+    A gradient of 0 is not enough: momentum and weight decay change a weight without a gradient. So `restore` sets these
+    entries back after a step of the optimizer.
 
     Args:
         parts: the entries of each parameter, bool, of a shape that broadcasts to the parameter's.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> frozen = Frozen({weight: torch.tensor([True, False])})
+    >>> _ = weight.data.add_(1.0)
+    >>> frozen.restore()
+    >>> weight.tolist()
+    [0.0, 1.0]
     """
 
     def __init__(self, parts: Mapping[Any, Tensor]) -> None:
@@ -64,4 +72,4 @@ class Frozen:
     @torch.no_grad()
     def restore(self) -> None:
         for parameter, part, value in self.parts:
-            parameter.lerp_(value, part)  # to an end, so exactly; `where` and a mask of bool take 25 times as long
+            parameter.lerp_(value, part)  # exact for weights 0 and 1; `where` with bool takes 25 times as long

@@ -1,8 +1,8 @@
-"""Optimizers as values: their settings now, the parameters they step later.
+"""Settings of optimizers. A call with parameters makes the torch optimizer.
 
-Adam is fused: one kernel goes through memory once, and a step of a small network takes a quarter of the time. That
-kernel reads a gradient by the memory layout of its parameter. `backward` lays gradients so, but a method may set
-`grad` itself, so every optimizer made here corrects the layout first.
+Adam is fused: one kernel for all operations, so a step of a small network takes a quarter of the time. This kernel
+expects gradients with the memory layout of their parameters. `backward` makes such gradients, but a method may set
+`grad` itself. So every optimizer made here corrects the layout first.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Adam:
         lr: step size.
         betas: decay of the two moments.
         weight_decay: L2 factor.
-        keep_state: whether its moments go on from one phase of a classifier to the next; otherwise they start anew.
+        keep_state: True: the next phase of a classifier continues with the moments; False: it starts with new ones.
     """
 
     lr: Rate
@@ -48,12 +48,12 @@ class Adam:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam whose weight decay takes no part in its moments (Loshchilov and Hutter, 2019).
+    """Adam with decoupled weight decay, which does not enter the moments (Loshchilov and Hutter, 2019).
 
     Args:
         lr: step size.
         betas: decay of the two moments.
-        weight_decay: each step takes lr times so much of a weight away.
+        weight_decay: each step multiplies weights by 1 - lr * weight_decay.
         keep_state: see `Adam`.
     """
 
@@ -73,12 +73,12 @@ class SGD:
 
     Args:
         lr: step size.
-        momentum: share of the last step that is kept.
+        momentum: factor of the last step that is added.
         weight_decay: L2 factor.
         keep_state: see `Adam`.
-        nesterov: whether the momentum looks ahead (Nesterov, 1983).
+        nesterov: whether to use the momentum of Nesterov (1983).
 
-    Raises InputError for Nesterov's without momentum.
+    Raises InputError for `nesterov` without momentum.
     """
 
     lr: Rate = 0.1
@@ -103,7 +103,7 @@ class RMSprop:
     Args:
         lr: step size.
         alpha: decay of the mean square of the gradient.
-        momentum: share of the last step that is kept.
+        momentum: factor of the last step that is added.
         weight_decay: L2 factor.
         keep_state: see `Adam`.
     """
@@ -120,9 +120,9 @@ class RMSprop:
 
 
 class KeptState(nn.Module):
-    """The state of an optimizer that goes on from one phase to the next, a part of the learner's state.
+    """The state of an optimizer that is kept between phases, as a part of the learner's state.
 
-    It is on the device of the parameters and as large as they are (SGD with momentum, RMSprop) or twice as large
+    It is on the device of the parameters. It is as large as they are (SGD with momentum, RMSprop) or twice as large
     (Adam).
     """
 
@@ -132,7 +132,7 @@ class KeptState(nn.Module):
         self.optimizer: torch.optim.Optimizer | None = None
 
     def handed_to(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The optimizer with the state that the last one ended with; from now on its own state is kept."""
+        """The optimizer, with the last state of the optimizer before it. From now on its state is kept."""
         state = self.get_extra_state()
         if state:
             optimizer.load_state_dict(state)
@@ -144,14 +144,14 @@ class KeptState(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.state = state
-        if state and self.optimizer:  # it may be at work, and what it does next is to be kept
+        if state and self.optimizer:  # it may be in use, and its later steps must be kept too
             self.optimizer.load_state_dict(state)
         else:
             self.optimizer = None
 
 
 def laid_out(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer, which from now on gives each gradient the memory layout of its parameter before a step."""
+    """The optimizer. Before each step, gradients get the memory layout of their parameters from now on."""
     optimizer.register_step_pre_hook(_lay_out_gradients)
     return optimizer
 
@@ -164,9 +164,9 @@ def _lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
-    """Scales the gradients that the optimizer finds down to this norm, taken as one vector, where theirs is larger.
+    """Scales the gradients of the optimizer's parameters down to this norm, see `clipped`.
 
-    They are other tensors afterwards: a method may still need those that it set.
+    `grad` gets new tensors, because a method may still need the tensors that it set.
     """
     learned = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     for p, gradient in zip(learned, clipped([p.grad for p in learned], norm), strict=True):
@@ -174,7 +174,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
 
 
 def clipped(gradients: Sequence[Tensor], norm: float) -> list[Tensor]:
-    """The gradients, scaled down where their norm, taken as one vector, is larger.
+    """The gradients, scaled down to this norm if their norm, as one vector, is larger.
 
     >>> clipped([torch.tensor([3.0]), torch.tensor([4.0])], 1.0)
     [tensor([0.6000]), tensor([0.8000])]

@@ -1,4 +1,4 @@
-"""Networks that are a plain sequence of layers, for methods that see every layer and its units."""
+"""Networks that are a plain sequence of layers, for methods that need every layer and its units."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PLAIN = Weighted | nn.Flatten | nn.ReLU | nn.LeakyReLU | Normalize
 
 
 def plain_layers(network: Network, purpose: str) -> list[nn.Module]:
-    """The layers of the features, in their order.
+    """The layers of the features, in order.
 
     Args:
-        purpose: what is done to them, and by which method, such as `method=hat masks units`.
+        purpose: the method and what it does with the layers, for the error: `method=hat masks units`.
 
-    Raises InputError for a network that has anything else than linear layers, convolutions and ReLU.
+    Raises InputError for a network with other layers than linear layers, convolutions and ReLU.
     """
     layers = in_order(network.features)
     for layer in layers:
@@ -34,12 +34,12 @@ def plain_layers(network: Network, purpose: str) -> list[nn.Module]:
 
 
 def in_order(module: nn.Module) -> list[nn.Module]:
-    """The layers of nested sequences."""
+    """The layers of a module, with those of nested `nn.Sequential`, in order."""
     return [layer for part in module for layer in in_order(part)] if isinstance(module, nn.Sequential) else [module]
 
 
 def hidden_layers(network: Network, purpose: str) -> list[nn.Module]:
-    """As `plain_layers`. Raises InputError for a network without hidden units too."""
+    """As `plain_layers`. Also raises InputError for a network without hidden units."""
     layers = plain_layers(network, purpose)
     if not weighted(layers):
         raise InputError(f"network: {purpose}, and this network has no hidden layer; choose network=mlp")
@@ -47,14 +47,19 @@ def hidden_layers(network: Network, purpose: str) -> list[nn.Module]:
 
 
 def weighted(layers: Iterable[nn.Module]) -> list[Weighted]:
-    """Those of the layers that have weights."""
+    """The layers that have weights."""
     return [layer for layer in layers if isinstance(layer, Weighted)]
 
 
 def gated(layers: Iterable[nn.Module], x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-    """What the layers give when each unit, or channel, is multiplied by its gate, (units,) for each layer with weights.
+    """The output of the layers, with each unit or channel multiplied by its gate.
 
-    Before ReLU it is the same as after it: relu(a x) = a relu(x) for a >= 0.
+    The gates are before ReLU, which is the same as after ReLU: relu(a x) = a relu(x) for a >= 0.
+
+    Args:
+        layers: from `plain_layers`.
+        x: images (B, C, H, W).
+        gates: at least 0, (units,) for each layer with weights.
     """
     left = iter(gates)
     for layer in layers:
@@ -65,9 +70,9 @@ def gated(layers: Iterable[nn.Module], x: Tensor, gates: Sequence[Tensor]) -> Te
 
 
 def inputs_from(units: Tensor, inputs: int) -> Tensor:
-    """The inputs of the next layer that come from these units, of `inputs` in all, bool.
+    """The inputs of the next layer that come from these units, bool (inputs,).
 
-    A channel that was flattened is as many inputs as it has positions.
+    A flattened channel gives one input for each of its positions.
 
     >>> import torch
     >>> inputs_from(torch.tensor([True, False]), 4).tolist()

@@ -1,4 +1,4 @@
-"""A network whose features others have trained: they stay as they are, and its head is trained."""
+"""A network with frozen, pretrained features. Only its head is trained."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from cl_bench.networks.base import Network
 
 
 class Pretrained(Network):
-    """head(frozen features). The features are worked out in every step, so images may be augmented and turned.
+    """head(frozen features). The features are computed in every step, so images may be augmented.
 
     Args:
         image_shape: (C, H, W); gray or color.
         n_outputs: see `Network`. mean and std of a data set are not used: the backbone has its own.
         backbone, weights, size: see `Backbone`.
+
+    Raises InputError for images with other channels than 1 or 3, and as `Backbone`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Residual networks for small images (He et al., 2016), the classifiers of most published numbers on CIFAR."""
+"""Residual networks for small images (He et al., 2016). Most published numbers on CIFAR use them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
 
 class Subsampled(nn.Module):
-    """Every second row and column, with as many channels of zeros as there are new ones: a shortcut without weights."""
+    """A shortcut without weights: every second row and column, and zeros in the new channels."""
 
     def __init__(self, new_channels: int) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Subsampled(nn.Module):
 class ResNet18(Network):
     """A 3x3 convolution that keeps the side, eight residual blocks in four stages, the mean over positions, a head.
 
-    All but the first stage halve the side and double the channels. Its weights lie with channels last in memory, which
-    is how convolutions are fastest; no number depends on it but by rounding. A network narrower than 8 channels keeps
-    them first: on some CPUs the backward pass of torch dies there.
+    All stages except the first halve the side and double the channels. Weights have the memory layout `channels_last`,
+    which is fastest and changes results only by rounding. Networks with fewer than 8 channels do not have it, because
+    with it the backward pass of torch crashes on some CPUs.
 
     Args:
         image_shape: (C, H, W).
@@ -76,16 +76,15 @@ class ResNet18(Network):
 class ResNet32(Network):
     """A 3x3 convolution, fifteen residual blocks in three stages, the mean over positions, a head.
 
-    The second and the third stage halve the side and double the channels; their first shortcut has no weights, it pads
-    with zeros (option A of the paper, section 4.2). It has 0.46 million weights. How they lie in memory: see
+    The second and the third stage halve the side and double the channels. Their first shortcut has no weights and pads
+    with zeros (option A of the paper, section 4.2). The network has 0.46 million weights, in the memory layout of
     `ResNet18`.
 
     Args:
         image_shape: (C, H, W).
         n_outputs, mean, std: see `Network`.
         width: channels of the first stage.
-        signed: True leaves out the last ReLU, so that features have both signs, as a cosine head wants them (Hou et
-            al., 2019).
+        signed: True: without the last ReLU, so that features can be negative, for a cosine head (Hou et al., 2019).
     """
 
     def __init__(
@@ -114,12 +113,12 @@ def _convolution(n: int, m: int, size: int, stride: int = 1) -> nn.Sequential:
 
 
 def _stage(n: int, m: int, stride: int) -> nn.Sequential:
-    """Two blocks; the first takes n channels to m."""
+    """Two blocks; the first changes n channels to m."""
     return nn.Sequential(*_block(n, m, stride), *_block(m, m, 1))
 
 
 def _block(n: int, m: int, stride: int, shortcut: nn.Module | None = None) -> nn.Sequential:
-    """A block and its ReLU. shortcut: None for a plain one, by a 1x1 convolution where the shape changes."""
+    """A block and its ReLU. shortcut: None: the identity, or a 1x1 convolution if the shape changes."""
     if shortcut is None:
         shortcut = nn.Identity() if n == m and stride == 1 else _convolution(n, m, 1, stride)
     branch = nn.Sequential(*_convolution(n, m, 3, stride), nn.ReLU(), *_convolution(m, m, 3))

@@ -13,16 +13,16 @@ from cl_bench.networks.resnet import Residual
 
 
 class ConditionalResNetGenerator(ConditionalGenerator):
-    """A linear layer to 4x4 to 7x7, then residual blocks that double the side, and a convolution to the colors.
+    """A linear layer to 4x4 (up to 7x7), then residual blocks that double the side, and a convolution to the colors.
 
-    Layer normalization stands where the paper has a batch normalization with weights per class; the class comes with
-    the noise alone.
+    It has layer normalization instead of the paper's batch normalization with weights for each class. The class is only
+    in the input, with the noise.
 
     Args:
-        image_shape: (C, H, W), H = W, 4 to 7 doubled some times.
-        n_outputs: classes to generate.
+        image_shape: (C, H, W), H = W = 4, 5, 6 or 7, doubled one or several times.
+        n_outputs: number of classes.
         z_dim: noise dimensions.
-        width: channels of every layer; more draws better.
+        width: channels of every layer; more channels draw better images and take longer.
     """
 
     def __init__(
@@ -44,12 +44,14 @@ class ConditionalResNetGenerator(ConditionalGenerator):
 class ResNetNetwork(Network):
     """Two residual blocks that halve the side, two that keep it, the mean over positions and a linear head.
 
-    Without normalization, so that it can be a critic with a gradient penalty.
+    It has no normalization layers, so that it can be a critic with a gradient penalty.
 
     Args:
         image_shape: (C, H, W), H and W at least 4.
         n_outputs, mean, std: see `Network`.
         width: channels of every layer.
+
+    Raises InputError for smaller images.
     """
 
     def __init__(
@@ -90,12 +92,12 @@ def _doubling(n: int) -> Residual:
         nn.ReLU(),
         _convolution(n, n),
     )
-    # a 1x1 convolution gives the same before as after the up-sampling, and costs a quarter
+    # a 1x1 convolution before the up-sampling has the same result as after it, for a quarter of the cost
     return Residual(nn.Sequential(nn.Conv2d(n, n, 1), nn.Upsample(scale_factor=2)), branch)
 
 
 def _halving(n: int, m: int, *before: nn.Module) -> Residual:
-    """before: what goes before the first convolution; nothing where the input is the image."""
+    """before: layers before the first convolution; none if the input is the image."""
     branch = nn.Sequential(*before, _convolution(n, m), nn.ReLU(), _convolution(m, m), nn.AvgPool2d(2))
     return Residual(nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(n, m, 1)), branch)
 

@@ -1,7 +1,7 @@
-"""Schedules: what the step size of an optimizer is multiplied by along a training.
+"""Schedules: factors of an optimizer's step size during a training.
 
-Each factor follows from how far a training is, and from what was measured in it so far. So a training that goes on
-after a kill needs no state but these measurements.
+A factor depends only on the step and on the measurements of the training so far. So a training that continues after a
+kill needs only these measurements.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Schedule:
     """A schedule that begins with a linear warm-up.
 
     Args:
-        warmup: share of a training's steps that it takes. Of W steps, the factor of step s (from 0) is
+        warmup: share of a training's steps, in [0, 1). For W steps of warm-up, the factor of step s (from 0) is
             (s + 1) / (W + 1).
     """
 
@@ -32,29 +32,31 @@ class Schedule:
 
     @property
     def goes_by(self) -> Monitor | None:
-        """What must be measured after each pass."""
+        """What must be measured after each pass; None: nothing."""
         return None
 
     def at(self, step: int, steps: int) -> float:
-        """The factor of a step, from 0, of a training of so many."""
+        """The factor of a step, counted from 0. steps: of the whole training."""
         warm = int(self.warmup * steps)
         return (step + 1) / (warm + 1) if step < warm else self.decayed(step, steps, warm)
 
     def decayed(self, step: int, steps: int, warm: int) -> float:
-        """The factor of a step after a warm-up of so many."""
+        """The factor of a step after the warm-up. warm: steps of the warm-up."""
         return 1.0
 
     def after(self, values: Sequence[float]) -> float:
-        """A factor besides, by what was measured after each pass so far."""
+        """One more factor, from the measurements after each pass so far."""
         return 1.0
 
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """floor + (1 - floor) (1 + cos(pi s / S)) / 2 at step s of the S steps after the warm-up.
+    """floor + (1 - floor) (1 + cos(pi s / S)) / 2 at step s of the S steps after the warm-up (Loshchilov and Hutter,
+    2017).
 
     Args:
-        floor: share of the step size at which it would end.
+        warmup: see `Schedule`.
+        floor: the factor at the end.
 
     >>> [round(Cosine(warmup=0.0, floor=0.0).at(step, 4), 3) for step in range(4)]
     [1.0, 0.854, 0.5, 0.146]
@@ -70,11 +72,12 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """gamma to the power of how many milestones are past.
+    """gamma^n, where n is the number of milestones that are past.
 
     Args:
+        warmup: see `Schedule`.
         milestones: shares of a training's steps, in [0, 1): (0.5, 0.75) are epochs 80 and 120 of 160.
-        gamma: the factor.
+        gamma: factor at each milestone, above 0.
 
     >>> schedule = MultiStep(warmup=0.0, milestones=(0.5, 0.75), gamma=0.1)
     >>> [round(schedule.at(step, 4), 3) for step in range(4)]
@@ -90,13 +93,14 @@ class MultiStep(Schedule):
 
 @dataclass(frozen=True)
 class Plateau(Schedule):
-    """A factor after each time that passes over the data no longer help, as torch's `ReduceLROnPlateau` counts them.
+    """A factor each time that the measurement has stopped to improve, as in torch's `ReduceLROnPlateau`.
 
     Args:
-        monitor: what is measured after each pass: `val_accuracy`, of the task's validation images; `train_loss`, the
-            mean loss of the pass.
+        warmup: see `Schedule`.
+        monitor: measured after each pass. `val_accuracy`: on the task's validation images; `train_loss`: the mean loss
+            of the pass.
         factor: in (0, 1).
-        patience: passes without improvement that are borne.
+        patience: passes without improvement before the step size is multiplied.
 
     >>> Plateau(warmup=0.0, monitor="val_accuracy", factor=0.5, patience=1).after([0.7, 0.9, 0.8, 0.9, 0.8])
     0.5

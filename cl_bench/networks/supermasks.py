@@ -1,4 +1,4 @@
-"""Supermasks: which of a layer's fixed weights take part in a task, learned by scores and kept as a bit a weight."""
+"""Supermasks: which of a layer's fixed weights a task uses. Scores learn them, and one bit per weight is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cl_bench.networks.growing import Growing
 
 
 class StraightThrough(torch.autograd.Function):
-    """A mask of 0 and 1 from scores; the gradient of a score is that of its mask, as if the mask were the score."""
+    """A mask of 0 and 1 from scores. The gradient of a score is the gradient of its mask, as if both were the same."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, n_kept: int | None) -> Tensor:
@@ -39,14 +39,14 @@ def supermask(scores: Tensor, n_kept: int | None) -> Tensor:
 
 
 class Supermasks(Growing):
-    """The masks of one weight: of each task learned, a bit an entry, and the scores of the task being learned.
+    """The masks of one weight tensor: those of finished tasks, one bit per entry, and the scores of the current task.
 
     Args:
         shape: of the weight.
-        n_kept: entries that a mask keeps; None: those with a score of at least 0.
+        n_kept: number of entries that a mask keeps; None: those with a score of at least 0.
     """
 
-    packed: Tensor  # uint8 (tasks learned, bytes)
+    packed: Tensor  # uint8 (finished tasks, bytes)
 
     def __init__(self, shape: torch.Size, n_kept: int | None) -> None:
         super().__init__()
@@ -58,25 +58,25 @@ class Supermasks(Growing):
         return len(self.packed) + bool(self.scores.numel())
 
     def __getitem__(self, task: int) -> Tensor:
-        """The mask of a task learned, or of the one being learned, 0 or 1, of the weight's shape and type."""
+        """The mask of a finished task or of the current task, 0 or 1, of the weight's shape and type."""
         if task < len(self.packed):
             return unpacked(self.packed[task], self.shape).to(self.scores.dtype)
         return supermask(self.scores, self.n_kept)
 
     def begin(self) -> None:
-        """A task begins, with scores drawn uniformly from -1/sqrt(inputs) to 1/sqrt(inputs)."""
+        """Begins a task. Its scores are drawn uniformly from -1/sqrt(inputs) to 1/sqrt(inputs)."""
         scores = nn.init.kaiming_uniform_(torch.empty(self.shape), a=math.sqrt(5))
         self.scores = nn.Parameter(scores.to(self.packed.device))
 
     @torch.no_grad()
     def end(self) -> None:
-        """Keeps the mask of the task being learned, and no scores."""
+        """Ends a task: keeps its mask, and removes the scores."""
         self.packed = torch.cat([self.packed, packed(self[len(self.packed)] > 0)[None]])
         self.scores = nn.Parameter(self.scores.new_zeros(0))
 
 
 def packed(bits: Tensor) -> Tensor:
-    """Eight bits of a bool tensor in a byte, uint8 (ceil(n / 8),), the first in the lowest place.
+    """A bool tensor with n entries as bits, uint8 (ceil(n / 8),). The first entry is the lowest bit of the first byte.
 
     >>> packed(torch.tensor([True, False, True])).tolist()
     [5]
@@ -86,7 +86,7 @@ def packed(bits: Tensor) -> Tensor:
 
 
 def unpacked(bytes_: Tensor, shape: torch.Size) -> Tensor:
-    """The bool tensor of this shape that was packed.
+    """The bool tensor of this shape whose bits are given, see `packed`.
 
     >>> unpacked(torch.tensor([5], dtype=torch.uint8), torch.Size([3])).tolist()
     [True, False, True]
@@ -100,8 +100,8 @@ def _places(like: Tensor) -> Tensor:
 
 
 def fix_weights(module: nn.Module) -> None:
-    """Gives every weight of linear layers and convolutions the size sqrt(2 / inputs) and keeps its sign, random until
-    now; takes the biases away. Nothing in the module is trained any more ("signed Kaiming constant")."""
+    """Gives every weight of linear layers and convolutions the size sqrt(2 / inputs) and keeps its random sign ("signed
+    Kaiming constant"; Ramanujan et al., 2020). Removes the biases. Nothing in the module is trained after that."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             size = math.sqrt(2 / layer.weight[0].numel())
