@@ -14,8 +14,8 @@ from cl_bench.data.on_disk import Images, joined
 
 AT_ONCE = 2**20  # numbers of images that any machine can take at once: 4 MiB of float32
 FLOATS = 2**25  # numbers of images that are kept as floats at a time, 128 MiB, on their way to bytes
-REPLAYED = -1  # the task of an image that a generator made: it is seen as it is, no view applies to it
-NO_TASK = -1  # that of a test image that belongs to none
+REPLAYED = -1  # the task of a generated image: no view changes it
+NO_TASK = -1  # the task of a test image that belongs to no task
 
 
 def at_once(image_shape: Sequence[int], most: int, *, batch_size: int = 1, numbers: int | None = None) -> int:
@@ -207,12 +207,12 @@ class Batches:
         end = None if i >= self.per_epoch - updates else (i // updates + 1) * self.batch_size
         rows = self._order[i // updates * self.batch_size : end]
         if len(rows) == 1 and self.data.order is None and self.batch_size > 1:
-            rows = torch.cat([rows, self._order[:1]])  # batch normalization can do nothing with one image alone
+            rows = torch.cat([rows, self._order[:1]])  # batch normalization cannot train on one image
         return self.data.batch(rows, training=True)._replace(updates_left=updates - 1 - i % updates)
 
     def new(self, batch: Batch, step: int) -> Batch | None:
-        """The mini-batch of a step as far as no step has learned it yet: without the image that joined a last one
-        alone; None in later passes and updates. Of its parts y and task_ids are cut."""
+        """The images of a step's mini-batch that no step has learned yet; None in later passes and updates. An image
+        that joined a single last image is cut off, but only from y and task_ids."""
         if step >= self.per_epoch or step % self.data.updates:
             return None
         alone = len(self.data) - step * self.batch_size == 1 and self.data.order is None

@@ -1,7 +1,7 @@
-"""Images larger than memory: brought to disk once, as they are to be seen, in `data_dir/.cache`.
+"""Images larger than memory: converted once and kept on disk, in `data_dir/.cache`.
 
-A file of the cache is a NumPy array (.npy) named by the content that it was made of and by all that was done to it. It
-is there whole or not at all, and it is looked at before it is used: one that isn't what was written is made again.
+A file of the cache is a NumPy array (.npy). Its name is a digest of the source files and of all settings of the
+conversion. The file is complete or missing. It is checked before it is used; if it is damaged, it is made again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from cl_bench.data.on_disk import ImageFile, OnDisk, rows_at_once
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what is done to images on their way
+VERSION = 1  # of the conversion; a new number makes all files again
 HEADER = 128  # bytes of a .npy file before its values
-SHARE = 0.4  # of the free memory: images are there twice, once whole and once cut into tasks
+SHARE = 0.4  # of the free memory: images are in memory twice, as one set and as tasks
 
 OnDiskKey = Literal["auto"] | bool
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Images of a file that haven't been read, apart from their shape, (N, C, H, W), which can be checked.
+    """Images of a file that are not read yet. Only their shape, (N, C, H, W), is known and can be checked.
 
-    bring: brings them to disk, as squares of that size, or in their own.
+    bring: writes them to the cache, as squares of that size, or with their own size.
     """
 
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class Unread:
 
 
 def stays_on_disk(on_disk: OnDiskKey, n_bytes: int) -> bool:
-    """Whether images of so many bytes stay on disk: as `dataset.on_disk` says, or, for `auto`, by the free memory."""
+    """Whether images of n_bytes stay on disk: the value of `dataset.on_disk`, or for `auto` by the free memory."""
     import psutil
 
     return on_disk is True or (on_disk == "auto" and n_bytes > SHARE * psutil.virtual_memory().available)
@@ -59,7 +59,7 @@ def cache_of(data_dir: Path) -> Path:
 
 
 def named(*what: Any) -> str:
-    """The name of what is made of these: digests of content and settings, whose repr says all.
+    """The name of a file that is made from these: digests of content, and settings with a complete repr.
 
     >>> named("4fa1b9c2d3e8f760", "x_train", 32)
     '5cdc934fc44bae68'
@@ -70,14 +70,16 @@ def named(*what: Any) -> str:
 def mapped(
     cache: Path, name: str, blocks: Callable[[], Iterator[np.ndarray]], *, one_channel_if_gray: bool = False
 ) -> OnDisk:
-    """The images of that name, which are made if they aren't there; of several runs one makes them, the others wait.
+    """The images with this name. They are made if they are missing; if several runs need them, one run makes them and
+    the others wait.
 
     Args:
-        cache: the folder, see `cache_of`. name: see `named`.
-        blocks: uint8 arrays (B, C, H, W), one after another all images.
-        one_channel_if_gray: three channels become one where they are equal in every image.
+        cache: the folder, see `cache_of`.
+        name: see `named`.
+        blocks: uint8 arrays (B, C, H, W), which together are all images in order.
+        one_channel_if_gray: three channels become one if they are equal in every image.
 
-    Raises InputError where they can't be written, and what `blocks` raises.
+    Raises InputError if the images cannot be written, and the exceptions of `blocks`.
     """
     file, record = cache / f"{name}.npy", cache / f"{name}.json"
     shape = known(file, record)
@@ -97,7 +99,7 @@ def mapped(
 
 
 def state_of(file: Path) -> list[int]:
-    """What changes when a file does."""
+    """Size and times of a file, which change when the file changes."""
     found = file.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
@@ -111,7 +113,7 @@ def read_record(record: Path) -> dict[str, Any] | None:
 
 
 def known(file: Path, record: Path) -> tuple[int, ...] | None:
-    """The shape of images that are what was written; None where they are not, or nobody has looked."""
+    """The shape of images that are known to be unchanged; None if they have changed or were never checked."""
     found = read_record(record)
     with suppress(OSError):
         if found and found["state"] == state_of(file):
@@ -120,7 +122,7 @@ def known(file: Path, record: Path) -> tuple[int, ...] | None:
 
 
 def checked_again(file: Path, record: Path) -> tuple[int, ...] | None:
-    """As `known`, for a file that was copied, or touched: all of it is read. None for one that is to be made."""
+    """As `known`, for a file that was copied or touched: reads all of it. None if it must be made again."""
     if not file.is_file():
         return None
     found = read_record(record)
@@ -137,7 +139,7 @@ def checked_again(file: Path, record: Path) -> tuple[int, ...] | None:
 def make(
     file: Path, record: Path, blocks: Callable[[], Iterator[np.ndarray]], one_channel_if_gray: bool
 ) -> tuple[int, ...]:
-    """Writes the images and what is known of them, and returns their shape."""
+    """Writes the images and their record, and returns their shape."""
     fresh, color = file.with_suffix(".new"), file.with_suffix(".color")
     found: list[Any] = []
 
@@ -153,7 +155,7 @@ def make(
     try:
         files.write(file, write, fresh=fresh)
         write_record(file, record, *found)
-    except BaseException:  # gigabytes of what nobody can use
+    except BaseException:  # an incomplete file would take gigabytes
         fresh.unlink(missing_ok=True)
         raise
     finally:
@@ -171,7 +173,7 @@ def write_images(path: Path, blocks: Iterable[np.ndarray]) -> tuple[tuple[int, .
             digest.update(block.data)
             if block.any():
                 out.write(block.data)
-            else:  # a hole in the file: black takes no room
+            else:  # a hole in the file: black images take no disk space
                 out.seek(block.nbytes, 1)
         out.truncate(HEADER + n * math.prod(like))
         out.seek(0)
@@ -188,7 +190,7 @@ def write_record(file: Path, record: Path, shape: Iterable[int], digest: str) ->
 
 @contextmanager
 def alone(lock: Path, waits: Callable[[], None]) -> Iterator[None]:
-    """Inside, no other process has the lock. waits: says that another one has it, and is waited for."""
+    """A lock between processes. waits: called if another process has it, to log that this one waits."""
     held = FileLock(lock)
     try:
         held.acquire(blocking=False)

@@ -1,4 +1,4 @@
-"""What the classes of published sets are called, in the order of their labels."""
+"""The names of the classes of published sets, in the order of their labels."""
 
 _FASHION_MNIST = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 

@@ -1,4 +1,4 @@
-"""The classes of one data set: in which order they come, and which of them each task has."""
+"""The order of the classes of a data set, and the classes of each task."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ Classes = list[Annotated[int, Ge(0)] | str]
 """Some classes, each by its name or by its number."""
 ClassOrder = Literal["fixed", "random", "icarl"] | Classes
 MetaClasses = Annotated[int, Ge(2), Le(10**9)] | Classes
-ICARL_SEED = 1993  # of the literature on CIFAR-100, since iCaRL
+ICARL_SEED = 1993  # the seed of iCaRL and of later papers on CIFAR-100
 
 
 def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[int]:
     """The numbers of all classes, in their order.
 
     Args:
-        names: of the classes, by their numbers.
-        class_order: `fixed`, as they are numbered; `random`, drawn from the seed; `icarl`, NumPy's permutation from
-            seed 1993, the same for every seed of a run; a list has each class once, by its name or by its number.
+        names: of all classes, in the order of their numbers.
+        class_order: `fixed`: as numbered; `random`: drawn from the seed; `icarl`: NumPy's permutation with seed 1993,
+            the same for every seed of a run; a list: each class once, by name or by number.
+        seed: for `random`.
 
-    Raises InputError for a list that isn't all classes.
+    Raises InputError for a list that does not have each class once.
 
     >>> order_of([f"class {number}" for number in range(100)], "icarl", seed=0)[:8]
     [68, 56, 78, 8, 23, 84, 90, 65]
@@ -51,15 +52,15 @@ def order_of(names: Sequence[str], class_order: ClassOrder, seed: int) -> list[i
 def some_of(
     names: Sequence[str], classes: Sequence[int | str] | None, least: int, key: str = "scenario.classes"
 ) -> list[int]:
-    """The numbers of the classes in a list, in its order; of all classes where it is None.
+    """The numbers of the classes in a list, in its order; None: of all classes.
 
     Args:
-        names: of all classes, by their numbers.
-        classes: each by its name or by its number.
-        least: how many there must be.
-        key: of the list, for messages.
+        names: of all classes, in the order of their numbers.
+        classes: each by name or by number.
+        least: smallest number of classes.
+        key: the key of the list, for messages.
 
-    Raises InputError for a list of anything else, and for too few.
+    Raises InputError for unknown or repeated classes, and for less than `least` classes.
 
     >>> some_of(["cat", "dog", "cow"], ["cow", "cat"], least=2)
     [2, 0]
@@ -78,10 +79,10 @@ def set_apart(order: list[int], names: Sequence[str], meta_classes: MetaClasses 
 
     Args:
         order: of all classes.
-        names: of the classes, by their numbers.
-        meta_classes: how many of the first, or which, by their names or by their numbers; None: none.
+        names: of all classes, in the order of their numbers.
+        meta_classes: the number of classes, which are the first ones; or a list, by name or by number; None: none.
 
-    Raises InputError for a list of anything else, and where fewer than two are set apart or none is left.
+    Raises InputError for a wrong list, for less than two classes, and if no class is left for the tasks.
 
     >>> set_apart([2, 0, 1, 3], ["a", "b", "c", "d"], 2), set_apart([2, 0, 1, 3], ["a", "b", "c", "d"], ["d", "c"])
     (([2, 0], [1, 3]), ([2, 3], [0, 1]))
@@ -100,7 +101,7 @@ def set_apart(order: list[int], names: Sequence[str], meta_classes: MetaClasses 
 
 
 def _numbered(labels: Sequence[int | str], names: Sequence[str]) -> tuple[list[int | str], str]:
-    """The numbers of classes that are given by name or by number, and a hint where one has no such name."""
+    """The numbers of classes given by name or by number, and a hint for a name that no class has."""
     numbers = {name: number for number, name in enumerate(names)}
     unknown = [label for label in labels if isinstance(label, str) and label not in numbers]
     near = nearest(unknown[0], names) if unknown else ""
@@ -117,15 +118,16 @@ def dealt_out(
     uneven: bool,
     n_meta: int = 0,
 ) -> list[list[int]]:
-    """The classes of each task; each of them appears once.
+    """The classes of each task. Each class is in one task.
 
     Args:
+        order: the numbers of all classes for tasks, in order.
         n_tasks, classes_per_task: one of the two.
-        base: classes of the first task, `classes_per_task` being those of the others; None: as many as the others.
-        uneven: whether tasks may differ in size besides.
-        n_meta: classes that are set apart and are not in `order`, for messages.
+        base: number of classes in the first task, if the others have `classes_per_task`; None: as in the others.
+        uneven: whether other tasks may differ in size too.
+        n_meta: number of meta-training classes, which are not in `order`; for messages.
 
-    Raises InputError for settings that don't go together.
+    Raises InputError for settings that contradict each other.
 
     >>> dealt_out([0, 1, 2, 3, 4, 5, 6], None, 2, base=3, uneven=False)
     [[0, 1, 2], [3, 4], [5, 6]]

@@ -40,9 +40,9 @@ PICTURE = re.compile(r"s([0-9]{1,2})/o([0-9]{1,2})/[A-Za-z0-9_]+\.png", re.ASCII
 
 
 class Part(NamedTuple):
-    """The pictures of a task, or those of the test set.
+    """The pictures of a task or of the test set.
 
-    paths: inside the folder of pictures. sessions, objects: int64, from 1 and from 0, shape (N,).
+    paths: below the folder of pictures. sessions: int64 (N,), from 1. objects: int64 (N,), from 0.
     """
 
     paths: list[str]
@@ -62,23 +62,24 @@ def core50(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """The batches of one of the official variants and orders, a task each, and the test set that all of them share.
+    """An official variant and order: each of its batches is a task, and all tasks share one test set.
 
-    ni: all classes in each task, seen in another session. nc: new classes in each task. nic, nicv2_N: few classes in
-    each, new ones and ones that come back in another session.
+    ni: each task has all classes, in a new session. nc: each task has new classes. nic, nicv2_N: each task has few
+    classes, which are new or come back in another session.
 
-    Outputs are numbered in the order in which their classes first come. A test image is of the task that has its
-    object in `nc`, and of none in the other variants.
+    Outputs are numbered in the order in which their classes first come. In `nc` a test image belongs to the task that
+    has its object. In the other variants it belongs to no task.
 
     Args:
-        path: the folder with `core50_128x128.zip`, or what it holds unzipped, and the tables LUP.pkl, labels.pkl and
-            paths.pkl.
-        run: the official order.
-        size: side of the pictures in pixels; those of 32 are in `core50_32x32.zip`.
-        labels: the 50 objects are the classes, or their 10 categories.
+        path: the folder with `core50_128x128.zip`, or with its unzipped content, and with the tables LUP.pkl,
+            labels.pkl and paths.pkl.
+        variant: as above.
+        run: the official order, 0 to 9.
+        size: side of the pictures in pixels; those with 32 are in `core50_32x32.zip`.
+        labels: the classes are the 50 `objects` or their 10 `categories`.
 
-    Raises InputError for files that are missing, damaged or hold something else, for a kind that a variant hasn't, and
-    for pictures that don't fit into memory.
+    Raises InputError for missing, damaged or wrong files, for a kind that a variant does not have, and for pictures
+    that do not fit into memory.
     """
     kinds = KINDS.get(variant, ("class",))
     if kind not in kinds:
@@ -126,9 +127,9 @@ def task_ids(parts: Sequence[Part], test: Part, variant: Variant) -> Tensor:
 
 
 def ordered(folder: Path, variant: Variant, run: int) -> list[Part]:
-    """The tasks of an official order, then its test set, as the three tables have them.
+    """The tasks of an official order, then its test set, from the three tables.
 
-    Raises InputError for tables that are missing, damaged, or don't fit together.
+    Raises InputError for tables that are missing, damaged, or contradict each other.
     """
     found = {}
     for name, is_for in (("paths", "the paths of all pictures"), ("LUP", "the orders"), ("labels", "their labels")):
@@ -188,9 +189,9 @@ def batches_of(folder: Path, name: str, table: Any, variant: str, run: int) -> l
 
 
 class Pictures:
-    """The pictures of one size, in a zip file or in the folder that it makes.
+    """The pictures of one size, in a zip file or in its unzipped folder.
 
-    Raises InputError where there are none.
+    Raises InputError if both are missing.
     """
 
     def __init__(self, folder: Path, size: int) -> None:
@@ -210,7 +211,7 @@ class Pictures:
         self.open = lambda path: archive.read(inside + path)
 
     def read(self, paths: Sequence[str]) -> Tensor:
-        """The pictures, uint8 (N, 3, size, size); decoding lets go of the interpreter, hence threads."""
+        """The pictures, uint8 (N, 3, size, size). Threads help, because decoding releases the interpreter lock."""
         images = np.empty((len(paths), self.size, self.size, 3), np.uint8)
 
         def decode(row: int) -> None:
@@ -221,7 +222,7 @@ class Pictures:
                     images[row] = np.asarray(picture.convert("RGB"))
             except (FileNotFoundError, KeyError):
                 raise InputError(f"{where(self.place)} has no picture {paths[row]}; paths.pkl names it") from None
-            except Exception as error:  # zipfile and Pillow raise many classes on what is damaged
+            except Exception as error:  # zipfile and Pillow raise many classes of errors for damaged files
                 raise InputError(spoiled(self.place / paths[row], error)) from error
 
         with ThreadPoolExecutor() as pool:
@@ -231,7 +232,7 @@ class Pictures:
 
 
 def check_memory(parts: Iterable[Part], size: int) -> None:
-    """Raises InputError for pictures that don't fit into the memory that is free."""
+    """Raises InputError for pictures that do not fit into the free memory. size: side in pixels."""
     import psutil
 
     n = sum(len(part.paths) for part in parts)
@@ -249,7 +250,7 @@ def where(file: Path) -> str:
 
 
 def wrong(folder: Path, name: str, why: str) -> InputError:
-    """A table that isn't what it should be."""
+    """The error for a wrong table."""
     return InputError(f"{where(folder / f'{name}.pkl')} is damaged or another file: {why}")
 
 

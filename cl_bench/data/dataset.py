@@ -19,7 +19,7 @@ from cl_bench.data.on_disk import Images, OnDisk, changed
 from cl_bench.data.reading import Arrays, shaped
 from cl_bench.data.transforms import crop_and_flip, resize
 
-TEST_FRACTION = 0.2  # of the images of each class, set aside for testing where a set has none for it
+TEST_FRACTION = 0.2  # share of the images of each class for testing, if a set has no test images
 
 Means = tuple[Share, ...]
 Deviations = tuple[Rate, ...]
@@ -58,7 +58,7 @@ class Dataset:
 
 
 def check_whole(dataset: Dataset) -> None:
-    """Raises InputError for a set that isn't what `Dataset` says: anybody's function may have made it."""
+    """Raises InputError for a set that is not as `Dataset` requires: functions outside this package make sets too."""
     n, where = dataset.n_classes, f"dataset={dataset.name}"
     for part in ("train", "test") if dataset.x_val is None and dataset.y_val is None else ("train", "test", "val"):
         x, y = getattr(dataset, f"x_{part}"), getattr(dataset, f"y_{part}")
@@ -85,7 +85,7 @@ def check_whole(dataset: Dataset) -> None:
 
 
 def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) -> Dataset:
-    """The checked set, or one line that names the file, the array and what is allowed."""
+    """The set, checked. Raises InputError with one line that names the file, the array and what is allowed."""
     where = f"dataset={name}: {source}"
     parts = ["train", "test"] if arrays.x_val is None and arrays.y_val is None else ["train", "test", "val"]
     images, labels = [], []
@@ -128,7 +128,7 @@ def dataset_of(name: str, source: Path | str, arrays: Arrays, size: int | None) 
 def some_classes(dataset: Dataset, classes: Classes | None) -> Dataset:
     """The images of some classes, numbered from 0 in the order of the list; None: all classes.
 
-    Raises InputError for anything else than classes, and for fewer than two classes.
+    Raises InputError for unknown classes, and for fewer than two classes.
     """
     if classes is None:
         return dataset
@@ -146,13 +146,13 @@ def some_classes(dataset: Dataset, classes: Classes | None) -> Dataset:
 
 
 def seen_as(dataset: Dataset, augment: bool, mean: Means | None, std: Deviations | None) -> Dataset:
-    """The set with what a person says of how its images are seen; these keys have all sets of a person's own.
+    """The set with augmentation and normalization from the settings. All kinds of your own data have these keys.
 
     Args:
         augment: whether training images are shifted by up to 4 pixels and mirrored at random.
-        mean, std: per channel, on the [0, 1] scale; None: pixels stay in [0, 1].
+        mean, std: per channel, for pixels in [0, 1]; None: no normalization.
 
-    Raises InputError for one of the two without the other, and for as many as there are no channels.
+    Raises InputError for only one of mean and std, and for another number of them than channels.
     """
     channels = dataset.x_train.shape[1]
     for key, values, other in (("mean", mean, "std"), ("std", std, "mean")):
@@ -165,7 +165,7 @@ def seen_as(dataset: Dataset, augment: bool, mean: Means | None, std: Deviations
 
 
 def unlike(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, of which those that occur twice get the number of their class.
+    """The names of classes. Names that occur more than once get the number of their class.
 
     >>> unlike(["crane", "bus", "crane"])
     ('crane (0)', 'bus', 'crane (2)')
@@ -175,14 +175,14 @@ def unlike(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_fraction(test_fraction: float | None) -> None:
-    """Raises InputError for a share to be set aside, other than the usual one, of a set with test images of its own."""
+    """Raises InputError for a share other than the default, if the set has its own test images."""
     if test_fraction not in (None, TEST_FRACTION):
         why = "there are test images, so none are set aside; leave it out"
         raise InputError(f"dataset.test_fraction={test_fraction}: {why}")
 
 
 def evenly(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """A mask of round(fraction) of each class, evenly spaced: one image at least, all but one at most."""
+    """A bool mask (N,) of this fraction of each class, rounded and evenly spaced: at least one image, never all."""
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -192,19 +192,19 @@ def evenly(labels: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def _images(where: str, key: str, x: np.ndarray | Unread | OnDisk) -> Images | Unread:
-    """uint8 images of shape (N, C, H, W); those that stay on disk are checked already."""
+    """The images as uint8 (N, C, H, W). Images that stay on disk are checked already."""
     return torch.from_numpy(np.ascontiguousarray(shaped(where, key, x))) if isinstance(x, np.ndarray) else x
 
 
 def _sized(x: Images | Unread, size: int | None) -> Images:
-    """The images, resized to squares of that size; of those on disk the rows that are read."""
+    """The images, resized to squares of that size; images on disk are resized when they are read."""
     if isinstance(x, Unread):
         return x.bring(size)
     return x if size is None else changed(x, lambda x: resize(x, (size, size)), (x.shape[1], size, size))
 
 
 def _labels(where: str, part: str, y: np.ndarray, n_images: int) -> np.ndarray:
-    """Integer labels, one per image, as they are."""
+    """The labels. Raises InputError unless they are integers, one for each image."""
     if not np.issubdtype(y.dtype, np.integer):
         raise InputError(f"{where}: y_{part} is {y.dtype}; labels must be integers")
     if y.ndim != 1:

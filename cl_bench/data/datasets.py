@@ -1,7 +1,7 @@
-"""Benchmark sets that fit into memory whole, one function each, and the way to a set by its name.
+"""Benchmark sets that fit into memory, one function each, and `load`, which finds a set by its name.
 
-A function's keyword arguments are the keys of `conf/dataset/NAME.yaml`. Whatever is wrong with a file is one
-line that names it. Resizing isn't cached: 60,000 MNIST images to 32x32 take half a second.
+A function's keyword arguments are the keys of `conf/dataset/NAME.yaml`. If a file is wrong, one line names it.
+Resizing is not cached: 60,000 MNIST images to 32x32 take half a second.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ __all__ = [
     "npz",
     "svhn",
 ]
-"""`image_folder` and `npz` are here too, by which names the configurations of runs know them."""
+"""`image_folder` and `npz` are here too, because the settings of old runs have these names."""
 
 
 def load(name: str, data_dir: Path) -> Dataset:
-    """The set of that name with the settings of its YAML file, ours or an installed plugin's; or an .npz file's arrays.
+    """The set with this name, with the settings of its YAML file (ours or a plugin's); or the arrays of an .npz file.
 
     >>> len(load("digits", Path("data")).x_train)
     1438
@@ -56,13 +56,13 @@ def load(name: str, data_dir: Path) -> Dataset:
 
 
 def whole(name: str) -> dict[str, Any] | None:
-    """What the YAML file of a set says; None of one that is no set, or needs more, such as a path."""
+    """The settings in the YAML file of a set; None for other files, and for sets that need more, such as a path."""
     node = file_of("dataset", name)
     return node if node and "???" not in node.values() else None
 
 
 def known() -> Iterator[str]:
-    """The sets that a name is enough for; files that can't be read are left out."""
+    """The sets that need only a name. YAML files that cannot be read are left out."""
     for name in options_of("dataset"):
         with suppress(InputError):
             if whole(name):
@@ -82,19 +82,19 @@ def digits(*, size: Side | None = None, classes: Classes | None = None) -> Datas
 def mnist(
     data_dir: Path, *, size: Side | None = None, normalize: bool = False, classes: Classes | None = None
 ) -> Dataset:
-    """70,000 handwritten 28x28 digits."""
+    """70,000 handwritten 28x28 digits (LeCun et al., 1998)."""
     digits = some_classes(_mnist("mnist", data_dir, size), classes)
     return replace(digits, mean=(0.1307,), std=(0.3081,)) if normalize else digits
 
 
 def fashion_mnist(data_dir: Path, *, size: Side | None = None, classes: Classes | None = None) -> Dataset:
-    """70,000 gray 28x28 pictures of clothes, ten kinds."""
+    """70,000 gray 28x28 pictures of clothes, ten classes (Xiao et al., 2017)."""
     clothes = replace(_mnist("fashion_mnist", data_dir, size), class_names=class_names.FASHION_MNIST)
     return some_classes(clothes, classes)
 
 
 def svhn(data_dir: Path, *, size: Side | None = None, classes: Classes | None = None) -> Dataset:
-    """99,289 color 32x32 house-number digits; the label 10 of the files is the digit 0."""
+    """99,289 color 32x32 house-number digits (Netzer et al., 2011). The label 10 of the files is the digit 0."""
     from scipy.io import loadmat
 
     arrays = []
@@ -112,7 +112,7 @@ def svhn(data_dir: Path, *, size: Side | None = None, classes: Classes | None = 
         try:
             content = loadmat(file, variable_names=("X", "y"))
             images, labels = np.moveaxis(content["X"], 3, 0), content["y"].reshape(-1)
-        except Exception as error:  # scipy raises half a dozen unrelated classes on a damaged file
+        except Exception as error:  # scipy raises many unrelated classes of errors for a damaged file
             raise InputError(damaged("svhn", file, error)) from error
         arrays += [images, np.where(labels == 10, 0, labels)]
     return some_classes(dataset_of("svhn", data_dir, Arrays(*arrays), size), classes)
@@ -121,7 +121,7 @@ def svhn(data_dir: Path, *, size: Side | None = None, classes: Classes | None = 
 def cifar10(
     data_dir: Path, *, size: Side | None = None, augment: bool = True, classes: Classes | None = None
 ) -> Dataset:
-    """60,000 color 32x32 photographs of ten kinds of thing."""
+    """60,000 color 32x32 photographs of ten classes (Krizhevsky, 2009)."""
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
     photographs = replace(_cifar("cifar10", data_dir, size), class_names=class_names.CIFAR10)
     return seen_as(some_classes(photographs, classes), augment, mean, std)
@@ -130,14 +130,14 @@ def cifar10(
 def cifar100(
     data_dir: Path, *, size: Side | None = None, augment: bool = True, classes: Classes | None = None
 ) -> Dataset:
-    """60,000 color 32x32 photographs of a hundred kinds of thing (the fine labels)."""
+    """60,000 color 32x32 photographs of a hundred classes, the fine labels (Krizhevsky, 2009)."""
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     photographs = replace(_cifar("cifar100", data_dir, size), class_names=class_names.CIFAR100)
     return seen_as(some_classes(photographs, classes), augment, mean, std)
 
 
 def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:
-    """MNIST's four idx files, read without torchvision, whose import takes longer than the reading."""
+    """MNIST from its four idx files, without torchvision: its import takes longer than reading the files."""
     folder = data_dir / ("MNIST" if name == "mnist" else "FashionMNIST") / "raw"
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
     files = [folder / f"{part}-ubyte" for part in parts]
@@ -155,7 +155,7 @@ def _mnist(name: str, data_dir: Path, size: int | None) -> Dataset:
 
 
 def _cifar(name: str, data_dir: Path, size: int | None) -> Dataset:
-    """data_dir/NAME.npz where it exists, else torchvision's files."""
+    """The set from data_dir/NAME.npz if it exists, otherwise from torchvision's files."""
     file = data_dir / f"{name}.npz"
     if file.exists():
         return dataset_of(name, file, read_npz(name, file), size)

@@ -1,7 +1,7 @@
-"""Features of images by a frozen network, worked out once for each image, and kept by its content.
+"""Features of images from a frozen network, computed once for each image and kept in a cache.
 
-They stand where images do: a scenario of features is one whose images are float32, shape (N, width, 1, 1). So every
-method learns from them, with any network that takes flat input, and a memory of theirs counts their bytes.
+Features replace images: a scenario of features has float32 images of shape (N, width, 1, 1). So every method can learn
+from them, with any network for flat input. A memory that keeps them counts the bytes of features.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from cl_bench.networks.backbones import Backbone
 log = logging.getLogger(__name__)
 
 AT_ONCE = 1024
-"""Images whose features are one file of the cache: what is lost when the work on them is interrupted."""
+"""Images whose features are in one file of the cache. An interruption loses the work on at most this number."""
 
-EVERY = 30.0  # s between two lines that say how far it is
+EVERY = 30.0  # seconds between two lines about the progress
 
 
 class Features:
-    """The features that a frozen network gives of an image.
+    """The features of images from a frozen network.
 
     They are kept below data_dir/.cache/features, in a folder for each backbone, size and weights, by a digest of the
-    image: another order, another scenario or another seed finds them there. Each file carries checksums; one that is
-    damaged is made anew. Two runs at once work one after the other.
+    image. So another order, scenario or seed finds them there. Files have checksums, and a damaged file is made again.
+    If two runs need new features, one waits for the other.
 
     Args:
         data_dir: where data sets are.
@@ -56,13 +56,13 @@ class Features:
         self.folder = data_dir / ".cache" / "features" / f"{backbone.replace('/', '-')}-{size or 'own'}-{digest}"
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of float images in [0, 1], (B, C, H, W), as images (B, width, 1, 1); nothing is kept."""
+        """The features of float images in [0, 1], (B, C, H, W), as images (B, width, 1, 1), without the cache."""
         return self.backbone.to(x.device)(x)[:, :, None, None]
 
     def of(self, *sets: Tensor, device: torch.device | str = "cpu") -> list[Tensor]:
-        """Of several sets of images, uint8 (N, C, H, W), the features (N, width), float32, on the CPU.
+        """The features of several sets of images, uint8 (N, C, H, W): float32 (N, width) each, on the CPU.
 
-        Raises InputError where the cache can't be written, and for images of a size that the network can't take.
+        Raises InputError if the cache cannot be written, and for image sizes that the network does not accept.
         """
         self.width = self.backbone.try_out(sets[0].shape[1:])
         images = [image for part in sets for image in part.numpy()]
@@ -87,7 +87,7 @@ class Features:
         return list(torch.from_numpy(table).split([len(part) for part in sets]))
 
     def _known(self, wanted: Iterable[bytes], *, repair: bool = False) -> dict[bytes, np.ndarray]:
-        """What the cache has of these images. repair: files that are damaged go."""
+        """The features that the cache has of these images, by digest. repair: whether to remove damaged files."""
         wanted, known = set(wanted), {}
         for file in sorted(self.folder.glob("*.npz")):
             try:
@@ -98,19 +98,19 @@ class Features:
                         if rows.shape != (len(names), self.width) or rows.dtype != np.float32:
                             raise ValueError("not what was written")
                         known |= {name: row for name, row in zip(names, rows, strict=True) if name in wanted}
-            except Exception as error:  # numpy and zipfile raise half a dozen unrelated classes on a damaged file
+            except Exception as error:  # numpy and zipfile raise many classes of errors for a damaged file
                 if repair:
                     log.warning("features: %s is damaged (%s); it is made again", file, type(error).__name__)
                     file.unlink(missing_ok=True)
         return known
 
     def _work_out(self, images: dict[bytes, np.ndarray], device: torch.device) -> dict[bytes, np.ndarray]:
-        """The features of these images, which are written down on the way."""
+        """Computes the features of these images and writes them to the cache."""
         backbone, known, began, said = self.backbone.to(device), {}, time.monotonic(), time.monotonic()
         if images:
             log.info("features: %s images are computed once; they are kept in %s", f"{len(images):,}", self.folder)
         for names in in_groups(images):
-            # a fixed number pass through at once, so that what is said of an image doesn't depend on its company
+            # always the same number of images at once, so that features do not depend on the other images
             x = torch.from_numpy(np.stack([images[name] for name in names]))
             together = backbone.at_once(x.shape[1:], device)
             filled = torch.cat([x, x[:1].expand(-len(x) % together, -1, -1, -1)])
@@ -138,15 +138,15 @@ def in_groups(images: dict[bytes, np.ndarray]) -> Iterable[list[bytes]]:
 
 
 def name_of(image: np.ndarray) -> bytes:
-    """What names an image, uint8 (C, H, W), by its content."""
+    """The digest of an image, uint8 (C, H, W), which is its name in the cache."""
     return blake2b(image.tobytes(), digest_size=16, key=repr(image.shape).encode()).digest()
 
 
 def as_features(scenario: Scenario, features: Features, device: torch.device | str) -> Scenario:
-    """The scenario with the features of its images in their place.
+    """The scenario with features instead of images.
 
-    Images are taken as they are seen, permuted or turned, in 256 levels.
-    Raises InputError for images that are augmented: each image has one row of features.
+    Features are computed from the images as tasks show them, permuted or rotated, rounded to 256 levels.
+    Raises InputError for augmented images, because each image has only one row of features.
     """
     problem = scenario.problem
     if problem.augment is not None:
@@ -176,7 +176,7 @@ def as_features(scenario: Scenario, features: Features, device: torch.device | s
 
 
 def as_seen(data: Data) -> Tensor:
-    """The images, uint8 (N, C, H, W), as the view of their task shows them."""
-    if data.view is None or not len(data):  # a task without validation images: a view may need one at least
+    """The images, uint8 (N, C, H, W), after the view of their task."""
+    if data.view is None or not len(data):  # without validation images: a view may need at least one image
         return in_memory(data.images, "features")
     return torch.cat([(batch.x * 255).round().to(torch.uint8) for batch in data.batches()])

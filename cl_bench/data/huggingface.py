@@ -1,4 +1,4 @@
-"""Sets in the format of Hugging Face's `datasets`, from this machine alone: no network, and no code of a set."""
+"""Sets in the format of Hugging Face's `datasets`, only from this machine: no downloads, and no code of a set."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def huggingface(
     std: Deviations | None = None,
     on_disk: OnDiskKey = "auto",
 ) -> Dataset:
-    """The splits of a folder that `save_to_disk` made (path), or of a set that is in the local cache (name, config).
+    """The splits of a folder from `save_to_disk` (path), or of a set in the local cache (name, config).
 
-    image, label: the columns; what they are called doesn't matter where there is one of each. Classes are called and
-    ordered as the set says; labels that are plain texts or numbers come in natural order.
-    Raises InputError for anything that isn't there, and for a set that would need a network or code of its own.
+    image, label: the columns; not needed if there is only one of each kind. Names and order of classes come from the
+    set. Labels that are plain texts or numbers have natural order.
+    Raises InputError for anything that is missing, and for a set that needs a download or its own code.
     """
     splits = stored(path, name, config)
     source = str(path or name)
@@ -101,7 +101,7 @@ def huggingface(
 class Row:
     """The picture in a row of a split, as bytes.
 
-    Its text is what messages call it, and what tells it from all others in the same files, see `large.pictures_of`.
+    Its text is its name in messages, and is different for all pictures in the same files, see `large.pictures_of`.
     """
 
     rows: Any
@@ -120,7 +120,7 @@ class Row:
 
 
 def files_of(rows: Any, column: str) -> list[Path]:
-    """The files that hold these rows, and those of pictures that are named in them."""
+    """The files with these rows, and the picture files that the rows name."""
     held_in = [Path(file["filename"]) for file in rows.cache_files]
     for part in rows.data.column(column).chunks:
         held_in += [
@@ -130,9 +130,9 @@ def files_of(rows: Any, column: str) -> list[Path]:
 
 
 def stored(path: str | None, name: str | None, config: str | None) -> Mapping[str, Any]:
-    """The splits of a set on this machine, by their names.
+    """The splits of a set on this machine, by name. They are read as tables, and no code of the set runs.
 
-    Raises InputError where there is none; what is there is read as tables, and nothing of it is run.
+    Raises InputError if there are none.
     """
     if (path is None) == (name is None):
         raise InputError(
@@ -162,7 +162,7 @@ def stored(path: str | None, name: str | None, config: str | None) -> Mapping[st
 
 
 def cached(name: str, config: str | None) -> Mapping[str, Any]:
-    """The newest copy of a set in the local cache. Raises InputError where there is none, or it's not clear which."""
+    """The newest copy of a set in the local cache. Raises InputError if there is none, or if the choice is unclear."""
     import datasets
     from datasets.config import HF_DATASETS_CACHE
     from datasets.naming import camelcase_to_snakecase
@@ -201,7 +201,7 @@ def cached(name: str, config: str | None) -> Mapping[str, Any]:
 
 
 def columns_of(rows: Any, where: str, image: str | None, label: str | None) -> tuple[str, str]:
-    """The columns of pictures and of classes. Raises InputError where it's not clear which, or they hold others."""
+    """The columns of pictures and of classes. Raises InputError if the choice is unclear, or for wrong content."""
     import datasets
 
     features = rows.features
@@ -228,7 +228,7 @@ def columns_of(rows: Any, where: str, image: str | None, label: str | None) -> t
 
 
 def numbered(labels: list[Any], kind: Any, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The number of each label among those that occur, and what these are called.
+    """The labels, numbered from 0, and the names of the classes.
 
     Raises InputError for a picture without a label.
     """

@@ -1,4 +1,4 @@
-"""The tasks of one scenario, and after them those of another: for a run that goes on where another ended."""
+"""The tasks of one scenario followed by those of another, for a run that continues another run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cl_bench.data.tasks import Scenario, output_names
 
 
 def joined(old: Scenario, new: Scenario) -> Scenario:
-    """Both scenarios as one. In class- and task-incremental learning the classes of the new one get outputs after those
-    of the old; in domain-incremental learning they share them.
+    """Both scenarios as one. In class- and task-incremental learning new classes get new outputs, after the old ones.
+    In domain-incremental learning the tasks share the outputs.
 
-    Pixels are normalized as in the old one: a network has one way to see.
-    Raises InputError for scenarios that don't go together.
+    Pixels are normalized as in the old scenario, because a network has one normalization.
+    Raises InputError for scenarios that do not fit together.
     """
     check(old, new)
     before, after = old.problem, new.problem
@@ -34,14 +34,14 @@ def joined(old: Scenario, new: Scenario) -> Scenario:
 
 
 def names_of(before: Problem, after: Problem, shift: int) -> tuple[str, ...]:
-    """What each output stands for; where both runs have classes of one name, with the run."""
+    """The class name of each output. If both runs have a class with the same name, the name has the run too."""
     both = [before.class_names, after.class_names]
     numbers = [range(len(both[0])), range(shift, shift + len(both[1]))]
     return output_names(numbers, both, ["earlier run", "this run"])
 
 
 def check(old: Scenario, new: Scenario) -> None:
-    """Raises InputError for scenarios that don't go together, by the key that a person sets."""
+    """Raises InputError for scenarios that do not fit together, with the key of the setting that differs."""
     before, after = old.problem, new.problem
     if before.kind != after.kind:
         raise InputError(f"scenario.kind={after.kind}: the run that is continued is {before.kind}-incremental")

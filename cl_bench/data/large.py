@@ -1,4 +1,4 @@
-"""Images of a person's own that may stay on disk: read a part at a time on their way into the cache."""
+"""Your own images that may stay on disk: they are read in parts and written to the cache."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cl_bench.data.transforms import resize
 
 
 def images_of_npz(file: Path, size: int | None, on_disk: OnDiskKey, cache: Path) -> Callable[[Any, str], Any]:
-    """How an array of an opened .npz file is read, by its key: images that stay on disk are left there until all that
-    is small was checked.
+    """A function that reads an array of an open .npz file by its key. Images that stay on disk are not read yet, so
+    that all small arrays are checked first.
 
-    size: that the images will have, None: their own. on_disk: see `cache.stays_on_disk`. cache: see `cache.cache_of`.
+    size: side of the images after resizing; None: their own. on_disk: see `cache.stays_on_disk`. cache: see `cache_of`.
     """
     where = f"dataset=npz: {file}"
 
@@ -55,7 +55,7 @@ def bring(file: Path, where: str, key: str, shape: tuple[int, ...], size: int | 
 
 
 def parts_of(file: Path, where: str, key: str, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The rows of an array of bytes in an .npz file, some at a time; the last part comes with the check of them all."""
+    """The rows of a uint8 array in an .npz file, some at a time. With the last part all are checked."""
     try:
         with np.load(file, allow_pickle=False) as content, content.zip.open(f"{key}.npy") as member:
             header_of(member)
@@ -74,7 +74,7 @@ def parts_of(file: Path, where: str, key: str, shape: tuple[int, ...]) -> Iterat
 
 
 def header_of(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """The shape of an array in a file of NumPy's, whether it is in Fortran's order, and its type."""
+    """The shape of an array in a .npy file, whether it is in Fortran order, and its type."""
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(member)
@@ -91,10 +91,10 @@ def pictures_of(
     cache: Path,
     held_in: Sequence[Path] | None = None,
 ) -> np.ndarray | OnDisk:
-    """The pictures as `pictures.read_pictures` gives them, or the same on disk.
+    """The pictures from `pictures.read_pictures`, in memory or on disk.
 
-    on_disk: see `cache.stays_on_disk`. cache: see `cache.cache_of`. held_in: the files that hold the pictures, where
-    these are no files themselves; the text of each then says which of them it is.
+    on_disk: see `cache.stays_on_disk`. cache: see `cache.cache_of`. held_in: the files with the pictures, if these are
+    not files themselves; then the text of each picture must be different.
     """
     import PIL
 
@@ -115,7 +115,7 @@ def pictures_of(
 
 
 def found(content: str | None, where: str) -> str:
-    """The digest of files that can be read."""
+    """The digest of files, if they can be read. Raises InputError otherwise."""
     if content is None:
         raise InputError(f"{where}: a file can't be read")
     return content

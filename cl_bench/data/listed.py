@@ -1,4 +1,4 @@
-"""Pictures that are listed with their classes before they are read: a folder per class, a table, somebody's columns."""
+"""Pictures that are listed with their classes before they are read: from folders, a table, or columns of a set."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cl_bench.data.pictures import Background, Picture
 from cl_bench.data.reading import Arrays
 
 PARTS = ("train", "test", "val")
-"""Of a set: what is learned, what accuracies are measured on, and what choices are made by."""
+"""The parts of a set: for training, for measuring accuracy, and for selection."""
 
 FOR = {"train": "train on", "test": "test on", "val": "choose by (val)"}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """Which pictures there are.
+    """A list of N pictures.
 
-    files: N of them. labels: int64, (N,), from 0. parts: what each is for, one of `PARTS`, (N,). names: of the classes.
+    files: N pictures. labels: int64 (N,), from 0. parts: the part of each, one of `PARTS`, (N,). names: of the classes.
     """
 
     files: Sequence[Picture]
@@ -49,12 +49,12 @@ def read_listed(
     data_dir: Path = Path("data"),
     held_in: Sequence[Path] | None = None,
 ) -> Dataset:
-    """The set of these pictures, or of those of some classes, which are numbered in the order of the list.
+    """The set of these pictures. classes: only these, numbered in the order of the list.
 
-    test_fraction: of each class, evenly spaced, set aside for testing where no picture is for that; None: some are.
+    test_fraction: share of each class, evenly spaced, for testing, if the list has no test images; None: it has some.
     size, grayscale, background: see `read_pictures`. on_disk: see `cache.stays_on_disk`. held_in: see
     `large.pictures_of`.
-    Raises InputError for a class that isn't in each part.
+    Raises InputError for a class that is missing in a part.
     """
     where = f"dataset={name}: {source}"
     wanted = some_of(listed.names, classes, least=1 if classes is None else 2, key="dataset.classes")
@@ -78,7 +78,7 @@ def read_listed(
             raise InputError(f"{where}: there is no picture of class '{names[lone[0]]}' to {FOR[part]}")
 
     at = {part: np.flatnonzero(parts == part) for part in there}
-    order = np.concatenate([*at.values()])  # so that the parts are slices, and nothing is copied
+    order = np.concatenate([*at.values()])  # then the parts are slices, and nothing is copied
     files, known = [listed.files[row] for row in rows[order].tolist()], f"dataset={name}"
     cache = cache_of(data_dir)
     images = pictures_of(files, size, grayscale, background, known, on_disk=on_disk, cache=cache, held_in=held_in)

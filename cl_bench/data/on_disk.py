@@ -1,4 +1,4 @@
-"""Images that stay on disk: of them the rows of a mini-batch are read, and no more."""
+"""Images that stay on disk: only the rows of a mini-batch are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 2**25  # bytes of images that are read or written at a time
 
 
 class Rows(Protocol):
-    """What rows of images can be taken from: a tensor, a file."""
+    """A tensor, or a file from which rows of images can be read."""
 
     @property
     def shape(self) -> Any: ...
@@ -30,14 +30,15 @@ class Rows(Protocol):
 class ImageFile:
     """uint8 images one after another in a file.
 
-    The rows are read, not mapped into memory: no page of the file counts as memory of this process, and a file that is
-    cut short or a disk that fails is an error, where a map would kill the process.
+    Rows are read, not mapped into memory. So the file does not count as memory of this process. If the file is cut or
+    the disk fails, there is an error; a memory map would kill the process.
 
     Args:
-        path: of the file, which stays open. start: of its bytes, where the images begin.
+        path: of the file, which stays open.
+        start: position of the first image in the file, in bytes.
         shape: (N, C, H, W).
 
-    Raises InputError for a file that can't be read.
+    Raises InputError for a file that cannot be read.
     """
 
     def __init__(self, path: Path, start: int, shape: Sequence[int]) -> None:
@@ -48,7 +49,7 @@ class ImageFile:
             raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
 
     def index_select(self, dim: int, index: Tensor, /) -> Tensor:
-        """These rows (int64), one call for each run of neighbors. Raises InputError where they are missing."""
+        """These rows (int64), with one read for each sequence of neighbors. Raises InputError if they are missing."""
         rows = index.numpy()
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)
         into, size = images.reshape(-1).data, math.prod(self.shape[1:])
@@ -78,9 +79,9 @@ class ImageFile:
 
 
 class Changed:
-    """Images that are changed when they are taken, each by itself: resized, say.
+    """Images that are changed when they are read, for example resized.
 
-    change: (B, C, H, W) -> (B, *shape), uint8.
+    change: (B, C, H, W) -> (B, *shape), uint8; it must change each image independently.
     """
 
     def __init__(self, images: Rows, change: Callable[[Tensor], Tensor], shape: Sequence[int]) -> None:
@@ -91,12 +92,12 @@ class Changed:
 
 
 class OnDisk:
-    """uint8 images, (N, C, H, W), of which a part or all lie in files. Selections and joins move no image.
+    """uint8 images, (N, C, H, W), some or all of them in files. Selections and joins copy no image.
 
     Args:
-        parts: where the images are; tensors are among them where images in memory joined those on disk.
-        rows: which of the parts' rows, counted through, int64 (N,); None: all.
-        device: where rows go that are read.
+        parts: the images; parts are tensors if images in memory were joined.
+        rows: row numbers over all parts, int64 (N,); None: all.
+        device: of the rows that are read.
     """
 
     def __init__(self, parts: Sequence[Rows], rows: Tensor | None = None, device: torch.device | str = "cpu") -> None:
@@ -116,7 +117,7 @@ class OnDisk:
         return OnDisk(self.parts, self.rows[torch.as_tensor(rows).cpu()], self.device)
 
     def to(self, device: torch.device | str) -> OnDisk:
-        """The same images, whose rows go to that device when they are read."""
+        """The same images. Rows are moved to that device when they are read."""
         return OnDisk(self.parts, self.rows, device)
 
     def index_select(self, dim: int, index: Tensor, /) -> Tensor:
@@ -133,7 +134,7 @@ class OnDisk:
         return found.to(self.device)
 
     def blocks(self) -> Iterator[Tensor]:
-        """All images in their order, some of them at a time."""
+        """All images in order, some at a time."""
         for rows in torch.arange(len(self)).split(rows_at_once(self.shape)):
             yield self.index_select(0, rows)
 
@@ -144,7 +145,7 @@ union: whoever made images in memory may use them as the tensor that they are.""
 
 
 def rows_at_once(shape: Sequence[int]) -> int:
-    """Images of this shape, (N, C, H, W), that are handled at a time.
+    """The number of images of this shape, (N, C, H, W), that are read at a time.
 
     >>> rows_at_once((10**6, 3, 64, 64))
     2730
@@ -159,7 +160,7 @@ def joined(first: Images, second: Images) -> Images:
     parts: list[Rows] = []
     rows: list[Tensor] = []
     for images in (first, second):
-        if isinstance(images, Tensor):  # a copy, as a join of tensors is: a memory may change while it is trained on
+        if isinstance(images, Tensor):  # a copy, because a memory may change while it is used for training
             images = OnDisk([images.cpu().clone()])
         begins = []
         for part in images.parts:
@@ -175,14 +176,14 @@ def joined(first: Images, second: Images) -> Images:
 
 
 def blocks_of(images: Images) -> Iterator[Tensor]:
-    """All images in their order: those in memory at once, of those on disk some at a time."""
+    """All images in order: images in memory at once, images on disk some at a time."""
     return iter([images]) if isinstance(images, Tensor) else images.blocks()
 
 
 def in_memory(images: Images, what: str) -> Tensor:
-    """The images as one tensor. what: they are, for the message.
+    """The images as one tensor. what: a description of the images for the message.
 
-    Raises InputError for images on disk that don't fit into the memory that is free.
+    Raises InputError for images on disk that do not fit into the free memory.
     """
     if isinstance(images, Tensor):
         return images
@@ -204,9 +205,9 @@ def in_memory(images: Images, what: str) -> Tensor:
 
 
 def changed(images: Images, change: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Images:
-    """The images changed, each by itself: those in memory now, those on disk when they are read.
+    """The images after a change: images in memory are changed now, images on disk when they are read.
 
-    change: (B, C, H, W) -> (B, *shape), uint8.
+    change: (B, C, H, W) -> (B, *shape), uint8; it must change each image independently.
     """
     if isinstance(images, Tensor):
         return change(images)

@@ -1,4 +1,4 @@
-"""A person's own images: arrays, folders of pictures, a table of pictures."""
+"""Your own images: arrays, folders of pictures, a table of pictures."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def npz(
     std: Deviations | None = None,
     on_disk: OnDiskKey = "auto",
 ) -> Dataset:
-    """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`, and x_val, y_val if there are.
+    """Your own arrays x_train, y_train, x_test, y_test from one file of `numpy.savez`, and x_val, y_val if it has them.
 
-    Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, the second form where both
-    fit. Labels are whole numbers from 0; the classes are those that occur, in their order, and are called by their
-    labels, or as an array `class_names` in the file says. on_disk: see `cache.stays_on_disk`.
+    Images are uint8: (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels; if the last two both fit, the first
+    of them. Labels are integers from 0. Names of classes are in the array `class_names` of the file; without it they
+    are the labels. on_disk: see `cache.stays_on_disk`.
     """
     file = place(path, "dataset.path")
     arrays = read_npz("npz", file, images_of_npz(file, size, on_disk, cache_of(data_dir)))
@@ -62,11 +62,11 @@ def image_folder(
     std: Deviations | None = None,
     on_disk: OnDiskKey = "auto",
 ) -> Dataset:
-    """Your own pictures, a folder per class: path/train/CLASS and path/test/CLASS, or path/CLASS alone.
+    """Your own pictures, in a folder for each class: path/train/CLASS and path/test/CLASS, or only path/CLASS.
 
-    Without train and test folders, `test_fraction` of each class, evenly spaced in the order of the file
-    names, are the test images. Those of path/val/CLASS are for selection, in place of a share of the training images.
-    Every picture's center square becomes `size` wide, as `pictures.square` says.
+    Without train and test folders, a share `test_fraction` of each class, evenly spaced in the order of the file names,
+    are the test images. Pictures in path/val/CLASS are for selection, instead of a share of the training images. The
+    center square of every picture is resized to `size`, see `pictures.square`.
     """
     where, root = f"dataset=image_folder: {path}", place(path, "dataset.path")
     listed = listed_below(root, where)
@@ -86,7 +86,7 @@ def image_folder(
 
 
 def listed_below(root: Path, where: str) -> Listed:
-    """The pictures of a folder per class, or of such folders in train, test and, if there is one, val."""
+    """The pictures in class folders, or in class folders below train, test and, if there is one, val."""
     if not root.is_dir():
         raise InputError(
             f"{where}: is {'not a folder' if root.exists() else 'missing'}; it must have a folder per class"
@@ -102,7 +102,7 @@ def listed_below(root: Path, where: str) -> Listed:
             raise InputError(f"{where} has a folder {part} but not both train and test{way}")
         parts = []
     else:
-        parts = []  # a class may be called val
+        parts = []  # a class may have the name val
     folders = {part: classes_below(root / part, where) for part in parts} or {"train": classes_below(root, where)}
     names = tuple(folders["train"])
     for part, folder in folders.items():
@@ -140,11 +140,11 @@ def files(
     std: Deviations | None = None,
     on_disk: OnDiskKey = "auto",
 ) -> Dataset:
-    """Your own pictures as a CSV file lists them: its first line names the columns path, label and split.
+    """Your own pictures, listed in a CSV file. Its first line names the columns path, label and split.
 
-    Paths are relative to the folder of the file. A label is any text, and the classes come in natural order. A split is
-    train, test or val; without that column `test_fraction` of each class, evenly spaced in the order of the rows, are
-    the test images. Pictures become squares as in `image_folder`.
+    Paths are relative to the folder of the file. A label is any text, and classes are in natural order. A split is
+    train, test or val. Without this column a share `test_fraction` of each class, evenly spaced in the order of the
+    rows, are the test images. Pictures become squares as in `image_folder`.
     """
     table = place(path, "dataset.path")
     read = read_listed(
@@ -163,7 +163,7 @@ def files(
 
 
 def listed_by(table: Path, where: str) -> Listed:
-    """The pictures of a CSV file. Raises InputError for those that aren't there, or are there twice, with the lines."""
+    """The pictures of a CSV file. Raises InputError, with the line, for pictures that are missing or listed twice."""
     rows = list(rows_of(table, where))
     if not rows:
         raise InputError(f"{where}: lists no picture")

@@ -20,7 +20,7 @@ from cl_bench.data.reading import reason
 
 TINY = ((0.4802, 0.4480, 0.3975), (0.2770, 0.2691, 0.2821))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation of the training images of each set, per channel; ImageNet's serve all that is like it."""
+"""Mean and standard deviation of each set, per channel. Sets that are similar to ImageNet use its values."""
 
 
 def tiny_imagenet(
@@ -33,7 +33,7 @@ def tiny_imagenet(
 ) -> Dataset:
     """110,000 photographs of 200 classes, 64x64: Tiny-ImageNet (Stanford's course CS231n).
 
-    The classes are in the order of wnids.txt, and words.txt says what they are called, each by its first word.
+    The classes are in the order of wnids.txt. Their names are the first words in words.txt.
     """
     folder = data_dir / "tiny-imagenet-200"
     where = there("tiny_imagenet", folder, "wnids.txt", "words.txt", "train", "val/val_annotations.txt")
@@ -100,10 +100,9 @@ def imagenet_r(
 ) -> Dataset:
     """30,000 renditions of 200 classes of ImageNet: ImageNet-R (Hendrycks et al., 2021).
 
-    Nobody made an official split. Where publications left the one that they drew, in folders train and test, these are
-    used; else a fifth of each class, evenly spaced in the order of the file names, which begin with the kind of
-    rendition, are the test images. Classes are in the order of their folders, and called as README.txt says, if it
-    does.
+    There is no official split. If there are folders train and test, as some publications provide them, these are used.
+    Otherwise a fifth of each class are the test images, evenly spaced in the order of the file names, which begin with
+    the kind of rendition. Classes are in the order of their folders, with names from README.txt if it has them.
     """
     folder = data_dir / "imagenet-r"
     where = there("imagenet_r", folder)
@@ -127,7 +126,7 @@ def imagenet_r(
 
 
 def there(name: str, folder: Path, *parts: str) -> str:
-    """How messages about a set begin. Raises InputError where its folder, or something in it, is missing."""
+    """The beginning of messages about a set. Raises InputError if its folder, or a part of it, is missing."""
     where = f"dataset={name}: {folder}"
     if not folder.is_dir():
         raise InputError(
@@ -141,9 +140,9 @@ def there(name: str, folder: Path, *parts: str) -> str:
 def fields_of(
     file: Path, where: str, n: int, separator: str | None = None, exactly: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
-    """The fields of each line of a table that isn't empty, with its number: n of them, or as many at least.
+    """The number and the fields of each line of a table that is not empty: n fields, or at least n.
 
-    Raises InputError for other lines, and for a file that can't be read.
+    Raises InputError for other lines, and for a file that cannot be read.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -158,7 +157,7 @@ def fields_of(
 
 
 def numbered(file: Path, where: str) -> dict[str, str]:
-    """What a table says of each number, in the order of its lines. Raises InputError for one that is there twice."""
+    """The entry of a table for each number, in the order of its lines. Raises InputError for a repeated number."""
     found: dict[str, str] = {}
     for line, (number, value) in fields_of(file, where, 2):
         if not number.isdecimal() or number in found:
@@ -168,14 +167,14 @@ def numbered(file: Path, where: str) -> dict[str, str]:
 
 
 def below(folder: Path, where: str) -> list[Path]:
-    """The pictures of a folder, in natural order. Raises InputError where there is none."""
+    """The pictures of a folder, in natural order. Raises InputError if there are none."""
     if not folder.is_dir():
         raise InputError(f"{where}: {folder} is missing; unpack the whole archive of the data set there")
     return classes_below(folder.parent, where)[folder.name]
 
 
 def inside(folder: Path, name: str, where: str, place: str) -> Path:
-    """The picture of that name in a folder. Raises InputError for one that is missing, or leads elsewhere."""
+    """The picture with this name in a folder. Raises InputError if it is missing, or outside the folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).is_file():
         raise InputError(f"{where}: {place}: {folder} has no picture {name}")
     return folder / name

@@ -1,4 +1,4 @@
-"""Picture files as squares of 8 bits: what a file holds is converted as it is meant to be seen, or refused by name."""
+"""Picture files as squares with 8 bits per channel. A file whose content is ambiguous is refused by name."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ENDINGS = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm"),
     *(".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 }
-MOST_PIXELS = 2**30  # 4 GB while it is converted
-LARGE = 2**25  # pixels; pictures of more are read one at a time
+MOST_PIXELS = 2**30  # largest picture; it takes 4 GB while it is converted
+LARGE = 2**25  # pixels; larger pictures are read one at a time
 
 Background = Literal["white", "black"]
 
 
 class Picture(Protocol):
-    """A file, or what is read like one; its text says which it is."""
+    """A file, or an object that can be read like a file. Its text is its name."""
 
     def open(self, mode: Literal["rb"], /) -> BinaryIO: ...
 
@@ -55,9 +55,9 @@ def classes_below(folder: Path, where: str) -> dict[str, list[Path]]:
 
 
 def pictures_in(places: Sequence[Path]) -> list[Path]:
-    """These picture files, and those in these folders and below them, in natural order.
+    """These picture files, and the picture files in and below these folders, in natural order.
 
-    Raises InputError for what isn't there, does not have the ending of a picture, or has none below it.
+    Raises InputError for missing files, files without the ending of a picture, and folders without pictures.
     """
     found = []
     for place in places:
@@ -81,10 +81,10 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
 def read_pictures(
     files: Sequence[Picture], size: int, grayscale: bool | None, background: Background, where: str
 ) -> np.ndarray:
-    """The center square of each picture, uint8, shape (N, C, size, size); decoding lets go of the interpreter, hence
-    threads. C is 3, or 1 if `grayscale` is true, or null and every picture is gray.
+    """The center square of each picture, uint8, shape (N, C, size, size). C is 3. It is 1 if `grayscale` is true, or if
+    it is null and every picture is gray. Threads help, because decoding releases the interpreter lock.
 
-    Raises InputError with the name of a file that is damaged, or has no one right reading.
+    Raises InputError with the name of a file that is damaged or ambiguous.
     """
     images = np.empty((len(files), size, size, 1 if grayscale else 3), np.uint8)
     one_at_a_time = Lock()
@@ -111,7 +111,7 @@ def read_pictures(
             what = "is damaged or has another format; delete or replace it"
             raise InputError(f"{where}: {files[row]} {what} ({reason})") from error
 
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # it takes a sound picture of 180 million for a bomb
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # Pillow refuses valid pictures of 180 million pixels
     try:
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(read, range(len(files))):
@@ -125,14 +125,14 @@ def read_pictures(
 
 
 class Unclear(Exception):
-    """A sound picture without one right reading; the message says why, after the name of the file."""
+    """A valid but ambiguous picture. The message has the reason, which follows the name of the file."""
 
 
 def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, background: Background) -> np.ndarray:
     """The center of a picture, its shorter side resized to `size`: uint8, shape (size, size, 1 or 3).
 
-    Turned as its EXIF data say; 16 bits are scaled to 8; what is transparent shows the background.
-    Raises Unclear for several pictures in a file and for depths whose white isn't known.
+    It is rotated as its EXIF data say, 16 bits are scaled to 8, and transparent pixels show the background.
+    Raises Unclear for several pictures in a file, and for a depth without a known white.
     """
     n_frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # a photograph and its previews
     if n_frames > 1:
@@ -156,7 +156,7 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
 
 
 def check_fourth_bytes(picture: ImageFile.ImageFile) -> None:
-    """Raises Unclear for a 32-bit BMP file whose fourth bytes are not all alike: nothing says if they are alpha."""
+    """Raises Unclear for a 32-bit BMP file whose fourth bytes differ: they may be alpha or not."""
     assert picture.fp is not None
     picture.fp.seek(picture.tile[0].offset)
     fourth = picture.fp.read(4 * picture.width * picture.height)[3::4]

@@ -1,4 +1,4 @@
-"""The files of data sets: fetched, read, and refused in one line that names what is wrong with them."""
+"""Downloads and reads the files of data sets. If a file is wrong, one line names it and the reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Arrays(NamedTuple):
-    """What a file holds, before it is checked."""
+    """The arrays of a file, before they are checked."""
 
     x_train: np.ndarray | Unread | OnDisk
     y_train: np.ndarray
@@ -34,7 +34,10 @@ NEEDED = Arrays._fields[:4]
 
 
 def download(name: str, files: Mapping[Path, str | None], fetch: Callable[[], T], remedy: str) -> T:
-    """`fetch()`; if it fails, one line that names the first of the files (path: checksum) to be amiss."""
+    """The result of `fetch()`. If it fails, raises InputError that names the first missing or wrong file.
+
+    files: path -> checksum, or None. remedy: what the message advises.
+    """
     from torchvision.datasets.utils import check_integrity
 
     folder = next(iter(files)).parent
@@ -51,7 +54,7 @@ def download(name: str, files: Mapping[Path, str | None], fetch: Callable[[], T]
 
 
 def read_idx(name: str, file: Path) -> np.ndarray:
-    """A file of MNIST's format: bytes 0 0 8, the number of axes, four bytes per length, the values."""
+    """The array in a file of MNIST's format: bytes 0 0 8, the number of axes, four bytes for each length, values."""
     try:
         raw = np.fromfile(file, dtype=np.uint8)
         values = 4 + 4 * int(raw[3])
@@ -72,7 +75,7 @@ def read_npz(name: str, file: Path, read: Callable[[Any, str], Any] = lambda con
         raise InputError(f"{where} is missing; it must be {needed}")
     try:
         content = np.load(file, allow_pickle=False)
-    except Exception as error:  # numpy raises half a dozen unrelated classes on a damaged file
+    except Exception as error:  # numpy raises many unrelated classes of errors for a damaged file
         raise InputError(f"{where} is damaged or not an .npz file; it must be {needed}") from error
     if isinstance(content, np.ndarray):
         raise InputError(f"{where} is a single array (.npy); it must be {needed}")
@@ -114,21 +117,21 @@ def shaped(where: str, key: str, x: np.ndarray) -> np.ndarray:
 
 
 class Plain(pickle.Unpickler):
-    """Reads lists, dictionaries, strings and numbers. Anything else in a pickle is named by a class or a function, and
-    to look that up is to run somebody's code."""
+    """Reads lists, dictionaries, strings and numbers. All other objects in a pickle name a class or a function, and
+    looking it up would run foreign code."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise NotPlain(f"{module}.{name}")
 
 
 class NotPlain(Exception):
-    """What a pickle would have looked up."""
+    """The name of a class or function in a pickle."""
 
 
 def read_pickle(where: str, file: Path) -> Any:
-    """The lists, dictionaries, strings and numbers of a pickle; nothing in it is run.
+    """The lists, dictionaries, strings and numbers of a pickle. No code in it runs.
 
-    Raises InputError for one that is damaged, or holds anything else.
+    Raises InputError for a pickle that is damaged or has other objects.
     """
     try:
         with file.open("rb") as opened:
@@ -136,7 +139,7 @@ def read_pickle(where: str, file: Path) -> Any:
     except NotPlain as error:
         told = "only lists, strings and numbers are read, and no code of it was run"
         raise InputError(f"{where}: {file} holds {error}; {told}") from None
-    except Exception as error:  # pickle raises anything on a damaged file
+    except Exception as error:  # pickle raises errors of any class for a damaged file
         raise InputError(
             f"{where}: {file} is damaged or not a pickle file; delete or replace it ({reason(error)})"
         ) from error
@@ -147,5 +150,5 @@ def damaged(name: str, file: str | Path, error: Exception) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The last line of an error's message, where torchvision puts the cause, or its class."""
+    """The last line of an error's message, which has the cause in torchvision; without a message, the class."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

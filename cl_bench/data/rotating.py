@@ -1,4 +1,4 @@
-"""A stream without borders whose images turn slowly: MNIST-360."""
+"""A stream without task boundaries whose images rotate slowly: MNIST-360."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ def rotating_pairs(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """Two classes at a time, each image turned a little further than the one before (Buzzega et al., 2020).
+    """Two classes at a time. Each image is rotated a little more than the image before (Buzzega et al., 2020).
 
-    The classes are a ring, and the pairs are neighbors: (0, 1), (1, 2), ..., (8, 0). So a class stays for two pairs,
-    and the stream goes round the ring `visits` times. The images of a class come once each, in an order drawn from the
-    seed, and turn by 360 degrees in all: no two of a class stand at the same angle. Class i begins at (i - 1) times the
-    angle of one pair, so that the two of a pair stand alike, unless one is the first class. A pair is a segment of the
-    stream; its images alternate in proportion to their numbers.
+    The classes form a ring with pairs of neighbors: (0, 1), (1, 2), ..., (8, 0). So a class is in two consecutive
+    pairs, and the stream goes around the ring `visits` times. Each image comes once, in an order drawn from the seed.
+    The images of a class rotate by 360 degrees in total, so no two of them have the same angle. Class i begins at (i -
+    1) times the angle of one pair. So both classes of a pair have the same angles, except in pairs with the first
+    class. A pair is a segment of the stream. Its images alternate in proportion to their numbers.
 
-    The test images, the same for all segments, are those of all these classes: of each in the data set's order, turned
-    evenly over 360 degrees.
+    All segments share the test images: those of all these classes, in the order of the data set, with angles evenly
+    spaced over 360 degrees for each class.
 
-    classes: of the ring, in its order, by name or number; None: all. MNIST-360 leaves out digit 9, a 6 upside down.
-    Raises InputError for fewer than three classes, for a class with fewer images than pairs to be in, and for images
-    that stay on disk: all are turned before the stream begins.
+    Args:
+        classes: of the ring, in order, by name or number; None: all. MNIST-360 has no digit 9, which is a rotated 6.
+        visits: number of times that the stream goes around the ring.
+
+    Raises InputError for fewer than three classes, for a class with fewer images than the pairs that need them, and for
+    images that stay on disk, because all images are rotated before the stream begins.
     """
     if not (isinstance(dataset.x_train, Tensor) and isinstance(dataset.x_test, Tensor)):
         raise InputError(
@@ -91,7 +94,7 @@ def rotating_pairs(
 
 
 def _around(images: Tensor, start: float = 0.0) -> Tensor:
-    """uint8 images, shape (N, C, H, W), turned by `start` degrees and on, one step for each, 360 degrees in all."""
+    """uint8 images (N, C, H, W), rotated by N evenly spaced angles over 360 degrees, beginning with `start` degrees."""
     degrees = start + torch.arange(len(images)) * (360 / len(images))
     size = max(1, FLOATS // images[0].numel())
     blocks = zip(images.split(size), degrees.split(size), strict=True)
@@ -99,7 +102,7 @@ def _around(images: Tensor, start: float = 0.0) -> Tensor:
 
 
 def _alternating(images: list[Tensor], labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """The images of several classes as one stream, each class spread evenly over it in its own order; their labels."""
+    """The images of several classes as one stream, and their labels. Each class is spread evenly, in its own order."""
     share = torch.cat([(torch.arange(len(part)) + 0.5) / len(part) for part in images])
     order = share.argsort(stable=True)
     label = torch.tensor(labels).repeat_interleave(torch.tensor([len(part) for part in images]))

@@ -1,4 +1,4 @@
-"""Scenarios: how a data set is cut into tasks, and which outputs may answer for which image."""
+"""Scenarios: how a data set is split into tasks, and which outputs compete for which image."""
 
 from __future__ import annotations
 
@@ -51,15 +51,18 @@ def split(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """The classes of one data set, some of them in each task.
+    """Each task has some classes of one data set.
 
-    Outputs are numbered in the order in which classes appear. Domain-incremental tasks share the outputs: the
-    first class of each task is output 0, the second output 1.
-    base: classes of the first task, where the later ones have `classes_per_task` each.
-    class_order: see `classes.order_of`.
-    meta_classes: see `classes.set_apart`; they are in no task, and their training images come with the first one.
-    max_train: at most so many training images of each task, drawn from the seed, one of each class at least.
-    Raises InputError when the classes can't be cut as asked.
+    Outputs are numbered in the order in which classes come. Domain-incremental tasks share the outputs: the first class
+    of each task is output 0, and the second is output 1.
+
+    Args:
+        base: number of classes in the first task, if later tasks have `classes_per_task`.
+        class_order: see `classes.order_of`.
+        meta_classes: see `classes.set_apart`. They are in no task, and their images come with the first task.
+        max_train: largest number of training images per task, drawn from the seed, with at least one of each class.
+
+    Raises InputError if the classes cannot be split like this.
     """
     apart, order = set_apart(order_of(dataset.class_names, class_order, seed), dataset.class_names, meta_classes)
     groups = dealt_out(order, n_tasks, classes_per_task, base, uneven, len(apart))
@@ -104,11 +107,12 @@ def permuted(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """All classes in every task, the pixels in another order (Goodfellow et al., 2014); no copy per task.
+    """Every task has all classes, with its own permutation of the pixels (Goodfellow et al., 2014), without copies.
 
-    first_plain: the first task keeps the pixels where they are.
-    max_train: at most so many training images of each task, drawn from the seed anew for each, one of each class at
-        least.
+    Args:
+        first_plain: whether the first task has no permutation.
+        max_train: largest number of training images per task, a new draw for each task, with at least one of each
+            class.
     """
     pixels = dataset.x_train.shape[2] * dataset.x_train.shape[3]
     generator = torch.Generator().manual_seed(derive(seed, "permutations"))
@@ -132,12 +136,14 @@ def rotated(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """All classes in every task, the images turned (Lopez-Paz and Ranzato, 2017); no copy per task.
+    """Every task has all classes, with images rotated by its own angle (Lopez-Paz and Ranzato, 2017), without copies.
 
-    max_angle: degrees. angles: evenly spaced from 0 to below `max_angle`; or drawn from the seed, and sorted or in the
-        order in which they were drawn.
-    max_train: at most so many training images of each task, drawn from the seed anew for each, one of each class at
-        least.
+    Args:
+        max_angle: in degrees.
+        angles: `even`: evenly spaced in [0, max_angle); `random`: drawn from the seed and sorted; `unsorted`: drawn
+            from the seed.
+        max_train: largest number of training images per task, a new draw for each task, with at least one of each
+            class.
     """
     generator = torch.Generator().manual_seed(derive(seed, "angles"))
     drawn_angles = torch.rand(n_tasks, generator=generator)
@@ -159,12 +165,12 @@ def sequence(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """One data set after another: MNIST, then SVHN, then digits.
+    """One data set after another, for example MNIST, then SVHN, then digits.
 
-    Gray images become color where any set has color. All take one size: `size` by `size`, or the largest height and
-    the largest width among them; they keep their proportions, black is around them.
-    Domain-incremental sets must have the same number of classes: they share the outputs.
-    max_train, max_test: at most so many images of each set, drawn from the seed, one of each class at least.
+    Gray images become color images if any set has color. All images get the same size: `size` by `size`, or the largest
+    height and the largest width of all sets. They keep their proportions and get a black border.
+    Domain-incremental sets share the outputs, so they must have the same number of classes.
+    max_train, max_test: largest number of images of each set, drawn from the seed, with at least one of each class.
     """
     if not datasets:
         raise InputError("scenario.datasets=[]: name at least one data set")
@@ -215,10 +221,10 @@ def _views(
     train_mask: TrainMask | None,
     max_train: int | None = None,
 ) -> Scenario:
-    """Every task has all images, each seen its own way; the tasks share the pixels in memory.
+    """Every task has all images, with its own view of them. The tasks share the images in memory.
 
-    What is set apart for selection are the same images in every task, so in no way are they seen in training.
-    max_train: draws so many of the others for each task.
+    Every task has the same validation images, so no task trains on them in another view.
+    max_train: number of training images drawn for each task.
     """
     n = dataset.n_classes
     starts = [0 if kind == "domain" else n * task for task in range(n_tasks)]

@@ -1,4 +1,4 @@
-"""Streams: images that come once, one mini-batch after another, without a word of where a task ends."""
+"""Streams: each image comes once, mini-batch after mini-batch, and the ends of tasks are unknown."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from cl_bench.seeding import derive
 
 @dataclass(frozen=True)
 class Stream:
-    """How images come; these keys stand in `scenario` beside those of any scenario.
+    """How images come. Every scenario has these keys.
 
     Args:
-        passes: `epochs`, task by task, as often as `trainer` says; `online`, each image once, in a random order within
-            its task or in the order that the scenario gives it.
-        batch_size: images that come together in a stream.
+        passes: `epochs`: task by task, with the number of passes in `trainer`; `online`: each image once, in a random
+            order within its task or in the order of the scenario.
+        batch_size: images in a mini-batch of a stream.
         updates_per_batch: steps with each mini-batch of a stream.
-        measure_every: images of a stream after which the accuracy on what came is measured; None: when a task ends.
-        repeat: whether the tasks of a stream come round again, with the other half of their images.
+        measure_every: number of images between two measurements of the accuracy in a stream; None: when a task ends.
+        repeat: whether all tasks of a stream come a second time, with the other half of their images.
     """
 
     passes: Literal["epochs", "online"]
@@ -40,7 +40,7 @@ class Stream:
 
 
 def as_stream(scenario: Scenario, stream: Stream, seed: int) -> Scenario:
-    """The scenario with its images in the order in which they come; its tasks are where the stream is looked at.
+    """The scenario as a stream, with its images in order. Accuracies are measured where its tasks end.
 
     Raises InputError for a training mask that needs to know the current task.
     """
@@ -63,7 +63,7 @@ def as_stream(scenario: Scenario, stream: Stream, seed: int) -> Scenario:
 
 
 def in_order(data: Data, seed: int, index: int) -> Data:
-    """The images of a task in the order in which they come, drawn from the seed where they have none."""
+    """The images of a task with their order in the stream, drawn from the seed if they have none."""
     if data.order is not None:
         return data
     generator = torch.Generator().manual_seed(derive(seed, "stream", index))
@@ -71,8 +71,8 @@ def in_order(data: Data, seed: int, index: int) -> Data:
 
 
 def first_places(problem: Problem, task: Task) -> Tensor:
-    """How many images of this task's part come before the first one of each output, int64 (n_outputs,); -1 for outputs
-    that came with the tasks before, and the length of the part for those that don't come."""
+    """The number of images in this task that come before the first image of each output, int64 (n_outputs,). -1 for
+    outputs of earlier tasks; the number of all its images for outputs that do not come."""
     assert task.train.order is not None
     labels = task.train.labels[task.train.order.to(task.train.labels.device)]
     places = torch.arange(len(labels), device=labels.device)
@@ -81,10 +81,10 @@ def first_places(problem: Problem, task: Task) -> Tensor:
 
 
 def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
-    """The tasks one after another, and once more in the same order with other images: of each class in a task every
-    second image of its order waits for the second time.
+    """The tasks one after another, and then once more in the same order with other images: every second image of each
+    class in a task comes the second time.
 
-    Raises InputError for a task that can't be halved.
+    Raises InputError for a task that cannot be divided into two halves.
     """
     visits = []
     for start in (0, 1):
@@ -92,7 +92,7 @@ def twice(tasks: Sequence[Task], seed: int) -> list[Task]:
             data = in_order(task.train, seed, task.index)
             assert data.order is not None
             labels = data.labels[data.order]
-            place = torch.zeros_like(labels)  # of each image among those of its class
+            place = torch.zeros_like(labels)  # the position of each image among the images of its class
             for label in labels.unique():
                 place[labels == label] = torch.arange(int((labels == label).sum()))
             half = data[data.order[place % 2 == start]]
@@ -119,18 +119,19 @@ def blurry(
     val_fraction: Fraction = 0.0,
     train_mask: TrainMask | None = None,
 ) -> Scenario:
-    """A stream whose classes come back: i-Blurry-N-M (Koh et al., 2022) with N = 100 disjoint, M = 100 stray.
+    """A stream whose classes come back: i-Blurry-N-M (Koh et al., 2022), with N = 100 disjoint and M = 100 stray.
 
-    Each class has its own part of the stream. A disjoint class comes there alone. Of each other class a share strays:
-    these images come in the other parts.
+    Each class belongs to a part of the stream. A disjoint class comes only in this part. Of each other (blurry) class a
+    share comes in the other parts.
 
     Args:
-        n_tasks: parts of the stream, after which accuracies are measured: R[i][j] is on the test images of the classes
-            whose own part is j.
+        n_tasks: number of parts. Accuracies are measured after each part: R[i][j] is on the test images of the classes
+            that belong to part j.
         disjoint: share of the classes that are disjoint.
-        stray: share of the images of each other class that strays.
-        form: `even`, parts have equally many classes of each sort, as far as that goes, and stray images are dealt out
-            evenly; `random` (Si-Blurry, Moon et al., 2023), both are drawn.
+        stray: share of the images of each blurry class that come in other parts.
+        form: `even`: parts have equal numbers of classes of each kind, as far as possible, and of stray images;
+            `random`: both are drawn (Si-Blurry, Moon et al., 2023).
+        class_order: see `classes.order_of`.
 
     Raises InputError for fewer classes than parts.
     """
@@ -178,10 +179,10 @@ def blurry(
 def own_parts(
     n_classes: int, n_disjoint: int, n_tasks: int, form: Literal["even", "random"], generator: torch.Generator
 ) -> list[int]:
-    """The part of the stream that each class belongs to; the first `n_disjoint` classes are the disjoint ones.
+    """The part of the stream to which each class belongs, from 0. The first `n_disjoint` classes are disjoint.
 
-    Each part has a class at least. even: both sorts are dealt out in turn, the others going on where the disjoint ones
-    end. random: each further class draws its part.
+    Each part has at least one class. even: the parts get classes in turn, first the disjoint ones, then the others.
+    random: one class of each part is drawn, and each other class draws its part.
 
     >>> own_parts(10, 5, 5, "even", torch.Generator())
     [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]

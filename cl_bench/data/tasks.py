@@ -58,7 +58,7 @@ class Scenario(LightningDataModule):
             replace(task, train=there(task.train), val=there(task.val), meta=task.meta and there(task.meta))
             for task in self.tasks
         ]
-        tests = {id(test): there(test) for test in self.tests}  # one that stands there twice stays one
+        tests = {id(test): there(test) for test in self.tests}  # a set that tasks share is moved once
         return Scenario(self.problem, tasks, [tests[id(test)] for test in self.tests])
 
     def train_dataloader(self) -> list[Iterator[Batch]]:
@@ -87,10 +87,10 @@ def problem_of(
 def output_names(
     outputs: Sequence[Sequence[int]], classes: Sequence[Sequence[str]], tasks: Sequence[str]
 ) -> tuple[str, ...]:
-    """What each output stands for: a class, or the first three of those that share it; with its task where several
-    outputs have classes of one name.
+    """The name of each output: its class, or the first three of the classes that share it. If several outputs have a
+    class of the same name, the name has the task too.
 
-    outputs, classes: of each task, in the same order. tasks: what each is called.
+    outputs, classes: of each task, in the same order. tasks: the name of each task.
     """
     stands_for: dict[int, dict[str, str]] = {}
     for task, numbers, names in zip(tasks, outputs, classes, strict=True):
@@ -123,7 +123,7 @@ def selected(
     task: int,
     augment: Callable[[Tensor], Tensor] | None = None,
 ) -> Data:
-    """The images whose class is in the group, labeled with the outputs that stand for it."""
+    """The images whose class is in the group, with labels from `outputs`, which has the output of each class."""
     rows = torch.isin(y, torch.tensor(group)).nonzero().squeeze(1)
     output_of = torch.full((int(y.max()) + 1,), -1)
     output_of[list(group)] = torch.tensor(outputs)
@@ -131,7 +131,7 @@ def selected(
 
 
 def own_val(dataset: Dataset, group: Sequence[int], outputs: Sequence[int], task: int) -> Data | None:
-    """The validation images of the data set's own of these classes, as in `selected`; None where it has none."""
+    """The data set's own validation images of these classes, as in `selected`; None if it has none."""
     if dataset.x_val is None or dataset.y_val is None:
         return None
     return selected(dataset.x_val, dataset.y_val, group, outputs, task)
@@ -146,10 +146,10 @@ def task_of(
     seed: int,
     val: Data | None = None,
 ) -> Task:
-    """A task with a stratified share of its images set apart for selection, of each class one at least.
+    """A task. A stratified share of its images, at least one of each class, is set apart for selection.
 
-    val: images of the data set's own for that; then no share is to be taken.
-    Raises InputError when that leaves a class without an image to train on.
+    val: the data set's own validation images; then no share is set apart.
+    Raises InputError if a class would have no training image.
     """
     if val is not None:
         if val_fraction:
@@ -174,7 +174,7 @@ def task_of(
 
 
 def at_most(max_train: int | None, task: Task, seed: int) -> Task:
-    """The task with so many of its training images, drawn from the seed anew for each; with all for None."""
+    """The task with at most `max_train` training images, a new draw for each task; None: all."""
     if max_train is None:
         return task
     rows = drawn(task.train.labels, max_train, derive(seed, "train images", task.index), "max_train")
@@ -182,9 +182,9 @@ def at_most(max_train: int | None, task: Task, seed: int) -> Task:
 
 
 def drawn(labels: Tensor, most: int | None, seed: int, key: str) -> Tensor:
-    """The rows of at most so many images, drawn from the seed, in a random order; one of each class is among them.
+    """The rows of at most `most` random images, in a random order, with at least one of each class; None: all.
 
-    Raises InputError when there are more classes.
+    Raises InputError if there are more classes than `most`.
     """
     rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     if most is None:

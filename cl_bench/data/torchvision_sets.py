@@ -37,11 +37,11 @@ Split = bool | str
 
 
 class Splits(NamedTuple):
-    """How a set of torchvision names its splits.
+    """The splits of a set of torchvision.
 
-    parameter: of its class, which says the split; None for a set without splits. names: those whose labels are known,
-    that to learn first and that to test on second. photographs: whether its images differ in size. whole: whether
-    torchvision has its images in memory.
+    parameter: the argument of its class that chooses the split; None: the set has no splits. names: splits with known
+    labels, first for training, second for testing. photographs: whether its images differ in size. whole: whether
+    torchvision loads all images into memory.
     """
 
     parameter: str | None
@@ -51,7 +51,7 @@ class Splits(NamedTuple):
 
     @property
     def typed(self) -> list[str]:
-        """The names as a person types them."""
+        """The names, as they are typed in settings."""
         return [TRUTH.get(name, str(name)) for name in self.names]
 
 
@@ -77,7 +77,7 @@ SETS: dict[str, Splits] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {"EMNIST": {"split": "balanced"}}
 OURS = ("self", "root", "transform", "target_transform", "transforms", "download", "loader", "kwargs")
-"""Arguments of these classes that aren't a person's to set."""
+"""Arguments of these classes that users must not set."""
 
 
 def torchvision_set(
@@ -96,11 +96,11 @@ def torchvision_set(
     std: Deviations | None = None,
     on_disk: OnDiskKey = "auto",
 ) -> Dataset:
-    """torchvision.datasets.NAME, its images and labels as torchvision reads them.
+    """The images and labels of torchvision.datasets.NAME, as torchvision reads them.
 
-    train, test, val: splits by the names that the set has for them. options: other arguments of its class.
-    size: images of one size are resized to fit in a square; photographs, which differ in size, become the squares at
-    their centers, and need one.
+    train, test, val: names of splits, as in torchvision. options: other arguments of its class.
+    size: images of one size are resized to fit into a square; of photographs, which differ in size, the center square
+    is resized, so they need a size.
     Raises InputError for another set, split or option, and for files that are missing or damaged.
     """
     if name not in SETS:
@@ -145,7 +145,7 @@ def no_such_set(name: str) -> str:
 
 
 def chosen(name: str, splits: Splits, given: Mapping[str, str | None]) -> dict[str, Split]:
-    """The split of each part, as the class of the set takes it. Raises InputError for one that it hasn't."""
+    """The split of each part, as an argument of the set's class. Raises InputError for unknown splits."""
     if splits.parameter is None:
         for part, split in given.items():
             if split is not None:
@@ -166,7 +166,7 @@ def chosen(name: str, splits: Splits, given: Mapping[str, str | None]) -> dict[s
 
 
 def checked_options(name: str, splits: Splits, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The other arguments of a set's class. Raises InputError for one that it hasn't."""
+    """The other arguments of a set's class. Raises InputError for arguments that it does not have."""
     known = [key for key in parameters(name) if key not in (*OURS, splits.parameter)]
     for key in options or {}:
         if key == splits.parameter or (key in ("train", "split") and key not in known):
@@ -180,7 +180,7 @@ def checked_options(name: str, splits: Splits, options: Mapping[str, Any] | None
 
 
 def parameters(name: str) -> list[str]:
-    """The arguments of a set's class, with those of the class that it hands them on to."""
+    """The arguments of a set's class, with those of the base class to which it passes them."""
     from torchvision import datasets
 
     found: list[str] = []
@@ -197,7 +197,7 @@ def read(
 ) -> tuple[np.ndarray | OnDisk, np.ndarray, list[str]]:
     """The images, labels and class names of a split.
 
-    size: of the square at each center, None for the images' own. on_disk: see `cache.stays_on_disk`.
+    size: of the center square of each image; None: the images' own size. on_disk: see `cache.stays_on_disk`.
     """
     import torchvision
     from torchvision import datasets
@@ -212,9 +212,9 @@ def read(
 
     def fetched() -> Any:
         try:
-            return source(data_dir, **given, transform=as_array)  # some refuse to download what is there
+            return source(data_dir, **given, transform=as_array)  # some sets raise an error if files exist already
         except (OSError, RuntimeError):
-            if "download" not in parameters(name) or name in ("ImageNet", "StanfordCars"):  # nowhere to be had
+            if "download" not in parameters(name) or name in ("ImageNet", "StanfordCars"):  # these have no download
                 raise
             return source(data_dir, **given, transform=as_array, download=True)
 
@@ -223,7 +223,7 @@ def read(
     except (OSError, RuntimeError, ImportError) as error:
         why = f"cannot be read or downloaded; put what torchvision.datasets.{name} reads into {data_dir}"
         raise InputError(f"{where} {why} ({reason(error)})") from error
-    except Exception as error:  # pandas, scipy, tarfile: any class on a damaged file
+    except Exception as error:  # pandas, scipy and tarfile raise errors of any class for a damaged file
         if isinstance(error, ValueError) and re.search("argument|Parameter", str(error)):  # torchvision's of these
             raise InputError(f"dataset.options: {name} ({said}): {' '.join(str(error).split())}") from error
         why = f"its files in {data_dir} are damaged; delete or replace them"
@@ -240,19 +240,19 @@ def read(
 
     if not len(images):
         raise InputError(f"{where}: there is no image in it ({said})")
-    if SETS[name] is EITHER:  # whole in memory as they are
+    if SETS[name] is EITHER:  # all images are in memory already
         return np.asarray(images.data), np.asarray(images.targets, np.int64), names_of(images)
     first, _ = sample(0)
     labels = np.full(len(images), -1)
 
     def some(rows: range) -> np.ndarray:
-        """The images of these rows, whose labels are put where they belong."""
+        """The images of these rows. Writes their labels into `labels`."""
         pixels = np.empty((len(rows), *first.shape), np.uint8)
 
         def put(row: int) -> None:
             pixels[row - rows.start], labels[row] = sample(row)
 
-        if size is None:  # of small images a thread would take longer than the work
+        if size is None:  # for small images threads would cost more time than they save
             for row in rows:
                 put(row)
         else:
@@ -269,7 +269,7 @@ def read(
             yield np.moveaxis(some(rows), -1, 1)
 
     def labels_as_images() -> Iterator[np.ndarray]:
-        if (labels < 0).any():  # the images were there already
+        if (labels < 0).any():  # the images were in the cache already
             for _ in blocks():
                 pass
         yield labels.view(np.uint8).reshape(-1, 1, 1, labels.itemsize)
@@ -282,8 +282,8 @@ def read(
 
 
 def content_of(images: Any, data_dir: Path) -> str:
-    """What names the content of a set of torchvision: the files that it lists, or all in its folder, and all that it
-    knows of them, labels too, but for where they lie."""
+    """A digest of the content of a set of torchvision: the files that it lists, or all files in its folder, and all its
+    other data, such as labels, without the location of the files."""
     about = {key: value for key, value in vars(images).items() if not callable(value)}
     lists = [value for value in about.values() if isinstance(value, list) and len(value) == len(images)]
     for entries in lists:
@@ -301,7 +301,7 @@ def content_of(images: Any, data_dir: Path) -> str:
 
 
 def names_of(images: Any) -> list[str]:
-    """What a set of torchvision calls its classes, by their numbers; [] where it doesn't say."""
+    """The names of the classes of a set of torchvision, in the order of their numbers; [] if it has none."""
     keys = ("classes", "categories", "all_categories")
     found = next((getattr(images, key) for key in keys if hasattr(images, key)), ())
     return [", ".join(name) if isinstance(name, tuple | list) else str(name) for name in found]

@@ -1,4 +1,4 @@
-"""What is done to images: once when they are read, or to each mini-batch."""
+"""Changes of images: once when they are read, or in each mini-batch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
-    """uint8 images, shape (N, C, H, W), as (N, C, *shape): bilinear, antialiased. They keep their proportions; what is
-    left is black, equally on both sides."""
+    """Resizes uint8 images (N, C, H, W) to (N, C, *shape), bilinear with antialiasing. They keep their proportions, and
+    the rest is black, equally on both sides."""
     height, width = images.shape[-2:]
     if (height, width) == shape:
         return images
@@ -22,10 +22,11 @@ def resize(images: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def crop_and_flip(x: Tensor, pad: int = 4) -> Tensor:
-    """Each image of a batch shifted by up to `pad` pixels, black moving in, and mirrored half of the time.
+    """Shifts each image of a batch (B, C, H, W) by up to `pad` pixels, with black at the border, and mirrors it with
+    probability 1/2.
 
-    torchvision's RandomCrop draws one crop for a whole batch; this draws one for each image, all at once,
-    from torch's global generator of the batch's device.
+    torchvision's RandomCrop draws one crop for the whole batch. This function draws one for each image, from torch's
+    global generator of the batch's device.
     """
     n, channels, height, width = x.shape
     down, right = torch.randint(2 * pad + 1, (2, n, 1), device=x.device)

@@ -1,4 +1,4 @@
-"""How the images of a task are seen: permuted pixels, turned images; no copy per task."""
+"""Views of images: permuted or rotated for each task, without copies in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 
 class Permute(nn.Module):
-    """Puts the pixels of an image of task t in the order `orders[t]`, int64 (tasks + 1, H W); the last row is for
-    generated images."""
+    """Permutes the pixels of an image of task t by `orders[t]`, int64 (tasks + 1, H W). The last row is for generated
+    images."""
 
     orders: Tensor
 
@@ -26,10 +26,8 @@ class Permute(nn.Module):
 
 
 class Rotate(nn.Module):
-    """Turns an image of task t by `degrees[t]`, float (tasks + 1,), bilinearly; the last entry (0) is for generated
-    images.
-
-    What leaves the frame is lost, what comes in is black.
+    """Rotates an image of task t by `degrees[t]`, float (tasks + 1,), with bilinear interpolation. The last entry (0)
+    is for generated images. Corners that leave the image are lost, and new corners are black.
     """
 
     degrees: Tensor
@@ -43,8 +41,8 @@ class Rotate(nn.Module):
 
 
 def turned(x: Tensor, degrees: Tensor) -> Tensor:
-    """Float images, shape (B, C, H, W), each turned about its center by its own degrees, (B,), counter-clockwise and
-    bilinearly; what comes in is black.
+    """Rotates each of the float images (B, C, H, W) around its center by its own angle, in degrees, (B,): counter-
+    clockwise, with bilinear interpolation and black new corners.
 
     >>> turned(torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]]), torch.tensor([90.0])).round().tolist()
     [[[[1.0, 0.0], [0.0, 0.0]]]]
@@ -57,7 +55,7 @@ def turned(x: Tensor, degrees: Tensor) -> Tensor:
 
 
 class Pictures(NamedTuple):
-    """Images that a learner doesn't see itself, but the features of.
+    """The images of a learner that gets only their features.
 
     image_shape: (C, H, W). view: as in `Data`. features: float images in [0, 1], (B, C, H, W) -> (B, width, 1, 1).
     """
