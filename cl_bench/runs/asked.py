@@ -1,4 +1,4 @@
-"""What a person asks a run about, data sets and pictures, and that nothing else of ours is at work meanwhile."""
+"""Data sets and pictures for predictions of a run, and a lock so that nothing else of ours runs at the same time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def places_of(images: Any) -> list[Path] | None:
 
 
 def as_path(place: Any, what: str) -> Path:
-    """A path that a person gives. Raises InputError for what is none."""
+    """A path from the user. Raises InputError for values that are not paths."""
     if isinstance(place, str | os.PathLike):
         return Path(place)
     raise InputError(f"{what}={place!r}: is not a path; give a text or a Path")
@@ -91,8 +91,8 @@ def composed_of(overrides: Sequence[str], typed: Sequence[str] | None = None) ->
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Nothing else of ours is composed, built or trained in this process meanwhile: torch's random numbers and Hydra's
-    configuration belong to all of it. Raises InputError inside of itself, where it would wait for ever."""
+    """A lock: nothing else of ours is composed, built or trained in this process, because torch's random numbers and
+    Hydra's configuration are global. Raises InputError if it is entered twice, which would wait for ever."""
     if HERE.get():
         why = "a run is in progress in this thread, and nothing else can be built or trained before it ends"
         raise InputError(f"cl_bench: {why}; leave it out of callbacks")
@@ -106,7 +106,7 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def by_itself() -> Iterator[None]:
-    """`alone` with Hydra. A configuration of Hydra's that somebody else opened is there again afterwards."""
+    """`alone`, also for Hydra. Afterwards Hydra has the configuration again that other code had opened."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

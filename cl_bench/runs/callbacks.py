@@ -1,4 +1,4 @@
-"""A person's own Lightning callbacks: which of them have a meaning here, and what is kept of them."""
+"""Lightning callbacks of the user: which of them are possible here, and what checkpoints keep of them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NOT_HERE: dict[tuple[type[Callback], ...], str] = {
         lightning.WeightAveraging,
     ): "Lightning does not make the optimizer's steps here, and its global_step stays 0",
 }
-"""Of Lightning's own callbacks those that would do nothing, or harm, and why."""
+"""Lightning's own callbacks that would do nothing or harm, with the reason."""
 
 
 def usable(callbacks: Sequence[Callback]) -> list[Callback]:
-    """The callbacks. Raises InputError for one that has no meaning here."""
+    """The callbacks. Raises InputError for callbacks that are not possible here."""
     for number, callback in enumerate(callbacks):
         for kinds, why in NOT_HERE.items():
             if isinstance(callback, kinds):
@@ -39,7 +39,7 @@ def usable(callbacks: Sequence[Callback]) -> list[Callback]:
 
 
 def states_of(callbacks: Sequence[Callback]) -> list[dict[str, Any]]:
-    """What a checkpoint keeps of them: their `state_dict`, in their order.
+    """The `state_dict` of each callback, in order, for checkpoints.
 
     Raises InputError for anything but tensors and plain values: a checkpoint is no reason to import code.
     """
@@ -52,14 +52,14 @@ def states_of(callbacks: Sequence[Callback]) -> list[dict[str, Any]]:
 
 
 def restore(callbacks: Sequence[Callback], states: Sequence[dict[str, Any]] | None) -> None:
-    """Gives them back what was kept, nothing where nothing was; a copy, as they may go on changing it."""
+    """Gives them their kept state, if there is one; a copy, because they may change it."""
     for callback, state in zip(callbacks, states or [], strict=False):
         if state is not None:
             callback.load_state_dict(deepcopy(state))
 
 
 def not_plain(value: Any, where: str) -> Iterator[str]:
-    """The places in a value at which there is something else than tensors and plain values.
+    """The places in a value that have other objects than tensors and plain values.
 
     >>> next(not_plain({"seen": [1, 2.5, {"all"}]}, "state_dict"))
     "state_dict['seen'][2] is a set"

@@ -1,4 +1,4 @@
-"""What a finished run prints: the accuracy matrix and the metrics."""
+"""The output of a finished run: the accuracy matrix and the metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MOST_SHOWN = 12  # tasks in the table on the console, of more than MOST_TASKS
-LONGEST_NAME = 40  # letters of a task's classes below it
+LONGEST_NAME = 40  # letters of the class names of a task below the table
 
 
 def show(results: Results, folder: Path, console: Console | None = None) -> None:

@@ -1,5 +1,5 @@
-"""`continue_from=FOLDER`: a new run that goes on where a finished one ended, with further tasks. No torch before it is
-sure that it can."""
+"""`continue_from=FOLDER`: a new run that continues a finished run with new tasks. torch is imported only when it is
+certain that this is possible."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def tasks_before(settings: Mapping[str, Any]) -> int:
-    """How many tasks the run that is continued has learned; 0 for a run of its own."""
+    """The number of tasks of the run that is continued; 0 without such a run."""
     return settings["came_from"]["tasks"] if settings.get("came_from") else 0
 
 
 def earlier(settings: Mapping[str, Any]) -> Results:
     """The results of the run that is continued.
 
-    Raises InputError where there is none that these settings can go on with.
+    Raises InputError if there are none, or if these settings cannot continue them.
     """
     folder = place(settings["continue_from"], "continue_from")
     where = f"continue_from={settings['continue_from']}"
@@ -48,7 +48,7 @@ def earlier(settings: Mapping[str, Any]) -> Results:
 
 
 def check_goes_on(settings: Mapping[str, Any], results: Results, where: str) -> None:
-    """Raises InputError for what can't go on from these results."""
+    """Raises InputError for settings that cannot continue these results."""
     if "trial" in settings or settings.get("hparams_search"):
         raise InputError(f"{where}: a search chooses values before the first task; leave out hparams_search")
     if settings["reference"] is not None:
@@ -87,7 +87,7 @@ def state_to_go_on(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def grown(state: Mapping[str, Any], fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of a smaller module as that of a larger one: its numbers come first, the others are those of `fresh`.
+    """The state of a smaller module as the state of a larger one: its numbers come first, and the rest is from `fresh`.
 
     A tensor that is empty in `fresh` takes its size from the state, see `networks.growing`.
 

@@ -1,4 +1,4 @@
-"""The course of a training phase: its step size, and what is decided at the end of each pass over its images."""
+"""The course of a training phase: its step sizes, and the decisions at the end of each pass over its images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ Measure = Callable[[Learner], float | None]
 
 
 class Course:
-    """Follows a phase step by step: sets step sizes, and stops it when it no longer gets better.
+    """Sets the step sizes of a phase, and stops the phase when it does not improve any more.
 
     Args:
-        module: that trains.
-        steps: of the whole phase. per_pass: of one pass over its data, at the end of which it is measured.
-        schedule: of the step sizes, None for those of the optimizers.
-        patience: measurements without a better one after which the phase ends, None for never. `best` is the state that
-            the module had at the best one, the first of equals: all of it, as if the phase had ended there.
+        module: the module that trains.
+        steps: of the whole phase.
+        per_pass: steps of one pass over the data, after which the module is measured.
+        schedule: of the step sizes; None: those of the optimizers.
+        patience: measurements without improvement before the phase ends; None: it does not end early. `best` is the
+            whole state of the module at the best measurement (of equal ones, at the first).
         measure: the accuracy of the module on the task's validation images.
     """
 
@@ -47,7 +48,7 @@ class Course:
         self._optimizers: Sequence[torch.optim.Optimizer] = ()
 
     def begin(self, optimizers: Sequence[torch.optim.Optimizer], done: int) -> None:
-        """The phase begins, or goes on after so many steps."""
+        """The phase begins, or continues after this number of steps."""
         self._optimizers = optimizers
         for optimizer in optimizers if self.schedule else ():
             for group in optimizer.param_groups:
@@ -56,7 +57,7 @@ class Course:
         self._set_rates(done)
 
     def after_step(self, done: int) -> bool:
-        """Looks at the module after a step; whether the phase ends with it."""
+        """Must be called after each step. Returns whether the phase ends with it."""
         if self._by == "train_loss":
             self._add_losses(done - 1)
         if done % self.per_pass == 0 or done == self.steps:
@@ -66,13 +67,13 @@ class Course:
 
     @property
     def stopped(self) -> bool:
-        """Whether it has been measured often enough since the best measurement."""
+        """Whether there were `patience` measurements since the best one."""
         if self.patience is None or not self.accuracies:
             return False
         return len(self.accuracies) - 1 - self.accuracies.index(max(self.accuracies)) >= self.patience
 
     def state(self) -> dict[str, Any]:
-        """All of it that a phase needs that goes on after a kill."""
+        """Its state, for a phase that continues after a kill."""
         return {"accuracies": self.accuracies, "losses": self.losses, "total": self.total, "best": self.best}
 
     def restore(self, state: dict[str, Any]) -> None:

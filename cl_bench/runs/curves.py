@@ -28,8 +28,8 @@ class Row(NamedTuple):
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a log.csv, none if there is no such file; what is no row is left out: a line cut short by a crash,
-    letters of another encoding, what somebody else wrote there."""
+    """The rows of a log.csv; none if the file is missing. Lines that are not rows are left out: a line cut by a crash,
+    another encoding, text of other programs."""
     text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
     lines = text[: text.rfind("\n") + 1].replace("\0", "").split("\n")[1:]
     rows = []
@@ -41,7 +41,7 @@ def read(path: Path) -> list[Row]:
 
 
 def rewrite(path: Path, rows: Iterable[Row]) -> None:
-    """Replace a log.csv as a whole: a crash leaves the old one or the new one."""
+    """Replaces a log.csv atomically: after a crash it is the old one or the new one."""
     text = StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Row._fields)

@@ -21,21 +21,21 @@ from cl_bench.seeding import seeded
 log = logging.getLogger(__name__)
 
 POINTS = 2000
-"""Of a whole run, that its results keep; log.csv has each."""
+"""Largest number of points of a whole run in its results; log.csv has all."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How all tasks so far are measured while one is learned.
+    """Measures all tasks so far while one is learned.
 
     Args:
-        learner: whose accuracy it is; what else a method trains, such as a generator, isn't looked at.
+        learner: is measured; other modules of the method, such as a generator, are not.
         every, unit: `evaluate_every` and `evaluate_unit`.
         on: test images, or validation images.
-        tasks: those that are looked at, see `Evaluation`.
-        names: of them, for the curves; the mean has a name of its own.
-        measure: the accuracy on each of them, after so many steps of a phase.
-        most: points of a phase that are kept in the results.
+        tasks: the tasks that are measured, see `Evaluation`.
+        names: of these tasks, for the curves; the mean has its own name.
+        measure: the accuracy on each of these tasks, given the number of steps of the phase.
+        most: largest number of points per phase in the results.
     """
 
     learner: Method
@@ -48,7 +48,7 @@ class Evaluate:
     most: int
 
     def phase(self, module: Learner, steps: int, per_pass: int) -> Evaluating | None:
-        """For a phase of so many steps that trains this module; None where it isn't the learner."""
+        """The curve for a phase of this length that trains this module; None if it is not the learner."""
         if module is not self.learner:
             return None
         return Evaluating(self, self.every * (per_pass if self.unit == "epochs" else 1), steps)
@@ -71,11 +71,11 @@ class Evaluating:
         self.points.append((done, self.how.measure(done)))
 
     def restore(self, points: Sequence[tuple[int, list[float]]]) -> None:
-        """What was measured before a kill, and is in the log."""
+        """Takes over the measurements before a kill, which are in the log."""
         self.points, self._logged = list(points), len(points)
 
     def new_points(self) -> Iterator[tuple[int, dict[str, float]]]:
-        """What the log doesn't have yet."""
+        """The measurements that are not in the log yet."""
         kind = self.how.on.partition(" ")[0]
         new, self._logged = self.points[self._logged :], len(self.points)
         for done, accuracies in new:
@@ -91,9 +91,9 @@ class Evaluating:
 def evaluate(
     settings: Mapping[str, Any], scenario: Scenario, score: Score, method: Method, task: Task
 ) -> Evaluate | None:
-    """What `evaluate_every` asks for while this task is learned; None where it doesn't.
+    """The `Evaluate` for `evaluate_every` while this task is learned; None if it is not set.
 
-    Of many tasks some are followed, the same ones during the whole run, and the task being learned.
+    If there are many tasks, only some are measured: the same ones in the whole run, and the current task.
     """
     every, n_tasks, index = settings.get("evaluate_every"), len(scenario.tasks), task.index
     if not every:
@@ -130,7 +130,7 @@ def evaluate(
 
 
 def warn_if_idle(settings: Mapping[str, Any], phases: Sequence[Phase]) -> bool:
-    """Says when `evaluate_every` has measured nothing while a task was learned, and whether it said so."""
+    """Warns if `evaluate_every` has measured nothing while a task was learned. Returns whether it warned."""
     every, method = settings.get("evaluate_every"), settings["choices"]["method"]
     idle = bool(every) and not any(phase.evaluation for phase in phases)
     if idle:

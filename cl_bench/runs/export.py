@@ -1,4 +1,4 @@
-"""A trained model as a graph of torch alone, `torch.export`: who uses it needs neither cl_bench nor its settings."""
+"""A trained model as a graph of torch (`torch.export`): its users need neither cl_bench nor the settings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CLOSE = 1e-5  # what two ways to compute the same logits may differ by, relative
 
 
 class Answers(nn.Module):
-    """Images (B, C, H, W) in [0, 1] to the logits (B, n_outputs) of a trained model, those that may not answer at the
-    lowest value.
+    """Images (B, C, H, W) in [0, 1] -> logits (B, n_outputs) of a trained model, with the lowest value for outputs that
+    may not answer.
 
-    task: of the images, where it is given.
+    task: of the images, if it is given.
     """
 
     allowed: Tensor
@@ -50,9 +50,9 @@ class Answers(nn.Module):
 @usual_torch()
 @torch.no_grad()
 def export(trained: Trained, file: Path, task: int | None) -> None:
-    """Writes the graph of a trained model, with its labels.json inside, once it is seen to give the same answers.
+    """Writes the graph of a trained model, with its labels.json inside, after a check that its logits are the same.
 
-    Raises InputError for a model that is no graph of torch alone, with the reason.
+    Raises InputError for a model that torch cannot export, with the reason.
     """
     if trained.problem.pictures:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Training phases: the only place where a Lightning Trainer is made, and where a killed phase goes on."""
+"""Training phases: only here a Lightning Trainer is made, and a killed phase continues."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cl_bench.runs.task_checkpoint import TaskCheckpoint
 from cl_bench.runs.watch import NO_POINTS, Points, Validate, Watch
 from cl_bench.seeding import derive, seeded
 
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # a banner per Trainer otherwise
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # otherwise each Trainer prints a banner
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", module="pytorch_lightning", message=".*in eval mode.*")  # frozen batch normalization
 
@@ -43,18 +43,18 @@ ONE_IMAGE = (
 class Fit:
     """Trains a module for one phase: `phase = fit(module, data, phase="solver")`; see `methods.base.Fit`.
 
-    Inside `with fit.task(i):` it remembers finished phases, and saves the running one every `checkpoint_every`
-    seconds. When a task is replayed after a kill, it returns from finished phases at once and continues the one that
-    was cut at its step.
+    Inside `with fit.task(i):` it keeps finished phases, and saves the current phase every `checkpoint_every` seconds.
+    When `learn` runs again after a kill, calls for finished phases return at once, and the interrupted phase continues
+    at its step.
 
-    schedule: of the step sizes of the method, which its parts (a GAN) don't follow. epochs: passes over a phase's data.
-    iterations: mini-batches per task instead. batch_size: images. patience: passes without better accuracy on the
-    task's validation images after which a phase of the method ends, see `Course`. gradient_clip: the largest norm of a
-    gradient, of all weights that an optimizer steps, in any phase. freeze_batch_norm: whether the network's statistics
-    stay as the first task left them. chunk: mini-batches handed to Lightning at once; changes no number. accelerator,
-    precision: as Lightning's. threads: of torch on the CPU, None for its own choice. log_every: steps whose mean is one
-    point of a curve; changes no result. progress: a bar for the whole run, when there is a terminal, and a line after
-    each task. callbacks: a person's own, handed to each Trainer in turn; their state is kept in checkpoints.
+    schedule: of the method's step sizes; parts of it, such as a GAN, do not use it. epochs: passes over a phase's data.
+    iterations: mini-batches per task instead. batch_size: images in a mini-batch. patience: passes without better
+    accuracy on the task's validation images before a phase of the method ends, see `Course`. gradient_clip: largest
+    norm of the gradient of all weights of an optimizer, in every phase. freeze_batch_norm: whether the statistics do
+    not change after the first task. chunk: mini-batches per Lightning batch; it changes no result. accelerator,
+    precision: as in Lightning. threads: of torch on the CPU; None: torch chooses. log_every: steps whose mean is one
+    point of a curve; it changes no result. progress: shows a bar in a terminal, and a line after each task. callbacks:
+    of the user, for each Trainer; their state is in checkpoints.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Fit:
         self.checkpoint = TaskCheckpoint(folder, checkpoint_every, usable(callbacks))
         self.device = device_of(accelerator)
         self.precision: Literal["32-true", "bf16-mixed"] = precision
-        torch.backends.cudnn.deterministic = True  # else the same command may give other numbers on a GPU
+        torch.backends.cudnn.deterministic = True  # otherwise the same command may have other results on a GPU
         if threads:
             torch.set_num_threads(threads)
         self.validate: Validate = lambda module: None
@@ -105,11 +105,11 @@ class Fit:
         validate_current: Validate = lambda module: None,
         evaluate: Evaluate | None = None,
     ) -> Iterator[None]:
-        """What is fitted inside belongs to this task; the code between phases draws its own random numbers.
+        """Phases inside belong to this task. The code between phases has its own random numbers.
 
-        validate: the accuracy of the module that trains, some times in a phase; None where there is nothing to measure.
-        points: where a stream is measured. validate_current: the accuracy on validation images of this task alone.
-        evaluate: how all tasks so far are measured, while this one is learned.
+        validate: measures the accuracy of the module several times in a phase; None: nothing is measured. points: where
+        a stream is measured. validate_current: the accuracy on validation images of only this task. evaluate: measures
+        all tasks so far while this task is learned.
         """
         self.validate, self.validate_current = validate, validate_current
         self.points, self.evaluate = points, evaluate
@@ -186,7 +186,7 @@ class Fit:
                     if "more than 1 value per channel" in str(error):  # torch's words
                         raise InputError(ONE_IMAGE) from error
                     raise
-                finally:  # circles of references would keep its images and moments until Python looks for them
+                finally:  # reference cycles would keep images and moments until a garbage collection
                     trainer.strategy.optimizers = []
                     vars(trainer).clear()
                     module.trainer = None
@@ -212,12 +212,12 @@ class Fit:
         return self._end(finished, module.state_dict())
 
     def stop(self, signal: int) -> None:
-        """The run is to stop at the end of the current chunk, once that is saved."""
+        """Stops the run at the end of the current chunk, after it was saved."""
         self.checkpoint.stop(signal)
         self.progress.stopping()
 
     def resume(self, task: int, steps_before: int) -> int:
-        """Looks for what was saved in the middle of this task, and returns how many mini-batches the run has had.
+        """Loads the state that was saved in the middle of this task. Returns the number of mini-batches of the run so far.
 
         steps_before: mini-batches of the tasks before.
         """
@@ -225,7 +225,7 @@ class Fit:
         return steps_before + self.checkpoint.load(task)
 
     def _course(self, module: Learner, per_pass: int, steps: int) -> Course | None:
-        """What is decided along a phase that trains the method; None for its parts, and where nothing is decided."""
+        """The `Course` of a phase that trains the method; None for its parts, and if there is nothing to decide."""
         if not (isinstance(module, Method) and module.by_gradients) or not (self.schedule or self.patience):
             return None
         return Course(module, steps, per_pass, self.schedule, self.patience, self.validate_current)
@@ -248,7 +248,7 @@ class Fit:
             precision=self.precision,
             logger=self.logger,
             log_every_n_steps=1,
-            callbacks=[watch, *self.checkpoint.callbacks],  # it is first: what is saved is what they left
+            callbacks=[watch, *self.checkpoint.callbacks],  # `watch` is first: it saves before their next hook
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -257,16 +257,16 @@ class Fit:
 
 
 class Trainer(pl.Trainer):
-    """Lightning's, but for what it does on SIGTERM."""
+    """Lightning's Trainer, without its handling of SIGTERM."""
 
     @property
     def received_sigterm(self) -> bool:
-        """Never: signals are for `Watch`; Lightning would stop without saving."""
+        """Never: `Watch` handles signals. Lightning would stop without saving."""
         return False
 
 
 def device_of(accelerator: str) -> torch.device:
-    """The device to train on. Raises InputError when a GPU is asked for and there is none."""
+    """The device for training. Raises InputError if the settings require a GPU and there is none."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise InputError("trainer.accelerator=gpu: no GPU was found; choose cpu or auto")
     return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,7 +1,7 @@
-"""Where a run's numbers go: always `log.csv` in the run's folder, and elsewhere if asked for (`trackers`).
+"""The loggers of a run: always `log.csv` in the run's folder, and others by the settings (see `trackers`).
 
-A run is many Lightning Trainers, each counting its steps from 0. The loggers add them up to one step that
-grows over the whole run, so that the curves of its phases, and of a run that was continued, fit together.
+A run has many Lightning Trainers, and each counts its steps from 0. The loggers add them to one step count over the
+whole run. So the curves of all phases fit together, also after a run was continued.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pytorch_lightning.loggers import Logger
 from cl_bench.record import Results, to_json
 from cl_bench.runs.curves import Row, read, rewrite
 
-STREAM = "accuracy_on_stream"  # stands in the place of the phase for what is measured while a stream is learned
-EVALUATED = "while_learning"  # of what is measured while a task is learned
-MEASURED = "task"  # stands in the place of the phase for what is measured after a task
+STREAM = "accuracy_on_stream"  # the phase name of measurements while a stream is learned
+EVALUATED = "while_learning"  # the phase name of measurements while a task is learned
+MEASURED = "task"  # the phase name of measurements after a task
 
 
 class RunLogger(Logger):
-    """The logger of one run, handed to each of its Trainers in turn; a subclass says where values go.
+    """The logger of one run, which all its Trainers use. A subclass defines where values go.
 
-    Calls come in this order: `start`; for each task, `phase` before and `log_points` (or `log_metrics`, by Lightning)
-    during each Trainer, then `task`; at the end `finish`. `close` comes last, whatever happened before.
+    The order of calls: `start`; for each task, `phase` before each Trainer and `log_points` (or Lightning's
+    `log_metrics`) during it, then `task`; at the end `finish`. `close` always comes last, also after an error.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._name, self._key = "", ""
         self._task, self._phase, self._offset, self._step = 0, "", 0, 0
-        self._there: set[tuple[int, str, str]] = set()  # step, phase and name of the last points before a kill
+        self._there: set[tuple[int, str, str]] = set()  # step, phase and name of the last logged points before a kill
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class RunLogger(Logger):
         tags: list[str],
         step: int,
     ) -> None:
-        """Begin a run, or continue it: what was logged after `step` steps will come again."""
+        """Begin a run, or continue it after `step` steps. Points that were logged after that step will come again."""
         self._folder, self._key, self._name = folder, key, name
         self.open(config, group, tags, step)
 
@@ -63,9 +63,9 @@ class RunLogger(Logger):
         self._task, self._phase, self._offset = task, phase, step
 
     def log_points(self, points: Iterable[tuple[int, Mapping[str, float]]], phase: str | None = None) -> None:
-        """Points of the curves of this phase: how many of its steps were done, and the value of each name then.
+        """Log points of this phase's curves: the number of its steps so far, and the values by name.
 
-        phase: what stands in its place, STREAM or EVALUATED.
+        phase: another phase name, STREAM or EVALUATED.
         """
         rows = [
             Row(self._offset + step, self._task, phase or self._phase, name, float(value))
@@ -77,8 +77,8 @@ class RunLogger(Logger):
             self.write(rows)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One point, by Lightning, which adds an epoch of its own, or by a callback. It stands at the last step logged
-        or later: Lightning counts chunks, not steps. What was logged there before a kill is not logged again."""
+        """Log one point from Lightning, which adds its own epoch, or from a callback. It gets the last logged step or a
+        later one, because Lightning counts chunks, not steps. Points from before a kill are not logged again."""
         at = max(self._offset + (step or 0), self._step)
         new = [name for name in metrics if name != "epoch" and (at, self._phase, name) not in self._there]
         self.log_points([(at - self._offset, {name: metrics[name] for name in new})])
@@ -87,9 +87,9 @@ class RunLogger(Logger):
         """Nothing: the configuration has been known since `start`."""
 
     def task(self, results: Results, samples: Path | None) -> None:
-        """A task was learned and all were measured; the numbers of the last record go to the last step logged.
+        """Log the numbers of the last record, at the last step. Called after a task was learned and all were measured.
 
-        samples: a picture of what the method generates, where it does.
+        samples: a picture of generated images, if the method generates images.
         """
         task = results.tasks[-1].task
         self.write([Row(self._step, task, MEASURED, name, float(value)) for name, value in measured(results).items()])
@@ -98,15 +98,15 @@ class RunLogger(Logger):
         """The run is complete."""
 
     def close(self, failed: bool) -> None:
-        """Let go of what is open. (Lightning's own `finalize` comes after every phase.)"""
+        """Close everything that is open. (Lightning's own `finalize` comes after every phase.)"""
 
     @abstractmethod
     def open(self, config: dict[str, Any], group: str, tags: list[str], step: int) -> None:
-        """Get ready to write; see `start`."""
+        """Prepare for writing; see `start`."""
 
     @abstractmethod
     def write(self, rows: Sequence[Row]) -> None:
-        """Keep these values; those of one step follow each other."""
+        """Write these values. All values of one step come one after another."""
 
 
 class CSVLog(RunLogger):
@@ -132,7 +132,7 @@ class CSVLog(RunLogger):
 
 
 def measured(results: Results) -> dict[str, float]:
-    """The numbers after the last task learned, without those that aren't defined (yet)."""
+    """The numbers after the last task, without metrics that are not defined (yet)."""
     record = results.tasks[-1]
     noted: dict[str, Any] = to_json(record.diagnostics)
     values = {
@@ -150,7 +150,7 @@ def measured(results: Results) -> dict[str, float]:
 
 
 def total(value: Any) -> Any:
-    """Of numbers per layer their sum, of other values themselves."""
+    """The sum of a list of numbers for each layer; other values do not change."""
     return sum(value) if isinstance(value, list) and all(map(is_number, value)) else value
 
 

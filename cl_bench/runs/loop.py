@@ -1,4 +1,4 @@
-"""The life of one run: for each task, learn it, then be measured on every task."""
+"""One run: for each task, the method learns it and is then measured on every task."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from cl_bench.seeding import usual_torch
 
 
 def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
-    """Each task is looked at and learned, then all are measured, and what is known is written down. After a kill it
-    goes on with the first task that isn't."""
+    """Learns each task, measures all tasks after it, and writes the results. After a kill the run continues with the
+    first task that is not recorded."""
     with recorder.open(), fit.progress.live(recorder.plan()):
         for task in recorder.tasks_left():
             before = recorder.score.or_nan.attempt("plasticity", partial(plasticity, method, task.train, task.index))
@@ -44,26 +44,26 @@ def learn_tasks(method: Method, fit: Fit, recorder: Recorder) -> Results:
 
 @contextmanager
 def without_subnormals() -> Iterator[None]:
-    """Inside, numbers below 1e-38 are zero: a CPU takes up to a hundred times as long for them, and masks near 0 make
-    many. It comes before torch starts its threads, which take it over; afterwards there are as many as before."""
+    """Inside, numbers below 1e-38 are 0: a CPU takes up to a hundred times as long for them, and masks near 0 make many
+    of them. It must be set before torch starts its threads, which inherit it. Restores the number of threads."""
     zero_before = not torch.tensor(1e-39).mul(1)
     torch.set_flush_denormal(True)
     threads = torch.get_num_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)  # `trainer.threads` is of one run, not of the next one in this process
+        torch.set_num_threads(threads)  # `trainer.threads` must not change the next run in this process
         torch.set_flush_denormal(zero_before)
 
 
 @usual_torch()
 @without_subnormals()
 def run(settings: Mapping[str, Any]) -> Results:
-    """Runs what the settings (`config.compose`) describe, or goes on with it, and returns its results.
+    """Makes or continues the run that the settings (from `config.compose`) describe, and returns its results.
 
-    With `trial` among the settings (see `search`) it is measured on validation images, not on test images, and
-    learns the first tasks alone if that is asked for.
-    Raises InputError for anything that can't be done, before training where that can be known.
+    With `trial` in the settings (see `search`) it is measured on validation images instead of test images, and may
+    learn only the first tasks.
+    Raises InputError for settings that are not possible, before the training if it can be known then.
     """
     folder = RunFolder(folder_of(settings), key_of(settings), keep=settings["keep_checkpoints"])
     nodes = checked(settings)
@@ -84,14 +84,14 @@ def run(settings: Mapping[str, Any]) -> Results:
         recorder = Recorder(settings, scenario, method, references, fit, folder, logger)
         try:
             return learn_tasks(method, fit, recorder)
-        except OSError as error:  # what is read has been read
+        except OSError as error:  # all reading is done, so this is an error of writing
             file = error.filename or folder.path
             raise InputError(f"output_root: can't write to {file} ({error.strerror or error})") from error
 
 
 def saved_on_signals(fit: Fit) -> AbstractContextManager[None]:
-    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved; a second one at once. In a
-    script or a notebook a second Ctrl-C ends the run alone: what else is in its memory isn't ours to lose."""
+    """SIGTERM and Ctrl-C stop the run at the end of the current chunk, after it was saved. A second signal stops it at
+    once. In a script or a notebook a second Ctrl-C ends only the run, not the process with the user's other data."""
     interrupts = signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def stop(number: int) -> None:

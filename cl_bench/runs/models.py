@@ -1,4 +1,4 @@
-"""Models of a run: what answers after a task, as tensors that any program can read, and what its outputs stand for.
+"""Models of a run: the tensors that predictions after a task need, and the meaning of the outputs.
 
 `models/task4/` has `model.safetensors` and `labels.json`. They need neither the data set nor this version of cl_bench.
 """
@@ -31,10 +31,10 @@ SCHEMA = 1  # of labels.json
 
 @dataclass(frozen=True)
 class Model:
-    """A model as it was written.
+    """A model from its files.
 
-    problem: what its outputs stand for, without view and augmentation, which are functions. state: of what answers.
-    view: whether tasks see images in ways of their own.
+    problem: the meaning of its outputs, without view and augmentation, which are functions. state: the tensors that
+    predictions need. view: whether tasks have different views of images.
     """
 
     problem: Problem
@@ -56,7 +56,7 @@ class Models:
         return self.folder / f"task{after}"
 
     def has(self, after: int) -> bool:
-        """Whether the model after a task is there, as far as a glance tells."""
+        """Whether the model after a task exists; its content is not checked."""
         try:
             labels = self._labels(after)
             return labels["bytes"] is None or (self.place(after) / WEIGHTS).stat().st_size == labels["bytes"]
@@ -64,15 +64,15 @@ class Models:
             return False
 
     def begun(self, after: int) -> bool:
-        """Whether there is something of the model after a task, whole or not."""
+        """Whether any file of the model after a task exists, complete or not."""
         return (self.place(after) / LABELS).exists()
 
     def lacking(self, tasks: Iterable[int]) -> list[int]:
-        """Those of the tasks whose model isn't there."""
+        """The tasks whose model is missing."""
         return [after for after in tasks if not self.has(after)]
 
     def write(self, method: Method, after: int) -> None:
-        """Writes the model of a method as it is after a task; the labels alone while nothing answers (`measurable`)."""
+        """Writes the model of a method after a task; only the labels while it cannot predict yet (`measurable`)."""
         content = as_safetensors(method) if method.measurable else None
         place = self.place(after)
         place.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class Models:
         files.write(place / LABELS, lambda file: file.write_text(text, encoding="utf-8"))
 
     def read(self, after: int) -> Model | None:
-        """The model after a task, None where there is none. Raises InputError for one that can't be used."""
+        """The model after a task; None if there is none. Raises InputError for a damaged model."""
         place = self.place(after)
         again = "delete it, then its run with keep_models=last or all makes it again"
         try:
@@ -111,7 +111,7 @@ class Models:
             ) from None
 
     def _labels(self, after: int) -> dict[str, Any]:
-        """What labels.json says. Raises FileNotFoundError, or files.Damaged with the reason why it can't be used."""
+        """The content of labels.json. Raises FileNotFoundError, or files.Damaged with the reason."""
         labels = files.load_json(self.place(after) / LABELS)
         if not isinstance(labels, dict) or not {"schema", "key", "after", "bytes", "digest"} <= labels.keys():
             raise files.Damaged("is not a labels.json of cl_bench")
@@ -123,7 +123,7 @@ class Models:
 
 
 def wanted(keep: str, n_tasks: int, first: int = 0) -> list[int]:
-    """The tasks whose model is kept, once all of them are learned; another run has learned those before `first`.
+    """The tasks whose models a finished run has. Tasks before `first` are of the run that it continues.
 
     >>> wanted("last", 3), wanted("all", 3), wanted("all", 3, first=1), wanted("none", 3)
     ([2], [0, 1, 2], [1, 2], [])
@@ -132,20 +132,20 @@ def wanted(keep: str, n_tasks: int, first: int = 0) -> list[int]:
 
 
 def keep_of(settings: Mapping[str, Any]) -> str:
-    """Which models a run is to keep; a trial of a search keeps none."""
+    """The models that a run keeps; a trial of a search keeps none."""
     return "none" if "trial" in settings else settings.get("keep_models", "none")
 
 
 def complete(results: Results, folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a finished run has the models that these settings ask for."""
+    """Whether a finished run has the models that these settings require."""
     return not Models(folder, results.key).lacking(
         wanted(keep_of(settings), len(results.classes), tasks_before(settings))
     )
 
 
 def check_states(folder: RunFolder, results: Results | None, settings: Mapping[str, Any]) -> None:
-    """Raises InputError where a model is asked for that can't be made: its task is learned, and the state that the task
-    ended with isn't there any more."""
+    """Raises InputError if a required model cannot be made: its task is learned, and the state at the end of the task
+    does not exist any more."""
     there, keep = folder.ends(), keep_of(settings)
     finished = results is not None and results.status == "finished"
     n_learned = len(results.tasks) if results and finished else 1 + max(there, default=-1)
@@ -160,7 +160,7 @@ def check_states(folder: RunFolder, results: Results | None, settings: Mapping[s
 
 
 def labels_of(problem: Problem, after: int) -> dict[str, Any]:
-    """What the outputs of a model stand for, and which of them answer: everything that a user of it must know."""
+    """The meaning of a model's outputs, and which of them may answer: all that a user of the model needs."""
     answer = problem.mask(problem.rules["evaluation"], after)
     return {
         "schema": SCHEMA,
@@ -181,7 +181,7 @@ def labels_of(problem: Problem, after: int) -> dict[str, Any]:
 
 
 def problem_of(labels: Mapping[str, Any]) -> Problem:
-    """The problem that labels tell of."""
+    """The problem that labels describe."""
     from cl_bench.data.problem import Problem
 
     channels, height, width = labels["image_shape"]
@@ -199,9 +199,9 @@ def problem_of(labels: Mapping[str, Any]) -> Problem:
 
 
 def answer_state(method: Method) -> dict[str, Any]:
-    """The part of a method's `state_dict` that its answers need, for a model that learns no more.
+    """The part of a method's `state_dict` that predictions need.
 
-    That of a class which answers in a way of its own (`forward`), and says nothing of `answers_by`, is all.
+    It is the whole state for a class that has its own `forward` but no `answers_by`.
     """
     kinds = type(method).__mro__
     forward, named = (next(kind for kind in kinds if name in vars(kind)) for name in ("forward", "answers_by"))
@@ -214,9 +214,9 @@ def answer_state(method: Method) -> dict[str, Any]:
 
 
 def as_safetensors(method: Method) -> bytes:
-    """What answers, as the content of a safetensors file; what is no tensor is in its metadata.
+    """The state as the content of a safetensors file, with values that are not tensors in its metadata.
 
-    Raises InputError for a method that keeps what JSON can't hold.
+    Raises InputError for values that JSON cannot hold.
     """
     import torch
     from safetensors.torch import save
@@ -236,8 +236,8 @@ def as_safetensors(method: Method) -> bytes:
 
 
 def put_in(method: Method, state: Mapping[str, Any], where: Path, *, whole: bool = False) -> None:
-    """Gives a new method the state of what answers, or the whole state of one. Raises InputError for that of another
-    network, as after a change of its code."""
+    """Loads the state for predictions, or a whole state, into a new method. Raises InputError for the state of another
+    network, for example after a change of the code."""
     try:
         unexpected = method.load_state_dict(state, strict=whole).unexpected_keys
     except RuntimeError as error:  # of a size that differs

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go besides `log.csv`: one place or several, none of which ever fails a run."""
+"""Trackers: other places for the numbers of a run, besides `log.csv`. A tracker that fails never ends a run."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ class Point(NamedTuple):
 class Tracker(ABC):
     """A place for the numbers of a run, beside log.csv.
 
-    Whatever it raises becomes one warning; it is then off for the rest of the run, and log.csv goes on. What a run sent
-    before it was cut is not sent again.
+    An exception in it becomes one warning. Then it is off for the rest of the run, and log.csv continues. Numbers that
+    were sent before a kill are not sent again.
 
-    title: what a warning calls it. package: what must be installed for it, by the extra of the same name.
+    title: its name in warnings. package: must be installed, with the extra of the same name.
     """
 
     title: ClassVar[str]

@@ -1,4 +1,4 @@
-"""A method as it was after a task of its run, rebuilt from the run's settings and a checkpoint, and its answers."""
+"""The trained method after a task of a run, rebuilt from the settings and a checkpoint, and its predictions."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ from cl_bench.seeding import usual_torch
 
 
 class Trained:
-    """The method of a run as it was after a task, in evaluation mode; it answers where it is, on a CPU or a GPU.
+    """The method of a run as it was after a task, in evaluation mode. It predicts on the device on which it is.
 
-    Its model (see `runs.models`) says by itself what its outputs stand for. Without one, a checkpoint is used, and the
-    data set is read, which says that.
+    Its model (see `runs.models`) has the meaning of its outputs. Without a model a checkpoint is used, and the data set
+    is read for this meaning.
 
     Args:
-        settings: of the run, as its results hold them, but for `plugins`: what a file says is no reason to import code.
-        folder: of the run. key: of its results; a model or a checkpoint of another run is not used.
+        settings: of the run, from its results, without `plugins`: a results file must not import code.
+        folder: of the run.
+        key: of its results. A model or a checkpoint of another run is not used.
         after: the task, 0 for the first.
-        whole: whether it must have what it keeps for learning on, which is in a checkpoint alone; without one the model
-            has to do.
+        whole: whether it should have what only further learning needs, which only a checkpoint has; without a
+            checkpoint the model is used.
 
-    Raises InputError when neither is there or can be used, its data are other ones than they were, or it had learned
-    nothing by then (joint training before its last task).
+    Raises InputError if there is no usable model or checkpoint, if the data have changed, or if nothing was learned yet
+    (joint training before its last task).
     """
 
     @usual_torch()
@@ -70,7 +71,7 @@ class Trained:
 
     @property
     def scenario(self) -> Scenario:
-        """The tasks of the run, whose images are read. Raises InputError when they aren't what they were."""
+        """The tasks of the run, with their images. Raises InputError if they have changed."""
         if self._scenario is None:
             self._check_content()
             self._scenario = scenario_of(self.settings, self.nodes)
@@ -78,11 +79,11 @@ class Trained:
 
     @usual_torch()
     def answers(self, images: Any, task: int | None, top: int | None = None) -> np.ndarray:
-        """The names of the classes that it sees, as `Run.predict` explains."""
+        """The names of the predicted classes, see `Run.predict`."""
         return self.named(self.logits(images, task), task, top)
 
     def named(self, logits: Tensor, task: int | None, top: int | None = None) -> np.ndarray:
-        """The names of the classes that some logits answer with."""
+        """The names of the classes with the highest logits."""
         answering = int(self.answering(task).sum())
         if top is not None and not is_one_of(top, range(1, answering + 1)):
             raise InputError(f"top={top}: {answering} classes answer; choose 1 to {answering}")
@@ -90,7 +91,7 @@ class Trained:
         return np.array(self.problem.class_names)[best.numpy()]
 
     def scores(self, images: Any, task: int | None) -> np.ndarray:
-        """The softmax of what it answers by, as `Run.scores` explains."""
+        """The softmax of the logits, see `Run.scores`."""
         return sureness(self.logits(images, task))
 
     def answering(self, task: int | None) -> Tensor:
@@ -100,7 +101,7 @@ class Trained:
     @usual_torch()
     @torch.no_grad()
     def logits(self, images: Any, task: int | None) -> Tensor:
-        """The logits of some images, on the CPU; those that may not answer at the lowest value."""
+        """The logits of some images, on the CPU, with the lowest value for outputs that may not answer."""
         problem, device = self.problem, self.method.device
         x = as_images(images, self.image_shape)
         allowed = self.answering(task).to(device)
@@ -211,7 +212,7 @@ class Trained:
 
 
 def sureness(logits: Tensor) -> np.ndarray:
-    """The softmax of logits, as `Run.scores` explains."""
+    """The softmax of logits, see `Run.scores`."""
     return logits.double().softmax(1).numpy()
 
 
@@ -258,6 +259,6 @@ def without_validation(scenario: Node) -> Node:
 
 
 def brief(value: Any) -> str:
-    """A few of many names."""
+    """The first of many names, as text."""
     names = list(map(str, value))
     return " ".join(names if len(names) <= 10 else [*names[:10], f"... ({len(names)})"])

@@ -1,4 +1,4 @@
-"""The numbers of a run in Weights & Biases, which never fails a run."""
+"""The numbers of a run in Weights & Biases. Its failures never end a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking after a training phase while Lightning runs it."""
+"""The callback that watches a training phase while Lightning runs it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Validate = Callable[[Learner], float | None]
 class Points(NamedTuple):
     """Where a stream is measured while it is learned.
 
-    seen: by the number of steps of this task's phase, how many images of the whole stream have come by then.
-    measure: given that number, the accuracy on what can have been learned.
+    seen: number of steps of this task's phase -> number of images of the whole stream so far.
+    measure: this number of images -> the accuracy on the classes so far.
     """
 
     seen: Mapping[int, int]
@@ -48,18 +48,18 @@ class Diverged(KnownError):
 
 
 class Watch(pl.Callback):
-    """Looks after one phase, once per chunk: curves, the bar, checkpoints when due, signals, numbers gone bad.
+    """Watches one phase, after each chunk: curves, the bar, checkpoints, signals, and numbers that are not finite.
 
     Args:
-        checkpoint: keeps the phase. logger, progress: are told of it.
+        checkpoint: saves the phase. logger, progress: show it.
         where: the phase, for a message.
         steps: of all of it.
         log_every: steps whose mean is one point of a curve.
-        gradient_clip: the largest norm of a gradient, see `Fit`.
+        gradient_clip: largest norm of the gradient, see `Fit`.
         validate: the accuracy on validation images.
         points: where a stream is measured.
-        course: what is decided along it.
-        evaluating: how all tasks so far are measured along it.
+        course: decides about step sizes and the end of the phase.
+        evaluating: measures all tasks so far during the phase.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Watch(pl.Callback):
         self._unlogged: list[Logged] = []  # of steps after the last point of the curves
 
     def restore(self, running: dict[str, Any]) -> int:
-        """Puts the module where the phase was cut and returns the step to go on with."""
+        """Sets the module to the state at which the phase was cut. Returns the next step."""
         self.module.load_state_dict(running["module"])
         self.optimizer_steps, self.seconds = list(running["optimizer_steps"]), running["seconds"]
         self.losses, self.validation = dict(running["losses"]), list(running["validation"])
@@ -195,7 +195,7 @@ class Watch(pl.Callback):
         return ends
 
     def end_course(self, done: int) -> None:
-        """Puts the module in its best state, whose accuracy on validation images is then the last one."""
+        """Sets the module to its best state. The accuracy of this state becomes the last validation accuracy."""
         if self.course is None or self.course.best is None:
             return
         before = time.monotonic()
