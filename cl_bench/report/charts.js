@@ -4,7 +4,7 @@ const said = document.createElement("output");
 said.className = "said";
 said.hidden = true;
 document.body.append(said);
-const charts = every(".chart > svg");
+const charts = every(".chart svg");
 charts.forEach((chart) => chart.addEventListener("click", (event) => {
   const marks = every(".mark", chart).filter((mark) => mark.getClientRects().length).map((mark) => {
     const box = mark.getBoundingClientRect();

@@ -205,22 +205,54 @@ def test_text_can_be_read_in_either_mode_and_on_a_phone(browser: Any, page: Path
     context.close()
 
 
+@pytest.mark.parametrize("name", ["a_name_of_some_length", "a_name_" * 9])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_a_name_longer_than_its_place_is_not_cut_and_covers_nothing(browser: Any, tmp_path: Path, width: int) -> None:
+def test_a_name_longer_than_its_place_is_not_cut_and_covers_nothing(
+    browser: Any, tmp_path: Path, width: int, name: str
+) -> None:
     for n in range(2):
         for seed in range(2):
-            write(tmp_path, f"{'a_name_' * 9}{n}", seed, acc=0.5 + n / 10 + seed * n / 50, memory__images=100 * n + 100)
+            write(tmp_path, f"{name}{n}", seed, acc=0.5 + n / 10 + seed * n / 50, memory__images=100 * n + 100)
     assert main([str(tmp_path)]) == 0
     context = browser.new_context(viewport={"width": width, "height": 900})
     tab = context.new_page()
     tab.goto((tmp_path / "report" / "index.html").as_uri())
-    over = """() => [...document.querySelectorAll('p, .results th.long, table.grid thead th')].filter((one) => {
+    over = """() => [...document.querySelectorAll('p, .results tbody th, table.grid thead th')].filter((one) => {
         const range = document.createRange(); range.selectNodeContents(one);
         const ink = range.getBoundingClientRect(), own = one.getBoundingClientRect();
         return ink.width && (ink.right > own.right + 1 || ink.top < own.top - 1);
     }).map((one) => one.textContent)"""
     assert tab.evaluate(over) == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of as many methods on two benchmarks as a chart has dots, not lines, and mean ranks."""
+    folder = tmp_path_factory.mktemp("ranked")
+    for scenario in ("class_incremental", "task_incremental"):
+        for place in range(10):
+            for seed in range(2):
+                write(folder, f"rival_{place}", seed, acc=0.5 + 0.04 * place + 0.01 * seed, scenario=scenario)
+    assert main([str(folder)]) == 0
+    return folder / "report" / "index.html"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_mean_ranks_and_short_names_can_be_read_at_any_width(browser: Any, ranked: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    tab = context.new_page()
+    tab.goto(ranked.as_uri())
+    figure = tab.locator("figure[data-file=mean-rank]")
+    assert 560 < figure.locator("svg").bounding_box()["width"] < 600  # its letters are as large as those of the page
+    assert figure.get_by_role("button", name="SVG").count() == 1
+    scrolls = figure.locator(".ranks").evaluate("(part) => part.scrollWidth > part.clientWidth")
+    assert scrolls == (width < 576)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    broken = """() => [...document.querySelectorAll('.wide tbody th')].filter((head) => head.offsetHeight > 60)
+        .map((head) => head.textContent)"""
+    assert tab.evaluate(broken) == []
     context.close()
 
 
