@@ -89,6 +89,8 @@ def check_applicable(settings: Mapping[str, Any], kind: str) -> None:
     if kind not in kinds:
         method, scenario = settings["choices"]["method"], settings["choices"]["scenario"]
         names = {"class": "class_incremental", "task": "task_incremental", "domain": "domain_incremental"}
-        ways = ", ".join(f"scenario={names[kind]}" for kind in kinds)
+        usual = file_of("scenario", scenario).get("kind", kind) if scenario in options_of("scenario") else kind
+        # a kind that was typed stays with any other scenario
+        ways = ", ".join(f"scenario={names[other]}" if kind == usual else f"scenario.kind={other}" for other in kinds)
         why = f"does not work in scenario={scenario} ({kind}-incremental); try {ways}"
         raise NotApplicable(method, scenario, why)

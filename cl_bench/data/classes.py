@@ -117,6 +117,7 @@ def dealt_out(
     base: int | None,
     uneven: bool,
     n_meta: int = 0,
+    least: int = 1,
 ) -> list[list[int]]:
     """The classes of each task. Each class is in one task.
 
@@ -126,6 +127,7 @@ def dealt_out(
         base: number of classes in the first task, if the others have `classes_per_task`; None: as in the others.
         uneven: whether other tasks may differ in size too.
         n_meta: number of meta-training classes, which are not in `order`; for messages.
+        least: least number of classes of a task, for messages.
 
     Raises InputError for settings that contradict each other.
 
@@ -146,7 +148,8 @@ def dealt_out(
     left = n_classes - (base or 0)
     divisors = [n for n in range(1, left + 1) if left % n == 0]
     if value > left or (value not in divisors and not uneven):
-        fits = ", ".join(map(str, divisors))
+        fitting = [n for n in divisors if (left // n if n_tasks else n) >= least] or divisors
+        fits = ", ".join(map(str, fitting))
         way = "" if value > left else " (or scenario.uneven=true)"
         after = f" after the first {base} (scenario.base)" if base else ""
         after += f" besides the {n_meta} of scenario.meta_classes" if n_meta else ""

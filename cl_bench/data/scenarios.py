@@ -65,9 +65,10 @@ def split(
     Raises InputError if the classes cannot be split like this.
     """
     apart, order = set_apart(order_of(dataset.class_names, class_order, seed), dataset.class_names, meta_classes)
-    groups = dealt_out(order, n_tasks, classes_per_task, base, uneven, len(apart))
+    least = 2 if kind != "class" or train_mask == "current" else 1
+    groups = dealt_out(order, n_tasks, classes_per_task, base, uneven, len(apart), least)
     sizes = [len(group) for group in groups]
-    if min(sizes) == 1 and (kind != "class" or train_mask == "current"):
+    if min(sizes) < least:
         key = "train_mask=current" if kind == "class" else f"kind={kind}"
         which = f"task {sizes.index(1) + 1} would have one class; " if max(sizes) > 1 else ""
         raise InputError(
