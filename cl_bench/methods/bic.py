@@ -62,12 +62,13 @@ class BiC(DistilledRehearsal):
     Args:
         memory: exemplars kept, chosen by herding, including those set aside.
         temperature: T of both softmaxes in KD; a higher value makes small probabilities count more.
-        held_out: share of the exemplars of each old class that is set aside, at least one.
+        held_out: share of the exemplars of each old class that is set aside: at least one, and not all.
         ridge: pulls (a, b) to (1, 0). If a pair classifies all images set aside correctly, no finite pair is the best
             without it; in the paper early stopping keeps the pair finite. A higher value corrects less.
     """
 
     family = "rehearsal"
+    each = 2  # one is set aside, and one is for training
     grows = True
     kinds: tuple[Kind, ...] = ("class",)
 
@@ -85,11 +86,6 @@ class BiC(DistilledRehearsal):
         head = CorrectedHead(network.head.in_features, problem.task_of_output)
         super().__init__(problem, network.with_head(head), optimizer, memory, temperature=temperature)
         self.held_out, self.ridge = held_out, ridge
-        classes = {"class": 1, "task": max(map(len, problem.outputs)), "total": problem.n_outputs}[memory.per]
-        if self.n_exemplars < 2 * classes:
-            apart = "one is set aside for the correction, and one is for training"
-            of = {"class": "", "task": f" of {classes} in a task", "total": f" of {classes}"}[memory.per]
-            raise InputError(f"{memory}: less than two for each class{of}; {apart}")
 
     @property
     def head(self) -> CorrectedHead:
@@ -114,14 +110,16 @@ class BiC(DistilledRehearsal):
 
         Raises InputError if a class would have no others.
         """
-        share = max(1, round(self.held_out * int(self.memory.labels.unique(return_counts=True)[1].min())))
+        fewest = int(self.memory.labels.unique(return_counts=True)[1].min())
+        share = max(1, min(round(self.held_out * fewest), fewest - 1))  # one is left for training
         data = self.with_exemplars(new)
         labels, counts = data.labels.unique(return_counts=True)
         if counts.min() <= share:
             rare = self.problem.class_names[labels[counts.argmin()]]
             images = f"{share} image{'s' * (share > 1)}"
             raise InputError(
-                f"method.held_out={self.held_out}: sets aside {images} of class '{rare}', which has no others"
+                f"method.held_out={self.held_out}: sets aside {images} of class '{rare}', which has no others; choose "
+                "less, or give this class more images"
             )
         data = data[torch.randperm(len(data)).to(data.labels.device)]
         apart = rank(data.labels) < share

@@ -132,6 +132,16 @@ def test_the_pair_is_fitted_to_what_the_network_answers_in_evaluation_mode() -> 
     assert dropout.training
 
 
+def test_one_exemplar_of_each_old_class_is_left_for_training() -> None:
+    method, scenario = bic("memory=200", "method.held_out=0.999")
+    method.learn_task(scenario.tasks[0], one_pass)
+    method.index = 1
+    assert method.memory.labels.bincount().tolist() == [100] * 2
+    apart, others = method.set_apart(scenario.tasks[1].train)
+    assert apart.labels.bincount().tolist() == [99] * 4
+    assert others.labels.bincount().tolist()[:2] == [1, 1]
+
+
 def test_a_new_class_that_would_be_set_apart_whole_is_named() -> None:
     method, scenario = bic("memory=200", "method.held_out=0.5")
     method.learn_task(scenario.tasks[0], one_pass)
@@ -139,7 +149,7 @@ def test_a_new_class_that_would_be_set_apart_whole_is_named() -> None:
     few = scenario.tasks[1].train
     rows = torch.cat([(few.labels == 2).nonzero().squeeze(1)[:50], (few.labels == 3).nonzero().squeeze(1)])
     with pytest.raises(
-        InputError, match=r"^method\.held_out=0\.5: sets aside 50 images of class '2', which has no others$"
+        InputError, match=r"^method\.held_out=0\.5: sets aside 50 images of class '2', which has no others; choose"
     ):
         method.set_apart(few[rows])
 
@@ -171,6 +181,6 @@ def test_an_old_class_of_which_all_exemplars_would_be_set_apart_is_named() -> No
     method.keep_exemplars(first[rows])
     method.index = 1
     with pytest.raises(
-        InputError, match=r"^method\.held_out=0\.1: sets aside 1 image of class '1', which has no others$"
+        InputError, match=r"^method\.held_out=0\.1: sets aside 1 image of class '1', which has no others; choose"
     ):
         method.set_apart(scenario.tasks[1].train)

@@ -160,10 +160,10 @@ def test_old_images_are_seen_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("budget", "said"),
     [
-        (Budget(9), r"^memory\.images=9: less than one image for each of 10 classes"),
+        (Budget(9), r"^memory\.images=9: less than 1 image for each of 10 classes"),
         (
             Budget(200, bytes=9 * IMAGE + 1),
-            r"^memory\.bytes=667: holds 9 images, less than one image for each of 10 classes",
+            r"^memory\.bytes=667: holds 9 images, less than 1 image for each of 10 classes",
         ),
         (Budget(200, "class", bytes=IMAGE - 1), r"^memory\.bytes=73: an image takes 74"),
     ],

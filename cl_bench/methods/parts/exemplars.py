@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cl_bench.config import InputError
 from cl_bench.data.batches import Data
 from cl_bench.data.problem import Problem
 from cl_bench.methods.base import Classifier
@@ -24,16 +23,17 @@ class Exemplary(Classifier):
     Args:
         memory: exemplars kept; in total, divided equally among the classes so far; per task, among its classes.
 
-    Raises InputError if a class would have no exemplar.
+    each: exemplars that each class needs.
+
+    Raises InputError if a class would have fewer exemplars.
     """
+
+    each: ClassVar[int] = 1
 
     def __init__(self, problem: Problem, network: Network, optimizer: Optimizer, memory: Budget) -> None:
         super().__init__(problem, network, optimizer)
-        self.memory = Memory(memory, problem)
+        self.memory = Memory(memory, problem, self.each)
         self.n_exemplars = cast(int, self.memory.n_images)
-        most = max(map(len, problem.outputs))
-        if memory.per == "task" and self.n_exemplars < most:
-            raise InputError(f"{memory}: less than one image for each of {most} classes of a task; set more")
 
     def with_exemplars(self, data: Data) -> Data:
         """The data of a task, and the exemplars of earlier tasks."""

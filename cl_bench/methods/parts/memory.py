@@ -54,6 +54,21 @@ class Budget:
             log.warning("%s: there are only %d training images, and all of them are kept", self, self.available)
         return n_images
 
+    def check(self, problem: Problem, n_images: int, each: int) -> None:
+        """Raises InputError if these images, all that it allows, are less than `each` for each class."""
+        of_all, of_one = sum(map(len, problem.outputs)), max(map(len, problem.outputs))
+        classes, whose = {
+            "total": (of_all, f"each of {of_all} classes of all tasks together"),
+            "task": (of_one, f"each of {of_one} classes of a task"),
+            "class": (1, "each class"),
+        }[self.per]
+        if n_images < (least := each * classes):
+            images = "image" if each == 1 else "images"
+            holds = f" holds {n_images} image{'s' * (n_images > 1)}," if self.bytes else ""
+            more = least * bytes_per_image(problem) if self.bytes else least
+            other = ", or memory.per=class" if self.per == "total" and n_images >= each else ""
+            raise InputError(f"{self}:{holds} less than {each} {images} for {whose}; set at least {more}{other}")
+
     def places(self, problem: Problem, n_logits: int = 0) -> int:
         """The size of a reservoir. Raises InputError for a budget per class or task: a stream does not know them."""
         if self.per != "total":
@@ -88,8 +103,9 @@ class Memory(Growing):
     Args:
         budget: number of images; None: all.
         problem: the benchmark of the images.
+        each: images that each class needs; None: one if the budget is a total, and none otherwise.
 
-    Raises InputError if a total is less than one image for each class.
+    Raises InputError if a class would have fewer images.
     """
 
     PARTS: ClassVar[tuple[str, ...]] = ("images", "labels", "task_ids")
@@ -97,18 +113,15 @@ class Memory(Growing):
     labels: Tensor
     task_ids: Tensor
 
-    def __init__(self, budget: Budget | None = None, problem: Problem | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, problem: Problem | None = None, each: int | None = None) -> None:
         super().__init__()
         self.view, self.augment = (problem.view, problem.augment) if problem else (None, None)
         self.per: Per = "total"
         self.n_images: int | None = None
         if budget and problem:
             self.per, self.n_images = budget.per, budget.count(problem)
-            classes = sum(map(len, problem.outputs))
-            if self.per == "total" and self.n_images < classes:
-                holds = f" holds {self.n_images} images," if budget.bytes else ""
-                missing = f"less than one image for each of {classes} classes of all tasks together"
-                raise InputError(f"{budget}:{holds} {missing}; set more, or memory.per=class or task")
+            if each or self.per == "total":
+                budget.check(problem, self.n_images, each or 1)
         self.register_buffer("images", torch.empty(0, dtype=problem.image_dtype if problem else torch.uint8))
         self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
         self.register_buffer("task_ids", torch.empty(0, dtype=torch.int16))
