@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +14,14 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.importance import eval_mode
-from cl_bench.methods.parts.subspaces import FactoredSpace, Gradients, GradientSpace, InputSpace, layers_are_factors
+from cl_bench.methods.parts.subspaces import (
+    FactoredSpace,
+    Gradients,
+    GradientSpace,
+    InputSpace,
+    inputs_tell_all,
+    layers_are_factors,
+)
 from cl_bench.networks.base import Network
 from cl_bench.networks.masks import Frozen
 from cl_bench.networks.optimizers import Optimizer
@@ -77,7 +85,7 @@ class OGD(Classifier):
                 spaces.append(FactoredSpace(network, self.projected, gradients))
             n_gradients = samples * gradients_of_an_image(problem, gradients)
             self.space = min(spaces, key=lambda space: space.bytes_for(n_gradients))
-            check_memory(self.space, n_gradients, samples)
+            check_memory(self.space, problem, samples, inputs_tell_all(network, self.projected))
         self._frozen = Frozen({})  # set again at each task, so it is not in the state
 
     def learn(self, task: Task, fit: Fit) -> dict[str, list[int]]:
@@ -121,20 +129,29 @@ def gradients_of_an_image(problem: Problem, gradients: Gradients) -> int:
     return sum(int(answering(problem, task).sum()) if every else 1 for task in range(problem.n_tasks))
 
 
-def check_memory(space: GradientSpace | FactoredSpace, n_gradients: int, samples: int) -> None:
+def check_memory(space: GradientSpace | FactoredSpace, problem: Problem, samples: int, inputs: bool) -> None:
     """Raises InputError for a space that needs more memory than this machine has, before the training starts.
 
     Args:
-        n_gradients: of all tasks together.
-        samples: the setting, for the message.
+        samples: number of images per task that span the space.
+        inputs: whether the layers' inputs can be projected instead.
     """
     import psutil  # unlike `os.sysconf`, it works without POSIX
 
-    # 4, measured with `GradientSpace`: the space, a larger one while it grows, and copies for checkpoints
-    needed, memory = 4 * space.bytes_for(n_gradients) / 2**30, psutil.virtual_memory().total / 2**30
-    if needed > memory:
-        more = ", method.gradients=true_label" if space.gradients == "all" else ""
+    memory = psutil.virtual_memory().total
+
+    def needed(samples: int, gradients: Gradients = space.gradients) -> int:
+        # 4, measured with `GradientSpace`: the space, a larger one while it grows, and copies for checkpoints
+        return 4 * space.bytes_for(samples * gradients_of_an_image(problem, gradients))
+
+    if needed(samples) > memory:
+        fitting = bisect_right(range(samples), memory, key=needed) - 1
+        ways = [f"method.samples={fitting}"] if fitting else []
+        ways += ["method.gradients=true_label"] if needed(samples, "true_label") <= memory else []
+        ways += ["method.space=inputs"] if inputs else []
+        n_gradients = samples * gradients_of_an_image(problem, space.gradients)
         raise InputError(
-            f"method.samples={samples}: {n_gradients:,} gradients of {space.n_weights:,} weights need {needed:,.1f} GB "
-            f"of memory, and this machine has {memory:,.1f} GB; set fewer{more} or method.space=inputs"
+            f"method.samples={samples}: {n_gradients:,} gradients of {space.n_weights:,} weights need "
+            f"{needed(samples) / 2**30:,.1f} GB of memory, and this machine has {memory / 2**30:,.1f} GB; choose "
+            f"{' or '.join(ways or ['a smaller network'])}"
         )

@@ -217,7 +217,7 @@ class Fit:
         self.progress.stopping()
 
     def resume(self, task: int, steps_before: int) -> int:
-        """Loads the state that was saved in the middle of this task. Returns the number of mini-batches of the run so far.
+        """Loads the state saved in the middle of this task. Returns the number of mini-batches of the run so far.
 
         steps_before: mini-batches of the tasks before.
         """

@@ -223,8 +223,7 @@ class InputSpace(nn.Module):
         super().__init__()
         self.energy = energy
         self.parts = by_layer(network, names)
-        moved_by_every_task = network.state_dict().keys() - dict(network.named_parameters()).keys()
-        if sum(map(len, self.parts.values())) < len(names) or moved_by_every_task:
+        if not inputs_tell_all(network, names):
             raise InputError(
                 "method.space=inputs: it needs linear and convolutional layers, and this network has others, such "
                 "as normalization; choose method.space=gradients, or network=mlp"
@@ -315,6 +314,13 @@ def layers_are_factors(network: Network, names: Sequence[str], image_shape: tupl
         return False
     with eval_mode(network), torch.enable_grad():
         return bool(names) and layers_tell_all(network, *record(network, torch.zeros(1, *image_shape)))
+
+
+def inputs_tell_all(network: Network, names: Sequence[str]) -> bool:
+    """Whether these parameters are those of plain layers alone, and nothing else changes while the network is
+    trained."""
+    moved_by_every_task = network.state_dict().keys() - dict(network.named_parameters()).keys()
+    return sum(map(len, by_layer(network, names).values())) == len(names) and not moved_by_every_task
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
