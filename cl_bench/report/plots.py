@@ -110,7 +110,7 @@ class Plots:
             along = Axis("steps of the run", steps, write=lambda value: f"{value:,.0f}")
             title = f"Accuracy while learning, on {on}"
             ticks = [(value, along.write(value)) for value in along.ticks()]
-            up = share_axis("accuracy" if self.shared_test else "accuracy on tasks so far, %", series)
+            up = share_axis("accuracy, %" if self.shared_test else "accuracy on tasks so far, %", series)
             caption = "Mean over the tasks so far, while each is learned (evaluate_every)."
             figures.append(Figure(title, lines_or_dots(title, along, up, series, ticks), caption, numbers))
         return figures
@@ -291,7 +291,7 @@ def lines_or_dots(
     """A line for each series, or of more than a reader can follow a row of dots for each."""
     if len(series) <= MOST_LINES:
         return line_chart(title, x, y, series, ticks, joined, lines)
-    return dot_plot(title, x, y, series, better or 1, {name: line[-1][1] for name, line in (lines or {}).items()})
+    return dot_plot(title, x, y, series, better or -1, {name: line[-1][1] for name, line in (lines or {}).items()})
 
 
 def alike(line: Sequence[float | None], other: Sequence[float | None]) -> bool:
@@ -340,11 +340,15 @@ def near(line: Sequence[tuple[float, float]], series: Sequence[Series]) -> bool:
 
 
 def share_axis(title: str, series: Sequence[Series], more: Sequence[float] = ()) -> Axis:
-    """An axis of percentages around what there is. more: other values that it has to reach."""
+    """An axis of percentages around what there is. more: other values that it has to reach. A share is no less than 0
+    and no more than 100, even if its interval is; a difference of shares (points) may be less than 0."""
     values = [*more, *(value.mean for curve in series for _, value in curve.points)]
     center, span = (max(values) + min(values)) / 2, max(max(values) - min(values), 2)
     values += [center - 0.5, center + 0.5]  # less than a point isn't worth the whole height
     ends = [end for curve in series for _, v in curve.points if v.half for end in (v.mean - v.half, v.mean + v.half)]
     # a wide interval of two or three seeds must not push everything else together; it is cut at the axis
-    values += [min(max(end, min(values) - span / 3), max(values) + span / 3) for end in ends]
+    low, high = min(values) - span / 3, max(values) + span / 3
+    if title.endswith("%"):
+        low, high = max(low, 0), min(high, 100)
+    values += [min(max(end, low), high) for end in ends]
     return Axis(title, values, write=lambda value: f"{value:.4g}".replace("-", MINUS))

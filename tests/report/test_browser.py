@@ -256,6 +256,16 @@ def test_mean_ranks_and_short_names_can_be_read_at_any_width(browser: Any, ranke
     context.close()
 
 
+def test_paper_cuts_no_table(browser: Any, ranked: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 740})
+    tab = context.new_page()
+    tab.goto(ranked.as_uri())
+    tab.emulate_media(media="print")
+    widest = "() => Math.max(...[...document.querySelectorAll('.wide > *')].map((one) => one.offsetWidth || 0))"
+    assert tab.evaluate(widest) <= tab.evaluate("document.documentElement.scrollWidth")  # else a part is not printed
+    context.close()
+
+
 def test_it_says_what_it_is_to_a_screen_reader(tab: Any) -> None:
     assert tab.get_by_role("main").count() == 1
     assert tab.get_by_role("heading", level=1).count() == 1

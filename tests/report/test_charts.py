@@ -16,6 +16,7 @@ from cl_bench.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Serie
 from cl_bench.report.dot_plot import dot_plot
 from cl_bench.report.looks import FAMILIES, MARKERS, Look, family_of, looks_of
 from cl_bench.report.pdf import pdf_of
+from cl_bench.report.plots import lines_or_dots, share_axis
 from cl_bench.report.scatter import scatter
 
 
@@ -156,6 +157,19 @@ def test_many_series_are_rows_of_dots_the_best_first() -> None:
     assert joint - chance > 40
     worst_first = ElementTree.fromstring(dot_plot("", Axis("task", [1, 2]), y, curves, better=-1))
     assert next(text.text for text in worst_first.iter("text") if (text.text or "").startswith("m")) == "m1"
+
+
+def test_of_what_is_not_judged_the_least_comes_first_as_in_the_table() -> None:
+    curves = [series(f"m{i}", [10 * i]) for i in range(1, 10)]
+    chart = lines_or_dots("", Axis("task", [1, 2]), Axis("kept, MB", [0, 100]), curves, [], better=0)
+    names = [text.text for text in ElementTree.fromstring(chart).iter("text") if re.fullmatch(r"m\d", text.text or "")]
+    assert names == [f"m{i}" for i in range(1, 10)]
+
+
+def test_the_axis_of_a_share_ends_at_0_and_100_where_intervals_do_not() -> None:
+    wide = [series("gss", [10, 90], half=60)]
+    assert share_axis("ACC, %", wide).ticks() == [0, 20, 40, 60, 80, 100]
+    assert share_axis("BWT, points", wide).ticks()[0] < 0
 
 
 def test_a_chart_as_a_pdf_holds_its_letters_and_the_colors_of_the_page() -> None:
