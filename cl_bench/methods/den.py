@@ -4,15 +4,17 @@ task.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cl_bench.config import NonNegative, Positive
+from cl_bench.config import InputError, NonNegative, Positive
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit
@@ -60,6 +62,8 @@ class DEN(Growing, Classifier):
         tau: loss above which the network grows; 1e30 is never.
         sigma: distance above which a unit is split; 1e30 is never.
         new_units: k, in each hidden layer.
+
+    Raises InputError for new units that this machine can't hold.
     """
 
     family = "architecture"
@@ -92,6 +96,7 @@ class DEN(Growing, Classifier):
         self.l1, self.l2, self.group_lasso, self.pull = l1, l2, group_lasso, pull
         self.tau, self.sigma, self.new_units = tau, sigma, new_units
         widths = [len(layer.weight) for layer in self.hidden]
+        check_memory([self.hidden[0].in_features, *widths, problem.n_outputs], new_units)
         first = (torch.zeros(n, dtype=torch.int16) for n in widths)
         never = (torch.full((n,), problem.n_tasks, dtype=torch.int16) for n in widths)
         self.born = nn.ParameterList(nn.Parameter(task, False) for task in first)  # the first task with a unit
@@ -348,3 +353,24 @@ def corner(tensor: Tensor, rows: int, columns: int = 0) -> Tensor:
     if columns:
         found[:, -columns:] = True
     return found
+
+
+def check_memory(widths: Sequence[int], new_units: int) -> None:
+    """Raises InputError for a network that grows once and then is more than this machine can hold.
+
+    widths: inputs of the network, units of each hidden layer, outputs.
+    """
+    import psutil  # brings what this system has in place of POSIX's
+
+    memory = psutil.virtual_memory().total
+
+    def needed(new: int) -> int:
+        grown = [widths[0], *(width + new for width in widths[1:-1]), widths[-1]]
+        return 4 * 4 * sum(below * above for below, above in pairwise(grown))  # weights, gradients, moments of Adam
+
+    if needed(new_units) > memory:
+        fitting = max(1, bisect_right(range(new_units), memory, key=needed) - 1)
+        raise InputError(
+            f"method.new_units={new_units}: needs {needed(new_units) / 2**30:,.0f} GB of memory to train, and this "
+            f"machine has {memory / 2**30:,.0f} GB; choose at most {fitting}"
+        )

@@ -229,6 +229,12 @@ BAD = [
     ("method=pnn", "method=pnn", "scenario=class_incremental", "try scenario=task_incremental"),
     ("method=pnn scenario.kind=domain", "scenario=class_incremental (domain-incremental); try scenario.kind=task"),
     ("method=lucir scenario=permuted scenario.kind=task", "scenario=permuted", "try scenario.kind=class"),
+    (
+        "method=den scenario=task_incremental method.new_units=1000000000",
+        "method.new_units=1000000000: needs",
+        "GB of memory to train",
+        "choose at most ",
+    ),
     ("method=den scenario=task_incremental network=cnn", "network: method=den", "choose network=mlp"),
     ("method=progress_compress network=resnet18", "network: method=progress_compress", "choose network=mlp"),
     ("method=packnet scenario=task_incremental network=dcgan network.norm=batch", "network.norm=none"),
