@@ -137,7 +137,7 @@ def square(picture: ImageFile.ImageFile, size: int, grayscale: bool | None, back
     n_frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)  # a photograph and its previews
     if n_frames > 1:
         raise Unclear(f"has {n_frames} pictures; save the one that you need in a separate file")
-    depth = picture.tile[0][3] if picture.tile else ""  # how pixels lie in the file
+    depth = picture.tile[0][3] if picture.tile else ""  # the layout of pixels in the file
     depth = depth[0] if isinstance(depth, tuple) else depth
     if picture.format == "BMP" and depth == "BGRX":
         check_fourth_bytes(picture)

@@ -1,4 +1,4 @@
-"""The pictures of single classes: how right the answers are on each, and for which others they are taken."""
+"""The figures of single classes: the accuracy on each class, and confusion matrices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cl_bench.record import ByClass, thinned
 from cl_bench.runs.drawing import save, ticked
 
 PANELS = 3  # confusion matrices in a picture
-NUMBERS = 20  # so many classes have numbers in their cells
+NUMBERS = 20  # largest number of classes with numbers in the cells
 
 
 def accuracy_per_class(found: Mapping[str, ByClass], names: Sequence[str], path: Path) -> None:
@@ -46,8 +46,8 @@ def accuracy_per_class(found: Mapping[str, ByClass], names: Sequence[str], path:
 
 
 def confusion_matrices(found: Mapping[str, ByClass], names: Sequence[str], path: Path) -> None:
-    """For which class (column) the images of each class (row) are taken, in shares of the row, after some tasks, the
-    last one included; a row without images is blank.
+    """Confusion matrices after some tasks, with the last one: the share of images of each class (row) for which each
+    class (column) is predicted. A row without images is blank.
 
     found: for the label of each task after which it was kept; at least one has a matrix. names: of the classes.
     """

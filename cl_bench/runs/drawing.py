@@ -45,7 +45,7 @@ def task_labels(classes: Sequence[Sequence[str]]) -> list[str]:
 
 
 def as_text(name: str) -> str:
-    """A name as matplotlib takes it for text: a dollar begins no formula."""
+    """A name as plain text for matplotlib: a dollar sign does not begin a formula."""
     return name.replace("$", r"\$")
 
 
@@ -55,7 +55,7 @@ def ticked(T: int) -> list[int]:
 
 
 def wide(T: int) -> float:
-    """By how many inches T tasks along an axis widen a figure."""
+    """The inches by which T tasks along an axis make a figure wider."""
     return 0.12 * min(T, MOST_TASKS)
 
 

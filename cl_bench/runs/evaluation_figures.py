@@ -1,4 +1,4 @@
-"""The pictures of the tasks so far, while each is learned."""
+"""The figures of accuracies on all tasks so far, while each task is learned."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The pictures of a run, as PNG files: its accuracies, the quality of the images it generates, what becomes of a
-network of which tasks reserve parts."""
+"""The figures of a run, as PNG files: accuracies, quality of generated images, and the capacity of networks whose parts
+tasks reserve."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from cl_bench.runs.stream_figure import accuracy_on_stream
 
 
 def draw_results(results: Results, folder: Path) -> None:
-    """Every figure that results.json has the numbers for."""
+    """All figures for which results.json has numbers."""
     labels = task_labels(results.classes)
     names = [as_text(name) for name in results.class_names]
     if not results.shared_test:
@@ -85,8 +85,8 @@ def draw_results(results: Results, folder: Path) -> None:
 def accuracy_matrix(R: Matrix, labels: Sequence[str], path: Path) -> None:
     """A heat map: accuracy after learning each task (row) on each task (column), with numbers where there is room.
 
-    Tasks not learned yet, right of the black steps, are pale; what was not measured is blank, and of many tasks the
-    rows that were not measured are left out.
+    Tasks that are not learned yet, to the right of the black steps, are pale. Cells without a measurement are blank. If
+    there are many tasks, rows without measurements are left out.
 
     R: accuracies in [0, 1], shape (T, T); None or NaN for what was not measured.
     labels: one per task.
@@ -123,8 +123,8 @@ def accuracy_over_tasks(
     joint: Sequence[float | None] | None = None,
     chance: Sequence[float | None] | None = None,
 ) -> None:
-    """How the accuracy on each task develops once it is learned, and the mean over the tasks seen so far; or how that
-    on the one test set does.
+    """The accuracy on each task after it was learned, and the mean over the tasks so far; or the accuracy on the test
+    set that all tasks share.
 
     R, labels: as for `accuracy_matrix`, or shape (T, 1). joint, chance: see `Results`, lines to hold it against.
     """

@@ -26,7 +26,7 @@ PAUSE = 0.5  # s between two looks at a folder that another process has
 
 
 class Busy(InputError):
-    """Another process is at work in a folder."""
+    """Another process uses a folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"another process works in {folder}; it will have the result")
@@ -34,11 +34,11 @@ class Busy(InputError):
 
 
 class RunFolder:
-    """Everything one run leaves behind, under `path`.
+    """All files of one run, below `path`.
 
-    path: see `config.folder_of`. key: names the configuration; a checkpoint of another one is not used.
-    say: where one-line messages go. keep: how many checkpoints of task ends, the newest, 2 at least, as the last one
-    may turn out to be damaged; None for all.
+    path: see `config.folder_of`. key: of the configuration; a checkpoint of another one is not used. say: gets messages
+    of one line. keep: number of task-end checkpoints that are kept, the newest ones; at least 2, because the last one
+    may be damaged; None: all.
     """
 
     def __init__(self, path: Path, key: str, say: Callable[[str], None] = print, keep: int | None = 2) -> None:
@@ -77,7 +77,7 @@ class RunFolder:
         self.replace("accuracy.csv", lambda file: _write_accuracy(file, results))
 
     def save_task(self, index: int, state: dict[str, Any]) -> None:
-        """Keeps the state at the end of a task; of the older ones as many as `keep` says."""
+        """Saves the state at the end of a task, and removes older ones beyond `keep`."""
         self._save(f"task{index}.pt", state)
         (self.path / "checkpoints" / "phase.pt").unlink(missing_ok=True)
         for old in self._tasks()[self.keep :] if self.keep else []:
@@ -118,7 +118,7 @@ class RunFolder:
         return sorted(int(file.stem.removeprefix("task")) for file in self._tasks())
 
     def save_phase(self, state: dict[str, Any]) -> None:
-        """Keeps the state in the middle of a task."""
+        """Saves the state in the middle of a task."""
         self._save("phase.pt", state)
 
     def load_phase(self, task: int) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The picture of how well a network still learns, task after task."""
+"""The figure of plasticity: how well a network still learns, for each task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of one run while it goes on: a first line, one bar for the whole run, a line after each task."""
+"""The progress of a run in the terminal: a first line, one bar for the whole run, and a line after each task."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Phase:
 
 
 class Plan:
-    """How many mini-batches a whole run has, and how long they take, as far as that can be known by now.
+    """The expected number of mini-batches of a whole run, and the expected time.
 
-    What a method trains in a task it says when it begins. Later tasks are expected to go on like those that have
-    begun: with the same number of mini-batches where that is fixed, otherwise with the same number of passes over
-    the task's own images, which may grow from task to task, as where images of all old tasks are replayed.
+    The length of a phase is known when it begins. Later tasks are expected to be like those that have begun: with the
+    same number of mini-batches if this is fixed, otherwise with the same number of passes over the task's own images,
+    which may grow from task to task (for example with replay of all old tasks).
 
     Args:
         n_images: of each task that the run learns.
-        n_phases: trainings in a task that trains everything; until one of them all has begun, the end isn't known.
+        n_phases: largest number of trainings in a task; until a task has begun so many, the end is not known.
         batch_size: images in a mini-batch.
     """
 
@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def total(self) -> int | None:
-        """Mini-batches of the whole run, as expected; None while nothing can be said."""
+        """The expected mini-batches of the whole run; None while they are not known."""
         left = self._left()
         return None if left is None else self.done + sum(n for _, n in left)
 
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of training alone, at the speed that each kind of phase had last; None while nothing can be said."""
+        """Expected seconds of training, at the last speed of each kind of phase; None while they are not known."""
         left = self._left()
         if left is None:
             return None
@@ -202,12 +202,12 @@ class RunProgress:
         self.print(f"task {index + 1} of {len(self._plan.tasks)}: {known}; {seconds:.1f} s")
 
     def print(self, line: str) -> None:
-        """A line that stays."""
+        """Prints a line above the bar."""
         if not self.shown:
             return
         try:
             print(line, flush=True)  # not by rich, which would end the process
-        except (OSError, ValueError):  # nobody listens any more
+        except (OSError, ValueError):  # the output is closed
             self.shown = False
 
     def stopping(self) -> None:
@@ -261,7 +261,7 @@ def logged_to_stdout(before: Any) -> Iterator[None]:
 
 
 def first_line(settings: Mapping[str, Any]) -> str:
-    """What is run, where it is kept and which values it picked up, known before anything is imported or read."""
+    """The first line: the run, its folder and its tuned values, before anything is imported or read."""
     picked = described(settings["choices"].get("picked_up", {}))
     line = f"{name_of(settings)}, seed {settings['seed']}: kept in {folder_of(settings)}"
     return f"{line}; picked up {picked}" if picked else line

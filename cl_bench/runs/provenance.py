@@ -1,4 +1,4 @@
-"""Where a result comes from: when, by which command, of which code, on which machine."""
+"""The provenance of a result: date, command, code and machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy"
 
 
 def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What results.json holds below one key, so that equal runs are equal in all else.
+    """The provenance in results.json, below one key, so that equal runs differ only there.
 
     date: the start, ISO 8601 in UTC. command: of this process, which a sweep shares. overrides: of this run, None when
     it was started from Python. commit: of the code, with -dirty where it was changed; None without git. plugins: by
@@ -48,7 +48,7 @@ def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, A
 
 
 def continued(earlier: Results | None, now: dict[str, Any]) -> dict[str, Any]:
-    """The provenance of a run that goes on: that of its beginning, and in `continued` what came later.
+    """The provenance of a run that continues: that of its start, with later ones in `continued`.
 
     earlier: its results so far, where they can be read; without them its beginning is not known any more.
     """

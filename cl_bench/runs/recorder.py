@@ -1,4 +1,4 @@
-"""What becomes known of a run, measured and written down after each task."""
+"""Measures a run and writes its records after each task."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Recorder:
     """Measures a run and writes it down: records and scores, results.json, checkpoints, curves and figures.
 
     Args:
-        references: what other runs reached, for the metrics that compare with them.
+        references: results of other runs, for metrics that compare with them.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Recorder:
             self.logger.close(failed)
 
     def begin(self) -> None:
-        """Puts everything where the last saved task left it; the first time, measures the untrained method."""
+        """Restores the state at the end of the last saved task; in a new run, measures the untrained method."""
         self.method.to(self.fit.device)
         state = self.folder.load_task()
         begun, where = state is not None, self.folder.path / "checkpoints"

@@ -1,4 +1,4 @@
-"""How large what is kept is."""
+"""The size of a state in bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def bytes_of(state: Any) -> int:
-    """Bytes of the tensors in a state dict, those of an optimizer that goes on included.
+    """Bytes of all tensors in a state dict, also of the kept state of an optimizer.
 
     >>> import torch
     >>> bytes_of({"weight": torch.zeros(3), "optimizer": {"state": {0: {"mean": torch.zeros(2)}}}})
