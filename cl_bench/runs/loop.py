@@ -83,10 +83,13 @@ def run(settings: Mapping[str, Any]) -> Results:
         scenario = scenario.to(fit.device, fit.batch_size)
         recorder = Recorder(settings, scenario, method, references, fit, folder, logger)
         try:
-            return learn_tasks(method, fit, recorder)
+            results = learn_tasks(method, fit, recorder)
         except OSError as error:  # all reading is done, so this is an error of writing
             file = error.filename or folder.path
             raise InputError(f"output_root: can't write to {file} ({error.strerror or error})") from error
+    if fit.checkpoint.signal:  # it came after the last task; otherwise a sweep would start its next run
+        raise Stopped(fit.checkpoint.signal)
+    return results
 
 
 def saved_on_signals(fit: Fit) -> AbstractContextManager[None]:

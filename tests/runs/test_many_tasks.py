@@ -22,6 +22,7 @@ from cl_bench.runs.console import show
 from cl_bench.runs.curves import read
 from cl_bench.runs.folder import RunFolder
 from cl_bench.runs.loop import run
+from cl_bench.runs.recorder import Recorder
 
 FEW = ("scenario.max_train=40", "trainer.epochs=1", "trainer.batch_size=20")
 
@@ -64,6 +65,20 @@ def test_a_run_with_skipped_rows_goes_on_after_a_signal(small: Compose, monkeypa
     with stopped_in(3, monkeypatch), pytest.raises(Stopped):
         run(settings)
     assert without_clocks(run(settings)) == without_clocks(whole)
+
+
+def test_a_signal_while_results_are_written_stops_a_sweep_too(small: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = permuted(small, 2)
+    finish = Recorder.finish
+
+    def signaled(recorder: Recorder) -> Results:
+        signal.raise_signal(signal.SIGTERM)
+        return finish(recorder)
+
+    monkeypatch.setattr(Recorder, "finish", signaled)
+    with pytest.raises(Stopped):
+        run(settings)
+    assert load_results(folder_of(settings)).status == "finished"
 
 
 @contextmanager
