@@ -44,15 +44,13 @@ def dot_plot(
     def at(value: float) -> float:
         return left + min(1.0, max(0.0, y.place(value))) * (WIDTH - RIGHT - left)
 
-    parts = [f'<path class="axis" d="M{left:.1f} {base}H{WIDTH - RIGHT}"/>']
     ticks = y.ticks()
-    parts += [f'<path class="grid" d="M{at(tick):.1f} {HEAD}V{base}"/>' for tick in ticks]
-    parts += tick_texts([(at(tick), y.write(tick)) for tick in ticks], base + 16)
+    parts = [f'<path class="grid down" d="M{at(tick):.1f} {HEAD}V{base}"/>' for tick in ticks]
     references = lines or {}
     widths = LETTER * max(map(len, references), default=0)
     names_at = spread([at(value) for value in references.values()], widths + 6, left, WIDTH - widths / 2)
     for (text, value), place in zip(references.items(), names_at, strict=True):
-        parts.append(f'<path class="reference" d="M{at(value):.1f} {HEAD}V{base}"/>')
+        parts.append(f'<path class="reference down" d="M{at(value):.1f} {HEAD}V{base}"/>')
         parts.append(f'<path class="leader" d="M{place:.1f} {HEAD - 8}L{at(value):.1f} {HEAD}"/>')
         parts.append(
             f'<text class="reference" x="{place:.1f}" y="{HEAD - 11}" text-anchor="middle">{escape(text)}</text>'
@@ -61,8 +59,8 @@ def dot_plot(
         *earlier, (last, value) = curve.points
         py = HEAD + ROW * (place + 0.5)
         parts += [
-            f'<path class="grid" d="M{left:.1f} {py:.1f}H{WIDTH - RIGHT}"/>',
             opening(curve),
+            f'<path class="grid" d="M{left:.1f} {py:.1f}H{WIDTH - RIGHT}"/>',
             f'<text x="{left - 7:.1f}" y="{py + 4:.1f}" text-anchor="end">{escape(cut(curve.label, LONGEST))}</text>',
         ]
         for before, of_then in earlier:
@@ -72,6 +70,9 @@ def dot_plot(
             start, end = map(at, interval(value))
             parts.append(f'<path class="interval" d="M{start:.1f} {py:.1f}H{end:.1f}"/>')
         parts += [marker(curve, at(value.mean), py, f"{x.title} {x.write(middle(last))}", y, value), "</g>"]
+    parts.append(f'<g class="foot" data-row="{ROW}" data-base="{base}" data-height="{base + FOOT}">')  # see page.js
+    parts.append(f'<path class="axis" d="M{left:.1f} {base}H{WIDTH - RIGHT}"/>')
+    parts += tick_texts([(at(tick), y.write(tick)) for tick in ticks], base + 16)
     center = (left + WIDTH - RIGHT) / 2
     parts.append(f'<text class="title" x="{center:.1f}" y="{base + 34}" text-anchor="middle">{escape(y.title)}</text>')
     if any(len(curve.points) > 1 for curve in rows):
@@ -79,4 +80,5 @@ def dot_plot(
         last = f"{x.title} {ends.pop()}" if len(ends) == 1 else f"the last {x.title} of each"
         note = escape(f"marker: {last}; small dots: before it")
         parts.append(f'<text x="{WIDTH / 2}" y="{base + 52}" text-anchor="middle">{note}</text>')
+    parts.append("</g>")
     return drawing(f"{name}: {y.title}, {len(rows)} series", base + FOOT, parts)

@@ -191,6 +191,17 @@ function show() {
     const drawn = part.closest(".chart");
     part.classList.toggle("off", !part.dataset.id.split(" ").some((id) => shown.has(id) && !(drawn && muted.has(id))));
   });
+  every(".foot").forEach((foot) => { /* a dot plot: its rows close up, and what is below them follows */
+    const chart = foot.closest("svg"), { row, base, height } = foot.dataset, [, , width] = chart.getAttribute("viewBox").split(" ");
+    let up = 0;
+    every(".series", chart).forEach((series) => {
+      if (series.classList.contains("off")) up += Number(row);
+      else series.setAttribute("transform", `translate(0 ${-up})`);
+    });
+    foot.setAttribute("transform", `translate(0 ${-up})`);
+    every(".down", chart).forEach((line) => line.setAttribute("d", line.getAttribute("d").replace(/V.*/, `V${base - up}`)));
+    chart.setAttribute("viewBox", `0 0 ${width} ${height - up}`);
+  });
   every("[data-pair]").forEach((row) => row.classList.toggle("off", !row.dataset.pair.split(" ").every((id) => shown.has(id))));
   every(".front").forEach((front) => { /* the best of all: not of those that are left */
     front.classList.toggle("off", every("[data-id]", front.closest(".chart")).some((part) => part.classList.contains("off")));

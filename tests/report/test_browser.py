@@ -274,3 +274,29 @@ def test_it_says_what_it_is_to_a_screen_reader(tab: Any) -> None:
     assert tab.get_by_role("group", name="Method", include_hidden=True).count() == 1
     unnamed = "() => [...document.querySelectorAll('figure > svg')].filter((s) => !s.getAttribute('aria-label')).length"
     assert tab.evaluate(unnamed) == 0
+
+
+def test_rows_of_a_dot_plot_close_up_under_a_filter(browser: Any, ranked: Path) -> None:
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    tab = context.new_page()
+    tab.goto(ranked.as_uri())
+    plot = tab.locator("svg", has=tab.locator(".foot")).first
+    measure = """(plot) => {
+        const y = (part) => part.getBoundingClientRect();
+        const shown = [...plot.querySelectorAll('.series:not(.off) text')].map((name) => y(name).y);
+        const axis = y(plot.querySelector('.foot .axis')).y;
+        const ends = [...plot.querySelectorAll('.down')].map((line) => y(line).bottom);
+        return { shown, axis, off: Math.max(...ends.map((end) => Math.abs(end - axis))), height: y(plot).height };
+    }"""
+    whole = plot.evaluate(measure)
+    tab.goto(f"{ranked.as_uri()}#method=rival_2,rival_7")
+    few = plot.evaluate(measure)
+    assert (len(whole["shown"]), len(few["shown"])) == (10, 2)
+    row = whole["shown"][1] - whole["shown"][0]
+    assert few["shown"][1] - few["shown"][0] == pytest.approx(row, abs=1)
+    assert few["height"] == pytest.approx(whole["height"] - 8 * row, abs=1)
+    assert few["axis"] - few["shown"][1] == pytest.approx(whole["axis"] - whole["shown"][9], abs=1)
+    assert max(few["off"], whole["off"]) < 1
+    tab.goto(f"{ranked.as_uri()}#")
+    assert plot.evaluate(measure)["height"] == pytest.approx(whole["height"], abs=1)
+    context.close()
