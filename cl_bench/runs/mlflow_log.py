@@ -19,14 +19,14 @@ AT_ONCE = 1000  # metrics that MLflow takes in one call
 
 
 class MLflowLog(Tracker):
-    """A run of MLflow, by Lightning's own logger: curves, the configuration as parameters, figures and samples as
-    artifacts, final numbers under their plain names.
+    """A run of MLflow, by Lightning's logger: curves, the configuration as parameters, figures and samples as
+    artifacts, and final numbers under their plain names.
 
-    Losses are PHASE/NAME over the mini-batches of the run, task/NAME is over the tasks from 0, accuracy_on_stream over
-    the images of a stream that came.
+    Losses are PHASE/NAME over the mini-batches of the run. task/NAME is over the tasks from 0, and accuracy_on_stream
+    over the images of a stream.
 
-    experiment: that the run is part of.
-    uri: of the tracking server or store; None is what MLFLOW_TRACKING_URI says, else `mlflow.db` in the output root.
+    experiment: the name of the experiment that has the run.
+    uri: of the tracking server or store; None: the value of MLFLOW_TRACKING_URI, else `mlflow.db` in the output root.
     """
 
     title: ClassVar[str] = "MLflow"

@@ -1,4 +1,4 @@
-"""`reference=`: how well joint training, or training on each task alone, does on the same benchmark, read from finished
+"""`reference=`: the accuracy of joint training, or of separate networks, on the same benchmark, read from finished
 runs."""
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ SEPARATE = "separate"
 
 
 def references_of(settings: Mapping[str, Any], scenario: Scenario) -> References:
-    """What the runs that `reference` names reached on each task.
+    """The accuracies on each task of the runs that `reference` names.
 
-    Raises InputError where there is no such run, or one of another benchmark, and for two of one sort.
+    Raises InputError if a run does not exist or has another benchmark, and for two runs of the same sort.
     """
     named = settings["reference"]
     if named is None or "trial" in settings:  # a trial is measured on other images
@@ -48,8 +48,8 @@ def references_of(settings: Mapping[str, Any], scenario: Scenario) -> References
 
 
 def so_far(R: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """The mean accuracy on the tasks so far after each of them, None where one wasn't measured; of a run that was
-    measured after its last task alone, what it reached there, all along.
+    """The mean accuracy on the tasks so far after each task; None if one of them was not measured. If a run was
+    measured only after its last task, its final accuracies are used after each task.
 
     >>> so_far([[0.9, 0.0], [0.5, 0.75]]), so_far([[None, None], [0.5, 0.75]])
     ([0.9, 0.625], [0.625, 0.625])
@@ -62,12 +62,14 @@ def so_far(R: Sequence[Sequence[float | None]]) -> list[float | None]:
 def accuracies_of(
     reference: str, settings: Mapping[str, Any], scenario: Scenario
 ) -> tuple[str, list[float], list[list[float | None]]]:
-    """The field of `References` that a finished run gives, its accuracy on each task, and its R: the diagonal of a
-    cumulative or a separate run, the last row of a joint one. A separate network knows the classes of its task alone,
-    so in class-incremental learning its accuracy is that with the task given.
+    """The field of `References` that a finished run gives, its accuracy on each task, and its R.
+
+    The accuracies are the diagonal of a cumulative or a separate run, and the last row of a joint run. A separate
+    network knows only the classes of its task, so in class-incremental learning its accuracy is that with the task
+    given.
 
     Args:
-        reference: the run's folder.
+        reference: the folder of the run.
     """
     n_tasks = scenario.problem.n_tasks
     missing = f"reference={reference}: there is no finished run of {n_tasks} tasks in it"
@@ -100,14 +102,14 @@ def accuracies_of(
 
 
 def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario) -> str:
-    """In what a finished run is of another benchmark, by the key that a person sets; '' if it is of the same.
+    """The key in which the benchmark of a finished run differs from this one; '' if it is the same benchmark.
 
-    The length of training and all that belongs to a method may differ.
+    The length of training and everything that belongs to a method may differ.
     """
     settings, theirs = (as_ever(by_weights(by_content(config))) for config in (settings, results.config))
 
     def by_key(config: Mapping[str, Any], group: str) -> dict[str, Any]:
-        """The values of a group by their dotted keys; what isn't set, or changes no number, is not there."""
+        """The values of a group by their dotted keys, without keys that are not set or that change no number."""
         node = {"": config["choices"].get(group), **(config.get(group) or {})}
         kept = {name: value for name, value in node.items() if name not in WITHOUT_EFFECT.get(group, ())}
         return {key.removesuffix("."): value for key, value in leaves({group: kept}) if value is not None}
@@ -137,7 +139,7 @@ def differing(results: Results, settings: Mapping[str, Any], scenario: Scenario)
 
 
 def drawn_from_seed(scenario: Mapping[str, Any]) -> str:
-    """What of a benchmark follows from the seed; '' where every seed has the same tasks and test images."""
+    """The part of a benchmark that depends on the seed; '' if every seed has the same tasks and test images."""
     if scenario["_target_"].endswith(".permuted"):
         return "the permutations"
     drawn = [key for key, value in scenario.items() if value in ("random", "unsorted")]

@@ -20,8 +20,8 @@ LONGEST_NAME = 24  # letters of a class beside its samples
 
 
 def sample_grid(images: Tensor, path: Path, names: Sequence[str] = ()) -> None:
-    """Images in [0, 1], shape (rows, columns, C, H, W), side by side and large enough to be looked at, the names of the
-    rows before them; of many rows some."""
+    """A picture of images in [0, 1], shape (rows, columns, C, H, W), side by side and enlarged, with the name of each
+    row. If there are many rows, it shows some of them."""
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
 
@@ -36,7 +36,7 @@ def sample_grid(images: Tensor, path: Path, names: Sequence[str] = ()) -> None:
 
 
 def with_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
-    """A picture of equally high rows with the name of each row left of it."""
+    """A picture of rows of equal height, with the name of each row at its left."""
     if not any(names):
         return picture
     font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 12)

@@ -40,7 +40,7 @@ from cl_bench.seeding import seeded
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Node]:
-    """The nodes of the settings by group, each of the kind that its place is for."""
+    """The nodes of the settings by group. Each has the type of its group."""
     nodes = check_settings({key: value for key, value in settings.items() if key != "trial"})  # a search sets that
     for group, node in nodes.items():
         check_kind(node, KINDS[group])
@@ -59,9 +59,9 @@ KINDS: dict[str, Any] = {
 
 
 def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None) -> tuple[Scenario, Method]:
-    """The scenario and the untrained method, each random weight drawn from the seed.
+    """The scenario and the untrained method. All random weights are drawn from the seed.
 
-    nodes: of the settings, where they are checked already: that is done before any image is read.
+    nodes: of the settings, if they are already checked: this is done before images are read.
     """
     nodes = nodes or checked(settings)
     scenario = scenario_of(settings, nodes)
@@ -90,10 +90,7 @@ def prepare(settings: Mapping[str, Any], nodes: Mapping[str, Node] | None = None
 
 
 def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
-    """The tasks that the settings ask for, after those of the run that is continued; their images are read.
-
-    nodes: of the settings.
-    """
+    """The tasks of the settings, after those of a run that is continued; reads their images. nodes: of the settings."""
     if not settings.get("continue_from"):
         return own_scenario(settings, nodes)
     before = settings_of(earlier(settings), settings)
@@ -106,7 +103,7 @@ def scenario_of(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scena
 
 
 def own_scenario(settings: Mapping[str, Any], nodes: Mapping[str, Node]) -> Scenario:
-    """The tasks that the settings ask for. nodes: of the settings."""
+    """The tasks of the settings alone. nodes: of the settings."""
     seed = settings["seed"]
     context: dict[str, Any] = {"data_dir": place(settings["data_dir"], "data_dir"), "seed": seed}
     if takes_dataset(nodes["scenario"]):
@@ -136,7 +133,7 @@ def method_of(
 ) -> Method:
     """The untrained method for a problem.
 
-    available: training images of all tasks; None where nothing is to be learned.
+    available: number of training images of all tasks; None if nothing will be learned.
     """
     seed = settings["seed"]
     given: dict[str, Any] = {"problem": problem, "image_shape": problem.image_shape, "n_outputs": problem.n_outputs}
@@ -157,12 +154,12 @@ def method_of(
 
 
 def takes_dataset(scenario: Node) -> bool:
-    """Whether a scenario cuts a data set, rather than bring images of its own."""
+    """Whether a scenario divides a data set, and does not have its own images."""
     return "dataset" in types_of(scenario.target, scenario.where)
 
 
 def check_memory(node: Node, **shapes: Any) -> None:
-    """Raises InputError for networks that this machine can't hold, before any memory is taken for them."""
+    """Raises InputError if the networks need more memory than this machine has, before any memory is used for them."""
     try:
         with torch.device("meta"):
             built = build(node, **shapes)
@@ -180,7 +177,7 @@ def check_memory(node: Node, **shapes: Any) -> None:
 
 
 def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Raises InputError for a network that wants pixels with neighbors, where there are features."""
+    """Raises InputError for a network that needs images, if the inputs are features."""
     if any(isinstance(part, nn.Conv2d) for part in network.modules()):
         raise InputError(
             f"network._target_={settings['network']['_target_']}: has convolutions, and features "
@@ -190,8 +187,8 @@ def check_flat(network: nn.Module, settings: Mapping[str, Any]) -> None:
 
 
 def anew(node: Node) -> None:
-    """Raises InputError for an optimizer of a method's own that would go on: generators and their critics change from
-    task to task, so their optimizers start anew."""
+    """Raises InputError for `keep_state` in an optimizer of a method's own: generators and their critics change from
+    task to task, so their optimizers start again."""
     if node.values.get("keep_state"):
         raise InputError(f"{node.key('keep_state')}=true: a GAN has new optimizers in every task; choose false")
     for part in node.parts.values():
@@ -199,7 +196,7 @@ def anew(node: Node) -> None:
 
 
 def sizes(node: Node) -> Iterator[tuple[str, Any]]:
-    """The dotted keys of whole numbers and of lists in a node and in the nodes in it, with their values."""
+    """The dotted keys of whole numbers and of lists in a node and its nested nodes, with their values."""
     for part in node.parts.values():
         yield from sizes(part)
     for name, value in node.values.items():
@@ -208,8 +205,8 @@ def sizes(node: Node) -> Iterator[tuple[str, Any]]:
 
 
 def on_validation(scenario: Scenario, first_tasks: int | None, val_fraction: float | None) -> Scenario:
-    """The scenario as a search may see it: the first tasks (None: all), and their validation images in place of the
-    test images, so that no test image can have a say in what is chosen."""
+    """The scenario for a trial of a search: the first tasks (None: all), with their validation images in place of the
+    test images, so that no test image can affect the choice."""
     n_tasks = scenario.problem.n_tasks
     if (first_tasks or 1) > n_tasks:
         raise InputError(f"hparams_search.first_tasks={first_tasks}: there are {n_tasks} tasks; null: all of them")

@@ -1,4 +1,4 @@
-"""The picture of a stream: how right the learner was while it came."""
+"""The figure of a stream: the accuracy before each update."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from cl_bench.runs.drawing import as_shares, save
 
 
 def accuracy_on_stream(points: Sequence[tuple[int, float | None]], borders: Sequence[int], path: Path) -> None:
-    """Accuracy on what came against the images that came.
+    """The online accuracy against the number of images so far.
 
-    points: (images, accuracy). borders: images after which R has a row; of many none is drawn.
+    points: (images, accuracy). borders: numbers of images after which R has a row; if there are many, none is drawn.
     """
     images, accuracy = np.array(points, dtype=float).T
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")

@@ -1,4 +1,4 @@
-"""What is known of the task that is learned, saved now and then: a killed task goes on where it was cut."""
+"""The checkpoint of the current task, saved at intervals: a killed task continues where it was cut."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cl_bench.runs.folder import RunFolder
 
 
 class TaskCheckpoint:
-    """The finished phases of a task with the state after each, and the running phase when it is due.
+    """The finished phases of a task, with the state after each, and the running phase at intervals.
 
-    A task is replayed after a kill: each phase that was finished is asked for by `finished`, the one that was cut by
-    `running`.
+    After a kill `learn` runs again: `finished` gives each phase that was finished, and `running` the phase that was
+    cut.
 
-    every: seconds between two savings. callbacks: a person's own, whose state is saved too.
+    every: seconds between two savings. callbacks: the user's own, whose state is saved too.
     """
 
     def __init__(self, folder: RunFolder, every: float, callbacks: Sequence[Callback]) -> None:
@@ -34,11 +34,11 @@ class TaskCheckpoint:
         self._began = self._saved_at = 0.0  # seconds, on the monotonic clock
 
     def stop(self, signal: int) -> None:
-        """The run is to stop by this signal at the end of the current chunk, once that is saved."""
+        """The run must stop because of this signal, at the end of the current chunk, after it was saved."""
         self.signal = signal
 
     def load(self, task: int) -> int:
-        """Reads what was saved in the middle of this task; returns how many of its mini-batches were learned."""
+        """Reads what was saved in the middle of this task. Returns the number of its mini-batches that were learned."""
         self._loaded = self.folder.load_phase(task)
         if not self._loaded:
             return 0
@@ -53,7 +53,7 @@ class TaskCheckpoint:
         self._began = self._saved_at - (self._loaded["seconds"] if self._loaded else 0.0)
 
     def end(self) -> None:
-        """The task is learned: what was loaded is of no more use."""
+        """The task is learned. What was loaded is not needed any more."""
         self._loaded = None
 
     @property
@@ -66,7 +66,7 @@ class TaskCheckpoint:
 
     @property
     def running(self) -> dict[str, Any] | None:
-        """What was saved of the next phase, if it is the one that was cut."""
+        """What was saved of the next phase, if it is the phase that was cut."""
         if self._loaded and len(self.phases) == len(self._loaded["ends"]):
             return self._loaded["running"]
         return None
@@ -77,20 +77,20 @@ class TaskCheckpoint:
 
     @property
     def ahead(self) -> bool:
-        """Whether what was saved before the kill is farther than this process is."""
+        """Whether the saved state is farther than this process."""
         return self._loaded is not None and len(self.phases) <= len(self._loaded["ends"])
 
     @property
     def seconds(self) -> float:
-        """Spent on this task so far, before a kill too."""
+        """Seconds spent on this task so far, also before a kill."""
         return time.monotonic() - self._began
 
     def set_aside(self, seconds: float) -> None:
-        """These seconds of the task were not spent on training."""
+        """Subtracts seconds of the task that were not spent on training."""
         self._began += seconds
 
     def add(self, phase: Phase, state: dict[str, Any]) -> None:
-        """A phase is finished, with this state."""
+        """Adds a finished phase, with the state after it."""
         self.phases.append(phase)
         self._ends.append({name: value.clone() if torch.is_tensor(value) else value for name, value in state.items()})
 
@@ -104,6 +104,6 @@ class TaskCheckpoint:
         self._saved_at = time.monotonic()
 
     def restore_callbacks(self) -> None:
-        """Puts the callbacks where they were when the running phase was saved."""
+        """Gives the callbacks the state that they had when the running phase was saved."""
         if self._loaded:
             restore(self.callbacks, self._loaded.get("callbacks"))

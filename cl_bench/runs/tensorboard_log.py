@@ -1,4 +1,4 @@
-"""The numbers of a run in TensorBoard's files, in the run's folder."""
+"""The numbers of a run in TensorBoard's format, in the folder of the run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cl_bench.runs.trackers import About, Point, Tracker, without_paths
 
 
 class TensorBoardLog(Tracker):
-    """Event files in `tensorboard/` of the run's folder, by Lightning's own logger: `tensorboard --logdir outputs`.
+    """Event files in `tensorboard/` of the run's folder, written by Lightning's logger: `tensorboard --logdir outputs`.
 
-    Losses are PHASE/NAME over the mini-batches of the run, task/NAME is over the tasks from 0, accuracy_on_stream over
-    the images of a stream that came. A finished run stands among the hyper-parameters, with its final numbers.
+    Losses are PHASE/NAME over the mini-batches of the run. task/NAME is over the tasks from 0, and accuracy_on_stream
+    over the images of a stream. A finished run has its hyper-parameters and final numbers there.
     """
 
     title: ClassVar[str] = "TensorBoard"
