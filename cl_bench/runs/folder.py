@@ -26,7 +26,7 @@ PAUSE = 0.5  # s between two looks at a folder that another process has
 
 
 class Busy(InputError):
-    """Another process uses a folder."""
+    """Another process uses the folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"another process works in {folder}; it will have the result")
@@ -46,10 +46,10 @@ class RunFolder:
 
     @contextmanager
     def opened(self, anew: bool = False) -> Iterator[None]:
-        """Makes the folder and keeps other processes out of it; the lock dies with its owner.
+        """Makes the folder and locks it against other processes. The lock ends with the process that holds it.
 
-        anew: an older result is moved out of the way first; nothing is deleted. So is one of another schema.
-        Raises InputError when it can't be written, and Busy when another process is at work there.
+        anew: moves an older result away first; nothing is deleted. A result of another schema is moved away too. Raises
+        InputError if the folder cannot be written, and Busy if another process uses it.
         """
         if self.path.exists() and (anew or outdated(self.path)):
             with self._lock() as lock:
@@ -60,7 +60,7 @@ class RunFolder:
             yield
 
     def _lock(self) -> FileLock:
-        """The folder's lock, taken."""
+        """Takes the lock of the folder."""
         lock = FileLock(self.path / LOCK)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class RunFolder:
             old.unlink()
 
     def load_task(self) -> dict[str, Any] | None:
-        """The newest state at the end of a task that can be read, None when a run has to begin."""
+        """The newest state at the end of a task that can be read; None if the run must begin."""
         for file in self._tasks():
             state = self._load(file.name)
             if state is not None:
@@ -92,9 +92,9 @@ class RunFolder:
         return None
 
     def state_after(self, task: int) -> dict[str, Any]:
-        """The state at the end of this task, to be read alone: nothing is put out of the way.
+        """The state at the end of this task. Reading it changes no file.
 
-        Raises InputError when it isn't there or can't be used.
+        Raises InputError if it does not exist or cannot be used.
         """
         self.check_end(task)
         file = self.path / "checkpoints" / f"task{task}.pt"
@@ -104,7 +104,7 @@ class RunFolder:
             raise InputError(f"{file} {error}") from None
 
     def check_end(self, task: int) -> None:
-        """Raises InputError when the state at the end of this task isn't there; needs no torch."""
+        """Raises InputError if the state at the end of this task does not exist. Does not import torch."""
         there = self.ends()
         if task not in there:
             known = f"those after tasks {', '.join(map(str, there))} are" if there else "no other is"
@@ -114,7 +114,7 @@ class RunFolder:
             )
 
     def ends(self) -> list[int]:
-        """The tasks whose state at their end is kept, in their order."""
+        """The tasks whose state at the end is kept, in order."""
         return sorted(int(file.stem.removeprefix("task")) for file in self._tasks())
 
     def save_phase(self, state: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         self._save("phase.pt", state)
 
     def load_phase(self, task: int) -> dict[str, Any] | None:
-        """The state in the middle of this task, if there is one that can be read."""
+        """The state in the middle of this task; None if there is none that can be read."""
         state = self._load("phase.pt")
         return state if state is not None and state["task"] == task else None
 
@@ -138,7 +138,7 @@ class RunFolder:
         self.say(f"the older result is now in {old}")
 
     def _tasks(self) -> list[Path]:
-        """The states at the ends of tasks, the newest first; another file in their folder is none of ours."""
+        """The states at the ends of tasks, the newest first. Other files in their folder are ignored."""
         numbers = {
             int(name[1]): file
             for file in (self.path / "checkpoints").glob("task*.pt")
@@ -161,7 +161,7 @@ class RunFolder:
             return self._refuse(file, str(error))
 
     def _read(self, file: Path) -> dict[str, Any]:
-        """A checkpoint. Raises FileNotFoundError, or files.Damaged with the reason why it can't be used."""
+        """A checkpoint. Raises FileNotFoundError, or files.Damaged with the reason if it cannot be used."""
         try:
             state = files.from_archive(file)
         except files.Damaged:
@@ -175,7 +175,7 @@ class RunFolder:
         return state
 
     def _refuse(self, file: Path, why: str) -> None:
-        """Puts a checkpoint out of the way of those to come; it isn't ours to delete."""
+        """Renames a checkpoint that cannot be used, so that nothing of the user is deleted."""
         aside = file.replace(file.with_name(f"{file.name}.unusable"))
         self.say(f"{file} {why}; it is now {aside.name}, and the run continues from the checkpoint before it")
 
@@ -185,7 +185,7 @@ class RunFolder:
 
 
 def at_work(folder: Path) -> bool:
-    """Whether some process holds the lock of this run's folder."""
+    """Whether a process holds the lock of this run's folder."""
     if not (folder / LOCK).exists():
         return False
     try:
@@ -198,9 +198,9 @@ def at_work(folder: Path) -> bool:
 
 
 def wait_for(folder: Path, announced: bool = False) -> None:
-    """Returns when no process is at work in a run's folder, and says meanwhile what is waited for.
+    """Returns when no process uses the folder of a run. Before it waits, it says for what.
 
-    announced: somebody said so before.
+    announced: whether this was already said.
     """
     while at_work(folder):
         time.sleep(PAUSE)
@@ -210,9 +210,9 @@ def wait_for(folder: Path, announced: bool = False) -> None:
 
 
 def read_results(folder: Path, say: Callable[[str], None] = lambda line: None) -> Results | None:
-    """A folder's results.json, None where there is none or it can't be used (`record.load_results`).
+    """The results.json of a folder; None if there is none or it cannot be used (`record.load_results`).
 
-    say: told in one line why a file that is there can't be used.
+    say: gets the reason in one line if the file cannot be used.
     """
     try:
         return load_results(folder)

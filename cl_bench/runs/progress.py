@@ -27,7 +27,7 @@ PER_SECOND = 4  # times that the bar is drawn
 
 @dataclass
 class Phase:
-    """One training of one network. fixed: its length doesn't depend on the number of images."""
+    """One training of one network. fixed: its length does not depend on the number of images."""
 
     task: int
     n_steps: int
@@ -126,10 +126,10 @@ class Plan:
 
 
 class RunProgress:
-    """One bar for a whole run and a line after each task; without a terminal the lines alone.
+    """One bar for a whole run and a line after each task; without a terminal only the lines.
 
-    It costs training two assignments per chunk: a thread of rich's looks at them four times a second. What can't be
-    written (a closed pipe, a full disk) never ends a run: it goes on in silence.
+    It costs training two assignments per chunk: a thread of rich reads them four times a second. An output that cannot
+    be written (a closed pipe, a full disk) never ends a run: the run continues without output.
     """
 
     def __init__(self, *, shown: bool) -> None:
@@ -142,7 +142,7 @@ class RunProgress:
 
     @contextmanager
     def live(self, plan: Plan) -> Iterator[None]:
-        """Shown inside; the bar goes when it ends, and the terminal is as it was, whatever happened."""
+        """Shows the bar inside. At the end the bar disappears, and the terminal is as before, also after an error."""
         self._plan, self._what = plan, ""
         live: AbstractContextManager[Any] = nullcontext()
         if self.shown and self.console.is_terminal:
@@ -181,7 +181,7 @@ class RunProgress:
             self._phase.done = self._phase.n_steps = n_steps
 
     def say_what(self, what: str) -> None:
-        """What is done outside of training."""
+        """Shows what is done outside of training."""
         self._what, self._loss = what, ""
 
     def end_task(
@@ -218,7 +218,7 @@ class RunProgress:
                 os.write(self.console.file.fileno(), SHOW_CURSOR)
 
     def view(self) -> RenderableType:
-        """One line, of which a narrow terminal lacks the end."""
+        """The bar in one line, cut at the width of the terminal."""
         plan = self._plan
         if plan is None:
             return ""

@@ -50,7 +50,7 @@ def provenance(device: torch.device, settings: Mapping[str, Any]) -> dict[str, A
 def continued(earlier: Results | None, now: dict[str, Any]) -> dict[str, Any]:
     """The provenance of a run that continues: that of its start, with later ones in `continued`.
 
-    earlier: its results so far, where they can be read; without them its beginning is not known any more.
+    earlier: its results so far. Without them its start is not known any more.
     """
     if earlier is None:
         return now
@@ -77,12 +77,12 @@ def weights(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def sound(text: str) -> str:
-    """A text that can be written as UTF-8: a command line may hold any bytes."""
+    """The text with valid UTF-8: a command line may hold any bytes."""
     return text.encode(errors="replace").decode()
 
 
 def plugins(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
-    """The packages of somebody else's whose code the settings name, once that is imported; see `provenance`."""
+    """The packages of other people whose code the settings name, after they are imported; see `provenance`."""
     targets = {str(value) for key, value in leaves(settings) if key.endswith("_target_")}
     found = {}
     for target in sorted(targets):
@@ -99,7 +99,7 @@ def plugins(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
 
 
 def version_of(package: str) -> str | None:
-    """The version of the installed distribution that declares this plugin, or holds this package."""
+    """The version of the installed distribution that declares this plugin or contains this package."""
     declared = [entry.dist for entry in entry_points(group=ENTRY_POINTS) if entry.module.partition(".")[0] == package]
     names = [dist.name for dist in declared if dist] or packages_distributions().get(package, [])
     return version(names[0]) if names else None
@@ -107,7 +107,7 @@ def version_of(package: str) -> str | None:
 
 @cache
 def commit(here: Path) -> str | None:
-    """The commit of the code in this file, None when it doesn't lie in a git repository of its own."""
+    """The commit of the code in this file; None if it is not in its own git repository."""
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
 
     def git(*words: str) -> str | None:
@@ -126,7 +126,7 @@ def commit(here: Path) -> str | None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The hardware by its kind; not whose it is, or where."""
+    """The type of the hardware, without names of users or places."""
     cuda = device.type == "cuda"
     return {
         "system": platform.platform(),
@@ -140,7 +140,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 @cache
 def processor() -> str:
-    """The name of the CPU, as far as the system tells it."""
+    """The name of the CPU, if the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:

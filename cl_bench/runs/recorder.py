@@ -60,7 +60,7 @@ except ImportError:  # Windows
 
 
 class Recorder:
-    """Measures a run and writes it down: records and scores, results.json, checkpoints, curves and figures.
+    """Measures a run and writes its files: records and scores, results.json, checkpoints, curves and figures.
 
     Args:
         references: results of other runs, for metrics that compare with them.
@@ -99,7 +99,7 @@ class Recorder:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """What is learned inside is recorded; an error that ends it is, too."""
+        """Tasks that are learned inside are recorded, and also an error that ends the run."""
         self.begin()
         failed = True
         try:
@@ -159,7 +159,7 @@ class Recorder:
         return self.scenario.tasks[len(self.records) :]
 
     def plan(self) -> Plan:
-        """What is known of the run's length, by the tasks learned so far."""
+        """The expected length of the run, from the tasks so far."""
         sizes = [len(task.train) for task in self.scenario.tasks]
         plan = Plan(sizes, self.method.n_phases, self.fit.batch_size)
         for record in self.records:
@@ -169,15 +169,15 @@ class Recorder:
         return plan
 
     def validate(self, module: Learner) -> float | None:
-        """Accuracy on what is set apart of the tasks so far, of the method while it trains; not of its parts."""
+        """The accuracy on the validation images of the tasks so far, while the method trains; None for other modules."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
     def validate_current(self, module: Learner) -> float | None:
-        """Accuracy of the method on what is set apart of the task that it learns: what may end its training."""
+        """The accuracy on the validation images of the current task, which may end its training."""
         return self.score.validation(self.method, after=self.method.index, first=self.method.index)
 
     def points(self, task: Task) -> Points:
-        """Where the stream is measured while this task's part of it comes: `scenario.measure_every`."""
+        """The points of a stream at which it is measured during this task: `scenario.measure_every`."""
         every, data = self.settings["scenario"].get("measure_every"), task.train
         if not every or data.order is None:
             return NO_POINTS
@@ -195,16 +195,16 @@ class Recorder:
         return Points({i * data.updates: ends[i] for i in due}, measure)
 
     def evaluate(self, task: Task) -> Evaluate | None:
-        """How all tasks so far are measured while this one is learned: `evaluate_every`."""
+        """The measurements of all tasks so far during this task: `evaluate_every`."""
         return evaluate(self.settings, self.scenario, self.score, self.method, task)
 
     def record(self, task: Task, noted: Mapping[str, Any], before: Plasticity | None) -> None:
-        """Measures the method after a task and writes down what is known; only then is the task done.
+        """Measures the method after a task and writes the results. Only then the task is done.
 
-        results.json, as large as R, is written after each of few tasks and after some of many. What is known after a
-        task is appended to log.csv and in the checkpoint, after every one.
+        results.json is as large as R. It is written after each task if there are few tasks, and otherwise after some of
+        them. The record of each task is appended to log.csv and is in the checkpoint.
 
-        noted: what `learn_task` returned. before: how the network was, see `evaluation.plasticity`.
+        noted: what `learn_task` returned. before: the plasticity before the task, see `evaluation.plasticity`.
         """
         seconds, index = self.fit.checkpoint.seconds, task.index  # of training alone
         self.fit.progress.say_what("evaluation")
@@ -248,7 +248,7 @@ class Recorder:
             self.fit.progress.end_task(index, results.R[index][: index + 1], seconds, shared_test=shared)
 
     def generated(self, index: int) -> tuple[Generated | None, Path | None]:
-        """What the judge says of generated images after a task, and the picture of some; None where there are none."""
+        """The judge's metrics of generated images after a task, and a picture of some; None without generated images."""
         with seeded(self.settings["seed"], "samples", index):
             judged = self.judge.measure(self.method, after=index) if self.method.measurable else None
         if not judged:
@@ -260,7 +260,7 @@ class Recorder:
         return generated, picture
 
     def memory(self, index: int, generator_bytes: int | None) -> MemoryUse | None:
-        """What is kept of the past after a task."""
+        """The images that are kept after a task."""
         problem = self.scenario.problem
         if generator_bytes is not None:
             raw = sum(len(task.train) for task in self.scenario.tasks[: index + 1]) * math.prod(problem.image_shape)
@@ -277,18 +277,18 @@ class Recorder:
         return MemoryUse(images=sum(map(len, memories)), bytes=sum(bytes_of(part.state_dict()) for part in memories))
 
     def stream(self) -> dict[str, float | None]:
-        """Of a stream: accuracy over all of its images, before each is learned, and on what came."""
+        """The metrics of a stream: the accuracy on its images before they are learned, and on the tests so far."""
         if not self.scenario.problem.online:
             return {}
         return to_json(stream_metrics(self.records, [len(task.train) for task in self.scenario.tasks]))
 
     def top5(self) -> dict[str, float | None]:
-        """Accuracy of the five first answers, as last measured; nothing where no more than five will ever answer."""
+        """The last measured top-5 accuracy; nothing if there will never be more than five outputs."""
         last = [record.top5 for record in self.records if record.task in self.measured]
         return {"top5_ACC": last[-1] if last else None} if self.has_top5 else {}
 
     def growth(self) -> dict[str, float | None]:
-        """How much more answers need with each task."""
+        """The growth of the bytes that predictions need, per task."""
         return to_json({"growth_rate": growth_rate([record.answer_bytes or 0 for record in self.records])})
 
     def finish(self) -> Results:
@@ -302,7 +302,7 @@ class Recorder:
         return results
 
     def results(self) -> Results:
-        """Everything that is known so far."""
+        """The results so far."""
         problem, scores = self.scenario.problem, self.score.results()
         return Results(
             key=self.folder.key,
@@ -340,7 +340,7 @@ class Recorder:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has held, in MB (2^20 bytes)."""
+    """The largest memory that this process has used, in MB (2^20 bytes)."""
     if resource is None:
         import psutil
 

@@ -29,13 +29,14 @@ PATH_KEYS = ("path", "datasets")  # of a person's own images: the file's name sa
 
 @dataclass(frozen=True)
 class About:
-    """A run, when it begins or goes on.
+    """A run, when it begins or continues.
 
     Args:
-        folder: of the run. key, name, config: of the run.
-        group: what its repetitions with other seeds have in common.
+        folder: of the run.
+        key, name, config: of the run.
+        group: common to the repetitions with other seeds.
         tags: words to find it by.
-        kept: what log.csv holds of it.
+        kept: the content of its log.csv.
     """
 
     folder: Path
@@ -52,7 +53,7 @@ class About:
 
 
 class Sent(NamedTuple):
-    """What was sent of a run before. step: up to which. tasks: whose measurements."""
+    """What was already sent of a run: up to this step, and the measurements of these tasks."""
 
     step: int
     tasks: Sequence[int]
@@ -104,7 +105,7 @@ class Tracker(ABC):
         self.on = False
 
     def start(self, about: About, sent: Sent | None) -> None:
-        """Begin a run, or go on with it. sent: None for a run that begins."""
+        """Begins or continues a run. sent: None for a run that begins."""
         self._sent_step, self._sent_tasks = sent or Sent(-1, ())
         self._steps: Counter[str] = Counter()  # of each phase
         self._last = 0  # step of the run that they add up to
@@ -115,7 +116,7 @@ class Tracker(ABC):
             self.open(about, continued=sent is not None)
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Values that log.csv got; those of one step follow each other."""
+        """Sends values that log.csv got. The values of one step come one after another."""
         points = []
         for (step, task, phase), of_point in groupby(rows, key=lambda row: row[:3]):
             self._count(step, phase)
@@ -133,14 +134,14 @@ class Tracker(ABC):
             self._last = step
 
     def task(self, results: Results, samples: Path | None) -> None:
-        """A task was learned and its numbers are written. samples: a picture of what the method generates."""
+        """Sends the numbers of a learned task. samples: a picture of generated images."""
         task = results.tasks[-1].task
         if self.on and samples and task not in self._sent_tasks:
             with self.guard():
                 self.send_picture(f"{MEASURED}/samples", samples, task)
 
     def finish(self, results: Results, folder: Path) -> None:
-        """The run is complete, and its figures lie in its folder."""
+        """Sends the final numbers and the figures in the folder of the run."""
         if not self.on:
             return
         with self.guard():
@@ -158,7 +159,7 @@ class Tracker(ABC):
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Whatever goes wrong inside ends the tracker, not the run."""
+        """An error inside ends the tracker and not the run."""
         try:
             yield
         except Exception as error:  # hours of training outweigh their dashboard
@@ -186,13 +187,13 @@ class Tracker(ABC):
 
     @abstractmethod
     def stop(self, failed: bool) -> None:
-        """Let go of everything, also of what `open` had begun."""
+        """Releases everything, also what `open` had begun."""
 
 
 class TrackedLog(CSVLog):
     """`log.csv`, and the same numbers in other places: `logger=many`.
 
-    loggers: these places.
+    loggers: the other places.
     """
 
     def __init__(self, loggers: Sequence[Tracker]) -> None:
@@ -228,8 +229,8 @@ class TrackedLog(CSVLog):
 
 
 def sent_before(folder: Path) -> Sent | None:
-    """What was sent of the run in a folder, None of one that begins; noted there for the next time, as log.csv forgets
-    what comes after the checkpoint with which a run goes on."""
+    """What was sent of the run in a folder; None if the run begins. It is written there for the next time, because
+    log.csv loses what came after the checkpoint from which a run continues."""
     log_csv, note = folder / "log.csv", folder / "sent.json"
     if not log_csv.exists():
         return None
@@ -253,7 +254,7 @@ def logger_of(built: RunLogger | Tracker) -> RunLogger:
 
 
 def few_accuracies(values: dict[str, float]) -> dict[str, float]:
-    """Values without those of most of many tasks: a panel is drawn for each name."""
+    """The values, without those of most tasks if there are many tasks: a panel is drawn for each name."""
     accuracies = [name for name in values if name.startswith(f"{MEASURED}/accuracy/")]
     shown = {accuracies[i] for i in thinned(len(accuracies))}
     return {name: value for name, value in values.items() if name in shown or name not in accuracies}

@@ -136,7 +136,7 @@ class Watch(pl.Callback):
             raise InputError(f"{where} trains weights that are not in the state; make them parameters of the module")
 
     def _put_back(self, trainer: pl.Trainer, saved: dict[str, Any]) -> None:
-        """The optimizers and the generators as they were when the phase was cut."""
+        """Gives the optimizers and the random generators the state that they had when the phase was cut."""
         for optimizer, state in zip(trainer.optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         restore_rng(saved["rng"])
@@ -207,7 +207,7 @@ class Watch(pl.Callback):
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        """What is measured inside takes no time of training, and nothing of its precision."""
+        """Measurements inside do not count as training time and do not use its precision."""
         before = time.monotonic()
         with torch.autocast(self.module.device.type, enabled=False):
             try:
@@ -246,7 +246,7 @@ class Watch(pl.Callback):
             )
 
     def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Before a step of an optimizer, whichever method makes it."""
+        """Clips the gradient before each step of an optimizer, in all methods."""
         if self.gradient_clip:
             clip_gradients(optimizer, self.gradient_clip)
 
