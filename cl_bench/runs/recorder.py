@@ -169,7 +169,7 @@ class Recorder:
         return plan
 
     def validate(self, module: Learner) -> float | None:
-        """The accuracy on the validation images of the tasks so far, while the method trains; None for other modules."""
+        """The accuracy on validation images of the tasks so far, while the method trains; None for other modules."""
         return self.score.validation(self.method, after=self.method.index) if module is self.method else None
 
     def validate_current(self, module: Learner) -> float | None:
@@ -248,7 +248,7 @@ class Recorder:
             self.fit.progress.end_task(index, results.R[index][: index + 1], seconds, shared_test=shared)
 
     def generated(self, index: int) -> tuple[Generated | None, Path | None]:
-        """The judge's metrics of generated images after a task, and a picture of some; None without generated images."""
+        """The judge's metrics of generated images after a task, and a picture; None without generated images."""
         with seeded(self.settings["seed"], "samples", index):
             judged = self.judge.measure(self.method, after=index) if self.method.measurable else None
         if not judged:
