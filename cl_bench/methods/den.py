@@ -4,7 +4,6 @@ task.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -19,7 +18,7 @@ from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Kind, Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.proximal import pull, shrink_rows, soft_threshold
-from cl_bench.methods.parts.sizes import bytes_of
+from cl_bench.methods.parts.sizes import bytes_of, machine_memory, most_that_fits
 from cl_bench.networks.base import Network
 from cl_bench.networks.growing import Growing
 from cl_bench.networks.growing_linear import GrowingLinear, growing_mlp
@@ -63,7 +62,7 @@ class DEN(Growing, Classifier):
         sigma: distance above which a unit is split; 1e30 is never.
         new_units: k, in each hidden layer.
 
-    Raises InputError for new units that this machine can't hold.
+    Raises InputError if the new units need more memory than this machine has.
     """
 
     family = "architecture"
@@ -356,20 +355,18 @@ def corner(tensor: Tensor, rows: int, columns: int = 0) -> Tensor:
 
 
 def check_memory(widths: Sequence[int], new_units: int) -> None:
-    """Raises InputError for a network that grows once and then is more than this machine can hold.
+    """Raises InputError if the network, after it has grown once, needs more memory than this machine has.
 
     widths: inputs of the network, units of each hidden layer, outputs.
     """
-    import psutil  # brings what this system has in place of POSIX's
-
-    memory = psutil.virtual_memory().total
+    memory = machine_memory()
 
     def needed(new: int) -> int:
         grown = [widths[0], *(width + new for width in widths[1:-1]), widths[-1]]
         return 4 * 4 * sum(below * above for below, above in pairwise(grown))  # weights, gradients, moments of Adam
 
     if needed(new_units) > memory:
-        fitting = max(1, bisect_right(range(new_units), memory, key=needed) - 1)
+        fitting = max(1, most_that_fits(new_units, needed, memory))
         raise InputError(
             f"method.new_units={new_units}: needs {needed(new_units) / 2**30:,.0f} GB of memory to train, and this "
             f"machine has {memory / 2**30:,.0f} GB; choose at most {fitting}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from cl_bench.data.batches import Batch
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
 from cl_bench.methods.parts.importance import eval_mode
+from cl_bench.methods.parts.sizes import machine_memory, most_that_fits
 from cl_bench.methods.parts.subspaces import (
     FactoredSpace,
     Gradients,
@@ -136,16 +136,14 @@ def check_memory(space: GradientSpace | FactoredSpace, problem: Problem, samples
         samples: number of images per task that span the space.
         inputs: whether the layers' inputs can be projected instead.
     """
-    import psutil  # unlike `os.sysconf`, it works without POSIX
-
-    memory = psutil.virtual_memory().total
+    memory = machine_memory()
 
     def needed(samples: int, gradients: Gradients = space.gradients) -> int:
         # 4, measured with `GradientSpace`: the space, a larger one while it grows, and copies for checkpoints
         return 4 * space.bytes_for(samples * gradients_of_an_image(problem, gradients))
 
     if needed(samples) > memory:
-        fitting = bisect_right(range(samples), memory, key=needed) - 1
+        fitting = most_that_fits(samples, needed, memory)
         ways = [f"method.samples={fitting}"] if fitting else []
         ways += ["method.gradients=true_label"] if needed(samples, "true_label") <= memory else []
         ways += ["method.space=inputs"] if inputs else []

@@ -29,6 +29,7 @@ from cl_bench.data.streams import Stream, as_stream
 from cl_bench.data.tasks import Scenario
 from cl_bench.methods.base import Classifier, Method
 from cl_bench.methods.parts.memory import Budget
+from cl_bench.methods.parts.sizes import machine_memory
 from cl_bench.networks.base import Network, batch_norms
 from cl_bench.networks.optimizers import Optimizer
 from cl_bench.networks.schedules import Schedule
@@ -167,9 +168,7 @@ def check_memory(node: Node, **shapes: Any) -> None:
     except RuntimeError:  # a number of weights that torch can't count
         weights = sys.maxsize
     gigabytes = 4 * 4 * weights / 2**30  # weights, gradients, and the two moments of Adam
-    import psutil  # brings what this system has in place of POSIX's
-
-    memory = psutil.virtual_memory().total / 2**30
+    memory = machine_memory() / 2**30
     if gigabytes > memory:
         key, size = max(sizes(node), key=lambda item: max(np.ravel(item[1]), default=0))
         needs = f"needs {gigabytes:,.0f} GB of memory to train, and this machine has {memory:,.0f} GB"

@@ -14,7 +14,7 @@ from cl_bench.config import InputError
 from cl_bench.data.batches import Batch, Data
 from cl_bench.data.problem import Problem, Task
 from cl_bench.methods.base import Classifier, Fit
-from cl_bench.methods.parts.sizes import bytes_of
+from cl_bench.methods.parts.sizes import bytes_of, machine_memory
 from cl_bench.networks.base import Network
 from cl_bench.networks.optimizers import Optimizer
 
@@ -89,9 +89,7 @@ class FrozenFeatures(Classifier):
 
         Raises InputError if they need more memory than this machine has.
         """
-        import psutil
-
-        needs, has = copies * 8 * math.prod(shape) / 2**30, psutil.virtual_memory().total / 2**30
+        needs, has = copies * 8 * math.prod(shape) / 2**30, machine_memory() / 2**30
         if needs > has:
             what = what or f"network: gives {self.width:,} features; sums of their products need"
             raise InputError(f"{what} {needs:,.0f} GB, and this machine has {has:,.0f} GB; {way}")
